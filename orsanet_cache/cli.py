@@ -1,0 +1,142 @@
+"""orsanet-cache: build, info, show. Commands translate and never decide; heavy imports wait for the command's body."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from orsanet_cache.command import CommandGroup, manifest_options
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group(cls=CommandGroup)
+@click.version_option(package_name="orsanet")
+def main() -> None:
+    """Stage one of ORSANet: run the frozen networks once and keep what they say in a store."""
+
+
+@main.command()
+@click.argument("manifest", type=FILE)
+@manifest_options
+@click.option("--out", required=True, type=FILE, help="The store to write or continue.")
+@click.option("--segmenter", required=True, type=FILE, help="SegFace weights (published .pt or safetensors).")
+@click.option(
+    "--landmarks", required=True, type=FILE, help="MobileFaceNet weights (published .pth.tar or safetensors)."
+)
+@click.option(
+    "--landmark-input",
+    type=click.Choice(["published", "native"]),
+    default="published",
+    show_default=True,
+    help="What MobileFaceNet sees: as ORSANet feeds it, or as it was trained (better landmarks).",
+)
+@click.option("--views", default="clean,hflip", show_default=True, help="Views to compute, separated by commas.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="The networks' arithmetic; fp16 needs CUDA.",
+)
+@click.option(
+    "--features",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="How the store keeps features.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+def build(
+    manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path, landmarks: Path,
+    landmark_input: str, views: str, device: str, precision: str, features: str, batch_size: int,
+) -> None:  # fmt: skip
+    """Compute the priors of every image of MANIFEST and write them to a store.
+
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Interrupted at any moment, the same command goes on
+    where it stopped.
+    """
+    from orsanet_cache.build import build as build_store
+    from orsanet_cache.build import bytes_needed, choose_device
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.images import VIEWS
+    from orsanet_cache.manifest import load_manifest
+    from orsanet_cache.priors import FrozenPriors
+    from orsanet_cache.store import schema
+
+    chosen_views = [view.strip() for view in views.split(",")]
+    unknown = [view for view in chosen_views if view not in VIEWS]
+    if unknown or len(set(chosen_views)) < len(chosen_views):
+        raise OrsanetError(f"--views {views}: name each view once, from {', '.join(VIEWS)}")
+    loaded = load_manifest(manifest, root, classes)
+    chosen_device = choose_device(device)
+    priors = FrozenPriors.load(segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
+    fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
+    click.echo(
+        f"{loaded.name}: {len(loaded.samples):,} images in {', '.join(loaded.splits)}; views {', '.join(chosen_views)}; "
+        f"{chosen_device}, {precision}; about {bytes_needed(loaded, chosen_views, fields) / 1e9:.2f} GB on disk"
+    )
+    summary = build_store(
+        loaded, out, priors, chosen_views,
+        device=chosen_device, precision=precision, feature_dtype=features, batch_size=batch_size,  # type: ignore[arg-type]
+    )  # fmt: skip
+    if summary.computed:
+        rate = summary.computed / max(summary.seconds, 1e-9)
+        click.echo(f"computed {summary.computed:,} views in {summary.seconds:.0f} s ({rate:.1f} views/s)")
+    else:
+        click.echo("nothing to do: every view is already there")
+    for split, rejected in summary.rejected.items():
+        for image, reason in rejected.items():
+            click.echo(f"rejected, will not be used: {split}: {image!r}: {reason}", err=True)
+    count = sum(len(rejected) for rejected in summary.rejected.values())
+    click.echo(f"{out}: {summary.images - count:,} of {summary.images:,} images usable")
+    click.echo(f"look at it: orsanet-cache show {out} --split {loaded.splits[0]} -n 16 --out sheet.png")
+
+
+@main.command()
+@click.argument("store", type=FILE)
+def info(store: Path) -> None:
+    """What STORE holds: splits, views, fields, sizes, recipe, rejected images."""
+    import json
+
+    from orsanet_cache.store import PriorStore
+
+    opened = PriorStore.open(store)
+    click.echo(f"{store}: {opened.nbytes() / 1e9:.3f} GB on disk")
+    for split in opened.splits:
+        click.echo(f"\nsplit {split}: {len(opened.sample_ids(split)):,} images")
+        for view, sealed in opened.all_views(split).items():
+            if not sealed:
+                click.echo(f"  view {view}: not finished; run the same `orsanet-cache build` again")
+                continue
+            click.echo(f"  view {view}: {int(opened.accepted(split, view).sum()):,} usable")
+            for name, array in sorted(opened.fields(split, view).items()):
+                click.echo(f"    {name:<22} {array.dtype!s:<8} {list(array.shape[1:])}")
+            for image, reason in opened.rejected(split, view).items():
+                click.echo(f"    rejected: {image!r}: {reason}")
+    click.echo("\nrecipe " + json.dumps(opened.recipe, indent=2))
+    click.echo("provenance " + json.dumps(opened.provenance, indent=2))
+
+
+@main.command()
+@click.argument("store", type=FILE)
+@click.option("--split", required=True, help="Which split to show.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="How many samples.")
+@click.option("--out", required=True, type=FILE, help="The picture to write, a .png.")
+def show(store: Path, split: str, count: int, out: Path) -> None:
+    """A contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.sheet import prior_sheet
+    from orsanet_cache.store import PriorStore
+
+    sheet = prior_sheet(PriorStore.open(store), split, count)
+    try:
+        sheet.save(out, format="PNG")
+    except OSError as error:
+        raise OrsanetError(f"{out}: cannot be written ({error.strerror})") from error
+    click.echo(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

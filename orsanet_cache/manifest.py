@@ -1,0 +1,218 @@
+"""What the images are: a CSV of `image,label,split[,tags]` and the class names in label order.
+
+Either a small TOML that names the data set and its CSV, or the CSV alone with its root and classes given by the caller:
+
+    name = "my-faces"
+    classes = ["anger", "happiness", "neutral"]     # label order: index 0, 1, 2
+    samples = "my-faces.csv"                        # relative to this file
+    root = "."                                      # folder the CSV's image paths start from, relative to this file
+    splits = ["train", "valid", "test"]             # optional: the split names that may occur
+
+A sample's id is its image path as written in the CSV. Tags are separated by `;`. Further columns are allowed and unused. The
+whole manifest is validated before any work, and all findings are reported at once.
+"""
+
+import csv
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orsanet_cache.errors import OrsanetError, listed
+
+COLUMNS = ("image", "label", "split")
+DEFAULT_SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row. `image` is the path below the manifest's root and the sample's id everywhere; `label` indexes classes."""
+
+    image: str
+    label: int
+    split: str
+    tags: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A validated list of samples. `classes` are in label order."""
+
+    name: str
+    classes: tuple[str, ...]
+    root: Path
+    samples: tuple[Sample, ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Split names in order of first appearance."""
+        return tuple(dict.fromkeys(sample.split for sample in self.samples))
+
+    def split(self, name: str) -> tuple[Sample, ...]:
+        """The samples of one split, in file order. Raises OrsanetError for a split without samples."""
+        chosen = tuple(sample for sample in self.samples if sample.split == name)
+        if not chosen:
+            raise OrsanetError(f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}")
+        return chosen
+
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class Descriptor(BaseModel):
+    """The TOML beside the CSV."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: NonEmpty
+    classes: Annotated[list[NonEmpty], Field(min_length=2)]
+    samples: NonEmpty
+    root: str = "."
+    splits: Annotated[list[NonEmpty], Field(min_length=1)] = list(DEFAULT_SPLITS)
+
+
+def load_manifest(
+    path: Path, root: Path | None = None, classes: Sequence[str] | None = None, check_files: bool = True
+) -> Manifest:
+    """Read and validate a manifest, a `.toml` descriptor or the `.csv` alone with `root` and `classes`.
+
+    `check_files=False` leaves the image files alone: stage two joins labels to a store and never opens an image.
+    Raises OrsanetError with every finding and its line number.
+    """
+    descriptor, base = _descriptor(path, root, classes)
+    table = base / descriptor.samples
+    image_root = root if root is not None else base / descriptor.root
+    if check_files and not image_root.is_dir():
+        raise OrsanetError(f"{path}: the image root {image_root} is not a folder; set `root` or pass --root")
+    repeated = sorted({name for name in descriptor.classes if descriptor.classes.count(name) > 1})
+    if repeated:
+        raise OrsanetError(f"{path}: class named twice: {', '.join(repeated)}")
+
+    samples: list[Sample] = []
+    findings: list[str] = []
+    files = _FileCheck(image_root) if check_files else None
+    first_line: dict[str, int] = {}
+    for line, row in _rows(table):
+        problems = list(_row_problems(row, descriptor, files))
+        image = row["image"]
+        if image in first_line:
+            problems.append(f"image '{image}' is already on line {first_line[image]}")
+        first_line.setdefault(image, line)
+        findings += [f"line {line}: {problem}" for problem in problems]
+        if not problems:
+            tags = frozenset(tag.strip() for tag in row.get("tags", "").split(";") if tag.strip())
+            samples.append(Sample(image, descriptor.classes.index(row["label"]), row["split"], tags))
+    if findings:
+        raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
+    if not samples:
+        raise OrsanetError(f"{table}: no samples, only a header; add one row per image")
+    return Manifest(descriptor.name, tuple(descriptor.classes), image_root, tuple(samples))
+
+
+def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None) -> tuple[Descriptor, Path]:
+    """The descriptor, and the folder its relative paths start from."""
+    if path.suffix.lower() == ".toml":
+        if classes is not None:
+            raise OrsanetError(f"{path}: its `classes` decide the label order; --classes is for a CSV alone")
+        try:
+            fields = tomllib.loads(_text(path))
+            return Descriptor.model_validate(fields), path.parent
+        except tomllib.TOMLDecodeError as error:
+            raise OrsanetError(f"{path}: not valid TOML: {error}") from error
+        except ValidationError as error:
+            raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
+    if path.suffix.lower() != ".csv":
+        raise OrsanetError(f"{path}: a manifest is a .toml descriptor or a .csv table")
+    if root is None or classes is None:
+        raise OrsanetError(f"{path}: a CSV alone needs --root (image folder) and --classes (names in label order)")
+    try:
+        table = Descriptor(name=path.stem, classes=list(classes), samples=path.name)
+    except ValidationError as error:
+        raise OrsanetError(f"--classes:\n{listed(validation_findings(error))}") from error
+    return table, path.parent
+
+
+def validation_findings(error: ValidationError) -> list[str]:
+    """pydantic's findings, one short sentence each: where, what, and the value met."""
+    findings = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        met = "" if item["type"] in ("missing", "extra_forbidden") else f" (got {item['input']!r})"
+        message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        findings.append(f"{where}: {message}{met}")
+    return findings
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise OrsanetError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number where the row begins, row), with the header checked."""
+    text = _text(table)
+    if "\0" in text:
+        raise OrsanetError(f"{table}: contains a NUL byte; this is not a CSV table")
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        missing = [name for name in COLUMNS if name not in header]
+        if missing:
+            raise OrsanetError(f"{table}: line 1: missing column(s) {', '.join(missing)}; the header has {header}")
+        repeated = sorted({name for name in header if header.count(name) > 1})
+        if repeated:
+            raise OrsanetError(f"{table}: line 1: column named twice: {', '.join(repeated)}")
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                if len(cells) != len(header):
+                    raise OrsanetError(f"{table}: line {line}: {len(cells)} cells where the header has {len(header)}")
+                yield line, dict(zip(header, cells, strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise OrsanetError(f"{table}: line {reader.line_num}: not valid CSV: {error}") from error
+
+
+def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "_FileCheck | None") -> Iterator[str]:
+    image = row["image"]
+    path = PurePosixPath(image)
+    if not image:
+        yield "no image"
+    elif path.is_absolute():
+        yield f"image '{image}' is an absolute path; write it relative to the root"
+    elif ".." in path.parts:
+        yield f"image '{image}' leaves the root with '..'"
+    elif files is not None:
+        yield from files.problems(image)
+    if row["label"] not in descriptor.classes:
+        yield f"unknown class '{row['label']}'; the classes are {', '.join(descriptor.classes)}"
+    if row["split"] not in descriptor.splits:
+        yield f"unknown split '{row['split']}'; the splits are {', '.join(descriptor.splits)}"
+
+
+class _FileCheck:
+    """Is each image a regular file inside the root, and no two rows the same file?"""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.realpath(root)
+        self.first_name: dict[str, str] = {}
+
+    def problems(self, image: str) -> Iterator[str]:
+        target = os.path.realpath(os.path.join(self.root, image))
+        if os.path.commonpath([self.root, target]) != self.root:
+            yield f"image '{image}' is a link that leaves the root {self.root}"
+        elif not os.path.exists(target):
+            yield f"image '{image}' does not exist below {self.root}"
+        elif not os.path.isfile(target):
+            yield f"image '{image}' is not a regular file"
+        elif self.first_name.setdefault(target, image) != image:
+            yield f"image '{image}' is the same file as '{self.first_name[target]}'"

@@ -1,0 +1,18 @@
+"""The torch side of pixels, shared by both stages: uint8 pictures to what a network takes."""
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in 0 … 1."""
+    return images.movedim(-1, 1).to(torch.float32).div(255)
+
+
+def imagenet_normalised(unit: Tensor) -> Tensor:
+    """[B, 3, H, W] in 0 … 1 -> the same, ImageNet-normalised: (x - mean) / deviation per channel."""
+    mean, std = (unit.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (unit - mean) / std

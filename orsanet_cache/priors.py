@@ -1,0 +1,100 @@
+"""The frozen networks as one: a batch of views -> the priors that a store keeps.
+
+Both networks stay in evaluation mode whatever is asked of them. (The published code lets `model.train()` reach them, so that
+its landmark network drifts during training; a cache cannot and should not.)
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.manifest import validation_findings
+from orsanet_cache.mobilefacenet import MobileFaceNet
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.weights import build_frozen, read_weights, tensors_digest
+
+# published: ImageNet-normalised, every second pixel, as ORSANet feeds it.
+# native:    0 … 1, bilinear to 112 (the mean of 2x2 pixels), as the network was trained: landmarks are visibly better.
+LandmarkInput = Literal["published", "native"]
+Precision = Literal["fp32", "fp16"]
+
+ARCHITECTURE_KEY = "architecture"  # of a safetensors header: SegFaceConfig as JSON
+
+
+class Priors(NamedTuple):
+    """What the frozen networks say about a batch. Field names are the store's, the batch's and the model's."""
+
+    segmentation_map: Tensor  # uint8 [B, 224, 224], LaPa class per pixel
+    segmentation_features: Tensor  # [B, 1024, 7, 7], last Swin stage before its LayerNorm
+    landmark_features: Tensor  # [B, 512, 7, 7]
+    landmarks: Tensor  # float32 [B, 68, 2], x and y in units of the crop
+
+
+class FrozenPriors(nn.Module):
+    """uint8 views [B, 224, 224, 3] -> Priors."""
+
+    def __init__(self, segmenter: SegFace, landmark_network: MobileFaceNet, landmark_input: LandmarkInput) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.landmark_network = landmark_network
+        self.landmark_input = landmark_input
+        self.requires_grad_(False)
+        self.train(False)
+
+    @classmethod
+    def load(cls, segmenter: Path, landmarks: Path, landmark_input: LandmarkInput = "published") -> Self:
+        """Read both networks' weights from disk. Raises OrsanetError for files that are not exactly theirs."""
+        return cls(load_segmenter(segmenter), load_landmark_network(landmarks), landmark_input)
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def recipe(self) -> dict[str, object]:
+        """What decides the priors' values: architectures, weights digests, the landmark network's input."""
+        return {
+            "segmenter": {
+                **self.segmenter.config.model_dump(mode="json"),
+                "weights_sha256": tensors_digest(self.segmenter.state_dict()),
+            },
+            "landmarks": {
+                "architecture": "mobilefacenet",
+                "input": self.landmark_input,
+                "weights_sha256": tensors_digest(self.landmark_network.state_dict()),
+            },
+        }
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Priors:
+        dtype = next(self.segmenter.parameters()).dtype
+        unit = unit_range(images)
+        normalised = imagenet_normalised(unit)
+        segmentation_features, logits = self.segmenter(normalised.to(dtype))
+        crop = avg_pool2d(unit, 2) if self.landmark_input == "native" else normalised[..., ::2, ::2]
+        landmark_features, landmarks = self.landmark_network(crop.to(dtype))
+        return Priors(logits.argmax(1).to(torch.uint8), segmentation_features, landmark_features, landmarks.float())
+
+
+def load_segmenter(path: Path) -> SegFace:
+    """SegFace from its weights; sizes other than the published ones come from the safetensors header."""
+    weights = read_weights(path)
+    try:
+        config = SegFaceConfig.model_validate_json(weights.metadata.get(ARCHITECTURE_KEY, "{}"))
+    except ValidationError as error:
+        raise OrsanetError(f"{path}: the header's {ARCHITECTURE_KEY}:\n{listed(validation_findings(error))}") from error
+    with torch.device("meta"):
+        network = SegFace(config)
+    return build_frozen(network, weights)
+
+
+def load_landmark_network(path: Path) -> MobileFaceNet:
+    """MobileFaceNet from its weights."""
+    weights = read_weights(path)
+    with torch.device("meta"):
+        network = MobileFaceNet()
+    return build_frozen(network, weights)

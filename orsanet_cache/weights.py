@@ -1,0 +1,162 @@
+"""Weights files: read safely, checked strictly, named by their content.
+
+Published files are pickles. They are opened with torch's restricted unpickler and a fixed allow-list, never without; our own
+files are safetensors, with the network's sizes in the header where they differ from the published ones.
+"""
+
+import hashlib
+import pickle
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from orsanet_cache.errors import OrsanetError, listed
+
+# Keys under which the published training scripts keep the tensors, innermost last.
+CONTAINERS = ("state_dict_backbone", "state_dict", "model_state_dict")
+
+# What the published pickles hold besides tensors: a Counter, and numpy scalars (their rebuilding function has two names, before
+# and after numpy 2).
+_SCALAR = np.float64(0).__reduce__()[0]
+_SAFE: list[Any] = [
+    Counter,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64)),
+]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors of a file, and the strings of its safetensors header (empty for a pickle)."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a safetensors file or a published pickle container, on the CPU.
+
+    Containers (`state_dict`, …) are opened and DataParallel's `module.` prefix is removed. Raises OrsanetError for a file that
+    is missing, damaged, holds anything but the allowed types, or holds no tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise OrsanetError(f"{path}: weights cannot be read ({error.strerror})") from error
+    metadata: dict[str, str] = {}
+    if start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive or a bare pickle: torch.save, new and old
+        tensors = _named_tensors(path, _unpickle(path))
+    elif start[8:9] == b"{":  # eight bytes of header length, then JSON
+        tensors, metadata = _read_safetensors(path)
+    else:
+        raise OrsanetError(
+            f"{path}: neither a safetensors file nor one written by torch.save; is the download complete?"
+        )
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return Weights(path, tensors, metadata)
+
+
+def load_strictly(network: nn.Module, weights: Weights) -> None:
+    """Put the tensors into the network, in place. Raises OrsanetError listing every missing, extra or misshapen name."""
+    expected = network.state_dict()
+    findings = [f"missing: {name} {list(expected[name].shape)}" for name in expected if name not in weights.tensors]
+    findings += [f"extra: {name} {list(t.shape)}" for name, t in weights.tensors.items() if name not in expected]
+    for name, tensor in weights.tensors.items():
+        if name not in expected:
+            continue
+        if tensor.shape != expected[name].shape:
+            findings.append(f"misshapen: {name} is {list(tensor.shape)}, the network has {list(expected[name].shape)}")
+        elif not tensor.isfinite().all():
+            findings.append(f"not finite: {name}")
+    if findings:
+        kind = type(network).__name__
+        raise OrsanetError(f"{weights.path}: these are not weights of this {kind}:\n{listed(findings)}")
+    network.load_state_dict(
+        {name: tensor.to(expected[name].dtype) for name, tensor in weights.tensors.items()}, strict=True, assign=True
+    )
+
+
+def build_frozen(network_on_meta: Network, weights: Weights) -> Network:
+    """A network created on the meta device -> the same with these weights, frozen and in evaluation mode."""
+    load_strictly(network_on_meta, weights)
+    return network_on_meta.eval().requires_grad_(False)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values: the same for a pickle and the safetensors file made from it."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _unpickle(path: Path) -> object:
+    try:
+        with torch.serialization.safe_globals(_SAFE):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = str(error).split("\n")[0].removeprefix("Weights only load failed. ")
+        raise OrsanetError(
+            f"{path}: refused, because it is damaged or holds more than tensors and plain values ({_offender(error) or what}); "
+            f"ask its author for a safetensors file"
+        ) from error
+    except (
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        ValueError,
+        KeyError,
+        OSError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise OrsanetError(f"{path}: damaged weights file ({type(error).__name__}); download it again") from error
+
+
+def _offender(error: pickle.UnpicklingError) -> str | None:
+    """The type that torch's long message says is not allowed."""
+    for line in str(error).splitlines():
+        if "GLOBAL" in line:
+            return line.strip()
+    return None
+
+
+def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for key in CONTAINERS:
+            if isinstance(content.get(key), Mapping):
+                return _named_tensors(path, content[key])
+        if content and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+            return dict(content)
+        keys = ", ".join(repr(key) for key in list(content)[:8])
+        raise OrsanetError(
+            f"{path}: no weights found; expected tensors, or one of {', '.join(CONTAINERS)}; it has {keys}"
+        )
+    raise OrsanetError(f"{path}: holds a {type(content).__name__}, not named tensors")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        return safetensors.torch.load_file(path), metadata
+    except (safetensors.SafetensorError, OSError) as error:
+        raise OrsanetError(f"{path}: damaged safetensors file ({error}); download or convert it again") from error

@@ -1,0 +1,1 @@
+"""Stage two: train and evaluate ORSANet on cached priors."""
