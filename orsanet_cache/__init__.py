@@ -7,27 +7,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orsanet_cache.command import CommandGroup, manifest_options
-    from orsanet_cache.errors import OrsanetError, listed
-    from orsanet_cache.manifest import Manifest, Sample, load_manifest, validation_findings
+    from orsanet_cache.command import CommandGroup, classes_option
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.errors import OrsanetError, listed, validation_findings
+    from orsanet_cache.manifest import Manifest, Sample, load_manifest
     from orsanet_cache.mobilefacenet import MobileFaceNet
-    from orsanet_cache.pixels import imagenet_normalised, unit_range
+    from orsanet_cache.pixels import displayable, imagenet_normalised, unit_range
     from orsanet_cache.priors import FrozenPriors
     from orsanet_cache.segface import LAPA_CLASSES, SegFace, SegFaceConfig
     from orsanet_cache.sheet import contact_sheet
-    from orsanet_cache.store import PriorStore
+    from orsanet_cache.store import PriorStore, recipe_differences
     from orsanet_cache.weights import Weights, load_strictly, read_weights
 
 _HOME = {
     "CommandGroup": "command",
-    "manifest_options": "command",
+    "classes_option": "command",
+    "choose_device": "device",
     "OrsanetError": "errors",
     "listed": "errors",
     "Manifest": "manifest",
     "Sample": "manifest",
     "load_manifest": "manifest",
-    "validation_findings": "manifest",
+    "validation_findings": "errors",
     "MobileFaceNet": "mobilefacenet",
+    "displayable": "pixels",
     "imagenet_normalised": "pixels",
     "unit_range": "pixels",
     "FrozenPriors": "priors",
@@ -36,14 +39,15 @@ _HOME = {
     "SegFaceConfig": "segface",
     "contact_sheet": "sheet",
     "PriorStore": "store",
+    "recipe_differences": "store",
     "Weights": "weights",
     "load_strictly": "weights",
     "read_weights": "weights",
 }
 __all__ = [
     "LAPA_CLASSES", "CommandGroup", "FrozenPriors", "Manifest", "MobileFaceNet", "OrsanetError", "PriorStore", "Sample",
-    "SegFace", "SegFaceConfig", "Weights", "contact_sheet", "imagenet_normalised", "listed", "load_manifest",
-    "load_strictly", "manifest_options", "read_weights", "unit_range", "validation_findings",
+    "SegFace", "SegFaceConfig", "Weights", "choose_device", "classes_option", "contact_sheet", "displayable", "imagenet_normalised", "listed", "load_manifest",
+    "load_strictly", "read_weights", "recipe_differences", "unit_range", "validation_findings",
 ]  # fmt: skip
 
 

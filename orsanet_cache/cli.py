@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.command import CommandGroup, manifest_options
+from orsanet_cache.command import CommandGroup, classes_option
 
 FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=CommandGroup)
+@click.group(cls=CommandGroup, interrupted="Finished units are kept: run the same command again to go on.")
 @click.version_option(package_name="orsanet")
 def main() -> None:
     """Stage one of ORSANet: run the frozen networks once and keep what they say in a store."""
@@ -18,7 +18,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("manifest", type=FILE)
-@manifest_options
+@classes_option
+@click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
 @click.option("--out", required=True, type=FILE, help="The store to write or continue.")
 @click.option("--segmenter", required=True, type=FILE, help="SegFace weights (published .pt or safetensors).")
 @click.option(
@@ -58,7 +59,8 @@ def build(
     where it stopped.
     """
     from orsanet_cache.build import build as build_store
-    from orsanet_cache.build import bytes_needed, choose_device
+    from orsanet_cache.build import bytes_needed
+    from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.images import VIEWS
     from orsanet_cache.manifest import load_manifest

@@ -9,7 +9,7 @@ attributes, the view is sealed, and only plain Zarr is left.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store import MARK, ROWS_PER_SHARD, SCHEMA_VERSION, Field, decode_ids, encode_ids, mark, open_group
+from orsanet_cache.store import (
+    MARK,
+    ROWS_PER_SHARD,
+    SCHEMA_VERSION,
+    Field,
+    decode_ids,
+    encode_ids,
+    mark,
+    open_group,
+    recipe_differences,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class StoreWriter:
             group = zarr.create_group(path, zarr_format=3, attributes={MARK: root}, overwrite=False)
         else:
             group = open_group(path, "r+")
-            differences = list(_differences(mark(group)["recipe"], dict(recipe)))
+            differences = list(recipe_differences(mark(group)["recipe"], dict(recipe)))
             if differences:
                 raise OrsanetError(
                     f"{path} was built by another recipe; pass its options again, or build into another folder:\n"
@@ -168,16 +178,3 @@ def _create(
         config={"write_empty_chunks": True},
         overwrite=True,
     )
-
-
-def _differences(stored: Any, wanted: Any, where: str = "") -> Iterable[str]:
-    """Paths at which two recipes differ, with both values."""
-    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
-        for key in dict.fromkeys([*stored, *wanted]):
-            yield from _differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif _as_json(stored) != _as_json(wanted):
-        yield f"{where}: {_as_json(stored)} in the store, {_as_json(wanted)} now"
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)

@@ -1,5 +1,10 @@
 """The one exception for mistakes a user can mend. Anything else that escapes is a bug and keeps its traceback."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class OrsanetError(Exception):
     """A mistake the user can mend: the message says what is wrong, where, and what to do."""
@@ -11,3 +16,14 @@ def listed(findings: list[str], limit: int = 20) -> str:
     if len(findings) > limit:
         shown.append(f"  … and {len(findings) - limit} more")
     return "\n".join(shown)
+
+
+def validation_findings(error: "ValidationError") -> list[str]:
+    """pydantic's findings, one short sentence each: where, what, and the value met."""
+    findings = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        met = "" if item["type"] in ("missing", "extra_forbidden") else f" (got {item['input']!r})"
+        message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        findings.append(f"{where}: {message}{met}")
+    return findings

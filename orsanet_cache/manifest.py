@@ -22,7 +22,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed, validation_findings
 
 COLUMNS = ("image", "label", "split")
 DEFAULT_SPLITS = ("train", "valid", "test")
@@ -83,7 +83,7 @@ def load_manifest(
     `check_files=False` leaves the image files alone: stage two joins labels to a store and never opens an image.
     Raises OrsanetError with every finding and its line number.
     """
-    descriptor, base = _descriptor(path, root, classes)
+    descriptor, base = _descriptor(path, root, classes, check_files)
     table = base / descriptor.samples
     image_root = root if root is not None else base / descriptor.root
     if check_files and not image_root.is_dir():
@@ -113,7 +113,9 @@ def load_manifest(
     return Manifest(descriptor.name, tuple(descriptor.classes), image_root, tuple(samples))
 
 
-def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None) -> tuple[Descriptor, Path]:
+def _descriptor(
+    path: Path, root: Path | None, classes: Sequence[str] | None, check_files: bool
+) -> tuple[Descriptor, Path]:
     """The descriptor, and the folder its relative paths start from."""
     if path.suffix.lower() == ".toml":
         if classes is not None:
@@ -127,24 +129,14 @@ def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None) ->
             raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
     if path.suffix.lower() != ".csv":
         raise OrsanetError(f"{path}: a manifest is a .toml descriptor or a .csv table")
-    if root is None or classes is None:
-        raise OrsanetError(f"{path}: a CSV alone needs --root (image folder) and --classes (names in label order)")
+    if classes is None or (check_files and root is None):
+        needed = "--root (image folder) and --classes" if check_files else "--classes"
+        raise OrsanetError(f"{path}: a CSV alone needs {needed} (names in label order)")
     try:
         table = Descriptor(name=path.stem, classes=list(classes), samples=path.name)
     except ValidationError as error:
         raise OrsanetError(f"--classes:\n{listed(validation_findings(error))}") from error
     return table, path.parent
-
-
-def validation_findings(error: ValidationError) -> list[str]:
-    """pydantic's findings, one short sentence each: where, what, and the value met."""
-    findings = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        met = "" if item["type"] in ("missing", "extra_forbidden") else f" (got {item['input']!r})"
-        message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
-        findings.append(f"{where}: {message}{met}")
-    return findings
 
 
 def _text(path: Path) -> str:

@@ -16,3 +16,9 @@ def imagenet_normalised(unit: Tensor) -> Tensor:
     """[B, 3, H, W] in 0 … 1 -> the same, ImageNet-normalised: (x - mean) / deviation per channel."""
     mean, std = (unit.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (unit - mean) / std
+
+
+def displayable(normalised: Tensor) -> Tensor:
+    """The inverse of unit_range and imagenet_normalised: float [B, 3, H, W] -> uint8 [B, H, W, 3]."""
+    mean, std = (normalised.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (normalised * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1)

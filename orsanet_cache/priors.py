@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.manifest import validation_findings
+from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_cache.segface import SegFace, SegFaceConfig

@@ -12,8 +12,9 @@ Row n of every array belongs to sample n. Labels are not here: they are joined f
 once it is sealed; adding one touches no other. One chunk is one row with its checksum; one shard is one unit of work.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -204,3 +205,16 @@ def open_group(path: Path, mode: str) -> zarr.Group:
     if not isinstance(group.attrs.get(MARK), Mapping):
         raise OrsanetError(f"{path}: a Zarr group, but not one written by orsanet-cache")
     return group
+
+
+def recipe_differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """Paths at which two recipes differ, with both values."""
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        for key in dict.fromkeys([*stored, *wanted]):
+            yield from recipe_differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    elif _as_json(stored) != _as_json(wanted):
+        yield f"{where}: {_as_json(stored)} in the store, {_as_json(wanted)} now"
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,99 @@
+"""What a run leaves behind: weights that say where they come from, and the state to go on from.
+
+`best.safetensors` and `last.safetensors` carry in their header the classes in label order, the model's configuration, the recipe
+of the store they were trained on and how they were chosen. `resume.pt` holds everything to continue exactly. Each file is written
+under another name and then renamed, so a kill leaves the previous one whole.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from orsanet_cache import OrsanetError, listed, load_strictly, read_weights, validation_findings
+from orsanet_train.config import ModelConfig
+from orsanet_train.model import ORSANet, build_model
+
+HEADER = "orsanet"
+
+
+class Identity(BaseModel):
+    """What a weights file says about itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: tuple[str, ...]  # in label order
+    model: ModelConfig
+    segmentation_channels: int
+    landmark_channels: int
+    store_recipe: dict[str, Any]
+    epoch: int  # counted from 1, as in metrics.csv
+    train_split: str
+    selection: Literal["best", "last"]
+    selection_split: str
+    selection_accuracy: float
+
+    def build(self) -> ORSANet:
+        return build_model(self.model, len(self.classes), self.segmentation_channels, self.landmark_channels)
+
+
+def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
+    """Write a weights file with its identity."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    header = {HEADER: identity.model_dump_json()}
+    write_whole(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=header))
+
+
+def load_weights(path: Path) -> tuple[ORSANet, Identity]:
+    """Read a weights file back as the model it is, in evaluation mode. Raises OrsanetError for any other file."""
+    weights = read_weights(path)
+    if HEADER not in weights.metadata:
+        raise OrsanetError(f"{path}: not written by `orsanet-train run` (its header names no classes)")
+    try:
+        identity = Identity.model_validate_json(weights.metadata[HEADER])
+    except ValidationError as error:
+        raise OrsanetError(
+            f"{path}: the header does not describe a model:\n{listed(validation_findings(error))}"
+        ) from error
+    with torch.device("meta"):
+        model = identity.build()
+    load_strictly(model, weights)
+    return model.eval(), identity
+
+
+class ResumeState(BaseModel):
+    """Everything besides the configuration and the data that decides what comes next: after len(history) epochs."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    history: list[dict[str, float]]  # metrics.csv
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        write_whole(path, lambda temporary: torch.save(dict(self), temporary))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises OrsanetError for a missing or damaged file."""
+        try:
+            return cls.model_validate(torch.load(path, map_location="cpu", weights_only=True))
+        except FileNotFoundError as error:
+            raise OrsanetError(f"{path}: no finished epoch to resume from; start the run without --resume") from error
+        except Exception as error:  # torch.load raises nearly every type on damaged bytes
+            raise OrsanetError(f"{path}: damaged ({type(error).__name__}); start again in another folder") from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a temporary name beside `path`, then rename: readers see the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be written ({error.strerror or error})") from error

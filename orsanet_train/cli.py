@@ -1,0 +1,124 @@
+"""orsanet-train: run, evaluate, complexity. Commands translate and never decide; heavy imports wait for the command's body."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from orsanet_cache import CommandGroup, classes_option
+
+FILE = click.Path(path_type=Path)
+PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, or a .toml file."
+
+
+@click.group(cls=CommandGroup, interrupted="Finished epochs are kept: run the same command with --resume to go on.")
+@click.version_option(package_name="orsanet")
+def main() -> None:
+    """Stage two of ORSANet: train and evaluate on the cached priors of a store."""
+
+
+@main.command()
+@click.option("--store", required=True, type=FILE, help="A store written by `orsanet-cache build`.")
+@click.option(
+    "--manifest", required=True, type=FILE, help="The manifest with the labels (.toml, or .csv with --classes)."
+)
+@classes_option
+@click.option("--preset", required=True, help=PRESET_HELP)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. epochs=3 or model.depth=4."
+)
+@click.option("--out", required=True, type=FILE, help="The run folder to write.")
+@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
+@click.option("--resume", is_flag=True, help="Go on after the last finished epoch of --out.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def run(
+    store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
+    out: Path, ir50: Path | None, resume: bool, device: str,
+) -> None:  # fmt: skip
+    """Train on a store; the run folder gets config.toml, metrics.csv, curves, labelled batches, best and last weights."""
+    from orsanet_train.config import load_config
+
+    config = load_config(preset, overrides)  # first: a typo should not wait for torch
+
+    from orsanet_cache import PriorStore, choose_device, load_manifest, read_weights
+    from orsanet_train import plots
+    from orsanet_train.train import train
+
+    loaded = load_manifest(manifest, classes=classes, check_files=False)
+    opened = PriorStore.open(store)
+    chosen_device = choose_device(device)
+    if ir50 is None:
+        click.echo(
+            "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights",
+            err=True,
+        )
+    if not plots.matplotlib_installed():
+        click.echo(plots.NO_MATPLOTLIB, err=True)
+    click.echo(
+        f"{loaded.name}: train on '{config.train_split}', best weights chosen on '{config.selection_split}'; "
+        f"{config.epochs} epochs, batch {config.batch_size}, {chosen_device}"
+    )
+    summary = train(
+        config, loaded, opened, out,
+        device=chosen_device, ir50=None if ir50 is None else read_weights(ir50), resume=resume,
+    )  # fmt: skip
+    click.echo(
+        f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
+        f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch})"
+    )
+    click.echo(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}")
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.option("--store", required=True, type=FILE, help="A store with the same recipe as the run's.")
+@click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
+@classes_option
+@click.option(
+    "--splits",
+    help="Separated by commas: a split (test), or its images with a tag (test:occluded). Default: all but training.",
+)
+@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/evaluation-CHECKPOINT]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def evaluate(
+    run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, splits: str | None,
+    checkpoint: str, out: Path | None, device: str,
+) -> None:  # fmt: skip
+    """Accuracy of RUN per split: a table, report.json, predictions.csv and confusion matrices."""
+    from orsanet_cache import PriorStore, choose_device, load_manifest
+    from orsanet_train.evaluate import evaluate as evaluate_run
+    from orsanet_train.report import text_table
+
+    loaded = load_manifest(manifest, classes=classes, check_files=False)
+    folder = out or run_folder / f"evaluation-{checkpoint}"
+    evaluation = evaluate_run(
+        run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store), folder,
+        groups=None if splits is None else [name.strip() for name in splits.split(",")], device=choose_device(device),
+    )  # fmt: skip
+    click.echo(text_table(evaluation.reports))
+    click.echo(evaluation.protocol)
+    for note in evaluation.notes:
+        click.echo(note, err=True)
+    click.echo(f"wrote {folder}")
+
+
+@main.command()
+@click.option("--preset", default="rafdb", show_default=True, help=PRESET_HELP)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. model.depth=4.")
+@click.option(
+    "--classes", type=click.IntRange(min=2), default=7, show_default=True, help="How many expression classes."
+)
+def complexity(preset: str, overrides: tuple[str, ...], classes: int) -> None:
+    """Parameters and multiply-adds of every part, for one image."""
+    from orsanet_train.config import load_config
+
+    config = load_config(preset, overrides)
+
+    from orsanet_train.complexity import complexity_table
+
+    click.echo(complexity_table(config.model, classes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Parameters and multiply-adds per part, counted, not quoted: the networks run once on the meta device under torch's counter."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from orsanet_cache import MobileFaceNet, SegFace, SegFaceConfig
+from orsanet_train.config import ModelConfig
+from orsanet_train.model import build_model, published_unused
+
+
+class Part(NamedTuple):
+    """One part for one image."""
+
+    name: str
+    trainable: int  # parameters
+    frozen: int
+    multiply_adds: int
+
+
+def complexity(config: ModelConfig, classes: int) -> list[Part]:
+    """The parts in the order data flows, frozen networks first, at their published sizes."""
+    with torch.device("meta"):
+        segmenter, landmark_network = SegFace(SegFaceConfig()).eval(), MobileFaceNet().eval()
+        model = build_model(config, classes).eval()
+        image, crop = torch.empty(1, 3, 224, 224), torch.empty(1, 3, 112, 112)
+        features = torch.empty(1, 1024, 7, 7)
+        segmentation = torch.empty(1, 224, 224, dtype=torch.uint8) if config.segmentation_prior == "map" else features
+        landmark_features = torch.empty(1, 512, 7, 7)
+
+    encoder = _multiply_adds(lambda: segmenter.encode(image))
+    whole = _multiply_adds(lambda: segmenter(image))
+    parts = [
+        Part("SegFace encoder", 0, _parameters(segmenter.backbone), encoder),
+        Part("SegFace decoder", 0, _parameters(segmenter) - _parameters(segmenter.backbone), whole - encoder),
+        Part("MobileFaceNet", 0, _parameters(landmark_network), _multiply_adds(lambda: landmark_network(crop))),
+    ]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(crop, segmentation, landmark_features)
+    flops = counter.get_flop_counts()
+    for name, module in model.named_children():
+        parts.append(Part(name, _parameters(module), 0, sum(flops.get(f"ORSANet.{name}", {}).values()) // 2))
+    return parts
+
+
+def complexity_table(config: ModelConfig, classes: int) -> str:
+    """The table `orsanet-train complexity` prints."""
+    parts = complexity(config, classes)
+    rows = [
+        (
+            p.name,
+            f"{p.trainable:,}",
+            f"{p.frozen:,}",
+            f"{p.multiply_adds / 1e9:.2f}",
+            f"{2 * p.multiply_adds / 1e9:.2f}",
+        )
+        for p in parts
+    ]
+    table = pd.DataFrame(rows, columns=["part", "trainable", "frozen", "GMAC", "GFLOP"]).to_string(index=False)
+    used = sum(part.trainable for part in parts)
+    unused = sum(tensor.numel() for tensor in published_unused().values())
+    lines = [table, "", f"trainable, used by the forward pass: {used:,}"]
+    if config == ModelConfig():
+        lines += [
+            f"in the published checkpoint, never used: {unused:,}",
+            f"trainable in the published checkpoint:  {used + unused:,}",
+        ]
+    trained = sum(part.multiply_adds for part in parts if part.trainable)
+    frozen = sum(part.multiply_adds for part in parts if not part.trainable)
+    lines.append(
+        f"one forward pass of an image: {trained / 1e9:.2f} GMAC trained, {frozen / 1e9:.2f} GMAC cached by the store"
+    )
+    return "\n".join(lines)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _multiply_adds(forward) -> int:  # type: ignore[no-untyped-def]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward()
+    return counter.get_total_flops() // 2

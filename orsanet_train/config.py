@@ -1,0 +1,164 @@
+"""The run configuration: a preset, overridden key by key, validated whole.
+
+    preset TOML → --set key=value … → RunConfig → config.toml in the run folder, which reads back to the same RunConfig
+
+Every key is named in the classes below with its meaning; an unknown key or a value of the wrong type is an error, and all of them
+are reported at once.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from orsanet_cache import OrsanetError, listed, validation_findings
+
+PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper")
+
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(_Strict):
+    """ORSANet's trainable part. The defaults are the published large model."""
+
+    tokens: Literal["published", "spatial"] = "published"
+    """How the backbone's 14x14 map becomes 49 tokens: the published re-view of memory, or a 2x2 pixel-unshuffle."""
+    segmentation_prior: Literal["features", "map", "none"] = "features"
+    """Swin features as published in code, the one-hot map as in the paper, or no semantic guidance (ablation)."""
+    depth: Positive = 8
+    """MCM levels: 4, 6, 8 are the published small, base and large."""
+    width: Positive = 512
+    """Token width D, a multiple of 32."""
+    backbone_channels: tuple[Positive, Positive, Positive] = (64, 128, 256)
+    backbone_units: tuple[Positive, Positive, Positive] = (3, 4, 14)
+    multi_scale: bool = True
+    cross_interaction: bool = True
+    landmark_reintegration: bool = True
+
+    @field_validator("width")
+    @classmethod
+    def _divisible(cls, width: int) -> int:
+        if width % 32:
+            raise ValueError("must be a multiple of 32: 8 heads at a quarter of the width")
+        return width
+
+    @field_validator("backbone_channels", "backbone_units", mode="before")
+    @classmethod
+    def _array(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value  # TOML has arrays only
+
+
+class LossConfig(_Strict):
+    """Warm-up: CE + smoothed_weight x label-smoothed CE. Afterwards: CE + dare_weight x DARELoss."""
+
+    warmup_epochs: Annotated[int, Field(ge=0)] = 5
+    smoothed_weight: Annotated[float, Field(ge=0)] = 2.0
+    smoothing: Probability = 0.2
+    dare: Literal["published", "paper", "none"] = "published"
+    """The rival's logit z becomes z + a (published in code) or z + a z (paper, Eq. 11); none is the ablation."""
+    dare_weight: Annotated[float, Field(ge=0)] = 0.1
+
+
+class AugmentationConfig(_Strict):
+    """Random choice of the flipped view, and random erasing of the image that the backbone sees."""
+
+    hflip: Probability = 0.5
+    erasing: Probability = 0.5
+    erasing_scale: tuple[Probability, Probability] = (0.02, 0.1)
+    """Smallest and largest share of the image erased; aspect ratio 0.3 … 3.3."""
+
+    @field_validator("erasing_scale", mode="before")
+    @classmethod
+    def _array(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("erasing_scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 0.3:
+            raise ValueError("needs 0 < smallest <= largest <= 0.3, so that every aspect ratio fits the image")
+        return scale
+
+
+class RunConfig(_Strict):
+    """Everything that decides a run's numbers, besides the data."""
+
+    epochs: Positive = 400
+    batch_size: Positive = 20
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-5
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
+    """Factor per epoch."""
+    rho: Annotated[float, Field(ge=0)] = 0.05
+    """Radius of the sharpness-aware perturbation; 0 is plain Adam at twice the cost."""
+    sampling: Literal["balanced", "shuffled"] = "balanced"
+    """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
+    train_split: str = "train"
+    selection_split: str = "valid"
+    """The split whose accuracy chooses best.safetensors. The published code uses the test split; reports say so."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A preset's name or a TOML file, with `key=value` overrides (`epochs=3`, `model.depth=4`; values as in TOML, words bare).
+
+    Raises OrsanetError with every unknown key and wrong value at once.
+    """
+    if preset in PRESETS:
+        text = (files("orsanet_train") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
+    elif preset.endswith(".toml"):
+        try:
+            text = Path(preset).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OrsanetError(f"{preset}: cannot be read as a configuration ({error})") from error
+    else:
+        raise OrsanetError(f"--preset {preset}: neither a preset ({', '.join(PRESETS)}) nor a .toml file")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OrsanetError(f"{preset}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values, preset)
+
+
+def parse_config(values: dict[str, Any], source: str) -> RunConfig:
+    """Validate a configuration. Raises OrsanetError with all findings."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise OrsanetError(f"configuration from {source}:\n{listed(validation_findings(error))}") from error
+
+
+def config_toml(config: RunConfig) -> str:
+    """The resolved configuration as TOML; load_config of it gives the same configuration."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Put `a.b=value` into nested tables. The types are judged later, with everything else."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise OrsanetError(f"--set {override}: write it as key=value, for example epochs=3 or model.depth=4")
+    *tables, leaf = key.strip().split(".")
+    target = values
+    for table in tables:
+        inner = target.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise OrsanetError(f"--set {override}: '{table}' is a value, not a table")
+        target = inner
+    try:
+        target[leaf] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        target[leaf] = text.strip()  # a bare word

@@ -1,0 +1,129 @@
+"""A checkpoint and a store -> predictions, one row per image, and the report made from them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
+from orsanet_train import plots
+from orsanet_train.checkpoint import Identity, load_weights, write_whole
+from orsanet_train.feed import Feed, join
+from orsanet_train.model import ORSANet
+from orsanet_train.report import SplitReport, split_report
+
+EVALUATION_BATCH = 64
+
+
+@torch.no_grad()
+def predict(model: ORSANet, feed: Feed) -> NDArray[np.float32]:
+    """Class probabilities float32 [N, K] of a split's usable samples, in the manifest's order. The model's mode is kept."""
+    was_training = model.training
+    model.eval()
+    parts = [
+        model(batch.image, batch.segmentation, batch.landmark_features).logits.softmax(dim=1)
+        for batch in feed.in_order(EVALUATION_BATCH)
+    ]
+    model.train(was_training)
+    if not parts:
+        raise OrsanetError(f"split '{feed.split.name}' has no usable image to evaluate")
+    return torch.cat(parts).cpu().numpy()
+
+
+def predictions_table(
+    feed: Feed, probabilities: NDArray[np.float32], classes: Sequence[str], group: str
+) -> pd.DataFrame:
+    """One row per image: group, image, label, predicted (class names), and a probability column per class."""
+    frame = pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes])
+    names = np.array(classes)
+    frame.insert(0, "split", group)
+    frame.insert(1, "image", [sample.image for sample in feed.split.samples])
+    frame.insert(2, "label", names[feed.split.labels])
+    frame.insert(3, "predicted", names[probabilities.argmax(axis=1)])
+    return frame
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found."""
+
+    reports: list[SplitReport]
+    protocol: str  # how the checkpoint was chosen, in a sentence
+    notes: list[str]  # what was left out
+
+
+def evaluate(
+    weights: Path,
+    manifest: Manifest,
+    store: PriorStore,
+    out: Path,
+    *,
+    groups: Sequence[str] | None,
+    device: torch.device,
+) -> Evaluation:
+    """Evaluate a checkpoint on groups of images and write report.json, predictions.csv and confusion matrices to `out`.
+
+    A group is a split (`test`) or its images with a tag (`test:occluded`); None means every split but the training split.
+    Raises OrsanetError for another class order or another store recipe than the checkpoint's, or an empty group.
+    """
+    model, identity = load_weights(weights)
+    _check_fit(identity, manifest, store, weights)
+    model = model.to(device)
+    if groups is None:
+        groups = [split for split in manifest.splits if split != identity.train_split]
+    reports, tables, notes = [], [], []
+    for group in dict.fromkeys(groups):
+        split_name, _, tag = group.partition(":")
+        split = join(manifest, store, split_name, ["clean"], tag or None)
+        feed = Feed(store, split, identity.model, device)
+        table = predictions_table(feed, predict(model, feed), manifest.classes, group)
+        chose = split.name == identity.selection_split and identity.selection == "best"
+        reports.append(split_report(group, table, manifest.classes, len(split.rejected), chose))
+        tables.append(table)
+        if split.rejected:
+            notes.append(f"'{group}': {len(split.rejected)} image(s) that the build rejected are in no number above")
+    protocol = _protocol(identity)
+    if any(report.chose_checkpoint for report in reports):
+        protocol += "; * chosen on these images, so their numbers are optimistic"
+
+    out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "checkpoint": {"file": weights.name, **identity.model_dump(mode="json")},
+        "protocol": protocol,
+        "manifest": manifest.name,
+        "store": str(store.path),
+        "splits": [report.as_json() for report in reports],
+    }
+    write_whole(out / "report.json", lambda path: path.write_text(json.dumps(content, indent=2), encoding="utf-8"))
+    write_whole(out / "predictions.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
+    if plots.matplotlib_installed():
+        for report in reports:
+            plots.confusion(report, out / f"confusion_{report.name.replace(':', '_')}.png")
+    else:
+        notes.append(plots.NO_MATPLOTLIB)
+    return Evaluation(reports, protocol, notes)
+
+
+def _check_fit(identity: Identity, manifest: Manifest, store: PriorStore, weights: Path) -> None:
+    if identity.classes != manifest.classes:
+        raise OrsanetError(
+            f"{weights} was trained with the classes {', '.join(identity.classes)} (in this order), "
+            f"manifest '{manifest.name}' has {', '.join(manifest.classes)}; use a manifest with the same order"
+        )
+    differences = list(recipe_differences(identity.store_recipe, store.recipe))
+    if differences:
+        raise OrsanetError(
+            f"{weights} was trained on priors of another recipe than {store.path}; build a store with the same:\n"
+            f"{listed(differences)}"
+        )
+
+
+def _protocol(identity: Identity) -> str:
+    if identity.selection == "last":
+        return f"last checkpoint (epoch {identity.epoch}), not chosen by any result"
+    return f"best checkpoint: epoch {identity.epoch}, chosen by its accuracy on split '{identity.selection_split}'"

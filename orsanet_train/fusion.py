@@ -1,0 +1,166 @@
+"""Where the priors meet the image: SSGM (semantic guidance) and MCM (multi-scale cross-interaction).
+
+SSGM, a SPADE residual block on the 7x7 grid, with x the image tokens and s the segmentation prior:
+
+    x + conv_1(act(norm_1(conv_0(act(norm_0(x, s))), s)))        norm(x, s) = IN(x) * (1 + gamma(s)) + beta(s)
+
+(The paper's Eq. 5 has no "1 +"; this is as published in code.)
+
+MCM treats the 100 tokens (mean + 49 of the image, mean + 49 of the landmark features) as the channels of 1-d convolutions, and so
+makes two narrower scales of them, w/2 and w/4. In every level each scale runs a cross-fusion block, then s is added into m and m
+into l. The output is the image's mean token of the widest scale.
+
+Shapes: B batch, D token width (512 as published), w a scale's width, T = 49 grid tokens.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, scaled_dot_product_attention
+from torch.nn.utils import spectral_norm
+from torchvision.ops import StochasticDepth
+
+GRID_TOKENS = 49
+TOKENS = 2 * (GRID_TOKENS + 1)  # image and landmark tokens, each with its mean in front
+HEADS = 8
+DROP_PATH = 0.1  # of the deepest level; grows linearly from 0
+LAYER_NORM_EPS = 1e-6
+
+
+class SPADE(nn.Module):
+    """x [B, D, 7, 7] normalised per channel, then scaled and shifted per position as s [B, D, 7, 7] says."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = width // 4
+        self.norm = nn.InstanceNorm2d(width, affine=False)
+        self.mlp_shared = nn.Sequential(nn.Conv2d(width, hidden, 3, padding=1), nn.ReLU())
+        self.mlp_gamma = nn.Conv2d(hidden, width, 3, padding=1)
+        self.mlp_beta = nn.Conv2d(hidden, width, 3, padding=1)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        shared = self.mlp_shared(s)
+        return self.norm(x) * (1 + self.mlp_gamma(shared)) + self.mlp_beta(shared)
+
+
+class SSGM(nn.Module):
+    """SPADE residual block without a learned shortcut; both convolutions are spectrally normalised.
+
+    One power iteration per training forward moves `weight_u` and `weight_v`, as published.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv_0 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
+        self.conv_1 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
+        self.norm_0 = SPADE(width)
+        self.norm_1 = SPADE(width)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        y = self.conv_0(leaky_relu(self.norm_0(x, s), 0.2))
+        return x + self.conv_1(leaky_relu(self.norm_1(y, s), 0.2))
+
+
+class CrossAttention(nn.Module):
+    """Queries [B, 50, w] as they are (no query projection, unlike the paper's Eq. 6); keys and values from the source."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, source: Tensor) -> Tensor:
+        q = query.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        k, v = self.kv(source).unflatten(-1, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * width)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class CrossFusionBlock(nn.Module):
+    """Tokens [B, 100, w] -> [B, 100, w]: landmark tokens ask, image tokens answer, a 1x1 convolution over tokens mixes both.
+
+    Ablations (paper, Table 6): without `cross_interaction` the attention and its norm are gone and the image tokens keep only
+    their MLP; without `reintegration` the scaled landmark tokens and the mixing convolution are gone, and both token sets go on
+    side by side.
+    """
+
+    def __init__(self, width: int, drop_path: float, cross_interaction: bool, reintegration: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if cross_interaction else None
+        self.attn_img = CrossAttention(width) if cross_interaction else None
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = MLP(width)
+        self.scale = nn.Parameter(torch.ones(1)) if reintegration else None
+        self.conv = nn.Conv1d(TOKENS, TOKENS, 1) if reintegration else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        image, landmark = tokens.chunk(2, dim=1)
+        if self.attn_img is not None and self.norm1 is not None:
+            normed_image, normed_landmark = self.norm1(tokens).chunk(2, dim=1)
+            image = image + self.drop_path(self.attn_img(normed_landmark, normed_image))
+        image = image + self.drop_path(self.mlp(self.norm2(image)))
+        if self.conv is None or self.scale is None:
+            return torch.cat([image, landmark], dim=1)
+        return self.conv(torch.cat([image, landmark * self.scale], dim=1))
+
+
+class Level(nn.Module):
+    """One cross-fusion block per scale, then the narrower scales are added into the wider ones."""
+
+    def __init__(
+        self, width: int, drop_path: float, multi_scale: bool, cross_interaction: bool, reintegration: bool
+    ) -> None:
+        super().__init__()
+        self.block_l = CrossFusionBlock(width, drop_path, cross_interaction, reintegration)
+        if multi_scale:
+            self.block_m = CrossFusionBlock(width // 2, drop_path, cross_interaction, reintegration)
+            self.block_s = CrossFusionBlock(width // 4, drop_path, cross_interaction, reintegration)
+            self.upsample_m = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
+            self.upsample_s = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
+
+    def forward(self, scales: list[Tensor]) -> list[Tensor]:
+        if len(scales) == 1:
+            return [self.block_l(scales[0])]
+        large, middle, small = self.block_l(scales[0]), self.block_m(scales[1]), self.block_s(scales[2])
+        middle = middle + self.upsample_s(small)
+        large = large + self.upsample_m(middle)
+        return [large, middle, small]
+
+
+class MCM(nn.Module):
+    """Image tokens [B, 49, D] and landmark tokens [B, 49, D] -> expression feature [B, D]."""
+
+    def __init__(self, width: int, depth: int, multi_scale: bool, cross_interaction: bool, reintegration: bool) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.empty(1, GRID_TOKENS + 1, width))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.multi_scale = multi_scale
+        if multi_scale:
+            self.downsample_m = nn.Conv1d(TOKENS, TOKENS, kernel_size=2, stride=2)
+            self.downsample_s = nn.Conv1d(TOKENS, TOKENS, kernel_size=4, stride=4)
+        rates = [DROP_PATH * level / max(depth - 1, 1) for level in range(depth)]
+        self.blocks = nn.ModuleList(Level(width, rate, multi_scale, cross_interaction, reintegration) for rate in rates)
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+
+    def forward(self, image: Tensor, landmark: Tensor) -> Tensor:
+        image = _with_mean(image) + self.pos_embed
+        large = torch.cat([image, _with_mean(landmark)], dim=1)
+        scales = [large, self.downsample_m(large), self.downsample_s(large)] if self.multi_scale else [large]
+        for level in self.blocks:
+            scales = level(scales)
+        return self.norm(scales[0][:, 0])
+
+
+def _with_mean(tokens: Tensor) -> Tensor:
+    """[B, T, D] -> [B, 1 + T, D], the mean token first."""
+    return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)

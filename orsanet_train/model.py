@@ -1,0 +1,162 @@
+"""ORSANet, the trainable part: image and cached priors -> expression logits.
+
+    image ─ IR50 ─ tokens ─ SSGM(· , segmentation prior) ─ MCM(· , landmark features) ─ gate ─ logits
+
+Parameter names are the published checkpoint's. Tensors that it carries and no forward reads are dropped by name when it is
+loaded (`published_unused`).
+
+Shapes: B batch, D token width (512), K classes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot, pixel_unshuffle
+
+from orsanet_cache import LAPA_CLASSES, Weights
+from orsanet_train.config import ModelConfig
+from orsanet_train.fusion import MCM, SSGM
+from orsanet_train.ir50 import IR50, published_output_layer
+
+FROZEN_PREFIXES = ("face_segment.", "face_landback.")  # the frozen networks inside a published checkpoint
+UNUSED_PREFIXES = ("ir_back.output_layer.", "pyramid_fuse.cls_token")
+
+
+class Expression(NamedTuple):
+    """What the model says about a batch."""
+
+    logits: Tensor  # [B, K]
+    features: Tensor  # [B, D], gated, what the head sees
+
+
+class ORSANet(nn.Module):
+    """Build with `build_model`; `segmentation_channels` is the width of the store's segmentation features."""
+
+    def __init__(self, config: ModelConfig, classes: int, segmentation_channels: int, landmark_channels: int) -> None:
+        super().__init__()
+        width = config.width
+        if landmark_channels != width:
+            # The published model has no such layer: its token width is that of the landmark features.
+            self.landmark_sample: nn.Module | None = nn.Conv2d(landmark_channels, width, kernel_size=1)
+        else:
+            self.landmark_sample = None
+        self.ir_back = IR50(config.backbone_channels, config.backbone_units)
+        self.ir_layer = nn.Linear(4 * config.backbone_channels[-1], width)
+        self.image_tokens = published_tokens if config.tokens == "published" else spatial_tokens
+        self.segmentation_prior = config.segmentation_prior
+        if config.segmentation_prior == "features":
+            self.seg_sample = nn.Conv2d(segmentation_channels, width, kernel_size=1)
+        elif config.segmentation_prior == "map":
+            self.map_encoder = MapEncoder(width)
+        if config.segmentation_prior != "none":
+            self.seg_fusion = SSGM(width)
+        self.pyramid_fuse = MCM(
+            width, config.depth, config.multi_scale, config.cross_interaction, config.landmark_reintegration
+        )
+        self.se_block = Gate(width)
+        self.head = Head(width, classes)
+
+    def forward(self, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> Expression:
+        """image [B, 3, 112, 112], ImageNet-normalised; segmentation_features [B, C, 7, 7] or segmentation_map uint8
+        [B, 224, 224], as configured; landmark_features [B, 512, 7, 7].
+        """
+        tokens = self.ir_layer(self.image_tokens(self.ir_back(image)))  # [B, 49, D]
+        if self.segmentation_prior != "none":
+            grid = tokens.transpose(1, 2).unflatten(2, (7, 7))
+            prior = (
+                self.seg_sample(segmentation)
+                if self.segmentation_prior == "features"
+                else self.map_encoder(segmentation)
+            )
+            tokens = self.seg_fusion(grid, prior).flatten(2).transpose(1, 2)
+        if self.landmark_sample is not None:
+            landmark_features = self.landmark_sample(landmark_features)
+        features = self.se_block(self.pyramid_fuse(tokens, landmark_features.flatten(2).transpose(1, 2)))
+        return Expression(self.head(features), features)
+
+
+def published_tokens(feature_map: Tensor) -> Tensor:
+    """[B, C, 14, 14] -> [B, 49, 4C] by re-viewing memory, as published in code.
+
+    Token 0 is all positions of the first few channels, so the 7x7 grid that follows is not spatial. Kept because published
+    checkpoints need it; `contiguous` because the re-view means NCHW memory.
+    """
+    return feature_map.contiguous().reshape(len(feature_map), 49, -1)
+
+
+def spatial_tokens(feature_map: Tensor) -> Tensor:
+    """[B, C, 14, 14] -> [B, 49, 4C] by 2x2 pixel-unshuffle: token n is the n-th cell of the 7x7 grid."""
+    return pixel_unshuffle(feature_map, 2).flatten(2).transpose(1, 2)
+
+
+class MapEncoder(nn.Module):
+    """Segmentation map uint8 [B, 224, 224] -> [B, D, 7, 7] by strided convolutions of its one-hot planes.
+
+    Defined and never used in the published code; the paper's text describes maps as the prior.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        channels = (len(LAPA_CLASSES), width // 8, width // 4, width // 2, width)
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU())
+                for inputs, outputs, stride in zip(channels[:-1], channels[1:], (4, 2, 2, 2), strict=True)
+            )
+        )
+
+    def forward(self, segmentation_map: Tensor) -> Tensor:
+        planes = one_hot(segmentation_map.long(), len(LAPA_CLASSES)).movedim(-1, 1)
+        return self.layers(planes.to(next(self.parameters()).dtype))
+
+
+class Gate(nn.Module):
+    """f * sigmoid(W2 relu(W1 f))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, width)
+        self.linear2 = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.linear2(self.linear1(features).relu()).sigmoid()
+
+
+class Head(nn.Module):
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features)
+
+
+def build_model(
+    config: ModelConfig, classes: int, segmentation_channels: int = 1024, landmark_channels: int = 512
+) -> ORSANet:
+    """The one place where sizes meet modules. Channels are those of the store's features."""
+    return ORSANet(config, classes, segmentation_channels, landmark_channels)
+
+
+def published_unused() -> dict[str, Tensor]:
+    """The parameters of a published checkpoint that no forward reads, on the meta device: name -> tensor."""
+    with torch.device("meta"):
+        layer = {f"ir_back.output_layer.{name}": value for name, value in published_output_layer().named_parameters()}
+        return {**layer, "pyramid_fuse.cls_token": torch.empty(1, 1, 512)}
+
+
+def trainable_weights(weights: Weights) -> Weights:
+    """A published checkpoint's trainable tensors: without the frozen networks and without what no forward reads."""
+    return _kept(weights, lambda name: not name.startswith((*FROZEN_PREFIXES, *UNUSED_PREFIXES)))
+
+
+def backbone_weights(weights: Weights) -> Weights:
+    """IR50's own weights file: without its output layer."""
+    return _kept(weights, lambda name: not f"ir_back.{name}".startswith(UNUSED_PREFIXES))
+
+
+def _kept(weights: Weights, keep: Callable[[str], bool]) -> Weights:
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if keep(name)}
+    return Weights(weights.path, tensors, weights.metadata)

@@ -1,0 +1,67 @@
+"""Predictions -> the numbers of a report. Metrics are scikit-learn's."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Metrics of one evaluated group of images. Shares are in 0 … 1."""
+
+    name: str
+    images: int
+    rejected: int  # images of the group that the build could not use: not in any number here
+    accuracy: float
+    balanced_accuracy: float  # mean recall over the classes that occur
+    macro_f1: float
+    recall: dict[str, float | None]  # per class, in label order; None: no image of it here
+    confusion: list[list[int]]  # [true][predicted], in label order
+    chose_checkpoint: bool  # this split's accuracy chose the checkpoint, so its numbers flatter it
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def split_report(
+    name: str, predictions: pd.DataFrame, classes: Sequence[str], rejected: int, chose_checkpoint: bool
+) -> SplitReport:
+    """Metrics of a predictions table with the columns `label` and `predicted`."""
+    label, predicted = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
+    present = [name for name in classes if (label == name).any()]
+    recall = recall_score(label, predicted, labels=present, average=None)
+    by_class = dict(zip(present, map(float, recall), strict=True))
+    return SplitReport(
+        name=name,
+        images=len(predictions),
+        rejected=rejected,
+        accuracy=float(accuracy_score(label, predicted)),
+        balanced_accuracy=float(recall.mean()),
+        macro_f1=float(f1_score(label, predicted, average="macro", zero_division=0)),
+        recall={name: by_class.get(name) for name in classes},
+        confusion=confusion_matrix(label, predicted, labels=list(classes)).tolist(),
+        chose_checkpoint=chose_checkpoint,
+    )
+
+
+def text_table(reports: Sequence[SplitReport]) -> str:
+    """The reports side by side, in per cent, for a terminal."""
+    rows = [
+        {
+            "split": report.name + (" *" if report.chose_checkpoint else ""),
+            "images": report.images,
+            "rejected": report.rejected,
+            "accuracy": _percent(report.accuracy),
+            "balanced": _percent(report.balanced_accuracy),
+            "macro F1": _percent(report.macro_f1),
+            **{name: _percent(value) for name, value in report.recall.items()},
+        }
+        for report in reports
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"

@@ -1,0 +1,194 @@
+"""Stage two: train the trainable part on cached priors.
+
+Reads top to bottom: join labels to the store, build the model, then epoch by epoch train, evaluate, write. An epoch's randomness
+depends on seed and epoch alone, so a run resumed after any epoch continues exactly.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from tqdm import tqdm
+
+from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, load_strictly
+from orsanet_train import plots
+from orsanet_train.checkpoint import Identity, ResumeState, save_weights, write_whole
+from orsanet_train.config import RunConfig, config_toml, load_config
+from orsanet_train.evaluate import predict
+from orsanet_train.feed import Feed, LabelledSplit, PriorBatch, epoch_seed, join
+from orsanet_train.losses import training_loss
+from orsanet_train.model import ORSANet, backbone_weights
+from orsanet_train.sam import sam_step
+
+MOSAICS = 3  # labelled pictures of the first training batches
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended."""
+
+    epochs: int
+    best_epoch: int
+    best_accuracy: float
+    last_accuracy: float
+
+
+def train(
+    config: RunConfig,
+    manifest: Manifest,
+    store: PriorStore,
+    out: Path,
+    *,
+    device: torch.device,
+    ir50: Weights | None = None,
+    resume: bool = False,
+) -> RunSummary:
+    """Train into the run folder `out`. Raises OrsanetError for anything that does not fit, before the first step."""
+    views = ["clean", "hflip"] if config.augmentation.hflip > 0 else ["clean"]
+    training = join(manifest, store, config.train_split, views)
+    selection = _selection_split(config, manifest, store)
+    _check_classes(training, manifest)
+    fields = store.fields(config.train_split, "clean")
+    identity = Identity(
+        classes=manifest.classes,
+        model=config.model,
+        segmentation_channels=fields["segmentation_features"].shape[1],
+        landmark_channels=fields["landmark_features"].shape[1],
+        store_recipe=store.recipe,
+        epoch=0,
+        train_split=config.train_split,
+        selection="last",
+        selection_split=config.selection_split,
+        selection_accuracy=0.0,
+    )
+    _prepare_folder(out, config, resume)
+
+    torch.manual_seed(config.seed)
+    model = identity.build()
+    if ir50 is not None:
+        load_strictly(model.ir_back, backbone_weights(ir50))
+    model = model.to(device)
+    optimizer = Adam(model.parameters(), lr=config.learning_rate)
+    training_feed = Feed(store, training, config.model, device)
+    selection_feed = Feed(store, selection, config.model, device)
+
+    history: list[dict[str, float]] = []
+    if resume:
+        state = ResumeState.load(out / "resume.pt")
+        model.load_state_dict(state.model)
+        optimizer.load_state_dict(state.optimizer)
+        history = state.history
+    else:
+        for step, batch in enumerate(islice(training_feed.epoch(config, 0), MOSAICS)):
+            plots.batch_mosaic(batch, manifest.classes, out / f"train_batch{step}.png")
+
+    for epoch in range(len(history), config.epochs):
+        row = _train_epoch(model, optimizer, training_feed, config, epoch)
+        correct = predict(model, selection_feed).argmax(axis=1) == selection.labels
+        history.append({**row, "selection_accuracy": float(correct.mean())})
+        _save_epoch(out, model, optimizer, identity, history)
+
+    best = max(history, key=lambda row: row["selection_accuracy"])
+    return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
+
+
+def _train_epoch(model: ORSANet, optimizer: Adam, feed: Feed, config: RunConfig, epoch: int) -> dict[str, float]:
+    """Train one epoch (counted from 0) and return its row of metrics.csv; the device is read once, at the end.
+
+    Raises OrsanetError if a loss was not finite: nothing of the epoch is saved then.
+    """
+    model.train()
+    torch.manual_seed(epoch_seed(config.seed, epoch))  # drop-path draws
+    rate = config.learning_rate * config.learning_rate_decay**epoch
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    began = time.monotonic()
+    sums = torch.zeros(3, device=feed.device)  # loss, perturbed loss, correct
+    count = len(feed.split.rows)
+    with tqdm(total=count, unit="img", desc=f"epoch {epoch + 1}/{config.epochs}", leave=False) as progress:
+        for batch in feed.epoch(config, epoch):
+
+            def forward(batch: PriorBatch = batch) -> tuple[Tensor, Tensor]:
+                logits = model(batch.image, batch.segmentation, batch.landmark_features).logits
+                return training_loss(logits, batch.label, config.loss, epoch), logits
+
+            step = sam_step(optimizer, forward, config.rho)
+            size = len(batch.label)
+            correct = (step.output.argmax(dim=1) == batch.label).sum()
+            sums += torch.stack([step.loss * size, step.perturbed_loss * size, correct])
+            progress.update(size)
+    loss, perturbed_loss, accuracy = (sums / count).tolist()
+    if not math.isfinite(loss + perturbed_loss):
+        raise OrsanetError(
+            f"the loss was not finite in epoch {epoch + 1}; nothing of it was saved. Lower learning_rate"
+        )
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": rate,
+        "loss": loss,
+        "perturbed_loss": perturbed_loss,
+        "train_accuracy": accuracy,
+        "images_per_second": count / (time.monotonic() - began),
+    }
+
+
+def _save_epoch(
+    out: Path, model: ORSANet, optimizer: Adam, identity: Identity, history: list[dict[str, float]]
+) -> None:
+    """Write what a finished epoch leaves; resume.pt last, so that what it counts as done is all there."""
+    *before, row = history
+    identity = identity.model_copy(update={"epoch": int(row["epoch"]), "selection_accuracy": row["selection_accuracy"]})
+    if row["selection_accuracy"] > max((earlier["selection_accuracy"] for earlier in before), default=-math.inf):
+        save_weights(out / "best.safetensors", model, identity.model_copy(update={"selection": "best"}))
+    save_weights(out / "last.safetensors", model, identity)
+    table = pd.DataFrame(history).astype({"epoch": int})
+    write_whole(out / "metrics.csv", lambda path: table.to_csv(path, index=False))
+    if plots.matplotlib_installed():
+        plots.curves(table, identity.selection_split, out / "curves.png")
+    ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict()).save(out / "resume.pt")
+
+
+def _selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
+    if config.selection_split not in manifest.splits:
+        others = [split for split in manifest.splits if split != config.train_split]
+        raise OrsanetError(
+            f"selection_split = \"{config.selection_split}\", but manifest '{manifest.name}' has no such split; "
+            f"choose one with --set selection_split=NAME (it has {', '.join(others) or 'none besides training'})"
+        )
+    return join(manifest, store, config.selection_split, ["clean"])
+
+
+def _check_classes(training: LabelledSplit, manifest: Manifest) -> None:
+    present = set(training.labels.tolist())
+    absent = [name for label, name in enumerate(manifest.classes) if label not in present]
+    if absent:
+        raise OrsanetError(
+            f"split '{training.name}' has no usable image of class {', '.join(absent)}; "
+            f"remove the class from the manifest or add images"
+        )
+
+
+def _prepare_folder(out: Path, config: RunConfig, resume: bool) -> None:
+    """A new run folder with its configuration, or an old one with the same."""
+    path = out / "config.toml"
+    if resume:
+        if not path.exists():
+            raise OrsanetError(f"{out}: no run to resume (no config.toml there); start it without --resume")
+        if (before := load_config(str(path))) != config:
+            changed = [
+                f"{key}: {value} before, {now} now"
+                for (key, value), now in zip(before.model_dump().items(), config.model_dump().values(), strict=True)
+                if value != now
+            ]
+            raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n" + "\n".join(changed))
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda temporary: temporary.write_text(config_toml(config), encoding="utf-8"))
