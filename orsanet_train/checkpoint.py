@@ -46,7 +46,9 @@ def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     """Write a weights file with its identity."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {HEADER: identity.model_dump_json()}
-    write_whole(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=header))
+    # Bytes, not save_file: that one makes the file readable to its owner alone.
+    content = safetensors.torch.save(tensors, metadata=header)
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_weights(path: Path) -> tuple[ORSANet, Identity]:
@@ -97,3 +99,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise OrsanetError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import click
 from orsanet_cache import CommandGroup, classes_option
 
 FILE = click.Path(path_type=Path)
-PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, or a .toml file."
+PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, or a .toml file."
 
 
 @click.group(cls=CommandGroup, interrupted="Finished epochs are kept: run the same command with --resume to go on.")

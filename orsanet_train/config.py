@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orsanet_cache import OrsanetError, listed, validation_findings
 
-PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper")
+PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
 
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]

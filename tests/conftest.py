@@ -1,0 +1,123 @@
+"""Shared fixtures: the reference material beside the project, and a small world of real files to run everything on.
+
+The small world is a data set of procedural pictures, a small SegFace and a MobileFaceNet with seeded random weights, and the store
+built from them. Nothing is mocked: the networks are the shipped classes at small sizes.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from orsanet_cache import FrozenPriors, Manifest, MobileFaceNet, PriorStore, SegFace, SegFaceConfig, load_manifest
+from orsanet_cache.build import build
+from orsanet_cache.priors import ARCHITECTURE_KEY
+
+torch.set_num_threads(2)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CLASSES = ("anger", "happiness", "neutral")
+SMALL_SEGFACE = SegFaceConfig(
+    embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), decoder_width=32, decoder_heads=4, decoder_mlp_width=64
+)
+SMALL_MODEL = (
+    "model.depth=2", "model.width=64", "model.backbone_channels=[8,16,32]", "model.backbone_units=[1,1,1]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference material; a user's clone has none, so tests that need it are skipped there."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference material, which is not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def filler(shared: Path) -> ModuleType:
+    """The deterministic weight filler and image generator of the golden files."""
+    spec = importlib.util.spec_from_file_location("fill", shared / "reference" / "golden" / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def picture(seed: int, size: tuple[int, int] = (120, 100)) -> np.ndarray:
+    """uint8 RGB [H, W, 3]: smooth blobs of random colours, different in every corner and under a flip."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def write_segmenter(path: Path, config: SegFaceConfig = SMALL_SEGFACE, seed: int = 0) -> Path:
+    """A SegFace with seeded random weights, as a weights file that says its sizes."""
+    torch.manual_seed(seed)
+    network = SegFace(config)
+    safetensors.torch.save_file(network.state_dict(), path, metadata={ARCHITECTURE_KEY: config.model_dump_json()})
+    return path
+
+
+def write_landmark_network(path: Path, seed: int = 0) -> Path:
+    """A MobileFaceNet with seeded random weights."""
+    torch.manual_seed(seed)
+    safetensors.torch.save_file(MobileFaceNet().state_dict(), path)
+    return path
+
+
+@dataclass(frozen=True)
+class World:
+    """Files of the small world. Treat them as read-only; build into other folders."""
+
+    folder: Path
+    manifest: Path
+    segmenter: Path
+    landmarks: Path
+    store: Path
+
+    def load_manifest(self) -> Manifest:
+        return load_manifest(self.manifest)
+
+    def load_priors(self) -> FrozenPriors:
+        return FrozenPriors.load(self.segmenter, self.landmarks)
+
+    def open_store(self) -> PriorStore:
+        return PriorStore.open(self.store)
+
+
+def write_dataset(folder: Path, counts: dict[str, int]) -> Path:
+    """Pictures and a manifest with `counts` images per split; every second image has the tag `occluded`."""
+    (folder / "images").mkdir(parents=True)
+    lines = ["image,label,split,tags"]
+    for split, count in counts.items():
+        for index in range(count):
+            name = f"images/{split}_{index}.png"
+            Image.fromarray(picture(len(lines))).save(folder / name)
+            lines.append(f"{name},{CLASSES[index % len(CLASSES)]},{split},{'occluded' if index % 2 else ''}")
+    (folder / "samples.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    names = ", ".join(f'"{name}"' for name in CLASSES)
+    (folder / "dataset.toml").write_text(
+        f'name = "small"\nclasses = [{names}]\nsamples = "samples.csv"\n', encoding="utf-8"
+    )
+    return folder / "dataset.toml"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    small = World(
+        folder=folder,
+        manifest=write_dataset(folder, {"train": 14, "valid": 6, "test": 6}),
+        segmenter=write_segmenter(folder / "segmenter.safetensors"),
+        landmarks=write_landmark_network(folder / "landmarks.safetensors"),
+        store=folder / "store.zarr",
+    )
+    build(small.load_manifest(), small.store, small.load_priors(), ["clean", "hflip"], device=torch.device("cpu"))
+    return small
