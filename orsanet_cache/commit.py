@@ -69,6 +69,8 @@ class StoreWriter:
         cls, path: Path, recipe: Mapping[str, Any], provenance: Mapping[str, Any], fields: Sequence[Field]
     ) -> Self:
         """Create the store, or continue one with the same recipe. Raises OrsanetError where the recipes differ."""
+        if path.exists() and not path.is_dir():
+            raise OrsanetError(f"{path}: a file is in the way of the store; choose another --out")
         if not path.exists() or not any(path.iterdir()):
             root = {"schema": SCHEMA_VERSION, "recipe": dict(recipe), "provenance": dict(provenance)}
             group = zarr.create_group(path, zarr_format=3, attributes={MARK: root}, overwrite=False)

@@ -135,14 +135,20 @@ class PriorStore:
         return {name: array for name, array in view_group.arrays() if name not in ("image_sha256", "accepted")}
 
     def read(self, split: str, view: str, field: str, rows: NDArray[np.integer] | slice) -> NDArray[Any]:
-        """Rows of one field, in the order asked for: [len(rows), *field shape]."""
+        """Rows of one field, in the order asked for: [len(rows), *field shape].
+
+        Raises OrsanetError for a field that is not there, and for damage: every row carries a checksum.
+        """
         array = self._array(split, view, field)
-        if isinstance(rows, slice):
-            return np.asarray(array[rows])
-        out = np.empty((len(rows), *array.shape[1:]), array.dtype)
-        for position, row in enumerate(rows):
-            out[position] = array[int(row)]
-        return out
+        try:
+            if isinstance(rows, slice):
+                return np.asarray(array[rows])
+            out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+            for position, row in enumerate(rows):
+                out[position] = array[int(row)]
+            return out
+        except (ValueError, RuntimeError, OSError) as error:  # what zarr's codecs raise on damaged bytes
+            raise OrsanetError(f"{self.path}: {array.path} is damaged ({error}); {self._mend(split, view)}") from error
 
     def nbytes(self) -> int:
         """Bytes on disk."""
@@ -186,7 +192,12 @@ class PriorStore:
             if not (shard := folder.joinpath(str(index), *tail)).is_file()
         ]
         if missing:
-            raise OrsanetError(f"{self.path}: {len(missing)} shard(s) are missing, build again:\n{listed(missing)}")
+            raise OrsanetError(
+                f"{self.path}: {len(missing)} shard(s) are missing; {self._mend(split, view)}:\n{listed(missing)}"
+            )
+
+    def _mend(self, split: str, view: str) -> str:
+        return f"delete {self.path / split / view} and run the same `orsanet-cache build` again, which computes only that"
 
 
 def mark(group: zarr.Group) -> dict[str, Any]:

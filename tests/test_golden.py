@@ -18,7 +18,9 @@ from orsanet_train.model import ORSANet, build_model
 from orsanet_train.sam import sam_step
 
 RELATIVE_L2 = 1e-5  # float32 rounding through 24 transformer blocks or 21 residual units, on other processors
-LOGIT_ROUNDING = 1e-5  # four times the largest difference seen between the recorded segmentation logits and a float64 run
+LOGIT_ROUNDING = (
+    1e-5  # four times the largest difference seen between the recorded segmentation logits and a float64 run
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,12 @@ def test_trainable_part_meets_every_recorded_stage(
         )
     with torch.no_grad():
         said = model(backbone_input, torch.from_numpy(golden["seg_feat"]), torch.from_numpy(golden["lm_feat"]))
-    recorded = {"ir_back": "ir_out", "seg_sample": "seg_sample_out", "seg_fusion": "ssgm_out", "pyramid_fuse": "mcm_out"}
+    recorded = {
+        "ir_back": "ir_out",
+        "seg_sample": "seg_sample_out",
+        "seg_fusion": "ssgm_out",
+        "pyramid_fuse": "mcm_out",
+    }
     for ours, theirs in recorded.items():
         assert relative_l2(stages[ours], golden[theirs]) <= RELATIVE_L2, ours
     assert relative_l2(said.features, golden["features"]) <= RELATIVE_L2

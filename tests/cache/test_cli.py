@@ -1,0 +1,107 @@
+"""orsanet-cache as a user meets it: real processes, exit codes, one sentence for every mistake."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def command(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "orsanet_cache.cli", *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def build_arguments(world, out: Path) -> list[object]:
+    return ["build", world.manifest, "--out", out, "--segmenter", world.segmenter, "--landmarks", world.landmarks]
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The message of a command that ended in a user's mistake."""
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("Error: ") == 1
+    return result.stderr
+
+
+def test_build_info_show(world, tmp_path: Path) -> None:
+    store, sheet = tmp_path / "store.zarr", tmp_path / "sheet.png"
+    built = command(*build_arguments(world, store), "--batch-size", 4)
+    assert built.returncode == 0, built.stderr
+    assert "26 images in train, valid, test" in built.stdout
+    assert "GB on disk" in built.stdout
+    assert "26 of 26 images usable" in built.stdout
+    assert "img/s" in built.stderr  # the progress bar
+    again = command(*build_arguments(world, store))
+    assert "nothing to do" in again.stdout
+
+    info = command("info", store)
+    assert info.returncode == 0, info.stderr
+    for said in (
+        "split train: 14 images",
+        "view hflip: 6 usable",
+        "segmentation_features",
+        "weights_sha256",
+        '"torch"',
+    ):
+        assert said in info.stdout
+
+    shown = command("show", store, "--split", "test", "-n", 3, "--out", sheet)
+    assert shown.returncode == 0, shown.stderr
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 * 224, 2 * 240)  # three samples of four tiles, two samples a row
+
+
+@pytest.mark.parametrize("subcommand", [[], ["build"], ["info"], ["show"]])
+def test_help_is_instant(subcommand: list[str]) -> None:
+    best = 9.0
+    for _ in range(5):  # the machine may be busy: the fastest of five is what the command needs
+        began = time.perf_counter()
+        result = command(*subcommand, "--help")
+        best = min(best, time.perf_counter() - began)
+        assert result.returncode == 0
+        assert "Usage:" in result.stdout
+    assert best < 0.5
+
+
+def test_mistakes_end_in_one_sentence(world, tmp_path: Path) -> None:
+    out = tmp_path / "store.zarr"
+    good = build_arguments(world, out)
+    assert "no such store" in refused(command("info", out))
+    assert "no such store" in refused(command("show", out, "--split", "train", "--out", tmp_path / "a.png"))
+    assert "cannot be read" in refused(command("build", tmp_path / "none.toml", *good[2:]))
+    assert "name each view once, from clean, hflip" in refused(command(*good, "--views", "clean,mirror"))
+    assert "not available here" in refused(command(*good, "--device", "cuda:99"))
+    assert "weights cannot be read" in refused(command(*good, "--segmenter", tmp_path / "none.pt"))
+    assert "missing: backbone.0.0.0.weight" in refused(command(*good, "--segmenter", world.landmarks))
+    assert "no split 'dev'" in refused(command("show", world.store, "--split", "dev", "--out", tmp_path / "a.png"))
+    nowhere = tmp_path / "none" / "a.png"
+    assert "cannot be written" in refused(command("show", world.store, "--split", "test", "--out", nowhere))
+    assert not out.exists()
+
+
+def test_a_csv_alone_needs_root_and_classes(world, tmp_path: Path) -> None:
+    table = world.manifest.with_name("samples.csv")
+    weights = build_arguments(world, tmp_path / "store.zarr")[2:]
+    assert "--root (image folder) and --classes" in refused(command("build", table, *weights))
+    arguments = ["build", table, "--root", world.folder, "--classes", "anger,happiness,neutral", *weights]
+    assert command(*arguments).returncode == 0
+
+
+def test_rejected_images_are_listed_by_name_and_reason(world, tmp_path: Path) -> None:
+    names = ["good.png", "bad\nname.png"]
+    Image.new("RGB", (64, 64), "red").save(tmp_path / names[0])
+    (tmp_path / names[1]).write_bytes(b"\xff\xd8 not a picture")
+    (tmp_path / "m.csv").write_text('image,label,split\ngood.png,a,train\n"bad\nname.png",b,train\n')
+    result = command(
+        "build", tmp_path / "m.csv", "--root", tmp_path, "--classes", "a,b", "--out", tmp_path / "s",
+        "--segmenter", world.segmenter, "--landmarks", world.landmarks,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "rejected, will not be used: train: 'bad\\nname.png': " in result.stderr
+    assert "1 of 2 images usable" in result.stdout
+    assert "rejected: 'bad\\nname.png'" in command("info", tmp_path / "s").stdout

@@ -1,0 +1,81 @@
+"""Cached equals online: logits from a store are the logits of running the frozen networks directly, for any weights."""
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orsanet_cache import (
+    FrozenPriors,
+    MobileFaceNet,
+    PriorStore,
+    SegFace,
+    SegFaceConfig,
+    imagenet_normalised,
+    load_manifest,
+    unit_range,
+)
+from orsanet_cache.build import build
+from orsanet_cache.images import read_image, view_pixels
+from orsanet_train.config import ModelConfig
+from orsanet_train.feed import Feed, join
+from orsanet_train.model import build_model
+
+CPU = torch.device("cpu")
+# Relative to the largest logit. float32: the same numbers, batched otherwise. float16: features are kept to 2^-11, 5e-4 relative
+# at worst, and the model is Lipschitz enough that its logits move no more.
+TOLERANCE = {"float32": 1e-5, "float16": 1e-3}
+
+
+@pytest.fixture(scope="module", params=["published sizes, filler weights", "small, random weights"])
+def networks(request: pytest.FixtureRequest, world):
+    """(frozen networks, trainable model) with seeded weights, in evaluation mode."""
+    if request.param.startswith("small"):
+        torch.manual_seed(3)
+        return world.load_priors(), build_model(ModelConfig(depth=2, width=64), 3, 128, 512).eval()
+    filler: ModuleType = request.getfixturevalue("filler")
+
+    def filled(network, prefix):
+        names = filler.fill({prefix + name: value for name, value in network.state_dict().items()}, salt=1)
+        network.load_state_dict({name.removeprefix(prefix): value for name, value in names.items()})
+        return network.eval()
+
+    segmenter = filled(SegFace(SegFaceConfig()), "face_segment.")
+    landmark_network = filled(MobileFaceNet(), "face_landback.")
+    model = filled(build_model(ModelConfig(depth=4), 3), "")
+    return FrozenPriors(segmenter, landmark_network, "published"), model
+
+
+@pytest.mark.parametrize("feature_dtype", ["float32", "float16"])
+@pytest.mark.parametrize("view", ["clean", "hflip"])
+def test_cached_equals_online(networks, tmp_path: Path, feature_dtype: str, view: str) -> None:
+    priors, model = networks
+    rng = np.random.default_rng(0)
+    lines = ["image,label,split"]
+    for index in range(4):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((100, 120), Image.Resampling.BICUBIC).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{'abc'[index % 3]},test")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    manifest = load_manifest(tmp_path / "m.csv", tmp_path, ["a", "b", "c"])
+
+    pixels = torch.from_numpy(
+        np.stack([view_pixels(read_image(tmp_path / s.image).rgb, view) for s in manifest.samples])
+    )
+    said = priors(pixels)
+    image = imagenet_normalised(unit_range(pixels))[..., ::2, ::2]
+    with torch.no_grad():
+        online = model(image, said.segmentation_features, said.landmark_features).logits
+
+    build(manifest, tmp_path / "store.zarr", priors, [view], device=CPU, feature_dtype=feature_dtype, batch_size=3)
+    store = PriorStore.open(tmp_path / "store.zarr")
+    feed = Feed(store, join(manifest, store, "test", [view]), ModelConfig(), CPU)
+    with torch.no_grad():
+        cached = torch.cat(
+            [model(batch.image, batch.segmentation, batch.landmark_features).logits for batch in feed.in_order(2, view)]
+        )
+    difference = float((cached - online).abs().max() / online.abs().max())
+    assert difference <= TOLERANCE[feature_dtype]

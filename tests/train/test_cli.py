@@ -1,0 +1,138 @@
+"""orsanet-train as a user meets it: real processes, exit codes, one sentence for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SMALL = [
+    "--preset", "small", "--set", "batch_size=6", "--set", "model.depth=1", "--set", "model.width=32",
+    "--set", "model.backbone_channels=[8,8,16]", "--set", "model.backbone_units=[1,1,1]",
+]  # fmt: skip
+
+
+def line(*arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "orsanet_train.cli", *map(str, arguments)]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line(*arguments), capture_output=True, text=True, timeout=240, check=False)
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The message of a command that ended in a user's mistake."""
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("Error: ") == 1
+    return result.stderr
+
+
+def data(world) -> list[object]:
+    return ["--store", world.store, "--manifest", world.manifest]
+
+
+def test_run_then_evaluate(world, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ran = command("run", *data(world), *SMALL, "--set", "epochs=2", "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    assert "best weights chosen on 'valid'; 2 epochs" in ran.stdout
+    assert "IR50 starts from random weights" in ran.stderr
+    assert "img/s" in ran.stderr
+    evaluated = command("evaluate", out, *data(world), "--splits", "test,test:occluded", "--checkpoint", "last")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "last checkpoint (epoch 2), not chosen by any result" in evaluated.stdout
+    assert "test:occluded" in evaluated.stdout
+    assert (out / "evaluation-last" / "predictions.csv").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["run", *data(world), *SMALL, "--set", "epochs=2000", "--out", out]
+    process = subprocess.Popen(line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "resume.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "--resume" in errors
+    done = len(pd.read_csv(out / "metrics.csv"))
+    assert done >= 1
+
+    process = subprocess.Popen(line(*arguments, "--resume"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(pd.read_csv(out / "metrics.csv")) <= done and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)  # and a kill leaves whole files too
+    process.communicate(timeout=60)
+    assert pd.read_csv(out / "metrics.csv")["epoch"].tolist() == list(
+        range(1, len(pd.read_csv(out / "metrics.csv")) + 1)
+    )
+    assert command("evaluate", out, *data(world)).returncode == 0
+
+
+def test_complexity_prints_both_totals() -> None:
+    result = command("complexity")
+    assert result.returncode == 0, result.stderr
+    assert "60,289,575" in result.stdout
+    assert "47,441,447" in result.stdout
+
+
+@pytest.mark.parametrize("subcommand", [[], ["run"], ["evaluate"], ["complexity"]])
+def test_help_is_instant(subcommand: list[str]) -> None:
+    best = 9.0
+    for _ in range(5):  # the machine may be busy: the fastest of five is what the command needs
+        began = time.perf_counter()
+        result = command(*subcommand, "--help")
+        best = min(best, time.perf_counter() - began)
+        assert result.returncode == 0
+        assert "Usage:" in result.stdout
+    assert best < 0.5
+
+
+def test_every_mistake_in_the_configuration_is_reported_at_once(world, tmp_path: Path) -> None:
+    said = refused(
+        command(
+            "run",
+            *data(world),
+            *SMALL,
+            "--out",
+            tmp_path / "run",
+            "--set",
+            "epoch=3",
+            "--set",
+            "batch_size=many",
+            "--set",
+            "model.depht=4",
+            "--set",
+            "loss.dare=maybe",
+        )  # fmt: skip
+    )
+    for finding in ("epoch: unknown key", "batch_size", "model.depht: unknown key", "loss.dare"):
+        assert finding in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_end_in_one_sentence(world, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "run"]
+    assert "neither a preset" in refused(command("run", *data(world), "--preset", "rafdb2", *out))
+    missing = ["--store", tmp_path / "none", "--manifest", world.manifest]
+    assert "no such store" in refused(command("run", *missing, *SMALL, *out))
+    assert "cannot be read" in refused(
+        command("run", "--store", world.store, "--manifest", tmp_path / "none.toml", *SMALL, *out)
+    )
+    assert "not available here" in refused(command("run", *data(world), *SMALL, *out, "--device", "cuda:99"))
+    assert "weights of this IR50" in refused(command("run", *data(world), *SMALL, *out, "--ir50", world.landmarks))
+    assert "cannot be read" in refused(command("evaluate", tmp_path / "none", *data(world)))
+    assert "not written by `orsanet-train run`" in refused(evaluate_foreign(world, tmp_path))
+
+
+def evaluate_foreign(world, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "best.safetensors").write_bytes(world.landmarks.read_bytes())
+    return command("evaluate", tmp_path / "foreign", *data(world))

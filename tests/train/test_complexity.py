@@ -1,0 +1,34 @@
+"""Parameters and arithmetic are counted from the networks, and come out as published."""
+
+import pytest
+
+from orsanet_train.complexity import complexity, complexity_table
+from orsanet_train.config import ModelConfig
+
+# forward GFLOP (2 x MAC) of the reference table, which has two decimals
+PUBLISHED_GFLOP = {
+    "SegFace encoder": 30.86, "MobileFaceNet": 0.44, "ir_back": 10.94, "ir_layer": 0.05, "seg_sample": 0.05,
+    "seg_fusion": 0.81, "pyramid_fuse": 2.29, "se_block": 0.00, "head": 0.00,
+}  # fmt: skip
+
+
+def test_the_published_arithmetic() -> None:
+    parts = {part.name: part for part in complexity(ModelConfig(), classes=7)}
+    for name, gflop in PUBLISHED_GFLOP.items():
+        assert 2 * parts[name].multiply_adds / 1e9 == pytest.approx(gflop, abs=0.005), name
+    assert sum(part.trainable for part in parts.values()) == 47_441_447
+    assert parts["ir_layer"].trainable == 524_800
+    assert parts["seg_fusion"].trainable == 8_260_864
+    assert parts["head"].trainable == 3_591
+
+
+def test_the_table_says_both_totals() -> None:
+    table = complexity_table(ModelConfig(), classes=7)
+    assert "47,441,447" in table
+    assert "60,289,575" in table
+    assert "published" not in complexity_table(ModelConfig(depth=4), classes=7)
+
+
+def test_more_classes_cost_their_row_of_the_head() -> None:
+    seven, eight = (sum(part.trainable for part in complexity(ModelConfig(), classes)) for classes in (7, 8))
+    assert eight - seven == 513

@@ -1,0 +1,141 @@
+"""An evaluation says what the checkpoint does on named images, and refuses images it was not made for."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
+from orsanet_cache.build import build
+from orsanet_train.checkpoint import load_weights
+from orsanet_train.config import load_config
+from orsanet_train.evaluate import evaluate, predict
+from orsanet_train.feed import Feed, join
+from orsanet_train.train import train
+
+CPU = torch.device("cpu")
+SMALL = (
+    "epochs=2", "batch_size=6", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
+    "model.backbone_units=[1,1,1]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    train(load_config("small", SMALL), world.load_manifest(), world.open_store(), out, device=CPU)
+    return out
+
+
+def evaluated(world, run: Path, out: Path, groups: list[str] | None = None, checkpoint: str = "best"):
+    weights = run / f"{checkpoint}.safetensors"
+    return evaluate(weights, world.load_manifest(), world.open_store(), out, groups=groups, device=CPU)
+
+
+def test_every_split_but_training_by_default(world, run: Path, tmp_path: Path) -> None:
+    evaluation = evaluated(world, run, tmp_path)
+    assert [report.name for report in evaluation.reports] == ["valid", "test"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.json", "predictions.csv", "confusion_valid.png", "confusion_test.png"
+    }  # fmt: skip
+
+
+def test_report_and_predictions_say_the_same(world, run: Path, tmp_path: Path) -> None:
+    evaluated(world, run, tmp_path, ["test", "test:occluded"])
+    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    report = json.loads((tmp_path / "report.json").read_text())
+    for split in report["splits"]:
+        rows = predictions[predictions["split"] == split["name"]]
+        assert len(rows) == split["images"]
+        assert accuracy_score(rows["label"], rows["predicted"]) == split["accuracy"]
+        assert np.sum(split["confusion"]) == split["images"]
+    occluded = predictions[predictions["split"] == "test:occluded"]["image"].tolist()
+    assert occluded == ["images/test_1.png", "images/test_3.png", "images/test_5.png"]
+    shares = predictions.filter(like="p_")
+    assert list(shares.columns) == ["p_anger", "p_happiness", "p_neutral"]
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)  # float32 softmax, printed in full
+    assert (shares.idxmax(axis=1).str.removeprefix("p_") == predictions["predicted"]).all()
+
+
+def test_predictions_do_not_depend_on_the_row_order_of_the_manifest(world, run: Path, tmp_path: Path) -> None:
+    header, *lines = world.manifest.with_name("samples.csv").read_text().splitlines()
+    (tmp_path / "samples.csv").write_text("\n".join([header, *reversed(lines)]) + "\n")
+    shutil.copy(world.manifest, tmp_path / "dataset.toml")
+    reversed_manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
+    best = run / "best.safetensors"
+    evaluate(best, reversed_manifest, world.open_store(), tmp_path / "b", groups=["test"], device=CPU)
+    evaluated(world, run, tmp_path / "a", ["test"])
+    a, b = (pd.read_csv(tmp_path / name / "predictions.csv").sort_values("image", ignore_index=True) for name in "ab")
+    pd.testing.assert_frame_equal(a, b, rtol=1e-5)  # another order within the batch
+
+
+def test_the_protocol_is_stated_and_a_flattering_split_is_marked(world, run: Path, tmp_path: Path) -> None:
+    best = evaluated(world, run, tmp_path / "best")
+    assert "chosen by its accuracy on split 'valid'" in best.protocol
+    assert "optimistic" in best.protocol
+    assert [report.chose_checkpoint for report in best.reports] == [True, False]
+    last = evaluated(world, run, tmp_path / "last", checkpoint="last")
+    assert last.protocol == "last checkpoint (epoch 2), not chosen by any result"
+    assert not any(report.chose_checkpoint for report in last.reports)
+
+
+def test_the_best_checkpoint_repeats_the_accuracy_that_chose_it(world, run: Path, tmp_path: Path) -> None:
+    evaluation = evaluated(world, run, tmp_path, ["valid"])
+    _, identity = load_weights(run / "best.safetensors")
+    assert evaluation.reports[0].accuracy == identity.selection_accuracy
+
+
+def test_another_class_order_is_refused(world, run: Path, tmp_path: Path) -> None:
+    text = world.manifest.read_text().replace('"anger", "happiness"', '"happiness", "anger"')
+    (tmp_path / "swapped.toml").write_text(text)
+    shutil.copy(world.manifest.with_name("samples.csv"), tmp_path)
+    swapped = load_manifest(tmp_path / "swapped.toml", check_files=False)
+    with pytest.raises(OrsanetError, match="anger, happiness, neutral .in this order., manifest 'small' has happiness"):
+        evaluate(run / "best.safetensors", swapped, world.open_store(), tmp_path, groups=None, device=CPU)
+
+
+def test_a_store_from_other_frozen_weights_is_refused_by_name(world, run: Path, tmp_path: Path) -> None:
+    native = FrozenPriors.load(world.segmenter, world.landmarks, "native")
+    build(world.load_manifest(), tmp_path / "native.zarr", native, ["clean"], device=CPU)
+    store = PriorStore.open(tmp_path / "native.zarr")
+    with pytest.raises(OrsanetError, match=r"landmarks\.input"):
+        evaluate(run / "best.safetensors", world.load_manifest(), store, tmp_path, groups=None, device=CPU)
+
+
+def test_unknown_groups_are_named(world, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match="no split 'tset'; it has train, valid, test"):
+        evaluated(world, run, tmp_path, ["tset"])
+    with pytest.raises(OrsanetError, match="no image with the tag 'hat'; its tags: occluded"):
+        evaluated(world, run, tmp_path, ["test:hat"])
+
+
+def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(world.folder / "images", tmp_path / "images")
+    for name in ("samples.csv", "dataset.toml"):
+        shutil.copy(world.folder / name, tmp_path / name)
+    (tmp_path / "images" / "test_1.png").write_bytes(b"")
+    manifest = load_manifest(tmp_path / "dataset.toml")
+    build(manifest, tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+    evaluation = evaluate(
+        run / "best.safetensors", manifest, PriorStore.open(tmp_path / "s"), tmp_path / "out",
+        groups=["test", "test:occluded"], device=CPU,
+    )  # fmt: skip
+    assert [(report.images, report.rejected) for report in evaluation.reports] == [(5, 1), (2, 1)]
+    assert any("1 image(s) that the build rejected" in note for note in evaluation.notes)
+
+
+def test_predicting_leaves_the_model_as_it_was(world, run: Path) -> None:
+    model, identity = load_weights(run / "best.safetensors")
+    feed = Feed(
+        world.open_store(), join(world.load_manifest(), world.open_store(), "test", ["clean"]), identity.model, CPU
+    )
+    before = {name: value.clone() for name, value in model.train().state_dict().items()}
+    first, second = predict(model, feed), predict(model, feed)
+    assert np.array_equal(first, second)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

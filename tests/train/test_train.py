@@ -1,0 +1,157 @@
+"""Training learns, is reproducible, resumes exactly, and refuses what does not fit before the first step."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from orsanet_cache import OrsanetError, read_weights
+from orsanet_train.checkpoint import load_weights
+from orsanet_train.config import RunConfig, load_config
+from orsanet_train.model import build_model, published_unused
+from orsanet_train.train import train
+
+CPU = torch.device("cpu")
+SMALL = (
+    "batch_size=6", "learning_rate=1e-3", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
+    "model.backbone_units=[1,1,1]", "loss.warmup_epochs=1",
+)  # fmt: skip
+
+
+def config(*overrides: str) -> RunConfig:
+    return load_config("small", (*SMALL, *overrides))
+
+
+def run(world, out: Path, *overrides: str, **options):
+    return train(config(*overrides), world.load_manifest(), world.open_store(), out, device=CPU, **options)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_folder_holds_what_a_reader_looks_for(world, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    summary = run(world, out, "epochs=2")
+    assert {path.name for path in out.iterdir()} == {
+        "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "resume.pt",
+        "train_batch0.png", "train_batch1.png", "train_batch2.png",
+    }  # fmt: skip
+    metrics = pd.read_csv(out / "metrics.csv")
+    assert metrics["epoch"].tolist() == [1, 2]
+    np.testing.assert_allclose(metrics["learning_rate"], [1e-3, 0.98e-3])
+    assert metrics["selection_accuracy"].max() == summary.best_accuracy
+    assert load_config(str(out / "config.toml")) == config("epochs=2")
+    _, identity = load_weights(out / "last.safetensors")
+    assert identity.classes == world.load_manifest().classes
+    assert (identity.epoch, identity.selection, identity.selection_split) == (2, "last", "valid")
+    with Image.open(out / "curves.png") as picture:
+        assert picture.width > 400
+
+
+def test_a_small_model_learns_its_training_images(world, tmp_path: Path) -> None:
+    run(world, tmp_path / "run", "epochs=25", "augmentation.erasing=0.0", "learning_rate=3e-3", "loss.dare=none")
+    metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    assert metrics["train_accuracy"].iloc[-5:].mean() > 0.9  # chance is a third
+
+
+def test_two_runs_with_one_seed_are_the_same(world, tmp_path: Path) -> None:
+    run(world, tmp_path / "a", "epochs=2")
+    run(world, tmp_path / "b", "epochs=2")
+    run(world, tmp_path / "c", "epochs=2", "seed=1")
+    a, b, c = (weights(tmp_path / name / "last.safetensors") for name in "abc")
+    assert equal(a, b)
+    assert not equal(a, c)
+
+
+def test_a_resumed_run_ends_exactly_like_the_whole_one(world, tmp_path: Path) -> None:
+    run(world, tmp_path / "whole", "epochs=4")
+    part = tmp_path / "part"
+    run(world, part, "epochs=2")
+    text = (part / "config.toml").read_text()
+    (part / "config.toml").write_text(text.replace("epochs = 2", "epochs = 4", 1))  # as if stopped after two of four
+    run(world, part, "epochs=4", resume=True)
+    assert equal(weights(part / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
+    assert equal(weights(part / "best.safetensors"), weights(tmp_path / "whole" / "best.safetensors"))
+    a, b = (
+        pd.read_csv(folder / "metrics.csv").drop(columns="images_per_second") for folder in (part, tmp_path / "whole")
+    )
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_resuming_needs_a_run_and_the_same_configuration(world, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match="no run to resume"):
+        run(world, tmp_path / "none", "epochs=1", resume=True)
+    run(world, tmp_path / "run", "epochs=1")
+    with pytest.raises(OrsanetError, match=r"batch_size: 6 before, 7 now"):
+        run(world, tmp_path / "run", "epochs=1", "batch_size=7", resume=True)
+    with pytest.raises(OrsanetError, match="already exists; go on with --resume"):
+        run(world, tmp_path / "run", "epochs=1")
+
+
+def test_what_does_not_fit_is_refused_and_leaves_no_folder(world, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match=r"--set selection_split=NAME \(it has valid, test\)"):
+        run(world, tmp_path / "run", "selection_split=dev")
+    with pytest.raises(OrsanetError, match="no split 'trian'"):
+        run(world, tmp_path / "run", "train_split=trian")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_training_images_is_refused(world, tmp_path: Path) -> None:
+    lines = world.manifest.with_name("samples.csv").read_text().splitlines()
+    kept = [line for line in lines if ",neutral,train" not in line]
+    (tmp_path / "samples.csv").write_text("\n".join(kept) + "\n")
+    shutil.copy(world.manifest, tmp_path / "dataset.toml")
+    from orsanet_cache import load_manifest
+
+    manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
+    with pytest.raises(OrsanetError, match="no usable image of class neutral"):
+        train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(world, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(world, out, "epochs=1")
+    before = (out / "last.safetensors").read_bytes()
+    state = torch.load(out / "resume.pt", weights_only=True)
+    state["model"]["head.linear.bias"].fill_(float("nan"))
+    torch.save(state, out / "resume.pt")
+    text = (out / "config.toml").read_text()
+    (out / "config.toml").write_text(text.replace("epochs = 1", "epochs = 2", 1))
+    with pytest.raises(OrsanetError, match="not finite in epoch 2"):
+        run(world, out, "epochs=2", resume=True)
+    assert (out / "last.safetensors").read_bytes() == before
+
+
+def test_ir50_weights_are_where_training_starts(world, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    backbone = build_model(config().model, 3, 128, 512).ir_back.state_dict()
+    unused = {
+        name: torch.zeros(value.shape) for name, value in published_unused().items() if name.startswith("ir_back.")
+    }
+    tensors = {**backbone, **{name.removeprefix("ir_back."): value for name, value in unused.items()}}
+    torch.save(tensors, tmp_path / "ir50.pth")
+    run(world, tmp_path / "run", "epochs=1", "learning_rate=1e-12", ir50=read_weights(tmp_path / "ir50.pth"))
+    trained = weights(tmp_path / "run" / "last.safetensors")
+    kernel = "body.0.res_layer.1.weight"
+    torch.testing.assert_close(trained[f"ir_back.{kernel}"], backbone[kernel], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["model.tokens=spatial", "model.segmentation_prior=map", "model.segmentation_prior=none", "model.multi_scale=false",
+     "model.cross_interaction=false", "model.landmark_reintegration=false", "loss.dare=none", "loss.dare=paper",
+     "rho=0.0", "sampling=shuffled", "augmentation.hflip=0.0"],
+)  # fmt: skip
+def test_every_named_choice_trains(world, tmp_path: Path, choice: str) -> None:
+    summary = run(world, tmp_path / "run", "epochs=1", "loss.warmup_epochs=0", choice)
+    assert summary.epochs == 1
