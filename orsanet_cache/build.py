@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from orsanet_cache.commit import StoreWriter, Unit, UnitRecord
+from orsanet_cache.commit import StoreWriter, UnitRecord
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.images import (
     IMAGE_SIZE,
@@ -40,14 +40,14 @@ COMPRESSED_SHARE = 0.25
 FREE_SPACE_MARGIN = 1.05
 
 
-@dataclass
+@dataclass(frozen=True)
 class BuildSummary:
-    """What one call of `build` did and what the store now lacks."""
+    """What one call of `build` did, and which images cannot be used."""
 
-    images: int = 0
-    computed: int = 0  # images times views, this time
-    seconds: float = 0.0
-    rejected: dict[str, dict[str, str]] = field(default_factory=dict)  # split -> sample id -> reason
+    images: int
+    computed: int  # images times views, this time
+    seconds: float
+    rejected: dict[str, dict[str, str]]  # split -> sample id -> reason
 
 
 def build(
@@ -75,42 +75,39 @@ def build(
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
-    needed = bytes_needed(manifest, views, fields)
-    if not out.exists():  # an existing store is checked against what is still lacking, below
-        _check_disk(out, needed)
+    if not out.exists():  # leave nothing behind where a new store would not fit
+        _check_disk(out, bytes_needed(len(manifest.samples) * len(views), fields))
     writer = StoreWriter.open(out, recipe, _provenance(manifest, device), fields)
     for split in manifest.splits:
         writer.add_split(split, [sample.image for sample in manifest.split(split)])
-    work = [pending for split in manifest.splits for pending in writer.pending(split, views)]
-    _check_disk(out, sum((unit.stop - unit.start) * len(lacking) for unit, lacking in work) * _row_bytes(fields))
+    lacking = [pending for split in manifest.splits for pending in writer.pending(split, views)]
+    rows = sum((unit.stop - unit.start) * len(unit_views) for unit, unit_views in lacking)
+    _check_disk(out, bytes_needed(rows, fields))
 
-    summary = BuildSummary(images=len(manifest.samples))
     began = time.monotonic()
-    if work:
+    if lacking:
         priors = priors.to(device=device, dtype=torch.float16 if precision == "fp16" else torch.float32)
-        total = sum((unit.stop - unit.start) * len(lacking) for unit, lacking in work)
-        with tqdm(total=total, unit="img", desc="build", smoothing=0.05) as progress:
-            for unit, lacking in work:
-                _build_unit(writer, manifest, unit, lacking, priors, fields, device, batch_size, progress)
-        summary.computed = total
+    with tqdm(total=rows, unit="img", desc="build", smoothing=0.05, disable=not lacking) as progress:
+        for unit, unit_views in lacking:
+            samples = manifest.split(unit.split)[unit.rows]
+            decoded = _decode(manifest.root, samples, unit_views)
+            for view in unit_views:
+                arrays = _compute(priors, decoded.pixels[view], decoded.readable, fields, device, batch_size, progress)
+                rejected = decoded.unreadable | _not_finite(samples, arrays)
+                writer.commit(unit, view, arrays, UnitRecord(decoded.sha256, rejected))
+    rejected_by_split: dict[str, dict[str, str]] = {}
     for split in manifest.splits:
-        for view in views:
-            summary.rejected.setdefault(split, {}).update(writer.seal(split, view))
-    summary.seconds = time.monotonic() - began
-    for split, rejected in summary.rejected.items():
-        if len(rejected) == len(manifest.split(split)):
-            first = next(iter(rejected.items()))
-            raise OrsanetError(f"{out}: no image of split '{split}' could be used; the first: {first[0]}: {first[1]}")
-    return summary
+        sealed = [writer.seal(split, view) for view in views]
+        rejected_by_split[split] = {image: reason for view in sealed for image, reason in view.items()}
+        if len(rejected_by_split[split]) == len(manifest.split(split)):
+            image, reason = next(iter(rejected_by_split[split].items()))
+            raise OrsanetError(f"{out}: no image of split '{split}' could be used; the first: {image}: {reason}")
+    return BuildSummary(len(manifest.samples), rows, time.monotonic() - began, rejected_by_split)
 
 
-def bytes_needed(manifest: Manifest, views: Sequence[str], fields: Sequence[Field]) -> int:
-    """Disk estimate of the whole store."""
-    return len(manifest.samples) * len(views) * _row_bytes(fields)
-
-
-def _row_bytes(fields: Sequence[Field]) -> int:
-    return int(sum(field.row_bytes * (COMPRESSED_SHARE if field.compressed else 1) for field in fields))
+def bytes_needed(rows: int, fields: Sequence[Field]) -> int:
+    """Disk estimate for rows, each of one image in one view."""
+    return rows * int(sum(field.row_bytes * (COMPRESSED_SHARE if field.compressed else 1) for field in fields))
 
 
 def _check_disk(out: Path, needed: int) -> None:
@@ -123,55 +120,58 @@ def _check_disk(out: Path, needed: int) -> None:
         )
 
 
-def _build_unit(
-    writer: StoreWriter,
-    manifest: Manifest,
-    unit: Unit,
-    views: Sequence[str],
-    priors: FrozenPriors,
-    fields: Sequence[Field],
-    device: torch.device,
-    batch_size: int,
-    progress: "tqdm[Any]",
-) -> None:
-    """Decode a unit's images once, compute and commit each view it lacks."""
-    samples = manifest.split(unit.split)[unit.rows]
-    pixels, digests, unreadable = _decode(manifest.root, samples, views)
-    for view in views:
-        rejected = dict(unreadable)
-        arrays = {field.name: np.zeros((len(samples), *field.shape), field.dtype) for field in fields}
-        arrays["image"][:] = every_second_pixel(pixels[view])
-        rows = [row for row, sample in enumerate(samples) if sample.image not in unreadable]
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            outputs = priors(torch.from_numpy(pixels[view][batch]).to(device))
-            for name, tensor in outputs._asdict().items():
-                with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below
-                    arrays[name][batch] = tensor.cpu().numpy()
-            progress.update(len(batch))
-        progress.update(len(samples) - len(rows))
-        rejected |= _not_finite(samples, arrays)
-        writer.commit(unit, view, arrays, UnitRecord(digests, rejected))
+@dataclass(frozen=True)
+class _DecodedUnit:
+    """A unit's images, read once. Rows that could not be read are black."""
+
+    pixels: dict[str, Pixels]  # view -> [N, 224, 224, 3]
+    sha256: list[str]  # per row, empty where unreadable
+    readable: list[int]  # rows
+    unreadable: dict[str, str]  # sample id -> reason
 
 
-def _decode(
-    root: Path, samples: Sequence[Sample], views: Sequence[str]
-) -> tuple[dict[str, Pixels], list[str], dict[str, str]]:
-    """Each view's pixels [N, 224, 224, 3] (black where unreadable), each file's digest, and id -> reason of the unreadable."""
+def _decode(root: Path, samples: Sequence[Sample], views: Sequence[str]) -> _DecodedUnit:
     pixels = {view: np.zeros((len(samples), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) for view in views}
-    digests: list[str] = []
-    unreadable: dict[str, str] = {}
+    unit = _DecodedUnit(pixels, [""] * len(samples), [], {})
     for row, sample in enumerate(samples):
         try:
             decoded = read_image(root / sample.image)
         except RejectedImage as reason:
-            unreadable[sample.image] = str(reason)
-            digests.append("")
+            unit.unreadable[sample.image] = str(reason)
             continue
-        digests.append(decoded.sha256)
+        unit.readable.append(row)
+        unit.sha256[row] = decoded.sha256
         for view in views:
             pixels[view][row] = view_pixels(decoded.rgb, view)
-    return pixels, digests, unreadable
+    return unit
+
+
+def _compute(
+    priors: FrozenPriors,
+    pixels: Pixels,
+    readable: Sequence[int],
+    fields: Sequence[Field],
+    device: torch.device,
+    batch_size: int,
+    progress: "tqdm[Any]",
+) -> dict[str, NDArray[Any]]:
+    """One view's pixels [N, 224, 224, 3] -> every field's array, first axis N; rows that are not readable stay zero."""
+    arrays = {field.name: np.zeros((len(pixels), *field.shape), field.dtype) for field in fields}
+    arrays["image"][:] = every_second_pixel(pixels)
+    for start in range(0, len(readable), batch_size):
+        rows = readable[start : start + batch_size]
+        try:
+            said = priors(torch.from_numpy(pixels[rows]).to(device))
+        except torch.OutOfMemoryError as error:
+            raise OrsanetError(
+                f"--batch-size {batch_size} does not fit into the memory of {device}; lower it"
+            ) from error
+        for name, tensor in said._asdict().items():
+            with np.errstate(over="ignore"):  # an overflow becomes infinite, and is reported as such
+                arrays[name][rows] = tensor.cpu().numpy()
+        progress.update(len(rows))
+    progress.update(len(pixels) - len(readable))
+    return arrays
 
 
 def _not_finite(samples: Sequence[Sample], arrays: dict[str, NDArray[Any]]) -> dict[str, str]:

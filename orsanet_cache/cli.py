@@ -77,7 +77,7 @@ def build(
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
     click.echo(
         f"{loaded.name}: {len(loaded.samples):,} images in {', '.join(loaded.splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}, {precision}; about {bytes_needed(loaded, chosen_views, fields) / 1e9:.2f} GB on disk"
+        f"{chosen_device}, {precision}; about {bytes_needed(len(loaded.samples) * len(chosen_views), fields) / 1e9:.2f} GB on disk"
     )
     summary = build_store(
         loaded, out, priors, chosen_views,

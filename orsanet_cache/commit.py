@@ -51,7 +51,7 @@ class Unit:
 class UnitRecord:
     """What a marker says about a unit's rows in one view."""
 
-    image_sha256: list[str]  # per row; of the bytes that were judged, empty where not even those could be read
+    image_sha256: list[str]  # per row; of the image file; empty where the image was rejected
     rejected: dict[str, str]  # sample id -> reason
 
 

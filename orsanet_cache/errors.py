@@ -1,5 +1,6 @@
 """The one exception for mistakes a user can mend. Anything else that escapes is a bug and keeps its traceback."""
 
+import reprlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def validation_findings(error: "ValidationError") -> list[str]:
     """pydantic's findings, one short sentence each: where, what, and the value met."""
     findings = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        met = "" if item["type"] in ("missing", "extra_forbidden") else f" (got {item['input']!r})"
+        where = ".".join(str(part) for part in item["loc"]) or "the whole"
+        met = "" if item["type"] in ("missing", "extra_forbidden") else f" (got {reprlib.repr(item['input'])})"
         message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
         findings.append(f"{where}: {message}{met}")
     return findings

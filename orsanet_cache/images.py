@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from orsanet_cache.errors import OrsanetError
 
@@ -30,6 +30,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MIN_SIDE = 16  # fewer pixels cannot show a face
 MAX_PIXELS = 64 * 1024**2  # 64 Mpx, 192 MB as RGB: above every phone camera's usual size, below a decompression bomb
 MAX_BYTES = 256 * 1024**2
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+
+# What makes a picture upright, by its EXIF orientation; ImageOps.exif_transpose would also rewrite the block, and fail on a bad one.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Everything about pixels that decides what the networks see; part of a store's recipe.
 PREPROCESSING = {
@@ -71,6 +84,8 @@ def decode(data: bytes) -> Pixels:
             return _decode_quietly(data)
         except PIL.UnidentifiedImageError:
             raise RejectedImage(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+        except Image.DecompressionBombError:
+            raise RejectedImage(f"far more than the {MAX_PIXELS:,} pixels an image may have") from None
         except (RejectedImage, MemoryError):
             raise
         except Exception as error:  # on damaged or hostile bytes Pillow's plug-ins raise nearly every exception type
@@ -96,8 +111,7 @@ def _decode_quietly(data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_header(image)
         image.load()
-        upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
-        return _to_rgb(upright)
+        return _to_rgb(_upright(image))
 
 
 def _check_header(image: Image.Image) -> None:
@@ -109,16 +123,23 @@ def _check_header(image: Image.Image) -> None:
         raise RejectedImage(f"{width}x{height} pixels, each side needs at least {MIN_SIDE}")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo with embedded previews
         raise RejectedImage("an animation or a file of several pages: extract the frame you mean")
+    if image.mode.startswith("I;16"):
+        tags = getattr(image, "tag_v2", {})  # of a TIFF: 12 bits also arrive as this mode, and white may be zero
+        plain = tags.get(_BITS_PER_SAMPLE, (16,)) == (16,) and tags.get(_PHOTOMETRIC, 1) == 1
+        if not plain or image.has_transparency_data:
+            raise RejectedImage("grey pixels neither of 8 nor of plain 16 bits: convert to 8 bits")
     if image.mode in ("I", "F"):
         raise RejectedImage("32-bit pixels have no fixed white level: convert to 8 or 16 bits")
 
 
-def _has_readable_exif(image: Image.Image) -> bool:
-    """A corrupt EXIF block says nothing about the pixels: it is ignored, as every viewer does."""
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says. A corrupt EXIF block says nothing about the pixels: it is ignored, as every viewer does."""
     try:
-        return bool(image.getexif())
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # the EXIF parser meets the same hostile bytes as the decoder
-        return False
+        return image
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

@@ -13,6 +13,7 @@ whole manifest is validated before any work, and all findings are reported at on
 """
 
 import csv
+import io
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -96,11 +97,11 @@ def load_manifest(
     findings: list[str] = []
     files = _FileCheck(image_root) if check_files else None
     first_line: dict[str, int] = {}
-    for line, row in _rows(table):
+    for line, row in _rows(table, findings):
         problems = list(_row_problems(row, descriptor, files))
         image = row["image"]
         if image in first_line:
-            problems.append(f"image '{image}' is already on line {first_line[image]}")
+            problems.append(f"image {image!r} is already on line {first_line[image]}")
         first_line.setdefault(image, line)
         findings += [f"line {line}: {problem}" for problem in problems]
         if not problems:
@@ -123,10 +124,10 @@ def _descriptor(
         try:
             fields = tomllib.loads(_text(path))
             return Descriptor.model_validate(fields), path.parent
-        except tomllib.TOMLDecodeError as error:
-            raise OrsanetError(f"{path}: not valid TOML: {error}") from error
         except ValidationError as error:
             raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
+        except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: endless digits, bottomless nesting
+            raise OrsanetError(f"{path}: not valid TOML: {error}") from error
     if path.suffix.lower() != ".csv":
         raise OrsanetError(f"{path}: a manifest is a .toml descriptor or a .csv table")
     if classes is None or (check_files and root is None):
@@ -142,19 +143,22 @@ def _descriptor(
 def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise OrsanetError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a NUL in the path
+        raise OrsanetError(f"{str(path)!r}: not a file name ({error})") from error
 
 
-def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number where the row begins, row), with the header checked."""
+def _rows(table: Path, findings: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number where the row begins, row), with the header checked; rows of another length become findings."""
     text = _text(table)
     if "\0" in text:
         raise OrsanetError(f"{table}: contains a NUL byte; this is not a CSV table")
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in COLUMNS if name not in header]
@@ -166,12 +170,13 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
         line = reader.line_num + 1
         for cells in reader:
             if cells:
-                if len(cells) != len(header):
-                    raise OrsanetError(f"{table}: line {line}: {len(cells)} cells where the header has {len(header)}")
-                yield line, dict(zip(header, cells, strict=True))
+                if len(cells) == len(header):
+                    yield line, dict(zip(header, cells, strict=True))
+                else:
+                    findings.append(f"line {line}: {len(cells)} cells where the header has {len(header)}")
             line = reader.line_num + 1
     except csv.Error as error:
-        raise OrsanetError(f"{table}: line {reader.line_num}: not valid CSV: {error}") from error
+        raise OrsanetError(f"{table}: line {line}: not valid CSV: {error}") from error
 
 
 def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "_FileCheck | None") -> Iterator[str]:
@@ -180,9 +185,9 @@ def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "_FileChec
     if not image:
         yield "no image"
     elif path.is_absolute():
-        yield f"image '{image}' is an absolute path; write it relative to the root"
+        yield f"image {image!r} is an absolute path; write it relative to the root"
     elif ".." in path.parts:
-        yield f"image '{image}' leaves the root with '..'"
+        yield f"image {image!r} leaves the root with '..'"
     elif files is not None:
         yield from files.problems(image)
     if row["label"] not in descriptor.classes:
@@ -201,10 +206,10 @@ class _FileCheck:
     def problems(self, image: str) -> Iterator[str]:
         target = os.path.realpath(os.path.join(self.root, image))
         if os.path.commonpath([self.root, target]) != self.root:
-            yield f"image '{image}' is a link that leaves the root {self.root}"
+            yield f"image {image!r} is a link that leaves the root {self.root}"
         elif not os.path.exists(target):
-            yield f"image '{image}' does not exist below {self.root}"
+            yield f"image {image!r} does not exist below {self.root}"
         elif not os.path.isfile(target):
-            yield f"image '{image}' is not a regular file"
+            yield f"image {image!r} is not a regular file"
         elif self.first_name.setdefault(target, image) != image:
-            yield f"image '{image}' is the same file as '{self.first_name[target]}'"
+            yield f"image {image!r} is the same file as {self.first_name[target]!r}"

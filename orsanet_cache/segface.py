@@ -12,10 +12,10 @@ Shapes: B batch, C stage width (128, 256, 512, 1024 as published), W decoder wid
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 from torchvision.models.swin_transformer import SwinTransformer
@@ -31,18 +31,29 @@ _TOKEN_NAMES = (
 )  # fmt: skip
 
 
+Size = Annotated[int, Field(ge=1, le=65536)]
+
+
 class SegFaceConfig(BaseModel):
     """Sizes of a SegFace. The defaults are the published Swin-B; a smaller network is described in its weights file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     architecture: Literal["segface"] = "segface"
-    embed_dim: int = 128
-    depths: tuple[int, int, int, int] = (2, 2, 18, 2)
-    num_heads: tuple[int, int, int, int] = (4, 8, 16, 32)
-    decoder_width: int = 256
-    decoder_heads: int = 8
-    decoder_mlp_width: int = 2048
+    embed_dim: Size = 128
+    depths: tuple[Size, Size, Size, Size] = (2, 2, 18, 2)
+    num_heads: tuple[Size, Size, Size, Size] = (4, 8, 16, 32)
+    decoder_width: Size = 256
+    decoder_heads: Size = 8
+    decoder_mlp_width: Size = 2048
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.decoder_width // 2 % self.decoder_heads:
+            raise ValueError("decoder_heads must divide half the decoder_width")
+        if any(self.embed_dim * 2**stage % heads for stage, heads in enumerate(self.num_heads)):
+            raise ValueError("num_heads must divide the width of each stage: embed_dim, and twice that each time")
+        return self
 
 
 class SegFace(nn.Module):

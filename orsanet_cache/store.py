@@ -197,7 +197,9 @@ class PriorStore:
             )
 
     def _mend(self, split: str, view: str) -> str:
-        return f"delete {self.path / split / view} and run the same `orsanet-cache build` again, which computes only that"
+        return (
+            f"delete {self.path / split / view} and run the same `orsanet-cache build` again, which computes only that"
+        )
 
 
 def mark(group: zarr.Group) -> dict[str, Any]:
