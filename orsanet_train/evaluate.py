@@ -1,6 +1,7 @@
 """A checkpoint and a store -> predictions, one row per image, and the report made from them."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def evaluate(
     write_whole(out / "predictions.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
     if plots.matplotlib_installed():
         for report in reports:
-            plots.confusion(report, out / f"confusion_{report.name.replace(':', '_')}.png")
+            plots.confusion(report, out / f"confusion_{re.sub(r'[^\w.-]', '_', report.name)}.png")
     else:
         notes.append(plots.NO_MATPLOTLIB)
     return Evaluation(reports, protocol, notes)

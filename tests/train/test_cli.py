@@ -96,23 +96,9 @@ def test_help_is_instant(subcommand: list[str]) -> None:
 
 
 def test_every_mistake_in_the_configuration_is_reported_at_once(world, tmp_path: Path) -> None:
-    said = refused(
-        command(
-            "run",
-            *data(world),
-            *SMALL,
-            "--out",
-            tmp_path / "run",
-            "--set",
-            "epoch=3",
-            "--set",
-            "batch_size=many",
-            "--set",
-            "model.depht=4",
-            "--set",
-            "loss.dare=maybe",
-        )  # fmt: skip
-    )
+    mistakes = ["epoch=3", "batch_size=many", "model.depht=4", "loss.dare=maybe"]
+    settings = [part for mistake in mistakes for part in ("--set", mistake)]
+    said = refused(command("run", *data(world), *SMALL, "--out", tmp_path / "run", *settings))
     for finding in ("epoch: unknown key", "batch_size", "model.depht: unknown key", "loss.dare"):
         assert finding in said
     assert not (tmp_path / "run").exists()

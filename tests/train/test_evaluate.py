@@ -95,7 +95,9 @@ def test_another_class_order_is_refused(world, run: Path, tmp_path: Path) -> Non
     (tmp_path / "swapped.toml").write_text(text)
     shutil.copy(world.manifest.with_name("samples.csv"), tmp_path)
     swapped = load_manifest(tmp_path / "swapped.toml", check_files=False)
-    with pytest.raises(OrsanetError, match="anger, happiness, neutral .in this order., manifest 'small' has happiness"):
+    with pytest.raises(
+        OrsanetError, match=r"anger, happiness, neutral .in this order., manifest 'small' has happiness"
+    ):
         evaluate(run / "best.safetensors", swapped, world.open_store(), tmp_path, groups=None, device=CPU)
 
 
