@@ -6,49 +6,46 @@ The names below are all that stage two may use. They are imported on first use, 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from orsanet_cache.command import CommandGroup, classes_option
-    from orsanet_cache.device import choose_device
-    from orsanet_cache.errors import OrsanetError, listed, validation_findings
-    from orsanet_cache.manifest import Manifest, Sample, load_manifest
-    from orsanet_cache.mobilefacenet import MobileFaceNet
-    from orsanet_cache.pixels import displayable, imagenet_normalised, unit_range
-    from orsanet_cache.priors import FrozenPriors
-    from orsanet_cache.segface import LAPA_CLASSES, SegFace, SegFaceConfig
-    from orsanet_cache.sheet import contact_sheet
-    from orsanet_cache.store import PriorStore, recipe_differences
-    from orsanet_cache.weights import Weights, load_strictly, read_weights
+if TYPE_CHECKING:  # the same names for type checkers and readers
+    from orsanet_cache.command import CommandGroup as CommandGroup
+    from orsanet_cache.command import classes_option as classes_option
+    from orsanet_cache.device import choose_device as choose_device
+    from orsanet_cache.errors import OrsanetError as OrsanetError
+    from orsanet_cache.errors import listed as listed
+    from orsanet_cache.errors import validation_findings as validation_findings
+    from orsanet_cache.manifest import Manifest as Manifest
+    from orsanet_cache.manifest import Sample as Sample
+    from orsanet_cache.manifest import load_manifest as load_manifest
+    from orsanet_cache.mobilefacenet import MobileFaceNet as MobileFaceNet
+    from orsanet_cache.pixels import displayable as displayable
+    from orsanet_cache.pixels import imagenet_normalised as imagenet_normalised
+    from orsanet_cache.pixels import unit_range as unit_range
+    from orsanet_cache.priors import FrozenPriors as FrozenPriors
+    from orsanet_cache.segface import LAPA_CLASSES as LAPA_CLASSES
+    from orsanet_cache.segface import SegFace as SegFace
+    from orsanet_cache.segface import SegFaceConfig as SegFaceConfig
+    from orsanet_cache.sheet import contact_sheet as contact_sheet
+    from orsanet_cache.store import PriorStore as PriorStore
+    from orsanet_cache.store import recipe_differences as recipe_differences
+    from orsanet_cache.weights import Weights as Weights
+    from orsanet_cache.weights import load_strictly as load_strictly
+    from orsanet_cache.weights import read_weights as read_weights
+    from orsanet_cache.weights import tensors_digest as tensors_digest
 
-_HOME = {
-    "CommandGroup": "command",
-    "classes_option": "command",
-    "choose_device": "device",
-    "OrsanetError": "errors",
-    "listed": "errors",
-    "Manifest": "manifest",
-    "Sample": "manifest",
-    "load_manifest": "manifest",
-    "validation_findings": "errors",
-    "MobileFaceNet": "mobilefacenet",
-    "displayable": "pixels",
-    "imagenet_normalised": "pixels",
-    "unit_range": "pixels",
-    "FrozenPriors": "priors",
-    "LAPA_CLASSES": "segface",
-    "SegFace": "segface",
-    "SegFaceConfig": "segface",
-    "contact_sheet": "sheet",
-    "PriorStore": "store",
-    "recipe_differences": "store",
-    "Weights": "weights",
-    "load_strictly": "weights",
-    "read_weights": "weights",
+_NAMES = {
+    "command": ("CommandGroup", "classes_option"),
+    "device": ("choose_device",),
+    "errors": ("OrsanetError", "listed", "validation_findings"),
+    "manifest": ("Manifest", "Sample", "load_manifest"),
+    "mobilefacenet": ("MobileFaceNet",),
+    "pixels": ("displayable", "imagenet_normalised", "unit_range"),
+    "priors": ("FrozenPriors",),
+    "segface": ("LAPA_CLASSES", "SegFace", "SegFaceConfig"),
+    "sheet": ("contact_sheet",),
+    "store": ("PriorStore", "recipe_differences"),
+    "weights": ("Weights", "load_strictly", "read_weights", "tensors_digest"),
 }
-__all__ = [
-    "LAPA_CLASSES", "CommandGroup", "FrozenPriors", "Manifest", "MobileFaceNet", "OrsanetError", "PriorStore", "Sample",
-    "SegFace", "SegFaceConfig", "Weights", "choose_device", "classes_option", "contact_sheet", "displayable", "imagenet_normalised", "listed", "load_manifest",
-    "load_strictly", "read_weights", "recipe_differences", "unit_range", "validation_findings",
-]  # fmt: skip
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

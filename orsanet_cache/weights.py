@@ -92,7 +92,7 @@ def load_strictly(network: nn.Module, weights: Weights) -> None:
         kind = type(network).__name__
         raise OrsanetError(f"{weights.path}: these are not weights of this {kind}:\n{listed(findings)}")
     network.load_state_dict(
-        {name: tensor.detach().to(expected[name].dtype) for name, tensor in weights.tensors.items()},
+        {name: tensor.detach().to(expected[name].dtype, copy=True) for name, tensor in weights.tensors.items()},
         strict=True,
         assign=True,
     )

@@ -5,21 +5,24 @@ of the store they were trained on and how they were chosen. `resume.pt` holds ev
 under another name and then renamed, so a kill leaves the previous one whole.
 """
 
+import contextlib
+import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from orsanet_cache import OrsanetError, listed, load_strictly, read_weights, validation_findings
+from orsanet_cache import OrsanetError, listed, load_strictly, read_weights, tensors_digest, validation_findings
 from orsanet_train.config import ModelConfig
 from orsanet_train.model import ORSANet, build_model
 
-HEADER = "orsanet"
+HEADER = "orsanet"  # of a weights file: Identity as JSON
 
 
 class Identity(BaseModel):
@@ -27,16 +30,17 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    classes: tuple[str, ...]  # in label order
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in label order
     model: ModelConfig
-    segmentation_channels: int
-    landmark_channels: int
+    segmentation_channels: Annotated[int, Field(ge=1)]
+    landmark_channels: Annotated[int, Field(ge=1)]
     store_recipe: dict[str, Any]
     epoch: int  # counted from 1, as in metrics.csv
     train_split: str
     selection: Literal["best", "last"]
     selection_split: str
     selection_accuracy: float
+    tensors_sha256: str = ""  # filled in when saved
 
     def build(self) -> ORSANet:
         return build_model(self.model, len(self.classes), self.segmentation_channels, self.landmark_channels)
@@ -45,6 +49,7 @@ class Identity(BaseModel):
 def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     """Write a weights file with its identity."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    identity = identity.model_copy(update={"tensors_sha256": tensors_digest(tensors)})
     header = {HEADER: identity.model_dump_json()}
     # Bytes, not save_file: that one makes the file readable to its owner alone.
     content = safetensors.torch.save(tensors, metadata=header)
@@ -65,6 +70,10 @@ def load_weights(path: Path) -> tuple[ORSANet, Identity]:
     with torch.device("meta"):
         model = identity.build()
     load_strictly(model, weights)
+    if identity.tensors_sha256 != tensors_digest(weights.tensors):
+        raise OrsanetError(
+            f"{path}: damaged, the tensors do not have the checksum of the header; copy or train it again"
+        )
     return model.eval(), identity
 
 
@@ -78,12 +87,17 @@ class ResumeState(BaseModel):
     optimizer: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        write_whole(path, lambda temporary: torch.save(dict(self), temporary))
+        content = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
+        torch.save(dict(self), content)
+        write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises OrsanetError for a missing or damaged file."""
         try:
+            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save wrote
+                if (damaged := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(damaged)
             return cls.model_validate(torch.load(path, map_location="cpu", weights_only=True))
         except FileNotFoundError as error:
             raise OrsanetError(f"{path}: no finished epoch to resume from; start the run without --resume") from error
@@ -100,4 +114,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise OrsanetError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

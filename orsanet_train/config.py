@@ -24,7 +24,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Strict):
@@ -104,7 +104,7 @@ class RunConfig(_Strict):
     train_split: str = "train"
     selection_split: str = "valid"
     """The split whose accuracy chooses best.safetensors. The published code uses the test split; reports say so."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -119,14 +119,14 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         text = (files("orsanet_train") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
     elif preset.endswith(".toml"):
         try:
-            text = Path(preset).read_text(encoding="utf-8")
+            text = Path(preset).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise OrsanetError(f"{preset}: cannot be read as a configuration ({error})") from error
     else:
         raise OrsanetError(f"--preset {preset}: neither a preset ({', '.join(PRESETS)}) nor a .toml file")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: endless digits, bottomless nesting
         raise OrsanetError(f"{preset}: not valid TOML: {error}") from error
     for override in overrides:
         _apply(values, override)
@@ -159,6 +159,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise OrsanetError(f"--set {override}: '{table}' is a value, not a table")
         target = inner
     try:
-        target[leaf] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        target[leaf] = text.strip()  # a bare word
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        parsed = {"value": text.strip()}  # a bare word
+    if len(parsed) > 1:
+        raise OrsanetError(f"--set {override!r}: one key at a time")
+    target[leaf] = parsed["value"]

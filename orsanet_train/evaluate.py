@@ -104,7 +104,8 @@ def evaluate(
     write_whole(out / "predictions.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
     if plots.matplotlib_installed():
         for report in reports:
-            plots.confusion(report, out / f"confusion_{re.sub(r'[^\w.-]', '_', report.name)}.png")
+            file_name = re.sub(r"[^\w.-]", "_", report.name)  # a tag may hold any character
+            plots.confusion(report, out / f"confusion_{file_name}.png")
     else:
         notes.append(plots.NO_MATPLOTLIB)
     return Evaluation(reports, protocol, notes)

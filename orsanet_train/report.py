@@ -48,19 +48,17 @@ def split_report(
 
 def text_table(reports: Sequence[SplitReport]) -> str:
     """The reports side by side, in per cent, for a terminal."""
+    columns = ["split", "images", "rejected", "accuracy", "balanced", "macro F1", *reports[0].recall]
     rows = [
-        {
-            "split": report.name + (" *" if report.chose_checkpoint else ""),
-            "images": report.images,
-            "rejected": report.rejected,
-            "accuracy": _percent(report.accuracy),
-            "balanced": _percent(report.balanced_accuracy),
-            "macro F1": _percent(report.macro_f1),
-            **{name: _percent(value) for name, value in report.recall.items()},
-        }
+        [
+            report.name + (" *" if report.chose_checkpoint else ""),
+            report.images,
+            report.rejected,
+            *map(_percent, (report.accuracy, report.balanced_accuracy, report.macro_f1, *report.recall.values())),
+        ]
         for report in reports
     ]
-    return pd.DataFrame(rows).to_string(index=False)
+    return pd.DataFrame(rows, columns=columns).to_string(index=False)
 
 
 def _percent(share: float | None) -> str:

@@ -1,0 +1,385 @@
+"""Checkpoints: what is read is what was written, anything else is refused, and a failed write leaves the previous file whole."""
+
+import copy
+import json
+import os
+import resource
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import Adam
+
+from orsanet_cache import OrsanetError
+from orsanet_train.checkpoint import HEADER, Identity, ResumeState, load_weights, save_weights, write_whole
+from orsanet_train.config import ModelConfig
+from orsanet_train.model import ORSANet
+
+CLASSES = ("surprise", "fear", "anger")
+IDENTITY = Identity(
+    classes=CLASSES,
+    model=ModelConfig(depth=1, width=64, backbone_channels=(4, 8, 16), backbone_units=(1, 1, 1), tokens="spatial"),
+    segmentation_channels=24,
+    landmark_channels=32,
+    store_recipe={"segmenter": {"weights_sha256": "00ff"}, "precision": "fp32", "nested": [1, 2.5, None]},
+    epoch=3,
+    train_split="train",
+    selection="best",
+    selection_split="valid",
+    selection_accuracy=2 / 3,
+)
+
+
+def inputs(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((count, 3, 112, 112), (count, 24, 7, 7), (count, 32, 7, 7))
+    image, segmentation, landmark_features = (torch.randn(shape, generator=generator) for shape in shapes)
+    return image, segmentation, landmark_features
+
+
+def trained_model() -> tuple[ORSANet, Adam]:
+    """A small model after one training step, so that batch statistics and optimiser state are not what a new model has."""
+    torch.manual_seed(0)
+    model = IDENTITY.build().train()
+    optimizer = Adam(model.parameters(), lr=1e-3)
+    cross_entropy(model(*inputs()).logits, torch.tensor([0, 2])).backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@cache
+def finished() -> tuple[ORSANet, Adam]:
+    """The trained model, made once; not to be changed."""
+    model, optimizer = trained_model()
+    return model.eval(), optimizer
+
+
+@pytest.fixture
+def model() -> ORSANet:
+    return finished()[0]
+
+
+@pytest.fixture
+def weights_file(model: ORSANet, tmp_path: Path) -> Path:
+    save_weights(tmp_path / "best.safetensors", model, IDENTITY)
+    return tmp_path / "best.safetensors"
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> None:
+    """Write a weights file again with changed tensors or header."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = dict(file.metadata())
+    tensors = safetensors.torch.load_file(path)
+    change(tensors, header)
+    safetensors.torch.save_file(tensors, path, metadata=header or None)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(OrsanetError) as caught:
+        load_weights(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_weights_read_back_as_the_same_model_in_evaluation_mode(model: ORSANet, weights_file: Path) -> None:
+    loaded, identity = load_weights(weights_file)
+    assert identity.model_copy(update={"tensors_sha256": ""}) == IDENTITY
+    assert not any(module.training for module in loaded.modules())
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    aligned = copy.deepcopy(loaded)  # a file's tensors lie in memory as they come, and kernels round differently there
+    with torch.no_grad():
+        assert torch.equal(aligned(*inputs()).logits, model(*inputs()).logits)
+
+
+def test_a_loaded_model_is_whole_and_can_be_trained_on(weights_file: Path) -> None:
+    """It is created without memory; no parameter or buffer may be left so."""
+    loaded, _ = load_weights(weights_file)
+    assert {tensor.device.type for tensor in [*loaded.parameters(), *loaded.buffers()]} == {"cpu"}
+    loaded.train()(*inputs()).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in loaded.parameters())
+
+
+def test_a_model_in_another_memory_format_and_training_mode_is_saved_the_same(
+    model: ORSANet, weights_file: Path, tmp_path: Path
+) -> None:
+    other, _ = load_weights(weights_file)
+    save_weights(tmp_path / "other.safetensors", other.to(memory_format=torch.channels_last).train(), IDENTITY)
+    assert (tmp_path / "other.safetensors").read_bytes() == weights_file.read_bytes()
+
+
+def test_the_header_names_the_classes_in_label_order(weights_file: Path) -> None:
+    with safetensors.safe_open(weights_file, framework="pt") as file:
+        identity = Identity.model_validate_json(file.metadata()[HEADER])
+    assert identity.classes == CLASSES
+    assert identity.model_copy(update={"tensors_sha256": ""}) == IDENTITY
+
+
+def test_weights_without_our_header_are_refused(weights_file: Path) -> None:
+    rewrite(weights_file, lambda tensors, header: header.clear())
+    assert "header" in refusal(weights_file)
+
+
+def test_a_pickle_is_refused(model: ORSANet, tmp_path: Path) -> None:
+    torch.save(model.state_dict(), tmp_path / "best.pt")
+    assert "header" in refusal(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '"classes"'])
+def test_a_broken_header_is_refused(text: str, weights_file: Path) -> None:
+    rewrite(weights_file, lambda tensors, header: header.update({HEADER: text}))
+    assert "header" in refusal(weights_file)
+
+
+@pytest.mark.parametrize(
+    ("update", "key"),
+    [
+        ({"classes": "anger"}, "classes"),
+        ({"epoch": "third"}, "epoch"),
+        ({"selection": "lucky"}, "selection"),
+        ({"colour": "red"}, "colour"),
+        ({"model": {"depth": 0}}, "model.depth"),
+        ({"model": {"width": 40}}, "model.width"),
+        ({"segmentation_channels": -1}, "segmentation_channels"),
+        ({"landmark_channels": -1}, "landmark_channels"),
+    ],
+)
+def test_a_header_that_describes_no_model_is_refused_by_its_key(
+    update: dict[str, object], key: str, weights_file: Path
+) -> None:
+    text = json.dumps({**IDENTITY.model_dump(mode="json"), **update})
+    rewrite(weights_file, lambda tensors, header: header.update({HEADER: text}))
+    assert key in refusal(weights_file)
+
+
+@pytest.mark.parametrize(
+    "name", ["head.linear.weight", "ir_back.input_layer.1.running_mean", "seg_fusion.conv_0.weight_u"]
+)
+def test_a_missing_tensor_is_refused_by_name(name: str, weights_file: Path) -> None:
+    rewrite(weights_file, lambda tensors, header: tensors.__delitem__(name))
+    assert f"missing: {name}" in refusal(weights_file)
+
+
+def test_extra_misshapen_and_not_finite_tensors_are_refused_by_name(weights_file: Path) -> None:
+    def change(tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+        tensors["stranger"] = torch.zeros(1)
+        tensors["head.linear.bias"] = torch.zeros(4)
+        tensors["se_block.linear1.bias"][5] = float("nan")
+
+    rewrite(weights_file, change)
+    message = refusal(weights_file)
+    assert "extra: stranger" in message
+    assert "misshapen: head.linear.bias" in message
+    assert "not finite: se_block.linear1.bias" in message
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_weights_file_is_refused(share: float, weights_file: Path) -> None:
+    os.truncate(weights_file, int(share * weights_file.stat().st_size))
+    refusal(weights_file)
+
+
+def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
+    refusal(tmp_path / "none.safetensors")
+
+
+@pytest.fixture
+def state() -> ResumeState:
+    model, optimizer = finished()
+    history = [{"epoch": 1.0, "loss": 0.1 + 0.2}, {"epoch": 2.0, "loss": 1e-300}]
+    return ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
+
+
+@pytest.fixture
+def resume_file(state: ResumeState, tmp_path: Path) -> Path:
+    state.save(tmp_path / "resume.pt")
+    return tmp_path / "resume.pt"
+
+
+def resume_refusal(path: Path) -> str:
+    with pytest.raises(OrsanetError) as caught:
+        ResumeState.load(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_resume_state_reads_back_exactly(state: ResumeState, resume_file: Path) -> None:
+    loaded = ResumeState.load(resume_file)
+    assert loaded.history == state.history
+    assert loaded.model.keys() == state.model.keys()
+    assert all(torch.equal(loaded.model[name], tensor) for name, tensor in state.model.items())
+    assert loaded.optimizer["param_groups"] == state.optimizer["param_groups"]
+    assert loaded.optimizer["state"].keys() == state.optimizer["state"].keys()
+    for index, moments in state.optimizer["state"].items():
+        assert all(torch.equal(loaded.optimizer["state"][index][name], value) for name, value in moments.items())
+
+
+def test_a_resumed_model_and_optimiser_take_the_same_next_step(resume_file: Path) -> None:
+    def next_step(model: ORSANet, optimizer: Adam) -> dict[str, Tensor]:
+        torch.manual_seed(5)
+        optimizer.zero_grad()
+        cross_entropy(model.train()(*inputs()).logits, torch.tensor([1, 1])).backward()
+        optimizer.step()
+        return model.state_dict()
+
+    uninterrupted = next_step(*trained_model())
+    loaded = ResumeState.load(resume_file)
+    torch.manual_seed(99)
+    model = IDENTITY.build()
+    optimizer = Adam(model.parameters(), lr=0.5)
+    model.load_state_dict(loaded.model)
+    optimizer.load_state_dict(loaded.optimizer)
+    resumed = next_step(model, optimizer)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted.items())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_resume_file_is_refused(share: float, resume_file: Path) -> None:
+    os.truncate(resume_file, int(share * resume_file.stat().st_size))
+    assert "damaged" in resume_refusal(resume_file)
+
+
+def test_a_resume_file_with_a_byte_missing_at_the_end_is_refused(resume_file: Path) -> None:
+    os.truncate(resume_file, resume_file.stat().st_size - 1)
+    assert "damaged" in resume_refusal(resume_file)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_resume_file_with_a_flipped_bit_is_refused(share: float, resume_file: Path) -> None:
+    content = bytearray(resume_file.read_bytes())
+    content[int(share * len(content))] ^= 1
+    resume_file.write_bytes(content)
+    assert "damaged" in resume_refusal(resume_file)
+
+
+@pytest.mark.parametrize(
+    "content", [[], {}, {"history": [], "model": {}}, {"history": "none", "model": {}, "optimizer": {}}, Path("x")]
+)
+def test_a_file_that_holds_something_else_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "resume.pt")
+    resume_refusal(tmp_path / "resume.pt")
+
+
+def test_without_a_resume_file_the_answer_is_to_start_without(tmp_path: Path) -> None:
+    assert "--resume" in resume_refusal(tmp_path / "resume.pt")
+
+
+class Interruption(BaseException):
+    """Like KeyboardInterrupt: not an Exception, so nothing catches it in passing."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(OSError(28, "No space left"), OrsanetError), (ValueError("x"), ValueError), (Interruption(), Interruption)],
+)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    raised: BaseException, expected: type[BaseException], tmp_path: Path
+) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text("half of the ne")
+        raise raised
+
+    path = tmp_path / "metrics.csv"
+    path.write_text("the old file")
+    with pytest.raises(expected):
+        write_whole(path, write)
+    assert path.read_text() == "the old file"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_write_error_names_the_file_and_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "metrics.csv"
+    with pytest.raises(OrsanetError, match="No such file") as caught:
+        write_whole(path, lambda temporary: temporary.write_text("text"))
+    assert str(path) in str(caught.value)
+
+
+def write_text(path: Path) -> None:
+    write_whole(path, lambda temporary: temporary.write_text("x" * 100_000))
+
+
+def write_weights(path: Path) -> None:
+    save_weights(path, finished()[0], IDENTITY)
+
+
+def write_resume(path: Path) -> None:
+    model, optimizer = finished()
+    ResumeState(history=[], model=model.state_dict(), optimizer=optimizer.state_dict()).save(path)
+
+
+WRITERS = pytest.mark.parametrize("write", [write_text, write_weights, write_resume])
+
+
+@WRITERS
+@pytest.mark.parametrize("folder", ["gone", "a file"])
+def test_a_folder_that_cannot_be_written_into_is_an_orsanet_error(
+    folder: str, write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(OrsanetError, match="cannot be written") as caught:
+        write(tmp_path / folder / "best")
+    assert str(tmp_path / folder / "best") in str(caught.value)
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Writes beyond `limit` bytes of a file fail with an OSError, as on a full disk (Python ignores the signal)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@WRITERS
+def test_a_full_disk_is_an_orsanet_error_and_leaves_the_old_file(write: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("the old file")
+    with full_disk(20_000), pytest.raises(OrsanetError, match="cannot be written") as caught:
+        write(path)
+    assert str(path) in str(caught.value)
+    assert path.read_text() == "the old file"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@WRITERS
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_written_files_have_the_permissions_of_any_new_file(
+    write: Callable[[Path], None], umask: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "file")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
+
+
+@WRITERS
+def test_a_write_replaces_the_old_file_and_a_stale_temporary(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """A kill leaves a temporary behind; the next write of the same file takes its place."""
+    (tmp_path / "fresh").mkdir()
+    write(tmp_path / "fresh" / "file")
+    (tmp_path / "file").write_text("the old file")
+    (tmp_path / ".file.tmp").write_text("stale" * 100_000)
+    write(tmp_path / "file")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "fresh"]
+    assert (tmp_path / "file").read_bytes() == (tmp_path / "fresh" / "file").read_bytes()
+
+
+def test_a_flipped_bit_in_a_weights_file_is_refused(weights_file: Path) -> None:
+    """safetensors itself has no checksum over the values."""
+    content = bytearray(weights_file.read_bytes())
+    content[-10] ^= 1  # the last tensor's mantissa: still a finite number
+    weights_file.write_bytes(content)
+    assert "damaged" in refusal(weights_file)

@@ -1,0 +1,308 @@
+"""Configurations: the presets say what was published, every value survives TOML, and all mistakes are reported at once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orsanet_cache import OrsanetError
+from orsanet_train.config import (
+    PRESETS,
+    AugmentationConfig,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+    config_toml,
+    load_config,
+    parse_config,
+)
+
+COUNT = st.integers(1, 10**6)
+POSITIVE = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+NOT_NEGATIVE = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+SHARE = st.floats(0, 1)
+SPLIT_NAME = st.text(st.characters(exclude_categories=["Cs"]))  # surrogates cannot be written as UTF-8
+SCALE = st.tuples(*[st.floats(0, 0.3, exclude_min=True)] * 2).map(lambda pair: (min(pair), max(pair)))
+CONFIGS = st.builds(
+    RunConfig,
+    epochs=COUNT,
+    batch_size=COUNT,
+    learning_rate=POSITIVE,
+    learning_rate_decay=st.floats(0, 1, exclude_min=True),
+    rho=NOT_NEGATIVE,
+    sampling=st.sampled_from(["balanced", "shuffled"]),
+    train_split=SPLIT_NAME,
+    selection_split=SPLIT_NAME,
+    seed=st.integers(0, 2**63 - 1),
+    model=st.builds(
+        ModelConfig,
+        tokens=st.sampled_from(["published", "spatial"]),
+        segmentation_prior=st.sampled_from(["features", "map", "none"]),
+        depth=COUNT,
+        width=COUNT.map(lambda n: 32 * n),
+        backbone_channels=st.tuples(COUNT, COUNT, COUNT),
+        backbone_units=st.tuples(COUNT, COUNT, COUNT),
+        multi_scale=st.booleans(),
+        cross_interaction=st.booleans(),
+        landmark_reintegration=st.booleans(),
+    ),
+    loss=st.builds(
+        LossConfig,
+        warmup_epochs=st.integers(0, 10**6),
+        smoothed_weight=NOT_NEGATIVE,
+        smoothing=SHARE,
+        dare=st.sampled_from(["published", "paper", "none"]),
+        dare_weight=NOT_NEGATIVE,
+    ),
+    augmentation=st.builds(AugmentationConfig, hflip=SHARE, erasing=SHARE, erasing_scale=SCALE),
+)
+
+
+def refusal(preset: str, *overrides: str) -> str:
+    """The message of the OrsanetError that these arguments must raise."""
+    with pytest.raises(OrsanetError) as caught:
+        load_config(preset, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "learning_rate", "epochs", "selection_split"),
+    [
+        ("rafdb", 4e-5, 400, "test"),
+        ("affectnet7", 2e-6, 76, "valid"),
+        ("affectnet8", 2e-6, 73, "valid"),
+        ("occlu-fer", 4e-6, 28, "valid"),
+    ],
+)
+def test_data_set_presets_are_the_published_logs(
+    preset: str, learning_rate: float, epochs: int, selection_split: str
+) -> None:
+    """Whatever the logs do not name is the published code's, spelled out here so that a changed default shows."""
+    assert load_config(preset) == RunConfig(
+        epochs=epochs,
+        batch_size=20,
+        learning_rate=learning_rate,
+        learning_rate_decay=0.98,
+        rho=0.05,
+        sampling="balanced",
+        train_split="train",
+        selection_split=selection_split,
+        seed=0,
+        model=ModelConfig(
+            tokens="published",
+            segmentation_prior="features",
+            depth=8,
+            width=512,
+            backbone_channels=(64, 128, 256),
+            backbone_units=(3, 4, 14),
+            multi_scale=True,
+            cross_interaction=True,
+            landmark_reintegration=True,
+        ),
+        loss=LossConfig(warmup_epochs=5, smoothed_weight=2.0, smoothing=0.2, dare="published", dare_weight=0.1),
+        augmentation=AugmentationConfig(hflip=0.5, erasing=0.5, erasing_scale=(0.02, 0.1)),
+    )
+
+
+def test_paper_preset_is_what_the_paper_states() -> None:
+    paper = load_config("paper")
+    assert (paper.learning_rate, paper.epochs, paper.batch_size, paper.rho) == (1e-4, 400, 20, 0.0)
+    assert (paper.model.tokens, paper.model.segmentation_prior) == ("spatial", "map")
+    assert (paper.loss.dare, paper.loss.dare_weight, paper.loss.warmup_epochs) == ("paper", 0.1, 0)
+    assert paper.selection_split == "valid"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_reads_back_from_the_file_it_was_written_to(preset: str, tmp_path: Path) -> None:
+    config = load_config(preset)
+    file = tmp_path / "config.toml"
+    file.write_text(config_toml(config), encoding="utf-8")
+    assert load_config(str(file)) == config
+
+
+@given(config=CONFIGS)
+@settings(max_examples=60, deadline=None)
+def test_config_to_toml_to_config_is_identity(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.getbasetemp() / "identity.toml"
+    file.write_text(config_toml(config), encoding="utf-8")
+    assert load_config(str(file)) == config
+
+
+def test_all_mistakes_are_reported_at_once_each_with_its_key_and_value() -> None:
+    values = {
+        "epochs": "many",
+        "batch_size": True,
+        "seed": 1.5,
+        "colour": 1,
+        "sampling": "random",
+        "model": {"depth": 0, "multi_scale": 1, "heads": 8},
+        "loss": {"smoothing": 1.5, "margin": {"x": 1}},
+        "augmentation": {"hflip": "0.5"},
+    }
+    with pytest.raises(OrsanetError) as caught:
+        parse_config(values, "here.toml")
+    first, *findings = str(caught.value).splitlines()
+    assert "here.toml" in first
+    expected = {
+        "epochs": "'many'",
+        "batch_size": "True",
+        "seed": "1.5",
+        "colour": "unknown key",
+        "sampling": "'random'",
+        "model.depth": "0",
+        "model.multi_scale": "1",
+        "model.heads": "unknown key",
+        "loss.smoothing": "1.5",
+        "loss.margin": "unknown key",
+        "augmentation.hflip": "'0.5'",
+    }
+    found = dict(line.strip().split(": ", 1) for line in findings)
+    assert found.keys() == expected.keys()
+    assert [key for key, what in expected.items() if what not in found[key]] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", "3.0"),
+        ("epochs", "true"),
+        ("epochs", '"3"'),
+        ("epochs", "0"),
+        ("epochs", ""),
+        ("batch_size", "[20]"),
+        ("rho", "-0.1"),
+        ("rho", "false"),
+        ("rho", "nan"),
+        ("rho", "inf"),
+        ("learning_rate", "0"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "inf"),
+        ("loss.dare_weight", "inf"),
+        ("loss.smoothed_weight", "inf"),
+        ("learning_rate_decay", "1.1"),
+        ("train_split", "7"),
+        ("sampling", "Balanced"),
+        ("model", "large"),
+        ("model.width", "48"),
+        ("model.width", "0"),
+        ("model.cross_interaction", "0"),
+        ("model.cross_interaction", "no"),
+        ("model.backbone_channels", "[8, 16]"),
+        ("model.backbone_channels", "[8, 16, 32, 64]"),
+        ("model.backbone_channels", "[8, 16, 32.0]"),
+        ("loss.warmup_epochs", "-1"),
+        ("augmentation.erasing", "1.01"),
+        ("augmentation.erasing_scale", "[0.2, 0.1]"),
+        ("augmentation.erasing_scale", "[0, 0.1]"),
+        ("augmentation.erasing_scale", "[0.1, 0.4]"),
+        ("augmentation.erasing_scale", "0.1"),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_range_is_refused_by_its_key(key: str, value: str) -> None:
+    """Numbers must also be finite: an infinite rate or radius makes every loss nan."""
+    _, *findings = refusal("rafdb", f"{key}={value}").splitlines()
+    assert findings
+    assert all(finding.strip().startswith(key) for finding in findings)
+
+
+def test_a_seed_is_one_that_torch_takes() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(load_config("rafdb", [f"seed={2**63 - 1}"]).seed)  # TOML's largest integer
+    assert "seed" in refusal("rafdb", f"seed={2**64}")
+
+
+def test_overrides_take_toml_values_and_bare_words_in_order() -> None:
+    config = load_config(
+        "rafdb",
+        [
+            "epochs=3",
+            "batch_size = 1_000",
+            "learning_rate=1e-3",
+            "rho=0",
+            "model.multi_scale=false",
+            "model.backbone_channels=[8,16,32]",
+            'train_split="train"',
+            "selection_split=a=b",
+            "loss.dare=none",
+            "augmentation.erasing_scale=[0.1, 0.2]",
+            "epochs=4",
+        ],
+    )
+    assert (config.epochs, config.batch_size, config.learning_rate, config.rho) == (4, 1000, 1e-3, 0.0)
+    assert (config.train_split, config.selection_split) == ("train", "a=b")
+    assert config.model == ModelConfig(multi_scale=False, backbone_channels=(8, 16, 32))
+    assert config.loss == LossConfig(dare="none")
+    assert config.augmentation == AugmentationConfig(erasing_scale=(0.1, 0.2))
+
+
+def test_an_override_leaves_its_neighbours_in_the_preset_alone() -> None:
+    paper = load_config("paper")
+    changed = load_config("paper", ["model.depth=4"])
+    assert changed.model == paper.model.model_copy(update={"depth": 4})
+    assert changed.model_copy(update={"model": paper.model}) == paper
+
+
+@pytest.mark.parametrize("override", ["epochs", "", "=3", " =3"])
+def test_an_override_without_key_and_equals_sign_is_refused_with_an_example(override: str) -> None:
+    message = refusal("rafdb", override)
+    assert f"--set {override}" in message
+    assert "epochs=3" in message
+
+
+def test_an_override_below_a_plain_value_is_refused() -> None:
+    message = refusal("rafdb", "epochs.x=1")
+    assert "--set epochs.x=1" in message
+    assert "'epochs'" in message
+
+
+def test_nothing_of_an_override_is_dropped() -> None:
+    """Were only the first line read, `rho` would silently stay what it was."""
+    assert "epochs" in refusal("rafdb", "epochs=3\nrho=0")
+
+
+def test_unknown_keys_and_wrong_values_of_overrides_and_file_come_together(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("batch_size = 0\n[model]\ncolour = 1\n", encoding="utf-8")
+    message = refusal(str(file), "epoch=3", "model.width=40")
+    assert str(file) in message
+    for key in ("batch_size", "model.colour", "epoch", "model.width"):
+        assert f"\n  {key}: " in message
+
+
+def test_a_file_may_be_partial_and_means_the_defaults_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("", encoding="utf-8")
+    assert load_config(str(file)) == RunConfig()
+    file.write_text("rho = 0.1\n", encoding="utf-8")
+    assert load_config(str(file)) == RunConfig(rho=0.1)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path / "none.toml") in refusal(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("content", [b"epochs = \n", b"epochs = 3\nepochs = 4\n", b"epochs = '\xff'\n"])
+def test_a_file_that_is_not_toml_is_named(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_bytes(content)
+    assert str(file) in refusal(str(file))
+
+
+def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "folder.toml"
+    folder.mkdir()
+    assert str(folder) in refusal(str(folder))
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
+    message = refusal("raf-db")
+    assert "raf-db" in message
+    assert [name for name in PRESETS if name not in message] == []
+
+
+def test_a_configuration_cannot_be_changed_afterwards() -> None:
+    config = load_config("rafdb")
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 1  # type: ignore[misc]

@@ -1,0 +1,185 @@
+"""Losses: each is its formula, gradients flow where they should, and the schedule is the published one."""
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import grad, gradcheck
+
+from orsanet_train.config import LossConfig
+from orsanet_train.losses import dare_loss, training_loss
+
+Form = Literal["published", "paper"]
+FORMS: tuple[Form, ...] = ("published", "paper")
+
+# Two float64 computations of the same short formula differ by a few units in the last place, 2e-16 each.
+FLOAT64 = {"rtol": 1e-13, "atol": 1e-13}
+
+
+def random_batch(size: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Standard normal float64 logits [B, K], and targets.
+
+    Margins stay below 20, beyond which torch's softplus drops the exp(-20) = 2e-9 that the plain formula has.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(size, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(classes, (size,), generator=generator)
+
+
+def probabilities(row: list[float]) -> list[float]:
+    total = sum(math.exp(z) for z in row)
+    return [math.exp(z) / total for z in row]
+
+
+def dare_of(row: list[float], true: int, temperature: float, form: Form) -> float:
+    """One image's DARE loss as the two-class cross-entropy that it is."""
+    doubt = 1 - probabilities(row)[true]
+    rival = max(z for k, z in enumerate(row) if k != true)
+    raised = rival + temperature * doubt * (1 if form == "published" else rival)
+    return -math.log(math.exp(row[true]) / (math.exp(row[true]) + math.exp(raised)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_dare_is_the_batch_mean_of_its_formula(form: Form, temperature: float, classes: int) -> None:
+    logits, target = random_batch(40, classes)
+    expected = [
+        dare_of(row, true, temperature, form) for row, true in zip(logits.tolist(), target.tolist(), strict=True)
+    ]
+    loss = dare_loss(logits, target, temperature, form)
+    torch.testing.assert_close(loss, torch.tensor(sum(expected) / 40, dtype=torch.float64), **FLOAT64)
+
+
+def test_dare_is_by_default_the_published_form_at_temperature_one() -> None:
+    logits, target = random_batch(10, 4)
+    assert torch.equal(dare_loss(logits, target), dare_loss(logits, target, 1.0, "published"))
+    assert not torch.equal(dare_loss(logits, target), dare_loss(logits, target, 1.0, "paper"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_gradient_flows_through_the_doubt(form: Form) -> None:
+    """Autograd gives the derivative with the doubt a held constant: s and -s (times 1 + a in the paper's form) at rival and
+    true class, s = sigmoid(raised rival - true logit), and nothing elsewhere."""
+    logits, target = random_batch(40, 5)
+    logits.requires_grad_()
+    (found,) = grad(dare_loss(logits, target, form=form), logits)
+
+    expected = torch.zeros_like(found)
+    for image, (row, true) in enumerate(zip(logits.tolist(), target.tolist(), strict=True)):
+        doubt = 1 - probabilities(row)[true]
+        rival = max((k for k in range(5) if k != true), key=row.__getitem__)
+        slope, raised = (1.0, row[rival] + doubt) if form == "published" else (1 + doubt, row[rival] * (1 + doubt))
+        share = 1 / (1 + math.exp(row[true] - raised))
+        expected[image, true] = -share / 40
+        expected[image, rival] = slope * share / 40
+    torch.testing.assert_close(found, expected, **FLOAT64)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_doubt_would_have_a_gradient_of_its_own(form: Form) -> None:
+    """Without doubt (temperature 0) the analytic gradient is the numerical one; with it they must part."""
+    logits, target = random_batch(4, 3)
+    logits.requires_grad_()
+    assert gradcheck(lambda z: dare_loss(z, target, 0.0, form), logits)
+    assert not gradcheck(lambda z: dare_loss(z, target, 1.0, form), logits, raise_exception=False)
+
+
+def test_dare_grows_with_the_doubt_at_the_same_margin() -> None:
+    """A third class that rises below the rival leaves true logit and rival as they are and only feeds the doubt."""
+    target = torch.tensor([0])
+    losses = [dare_loss(torch.tensor([[2.0, 1.0, third]]), target).item() for third in (-4.0, -2.0, 0.0, 1.0)]
+    assert losses == sorted(losses)
+    assert len(set(losses)) == len(losses)
+
+
+def test_the_papers_form_grows_with_the_doubt_only_where_the_rivals_logit_is_positive() -> None:
+    """The consequence of a product: a negative rival is lowered by doubt."""
+    target = torch.tensor([0])
+
+    def change(rival: float) -> float:
+        sure, doubtful = (torch.tensor([[rival + 1, rival, rival - gap]]) for gap in (5.0, 0.5))
+        return (dare_loss(doubtful, target, form="paper") - dare_loss(sure, target, form="paper")).item()
+
+    assert change(1.0) > 0
+    assert change(-1.0) < 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_true_class_is_never_its_own_rival(form: Form) -> None:
+    """However large the true logit: were it its own rival, the loss would be near log 2, not near 0."""
+    logits = torch.tensor([[9.0, -9.0, -8.0]], dtype=torch.float64)
+    loss = dare_loss(logits, torch.tensor([0]), form=form)
+    torch.testing.assert_close(
+        loss, torch.tensor(dare_of([9.0, -9.0, -8.0], 0, 1.0, form), dtype=torch.float64), rtol=1e-6, atol=0
+    )  # rtol: the plain formula takes the logarithm of a number next to 1 and keeps 16 - 8 digits
+    assert loss < 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_extreme_logits_give_a_finite_loss_and_gradient(form: Form) -> None:
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4], [0.0, 0.0]], requires_grad=True)
+    loss = dare_loss(logits, torch.zeros(3, dtype=torch.long), form=form)
+    (found,) = grad(loss, logits)
+    assert loss.isfinite()
+    assert found.isfinite().all()
+
+
+def cross_entropies(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    """Mean over images of -sum_k q_k log p_k, with q = (1 - smoothing) one-hot + smoothing / K."""
+    total = 0.0
+    for row, true in zip(logits.tolist(), target.tolist(), strict=True):
+        for k, p in enumerate(probabilities(row)):
+            total -= ((1 - smoothing) * (k == true) + smoothing / len(row)) * math.log(p)
+    return torch.tensor(total / len(target), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("epoch", [0, 4])
+@pytest.mark.parametrize("dare", ["published", "paper", "none"])
+def test_the_first_five_epochs_add_twice_the_smoothed_cross_entropy(
+    epoch: int, dare: Literal["published", "paper", "none"]
+) -> None:
+    logits, target = random_batch(30, 7)
+    expected = cross_entropies(logits, target, 0) + 2 * cross_entropies(logits, target, 0.2)
+    torch.testing.assert_close(training_loss(logits, target, LossConfig(dare=dare), epoch), expected, **FLOAT64)
+
+
+@pytest.mark.parametrize("epoch", [5, 399])
+@pytest.mark.parametrize("form", FORMS)
+def test_later_epochs_add_a_tenth_of_dare(epoch: int, form: Form) -> None:
+    logits, target = random_batch(30, 7)
+    dare = sum(dare_of(row, true, 1.0, form) for row, true in zip(logits.tolist(), target.tolist(), strict=True)) / 30
+    expected = cross_entropies(logits, target, 0) + 0.1 * dare
+    torch.testing.assert_close(training_loss(logits, target, LossConfig(dare=form), epoch), expected, **FLOAT64)
+
+
+def test_without_dare_later_epochs_are_cross_entropy_alone() -> None:
+    logits, target = random_batch(30, 7)
+    loss = training_loss(logits, target, LossConfig(dare="none"), 5)
+    torch.testing.assert_close(loss, cross_entropies(logits, target, 0), **FLOAT64)
+
+
+def test_weights_smoothing_and_warm_up_follow_the_configuration() -> None:
+    logits, target = random_batch(30, 4)
+    config = LossConfig(warmup_epochs=1, smoothed_weight=0.5, smoothing=0.4, dare_weight=3.0)
+    plain = cross_entropies(logits, target, 0)
+    warm = plain + 0.5 * cross_entropies(logits, target, 0.4)
+    torch.testing.assert_close(training_loss(logits, target, config, 0), warm, **FLOAT64)
+    later = plain + 3.0 * dare_loss(logits, target)
+    torch.testing.assert_close(training_loss(logits, target, config, 1), later, **FLOAT64)
+
+
+def test_no_warm_up_begins_with_dare() -> None:
+    logits, target = random_batch(30, 4)
+    later = training_loss(logits, target, LossConfig(), 100)
+    assert torch.equal(training_loss(logits, target, LossConfig(warmup_epochs=0), 0), later)
+
+
+@pytest.mark.parametrize(
+    ("config", "epoch"), [(LossConfig(), 0), (LossConfig(dare="none"), 5)], ids=["warm-up", "cross-entropy"]
+)
+def test_losses_without_doubt_pass_gradcheck(config: LossConfig, epoch: int) -> None:
+    logits, target = random_batch(6, 4)
+    assert gradcheck(lambda z: training_loss(z, target, config, epoch), logits.requires_grad_())
