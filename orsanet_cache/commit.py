@@ -1,7 +1,7 @@
 """Writing a store: units of work, each written whole and then marked done.
 
 A unit is one shard's rows of one (split, view). All its arrays are written, one whole shard each, before its marker file
-`STORE/commits/<split>/<view>/<unit>.json` appears; a build that is interrupted therefore loses at most the unit in hand, and the
+`STORE/.commits/<split>/<view>/<unit>.json` appears; a build that is interrupted therefore loses at most the unit in hand, and the
 next one continues after the markers. When every unit of a view is marked, the markers are folded into the view's arrays and
 attributes, the view is sealed, and only plain Zarr is left.
 """
@@ -151,7 +151,7 @@ class StoreWriter:
 
     @property
     def _commits(self) -> Path:
-        return self.path / "commits"
+        return self.path / ".commits"  # no split can have this name
 
     def _marker(self, unit: Unit, view: str) -> Path:
         return self._commits / unit.split / view / f"{unit.index:06d}.json"

@@ -62,6 +62,9 @@ class Manifest:
 
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+SplitName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+]  # a folder of the store; no ":", which names a tag
 
 
 class Descriptor(BaseModel):
@@ -73,7 +76,7 @@ class Descriptor(BaseModel):
     classes: Annotated[list[NonEmpty], Field(min_length=2)]
     samples: NonEmpty
     root: str = "."
-    splits: Annotated[list[NonEmpty], Field(min_length=1)] = list(DEFAULT_SPLITS)
+    splits: Annotated[list[SplitName], Field(min_length=1)] = list(DEFAULT_SPLITS)
 
 
 def load_manifest(

@@ -103,7 +103,7 @@ def test_an_interrupted_build_goes_on_to_the_same_store(world, tmp_path: Path, b
             for field in FIELDS:
                 a, b = (store.read(split, view, field, slice(None)) for store in (resumed, whole))
                 assert np.array_equal(a, b), (split, view, field)
-    assert not (out / "commits").exists()
+    assert not (out / ".commits").exists()
 
 
 def test_units_already_committed_are_not_computed_again(world, tmp_path: Path) -> None:

@@ -462,3 +462,8 @@ def test_an_upper_case_suffix_is_a_suffix(root: Path) -> None:
         load_manifest(root / "DATASET.TOML").samples
         == load_manifest(root / "SAMPLES.CSV", root=root, classes=CLASSES).samples
     )
+
+
+@pytest.mark.parametrize("name", ["..", ".commits", "a/b", "a:b", "", "zarr.json", "x" * 65])
+def test_a_split_name_is_a_plain_folder_name(root: Path, name: str) -> None:
+    assert "splits.0" in toml_refusal(root, TOML + f'splits = ["{name}"]\n')
