@@ -226,7 +226,7 @@ def recipe_differences(stored: Any, wanted: Any, where: str = "") -> Iterator[st
         for key in dict.fromkeys([*stored, *wanted]):
             yield from recipe_differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
     elif _as_json(stored) != _as_json(wanted):
-        yield f"{where}: {_as_json(stored)} in the store, {_as_json(wanted)} now"
+        yield f"{where}: {_as_json(stored)} before, {_as_json(wanted)} now"
 
 
 def _as_json(value: Any) -> str:

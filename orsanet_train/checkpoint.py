@@ -78,10 +78,14 @@ def load_weights(path: Path) -> tuple[ORSANet, Identity]:
 
 
 class ResumeState(BaseModel):
-    """Everything besides the configuration and the data that decides what comes next: after len(history) epochs."""
+    """Everything besides the configuration that decides what comes next, after len(history) epochs.
+
+    `data` identifies the images, labels and priors that the run was trained on; another run on others is not its continuation.
+    """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
+    data: dict[str, Any]
     history: list[dict[str, float]]  # metrics.csv
     model: dict[str, Any]
     optimizer: dict[str, Any]
@@ -93,14 +97,12 @@ class ResumeState(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises OrsanetError for a missing or damaged file."""
+        """Raises OrsanetError for a damaged file."""
         try:
             with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save wrote
                 if (damaged := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(damaged)
             return cls.model_validate(torch.load(path, map_location="cpu", weights_only=True))
-        except FileNotFoundError as error:
-            raise OrsanetError(f"{path}: no finished epoch to resume from; start the run without --resume") from error
         except Exception as error:  # torch.load raises nearly every type on damaged bytes
             raise OrsanetError(f"{path}: damaged ({type(error).__name__}); start again in another folder") from error
 

@@ -4,6 +4,7 @@ Labels are joined to store rows by image path. An epoch's order, views and erase
 (seed, epoch, position): any epoch can be drawn again, in any process, without having run the ones before.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class LabelledSplit:
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     rejected: dict[str, str]  # image -> why the build could not use it
+
+    def sha256(self) -> str:
+        """Identifies the usable images, their labels and their order."""
+        lines = (f"{sample.label} {sample.image}\0" for sample in self.samples)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def join(

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.optim import Adam
 from tqdm import tqdm
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, load_strictly
+from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, listed, load_strictly, recipe_differences
 from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, ResumeState, save_weights, write_whole
 from orsanet_train.config import RunConfig, config_toml, load_config
@@ -79,8 +80,11 @@ def train(
     selection_feed = Feed(store, selection, config.model, device)
 
     history: list[dict[str, float]] = []
-    if resume:
+    data = {"classes": list(manifest.classes), "store": store.recipe, "training_images_sha256": training.sha256()}
+    if (out / "resume.pt").exists():  # else nothing is finished yet, and resuming is starting
         state = ResumeState.load(out / "resume.pt")
+        if differences := list(recipe_differences(state.data, data)):
+            raise OrsanetError(f"{out}: resumed on other data; start a new run:\n{listed(differences)}")
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         history = state.history
@@ -92,7 +96,7 @@ def train(
         row = _train_epoch(model, optimizer, training_feed, config, epoch)
         correct = predict(model, selection_feed).argmax(axis=1) == selection.labels
         history.append({**row, "selection_accuracy": float(correct.mean())})
-        _save_epoch(out, model, optimizer, identity, history)
+        _save_epoch(out, model, optimizer, identity, data, history)
 
     best = max(history, key=lambda row: row["selection_accuracy"])
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
@@ -139,7 +143,12 @@ def _train_epoch(model: ORSANet, optimizer: Adam, feed: Feed, config: RunConfig,
 
 
 def _save_epoch(
-    out: Path, model: ORSANet, optimizer: Adam, identity: Identity, history: list[dict[str, float]]
+    out: Path,
+    model: ORSANet,
+    optimizer: Adam,
+    identity: Identity,
+    data: dict[str, Any],
+    history: list[dict[str, float]],
 ) -> None:
     """Write what a finished epoch leaves; resume.pt last, so that what it counts as done is all there."""
     *before, row = history
@@ -151,7 +160,8 @@ def _save_epoch(
     write_whole(out / "metrics.csv", lambda path: table.to_csv(path, index=False))
     if plots.matplotlib_installed():
         plots.curves(table, identity.selection_split, out / "curves.png")
-    ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict()).save(out / "resume.pt")
+    state = ResumeState(data=data, history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
+    state.save(out / "resume.pt")
 
 
 def _selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:

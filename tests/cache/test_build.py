@@ -130,7 +130,7 @@ def test_another_recipe_is_refused_and_says_which_part(world, tmp_path: Path) ->
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
     native = FrozenPriors.load(world.segmenter, world.landmarks, "native")
-    with pytest.raises(OrsanetError, match=r'landmarks\.input: "published" in the store, "native" now'):
+    with pytest.raises(OrsanetError, match=r'landmarks\.input: "published" before, "native" now'):
         build(world.load_manifest(), copy, native, ["clean"], device=CPU)
     with pytest.raises(OrsanetError, match="feature_dtype"):
         build(world.load_manifest(), copy, world.load_priors(), ["clean"], device=CPU, feature_dtype="float32")

@@ -196,7 +196,9 @@ def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
 def state() -> ResumeState:
     model, optimizer = finished()
     history = [{"epoch": 1.0, "loss": 0.1 + 0.2}, {"epoch": 2.0, "loss": 1e-300}]
-    return ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
+    return ResumeState(
+        data={"classes": ["a", "b"]}, history=history, model=model.state_dict(), optimizer=optimizer.state_dict()
+    )
 
 
 @pytest.fixture
@@ -269,14 +271,6 @@ def test_a_file_that_holds_something_else_is_refused(content: object, tmp_path: 
     resume_refusal(tmp_path / "resume.pt")
 
 
-def test_without_a_resume_file_the_answer_is_to_start_without(tmp_path: Path) -> None:
-    assert "--resume" in resume_refusal(tmp_path / "resume.pt")
-
-
-class Interruption(BaseException):
-    """Like KeyboardInterrupt: not an Exception, so nothing catches it in passing."""
-
-
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [(OSError(28, "No space left"), OrsanetError), (ValueError("x"), ValueError), (Interruption(), Interruption)],
@@ -313,7 +307,9 @@ def write_weights(path: Path) -> None:
 
 def write_resume(path: Path) -> None:
     model, optimizer = finished()
-    ResumeState(history=[], model=model.state_dict(), optimizer=optimizer.state_dict()).save(path)
+    ResumeState(
+        data={"classes": ["a", "b"]}, history=[], model=model.state_dict(), optimizer=optimizer.state_dict()
+    ).save(path)
 
 
 WRITERS = pytest.mark.parametrize("write", [write_text, write_weights, write_resume])

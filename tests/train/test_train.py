@@ -98,6 +98,27 @@ def test_resuming_needs_a_run_and_the_same_configuration(world, tmp_path: Path) 
         run(world, tmp_path / "run", "epochs=1")
 
 
+def test_resuming_before_the_first_finished_epoch_is_starting(world, tmp_path: Path) -> None:
+    run(world, tmp_path / "whole", "epochs=1")
+    early = tmp_path / "early"  # killed in the first epoch: the configuration is there, and nothing to go on from
+    early.mkdir()
+    shutil.copy(tmp_path / "whole" / "config.toml", early)
+    run(world, early, "epochs=1", resume=True)
+    assert equal(weights(early / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
+
+
+def test_resuming_on_other_labels_is_refused(world, tmp_path: Path) -> None:
+    run(world, tmp_path / "run", "epochs=1")
+    table = world.manifest.with_name("samples.csv").read_text()
+    (tmp_path / "samples.csv").write_text(table.replace("train_0.png,anger", "train_0.png,neutral"))
+    shutil.copy(world.manifest, tmp_path / "dataset.toml")
+    from orsanet_cache import load_manifest
+
+    manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
+    with pytest.raises(OrsanetError, match="resumed on other data; start a new run:\n  training_images_sha256"):
+        train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU, resume=True)
+
+
 def test_what_does_not_fit_is_refused_and_leaves_no_folder(world, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match=r"--set selection_split=NAME \(it has valid, test\)"):
         run(world, tmp_path / "run", "selection_split=dev")
