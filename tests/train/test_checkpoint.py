@@ -271,6 +271,10 @@ def test_a_file_that_holds_something_else_is_refused(content: object, tmp_path: 
     resume_refusal(tmp_path / "resume.pt")
 
 
+class Interruption(BaseException):
+    """Like KeyboardInterrupt: not an Exception, so nothing catches it in passing."""
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [(OSError(28, "No space left"), OrsanetError), (ValueError("x"), ValueError), (Interruption(), Interruption)],
