@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from orsanet_cache.commit import StoreWriter, UnitRecord
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.images import (
     IMAGE_SIZE,
     PREPROCESSING,
@@ -32,7 +32,7 @@ from orsanet_cache.images import (
     view_pixels,
 )
 from orsanet_cache.manifest import Manifest, Sample
-from orsanet_cache.priors import FrozenPriors, Precision
+from orsanet_cache.priors import NO_CLASS, FrozenPriors, Precision
 from orsanet_cache.store import Field, schema
 
 # What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
@@ -87,7 +87,7 @@ def build(
     began = time.monotonic()
     if lacking:
         priors = priors.to(device=device, dtype=torch.float16 if precision == "fp16" else torch.float32)
-    with tqdm(total=rows, unit="img", desc="build", smoothing=0.05, disable=not lacking) as progress:
+    with tqdm(total=rows, unit="view", desc="build", smoothing=0.05, disable=not lacking) as progress:
         for unit, unit_views in lacking:
             samples = manifest.split(unit.split)[unit.rows]
             decoded = _decode(manifest.root, samples, unit_views)
@@ -99,9 +99,10 @@ def build(
     for split in manifest.splits:
         sealed = [writer.seal(split, view) for view in views]
         rejected_by_split[split] = {image: reason for view in sealed for image, reason in view.items()}
-        if len(rejected_by_split[split]) == len(manifest.split(split)):
-            image, reason = next(iter(rejected_by_split[split].items()))
-            raise OrsanetError(f"{out}: no image of split '{split}' could be used; the first: {image}: {reason}")
+    for split, unusable in rejected_by_split.items():
+        if len(unusable) == len(manifest.split(split)):
+            reasons = [f"{image!r}: {reason}" for image, reason in unusable.items()]
+            raise OrsanetError(f"{out}: no image of split '{split}' could be used:\n{listed(reasons)}")
     return BuildSummary(len(manifest.samples), rows, time.monotonic() - began, rejected_by_split)
 
 
@@ -175,13 +176,18 @@ def _compute(
 
 
 def _not_finite(samples: Sequence[Sample], arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
-    """A network output that is not a number is never trained on."""
+    """A network output that is not a number is never trained on: sample id -> reason."""
     rejected = {}
     for name, array in arrays.items():
         if array.dtype.kind == "f":
-            finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            for row in np.flatnonzero(~finite).tolist():
-                rejected[samples[row].image] = f"{name} is not finite as {array.dtype}; build with --features float32"
+            bad = ~np.isfinite(array)
+        elif name == "segmentation_map":
+            bad = array == NO_CLASS
+        else:
+            continue
+        advice = "; what overflows float16 may fit --features float32" if array.dtype == np.float16 else ""
+        for row in np.flatnonzero(bad.reshape(len(array), -1).any(axis=1)).tolist():
+            rejected[samples[row].image] = f"the networks' {name} is not finite as {array.dtype}{advice}"
     return rejected
 
 

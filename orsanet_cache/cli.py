@@ -91,6 +91,8 @@ def build(
     for split, rejected in summary.rejected.items():
         for image, reason in rejected.items():
             click.echo(f"rejected, will not be used: {split}: {image!r}: {reason}", err=True)
+    if any(summary.rejected.values()):
+        click.echo(f"mended any of them? delete {out}/SPLIT and run the same command again", err=True)
     count = sum(len(rejected) for rejected in summary.rejected.values())
     click.echo(f"{out}: {summary.images - count:,} of {summary.images:,} images usable")
     click.echo(f"look at it: orsanet-cache show {out} --split {loaded.splits[0]} -n 16 --out sheet.png")

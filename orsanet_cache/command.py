@@ -20,6 +20,8 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except OrsanetError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:  # a full disk, a folder that cannot be written, a name too long: the user's to mend
+            raise click.ClickException(f"{error.filename or 'writing'}: {error.strerror or error}") from error
         except KeyboardInterrupt:
             click.echo(f"\nInterrupted. {self.interrupted}", err=True)
             sys.exit(130)

@@ -71,7 +71,7 @@ class StoreWriter:
         """Create the store, or continue one with the same recipe. Raises OrsanetError where the recipes differ."""
         if path.exists() and not path.is_dir():
             raise OrsanetError(f"{path}: a file is in the way of the store; choose another --out")
-        if not path.exists() or not any(path.iterdir()):
+        if not path.exists() or all(entry.suffix == ".partial" for entry in path.iterdir()):  # of a killed start
             root = {"schema": SCHEMA_VERSION, "recipe": dict(recipe), "provenance": dict(provenance)}
             group = zarr.create_group(path, zarr_format=3, attributes={MARK: root}, overwrite=False)
         else:
@@ -86,9 +86,11 @@ class StoreWriter:
 
     def add_split(self, split: str, ids: Sequence[str]) -> None:
         """Fix the split's samples and their order. Raises OrsanetError if the store has others."""
+        if Path(split).name != split:
+            raise ValueError(f"{split!r} is not a folder name")
         self._ids[split] = tuple(ids)
         group = self._group.require_group(split)
-        if "sample_id" not in group:
+        if not list(group.group_keys()):  # no view yet: whatever is there may be half written
             encoded = encode_ids(ids)
             _create(group, "sample_id", encoded.shape, "uint8", shards=False)[:] = encoded
             return
@@ -119,8 +121,11 @@ class StoreWriter:
     def commit(self, unit: Unit, view: str, arrays: Mapping[str, NDArray[Any]], record: UnitRecord) -> None:
         """Write a unit's shards, then its marker."""
         group = self._view_group(unit.split, view)
-        for field in self._fields:
-            group[field.name][unit.rows] = arrays[field.name]  # type: ignore[index]
+        # An all-zero chunk must be written too, or a lost file and a black image look the same; zarr forgets the choice
+        # when an array is opened again.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for field in self._fields:
+                group[field.name][unit.rows] = arrays[field.name]  # type: ignore[index]
         marker = self._marker(unit, view)
         marker.parent.mkdir(parents=True, exist_ok=True)
         temporary = marker.with_suffix(".tmp")
@@ -139,9 +144,7 @@ class StoreWriter:
                 digests += record["image_sha256"]
                 rejected |= record["rejected"]
             sha256 = np.array([list(bytes.fromhex(digest or "00" * 32)) for digest in digests], dtype=np.uint8)
-            accepted = np.array([name not in rejected for name in ids])
             _create(group, "image_sha256", sha256.shape, "uint8", shards=False)[:] = sha256
-            _create(group, "accepted", accepted.shape, "bool", shards=False)[:] = accepted
             group.attrs.update({"rejected": rejected, "sealed": True})
         shutil.rmtree(self._commits / split / view, ignore_errors=True)
         for folder in (self._commits / split, self._commits):
@@ -176,7 +179,5 @@ def _create(
         chunks=(1, *row) if shards else tuple(shape),
         shards=(ROWS_PER_SHARD, *row) if shards else None,
         compressors=[ZstdCodec(level=3), Crc32cCodec()] if compressed else [Crc32cCodec()],
-        # An all-zero chunk must be written too: otherwise a lost file and a black image look the same.
-        config={"write_empty_chunks": True},
         overwrite=True,
     )

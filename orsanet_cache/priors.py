@@ -23,13 +23,14 @@ from orsanet_cache.weights import build_frozen, read_weights, tensors_digest
 LandmarkInput = Literal["published", "native"]
 Precision = Literal["fp32", "fp16"]
 
+NO_CLASS = 255
 ARCHITECTURE_KEY = "architecture"  # of a safetensors header: SegFaceConfig as JSON
 
 
 class Priors(NamedTuple):
     """What the frozen networks say about a batch. Field names are the store's, the batch's and the model's."""
 
-    segmentation_map: Tensor  # uint8 [B, 224, 224], LaPa class per pixel
+    segmentation_map: Tensor  # uint8 [B, 224, 224], LaPa class per pixel, NO_CLASS where a logit is not finite
     segmentation_features: Tensor  # [B, 1024, 7, 7], last Swin stage before its LayerNorm
     landmark_features: Tensor  # [B, 512, 7, 7]
     landmarks: Tensor  # float32 [B, 68, 2], x and y in units of the crop
@@ -76,7 +77,8 @@ class FrozenPriors(nn.Module):
         segmentation_features, logits = self.segmenter(normalised.to(dtype))
         crop = avg_pool2d(unit, 2) if self.landmark_input == "native" else normalised[..., ::2, ::2]
         landmark_features, landmarks = self.landmark_network(crop.to(dtype))
-        return Priors(logits.argmax(1).to(torch.uint8), segmentation_features, landmark_features, landmarks.float())
+        segmentation_map = logits.argmax(1).to(torch.uint8).masked_fill(~logits.isfinite().all(dim=1), NO_CLASS)
+        return Priors(segmentation_map, segmentation_features, landmark_features, landmarks.float())
 
 
 def load_segmenter(path: Path) -> SegFace:

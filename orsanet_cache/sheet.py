@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from orsanet_cache.errors import OrsanetError
 from orsanet_cache.images import Pixels
 from orsanet_cache.store import PriorStore
 
@@ -39,7 +40,13 @@ def prior_sheet(store: PriorStore, split: str, count: int) -> Image.Image:
     """`count` accepted samples spread evenly over the split; for each sealed view the picture with its 68 landmarks, and the
     coloured segmentation map over it."""
     views = store.views(split)
+    if not views:
+        raise OrsanetError(
+            f"{store.path}: no view of split '{split}' is finished; run the same `orsanet-cache build` again"
+        )
     accepted = np.flatnonzero(np.all([store.accepted(split, view) for view in views], axis=0))
+    if not len(accepted):
+        raise OrsanetError(f"{store.path}: every image of split '{split}' was rejected; see `orsanet-cache info`")
     rows = accepted[np.linspace(0, len(accepted) - 1, min(count, len(accepted))).round().astype(int)]
     ids = store.sample_ids(split)
     tiles: list[Pixels] = []

@@ -3,10 +3,9 @@
     STORE/                          Zarr v3 group; attributes: schema, recipe, provenance
       <split>/                      attributes: nothing that changes
         sample_id   uint8 [N, L]    image paths of the manifest, UTF-8, zero-padded
-        <view>/                     attributes: rejected {sample id: reason}, sealed
+        <view>/                     attributes: sealed; rejected {sample id: reason}, whose rows mean nothing
           image_sha256 uint8 [N, 32]
-          accepted     bool  [N]    False: the image could not be read, the row's other values mean nothing
-          image, segmentation_map, segmentation_features, landmark_features, landmarks   [N, …]
+              image, segmentation_map, segmentation_features, landmark_features, landmarks   [N, …]
 
 Row n of every array belongs to sample n. Labels are not here: they are joined from the manifest when read. A view is readable
 once it is sealed; adding one touches no other. One chunk is one row with its checksum; one shard is one unit of work.
@@ -85,14 +84,7 @@ class PriorStore:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open a store. Raises OrsanetError if the folder is none, or of another schema version."""
-        group = open_group(path, "r")
-        written = mark(group)["schema"]
-        if written != SCHEMA_VERSION:
-            raise OrsanetError(
-                f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
-                f"rebuild it with `orsanet-cache build`"
-            )
-        return cls(path, group)
+        return cls(path, open_group(path, "r"))
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -106,7 +98,7 @@ class PriorStore:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(self._group.group_keys()))
+        return tuple(sorted(entry.parent.name for entry in self.path.glob("*/zarr.json")))
 
     def views(self, split: str) -> tuple[str, ...]:
         """The sealed views of a split."""
@@ -114,16 +106,28 @@ class PriorStore:
 
     def all_views(self, split: str) -> dict[str, bool]:
         """Every view of a split begun so far -> is it sealed?"""
-        groups = self._split(split).groups()
-        return {view: bool(group.attrs.get("sealed", False)) for view, group in sorted(groups)}
+        folder = self.path / split
+        try:
+            groups = sorted(self._split(split).groups(), key=lambda item: item[0])
+        except (ValueError, KeyError) as error:
+            raise OrsanetError(f"{folder}: a zarr.json in it is damaged ({error}); {_mend(folder)}") from error
+        return {view: bool(group.attrs.get("sealed", False)) for view, group in groups}
 
     def sample_ids(self, split: str) -> tuple[str, ...]:
         """Image paths as the manifest has them, in row order."""
-        return decode_ids(np.asarray(self._split(split)["sample_id"][:]))  # type: ignore[index]
+        folder = self.path / split
+        try:
+            ids = decode_ids(np.asarray(self._split(split)["sample_id"][:]))  # type: ignore[index]
+            if not all(ids):
+                raise ValueError("a part of it is missing")
+        except (ValueError, KeyError) as error:
+            raise OrsanetError(f"{folder}: sample_id is damaged ({error}); {_mend(folder)}") from error
+        return ids
 
     def accepted(self, split: str, view: str) -> NDArray[np.bool_]:
         """bool [N]: rows whose image could be read."""
-        return np.asarray(self._view(split, view)["accepted"][:])  # type: ignore[index]
+        rejected = self.rejected(split, view)
+        return np.array([image not in rejected for image in self.sample_ids(split)])
 
     def rejected(self, split: str, view: str) -> dict[str, str]:
         """Sample id -> why its image could not be used."""
@@ -132,7 +136,7 @@ class PriorStore:
     def fields(self, split: str, view: str) -> dict[str, zarr.Array[Any]]:
         """Field name -> its array, sample axis first."""
         view_group = self._view(split, view)
-        return {name: array for name, array in view_group.arrays() if name not in ("image_sha256", "accepted")}
+        return {name: array for name, array in view_group.arrays() if name != "image_sha256"}
 
     def read(self, split: str, view: str, field: str, rows: NDArray[np.integer] | slice) -> NDArray[Any]:
         """Rows of one field, in the order asked for: [len(rows), *field shape].
@@ -148,14 +152,16 @@ class PriorStore:
                 out[position] = array[int(row)]
             return out
         except (ValueError, RuntimeError, OSError) as error:  # what zarr's codecs raise on damaged bytes
-            raise OrsanetError(f"{self.path}: {array.path} is damaged ({error}); {self._mend(split, view)}") from error
+            raise OrsanetError(
+                f"{self.path}: {array.path} is damaged ({error}); {_mend(self.path / split / view)}"
+            ) from error
 
     def nbytes(self) -> int:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def _split(self, split: str) -> zarr.Group:
-        if split not in self._group:
+        if split not in self.splits:
             raise OrsanetError(f"{self.path} has no split '{split}'; it has {', '.join(self.splits) or 'none'}")
         return self._group[split]  # type: ignore[return-value]
 
@@ -193,18 +199,17 @@ class PriorStore:
         ]
         if missing:
             raise OrsanetError(
-                f"{self.path}: {len(missing)} shard(s) are missing; {self._mend(split, view)}:\n{listed(missing)}"
+                f"{self.path}: {len(missing)} shard(s) are missing; {_mend(self.path / split / view)}:\n{listed(missing)}"
             )
-
-    def _mend(self, split: str, view: str) -> str:
-        return (
-            f"delete {self.path / split / view} and run the same `orsanet-cache build` again, which computes only that"
-        )
 
 
 def mark(group: zarr.Group) -> dict[str, Any]:
     """The root attribute that carries schema, recipe and provenance."""
     return cast(dict[str, Any], group.attrs[MARK])
+
+
+def _mend(folder: Path) -> str:
+    return f"delete {folder} and run the same `orsanet-cache build` again, which computes only that"
 
 
 def open_group(path: Path, mode: str) -> zarr.Group:
@@ -217,6 +222,12 @@ def open_group(path: Path, mode: str) -> zarr.Group:
         raise OrsanetError(f"{path}: not a store (no readable Zarr v3 group there)") from error
     if not isinstance(group.attrs.get(MARK), Mapping):
         raise OrsanetError(f"{path}: a Zarr group, but not one written by orsanet-cache")
+    written = mark(group).get("schema")
+    if written != SCHEMA_VERSION:
+        raise OrsanetError(
+            f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
+            f"rebuild it with `orsanet-cache build`"
+        )
     return group
 
 

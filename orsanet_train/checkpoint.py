@@ -35,6 +35,7 @@ class Identity(BaseModel):
     segmentation_channels: Annotated[int, Field(ge=1)]
     landmark_channels: Annotated[int, Field(ge=1)]
     store_recipe: dict[str, Any]
+    ir50_sha256: str | None  # of the weights the backbone started from; None: random
     epoch: int  # counted from 1, as in metrics.csv
     train_split: str
     selection: Literal["best", "last"]
@@ -78,14 +79,10 @@ def load_weights(path: Path) -> tuple[ORSANet, Identity]:
 
 
 class ResumeState(BaseModel):
-    """Everything besides the configuration that decides what comes next, after len(history) epochs.
-
-    `data` identifies the images, labels and priors that the run was trained on; another run on others is not its continuation.
-    """
+    """Everything besides the configuration and the data that decides what comes next: after len(history) epochs."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    data: dict[str, Any]
     history: list[dict[str, float]]  # metrics.csv
     model: dict[str, Any]
     optimizer: dict[str, Any]

@@ -11,7 +11,9 @@ FILE = click.Path(path_type=Path)
 PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, or a .toml file."
 
 
-@click.group(cls=CommandGroup, interrupted="Finished epochs are kept: run the same command with --resume to go on.")
+@click.group(
+    cls=CommandGroup, interrupted="Finished epochs of a run are kept: run the same command with --resume to go on."
+)
 @click.version_option(package_name="orsanet")
 def main() -> None:
     """Stage two of ORSANet: train and evaluate on the cached priors of a store."""
@@ -47,7 +49,7 @@ def run(
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     opened = PriorStore.open(store)
     chosen_device = choose_device(device)
-    if ir50 is None:
+    if ir50 is None and not resume:
         click.echo(
             "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights",
             err=True,
@@ -66,7 +68,8 @@ def run(
         f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
         f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch})"
     )
-    click.echo(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}")
+    names = "" if classes is None else f" --classes {','.join(classes)}"
+    click.echo(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")
 
 
 @main.command()

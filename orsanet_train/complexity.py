@@ -1,5 +1,6 @@
 """Parameters and multiply-adds per part, counted, not quoted: the networks run once on the meta device under torch's counter."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
@@ -80,7 +81,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _multiply_adds(forward) -> int:  # type: ignore[no-untyped-def]
+def _multiply_adds(forward: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward()
     return counter.get_total_flops() // 2

@@ -20,6 +20,7 @@ from orsanet_cache import OrsanetError, listed, validation_findings
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
 
 Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=8192)]  # of a network: more is a slip of the keyboard
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -34,12 +35,12 @@ class ModelConfig(_Strict):
     """How the backbone's 14x14 map becomes 49 tokens: the published re-view of memory, or a 2x2 pixel-unshuffle."""
     segmentation_prior: Literal["features", "map", "none"] = "features"
     """Swin features as published in code, the one-hot map as in the paper, or no semantic guidance (ablation)."""
-    depth: Positive = 8
+    depth: Size = 8
     """MCM levels: 4, 6, 8 are the published small, base and large."""
-    width: Positive = 512
+    width: Size = 512
     """Token width D, a multiple of 32."""
-    backbone_channels: tuple[Positive, Positive, Positive] = (64, 128, 256)
-    backbone_units: tuple[Positive, Positive, Positive] = (3, 4, 14)
+    backbone_channels: tuple[Size, Size, Size] = (64, 128, 256)
+    backbone_units: tuple[Size, Size, Size] = (3, 4, 14)
     multi_scale: bool = True
     cross_interaction: bool = True
     landmark_reintegration: bool = True
@@ -98,7 +99,7 @@ class RunConfig(_Strict):
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
     """Factor per epoch."""
     rho: Annotated[float, Field(ge=0)] = 0.05
-    """Radius of the sharpness-aware perturbation; 0 is plain Adam at twice the cost."""
+    """Radius of the sharpness-aware perturbation; 0 is plain Adam, at half the cost."""
     sampling: Literal["balanced", "shuffled"] = "balanced"
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
     train_split: str = "train"
@@ -128,17 +129,25 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: endless digits, bottomless nesting
         raise OrsanetError(f"{preset}: not valid TOML: {error}") from error
+    malformed = []
     for override in overrides:
-        _apply(values, override)
-    return parse_config(values, preset)
+        try:
+            _apply(values, override)
+        except OrsanetError as error:
+            malformed.append(str(error))
+    return parse_config(values, preset, malformed)
 
 
-def parse_config(values: dict[str, Any], source: str) -> RunConfig:
-    """Validate a configuration. Raises OrsanetError with all findings."""
+def parse_config(values: dict[str, Any], source: str, findings: Sequence[str] = ()) -> RunConfig:
+    """Validate a configuration. Raises OrsanetError with all findings, those made before included."""
+    found, config = list(findings), None
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise OrsanetError(f"configuration from {source}:\n{listed(validation_findings(error))}") from error
+        found += validation_findings(error)
+    if config is None or found:
+        raise OrsanetError(f"configuration from {source}:\n{listed(found)}")
+    return config
 
 
 def config_toml(config: RunConfig) -> str:

@@ -33,7 +33,12 @@ def predict(model: ORSANet, feed: Feed) -> NDArray[np.float32]:
     model.train(was_training)
     if not parts:
         raise OrsanetError(f"split '{feed.split.name}' has no usable image to evaluate")
-    return torch.cat(parts).cpu().numpy()
+    probabilities = torch.cat(parts).cpu().numpy()
+    if not np.isfinite(probabilities).all():
+        raise OrsanetError(
+            f"the model's outputs on '{feed.split.name}' are not finite; train with a lower learning_rate"
+        )
+    return probabilities
 
 
 def predictions_table(
@@ -77,22 +82,30 @@ def evaluate(
     model = model.to(device)
     if groups is None:
         groups = [split for split in manifest.splits if split != identity.train_split]
+    if not groups:
+        raise OrsanetError(
+            f"manifest '{manifest.name}' has no split besides '{identity.train_split}'; name one with --splits"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("confusion_*.png"):  # of an earlier evaluation of other groups
+        stale.unlink()
     reports, tables, notes = [], [], []
     for group in dict.fromkeys(groups):
-        split_name, _, tag = group.partition(":")
-        split = join(manifest, store, split_name, ["clean"], tag or None)
+        split_name, colon, tag = group.partition(":")
+        split = join(manifest, store, split_name, ["clean"], tag if colon else None)
         feed = Feed(store, split, identity.model, device)
         table = predictions_table(feed, predict(model, feed), manifest.classes, group)
         chose = split.name == identity.selection_split and identity.selection == "best"
         reports.append(split_report(group, table, manifest.classes, len(split.rejected), chose))
         tables.append(table)
+        if split.name == identity.train_split:
+            notes.append(f"'{group}': the model was trained on these images")
         if split.rejected:
             notes.append(f"'{group}': {len(split.rejected)} image(s) that the build rejected are in no number above")
     protocol = _protocol(identity)
     if any(report.chose_checkpoint for report in reports):
         protocol += "; * chosen on these images, so their numbers are optimistic"
 
-    out.mkdir(parents=True, exist_ok=True)
     content = {
         "checkpoint": {"file": weights.name, **identity.model_dump(mode="json")},
         "protocol": protocol,
@@ -104,7 +117,7 @@ def evaluate(
     write_whole(out / "predictions.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
     if plots.matplotlib_installed():
         for report in reports:
-            file_name = re.sub(r"[^\w.-]", "_", report.name)  # a tag may hold any character
+            file_name = re.sub(r"[^\w.-]", "_", report.name)[:80]  # a tag may hold anything
             plots.confusion(report, out / f"confusion_{file_name}.png")
     else:
         notes.append(plots.NO_MATPLOTLIB)

@@ -23,7 +23,7 @@ ASPECT_RATIO = (0.3, 3.3)
 
 
 class PriorBatch(NamedTuple):
-    """One batch on the model's device. Names are the store's."""
+    """One batch on the model's device. Names are the store's; `segmentation` is the one of its two fields that the model takes."""
 
     image: Tensor  # float32 [B, 3, 112, 112], ImageNet-normalised, erased
     segmentation: Tensor  # float32 [B, C, 7, 7] features, or uint8 [B, 224, 224] map, as the model is configured

@@ -90,7 +90,7 @@ class CrossFusionBlock(nn.Module):
 
     Ablations (paper, Table 6): without `cross_interaction` the attention and its norm are gone and the image tokens keep only
     their MLP; without `reintegration` the scaled landmark tokens and the mixing convolution are gone, and both token sets go on
-    side by side.
+    side by side. (With several scales, the convolutions between scales run over all tokens all the same.)
     """
 
     def __init__(self, width: int, drop_path: float, cross_interaction: bool, reintegration: bool) -> None:

@@ -13,6 +13,7 @@ from orsanet_train.feed import PriorBatch
 from orsanet_train.report import SplitReport
 
 NO_MATPLOTLIB = "curves and confusion matrices need matplotlib: pip install 'orsanet[plots]'"
+TILES = 25  # of a mosaic
 
 
 def matplotlib_installed() -> bool:
@@ -22,8 +23,10 @@ def matplotlib_installed() -> bool:
 
 def batch_mosaic(batch: PriorBatch, classes: Sequence[str], path: Path) -> None:
     """The images of a training batch as the backbone sees them, each with its class name: a swapped label order shows here."""
-    tiles = [np.repeat(np.repeat(tile, 2, axis=0), 2, axis=1) for tile in displayable(batch.image).cpu().numpy()]
-    captions = [classes[label] for label in batch.label.tolist()]
+    tiles = [
+        np.repeat(np.repeat(tile, 2, axis=0), 2, axis=1) for tile in displayable(batch.image[:TILES]).cpu().numpy()
+    ]
+    captions = [classes[label] for label in batch.label[:TILES].tolist()]
     sheet = contact_sheet(tiles, captions, columns=min(5, len(tiles)))
     write_whole(path, lambda temporary: sheet.save(temporary, format="PNG"))
 
@@ -34,11 +37,11 @@ def curves(history: pd.DataFrame, selection_split: str, path: Path) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(history["epoch"], history["loss"], label="at the weights")
-    left.plot(history["epoch"], history["perturbed_loss"], label="perturbed (SAM)")
+    left.plot(history["epoch"], history["loss"], label="at the weights", marker=".")
+    left.plot(history["epoch"], history["perturbed_loss"], label="perturbed (SAM)", marker=".")
     left.set(xlabel="epoch", ylabel="training loss")
-    right.plot(history["epoch"], 100 * history["train_accuracy"], label="training batches (augmented)")
-    right.plot(history["epoch"], 100 * history["selection_accuracy"], label=f"split '{selection_split}'")
+    right.plot(history["epoch"], 100 * history["train_accuracy"], label="training batches (augmented)", marker=".")
+    right.plot(history["epoch"], 100 * history["selection_accuracy"], label=f"split '{selection_split}'", marker=".")
     right.set(xlabel="epoch", ylabel="accuracy, %")
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -58,9 +61,11 @@ def confusion(report: SplitReport, path: Path) -> None:
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(image, label="share of the true class")
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{report.name}: {report.images} images, {report.accuracy:.2%}")
+    # parse_math=False: a "$" in a name is a "$"
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(classes)), classes, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{report.name}: {report.images} images, {report.accuracy:.2%}", parse_math=False)
     for (row, column), count in np.ndenumerate(counts):
         axes.text(
             column, row, str(count), ha="center", va="center", color="white" if share[row, column] > 0.5 else "black"

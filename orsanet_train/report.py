@@ -16,7 +16,7 @@ class SplitReport:
     rejected: int  # images of the group that the build could not use: not in any number here
     accuracy: float
     balanced_accuracy: float  # mean recall over the classes that occur
-    macro_f1: float
+    macro_f1: float  # mean F1 over the classes that occur or are predicted
     recall: dict[str, float | None]  # per class, in label order; None: no image of it here
     confusion: list[list[int]]  # [true][predicted], in label order
     chose_checkpoint: bool  # this split's accuracy chose the checkpoint, so its numbers flatter it

@@ -4,6 +4,7 @@ Reads top to bottom: join labels to the store, build the model, then epoch by ep
 depends on seed and epoch alone, so a run resumed after any epoch continues exactly.
 """
 
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from torch import Tensor
 from torch.optim import Adam
 from tqdm import tqdm
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, listed, load_strictly, recipe_differences
+from orsanet_cache import (
+    Manifest,
+    OrsanetError,
+    PriorStore,
+    Weights,
+    listed,
+    load_strictly,
+    recipe_differences,
+    tensors_digest,
+)
 from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, ResumeState, save_weights, write_whole
 from orsanet_train.config import RunConfig, config_toml, load_config
@@ -62,29 +72,33 @@ def train(
         segmentation_channels=fields["segmentation_features"].shape[1],
         landmark_channels=fields["landmark_features"].shape[1],
         store_recipe=store.recipe,
+        ir50_sha256=None if ir50 is None else tensors_digest(ir50.tensors),
         epoch=0,
         train_split=config.train_split,
         selection="last",
         selection_split=config.selection_split,
         selection_accuracy=0.0,
     )
-    _prepare_folder(out, config, resume)
-
     torch.manual_seed(config.seed)
     model = identity.build()
     if ir50 is not None:
         load_strictly(model.ir_back, backbone_weights(ir50))
+    data = {
+        "classes": list(manifest.classes),
+        "store": store.recipe,
+        "training_images_sha256": training.sha256(),
+        "selection_images_sha256": selection.sha256(),
+        "ir50_sha256": identity.ir50_sha256,
+    }
+    _prepare_folder(out, config, data, resume)
     model = model.to(device)
     optimizer = Adam(model.parameters(), lr=config.learning_rate)
     training_feed = Feed(store, training, config.model, device)
     selection_feed = Feed(store, selection, config.model, device)
 
     history: list[dict[str, float]] = []
-    data = {"classes": list(manifest.classes), "store": store.recipe, "training_images_sha256": training.sha256()}
     if (out / "resume.pt").exists():  # else nothing is finished yet, and resuming is starting
         state = ResumeState.load(out / "resume.pt")
-        if differences := list(recipe_differences(state.data, data)):
-            raise OrsanetError(f"{out}: resumed on other data; start a new run:\n{listed(differences)}")
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         history = state.history
@@ -96,7 +110,7 @@ def train(
         row = _train_epoch(model, optimizer, training_feed, config, epoch)
         correct = predict(model, selection_feed).argmax(axis=1) == selection.labels
         history.append({**row, "selection_accuracy": float(correct.mean())})
-        _save_epoch(out, model, optimizer, identity, data, history)
+        _save_epoch(out, model, optimizer, identity, history)
 
     best = max(history, key=lambda row: row["selection_accuracy"])
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
@@ -147,7 +161,6 @@ def _save_epoch(
     model: ORSANet,
     optimizer: Adam,
     identity: Identity,
-    data: dict[str, Any],
     history: list[dict[str, float]],
 ) -> None:
     """Write what a finished epoch leaves; resume.pt last, so that what it counts as done is all there."""
@@ -160,7 +173,7 @@ def _save_epoch(
     write_whole(out / "metrics.csv", lambda path: table.to_csv(path, index=False))
     if plots.matplotlib_installed():
         plots.curves(table, identity.selection_split, out / "curves.png")
-    state = ResumeState(data=data, history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
+    state = ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
     state.save(out / "resume.pt")
 
 
@@ -171,7 +184,16 @@ def _selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -
             f"selection_split = \"{config.selection_split}\", but manifest '{manifest.name}' has no such split; "
             f"choose one with --set selection_split=NAME (it has {', '.join(others) or 'none besides training'})"
         )
-    return join(manifest, store, config.selection_split, ["clean"])
+    if config.selection_split == config.train_split:
+        raise OrsanetError(
+            f"selection_split is the training split '{config.train_split}': choose images not trained on"
+        )
+    selection = join(manifest, store, config.selection_split, ["clean"])
+    if not selection.samples:
+        raise OrsanetError(
+            f"split '{selection.name}' has no usable image to choose the best epoch by; see `orsanet-cache info`"
+        )
+    return selection
 
 
 def _check_classes(training: LabelledSplit, manifest: Manifest) -> None:
@@ -184,21 +206,27 @@ def _check_classes(training: LabelledSplit, manifest: Manifest) -> None:
         )
 
 
-def _prepare_folder(out: Path, config: RunConfig, resume: bool) -> None:
-    """A new run folder with its configuration, or an old one with the same."""
-    path = out / "config.toml"
+def _prepare_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: bool) -> None:
+    """A new run folder that says what it is, or an old one that says the same; only the number of epochs may change."""
     if resume:
-        if not path.exists():
-            raise OrsanetError(f"{out}: no run to resume (no config.toml there); start it without --resume")
-        if (before := load_config(str(path))) != config:
-            changed = [
-                f"{key}: {value} before, {now} now"
-                for (key, value), now in zip(before.model_dump().items(), config.model_dump().values(), strict=True)
-                if value != now
-            ]
-            raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n" + "\n".join(changed))
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / "run.json").exists():
+            raise OrsanetError(f"{out}: no run to resume (no run.json there); start it without --resume")
+        before = load_config(str(out / "config.toml")).model_dump(mode="json")
+        if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
+            raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
+        if changed := list(recipe_differences(_read_json(out / "run.json"), data)):
+            raise OrsanetError(
+                f"{out}: resumed on other data or weights; pass the same, or start a new run:\n{listed(changed)}"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda temporary: temporary.write_text(config_toml(config), encoding="utf-8"))
+    write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
+    write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise OrsanetError(f"{path}: damaged ({error}); start a new run") from error

@@ -96,3 +96,26 @@ def test_a_store_can_be_moved(world, tmp_path: Path) -> None:
     shutil.copytree(world.store, tmp_path / "elsewhere")
     a = PriorStore.open(tmp_path / "elsewhere").read("valid", "hflip", "landmarks", slice(None))
     assert np.array_equal(a, world.open_store().read("valid", "hflip", "landmarks", slice(None)))
+
+
+@pytest.mark.parametrize("lost", ["flipped", "deleted"])
+def test_damaged_sample_ids_are_named(world, tmp_path: Path, lost: str) -> None:
+    copy = tmp_path / "store.zarr"
+    shutil.copytree(world.store, copy)
+    (chunk,) = (path for path in (copy / "test" / "sample_id" / "c").rglob("*") if path.is_file())
+    if lost == "deleted":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
+    with pytest.raises(OrsanetError, match="sample_id is damaged"):
+        PriorStore.open(copy).accepted("test", "clean")
+
+
+def test_damaged_metadata_is_named(world, tmp_path: Path) -> None:
+    copy = tmp_path / "store.zarr"
+    shutil.copytree(world.store, copy)
+    (copy / "test" / "clean" / "zarr.json").write_text("{")
+    with pytest.raises(OrsanetError, match=r"a zarr\.json in it is damaged"):
+        PriorStore.open(copy).views("test")
+    with pytest.raises(OrsanetError, match="no split 'train/clean'"):
+        PriorStore.open(copy).views("train/clean")

@@ -29,6 +29,7 @@ IDENTITY = Identity(
     model=ModelConfig(depth=1, width=64, backbone_channels=(4, 8, 16), backbone_units=(1, 1, 1), tokens="spatial"),
     segmentation_channels=24,
     landmark_channels=32,
+    ir50_sha256=None,
     store_recipe={"segmenter": {"weights_sha256": "00ff"}, "precision": "fp32", "nested": [1, 2.5, None]},
     epoch=3,
     train_split="train",
@@ -196,9 +197,7 @@ def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
 def state() -> ResumeState:
     model, optimizer = finished()
     history = [{"epoch": 1.0, "loss": 0.1 + 0.2}, {"epoch": 2.0, "loss": 1e-300}]
-    return ResumeState(
-        data={"classes": ["a", "b"]}, history=history, model=model.state_dict(), optimizer=optimizer.state_dict()
-    )
+    return ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
 
 
 @pytest.fixture
@@ -311,9 +310,7 @@ def write_weights(path: Path) -> None:
 
 def write_resume(path: Path) -> None:
     model, optimizer = finished()
-    ResumeState(
-        data={"classes": ["a", "b"]}, history=[], model=model.state_dict(), optimizer=optimizer.state_dict()
-    ).save(path)
+    ResumeState(history=[], model=model.state_dict(), optimizer=optimizer.state_dict()).save(path)
 
 
 WRITERS = pytest.mark.parametrize("write", [write_text, write_weights, write_resume])

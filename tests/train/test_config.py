@@ -19,7 +19,7 @@ from orsanet_train.config import (
     parse_config,
 )
 
-COUNT = st.integers(1, 10**6)
+COUNT = st.integers(1, 8192)
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
 NOT_NEGATIVE = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 SHARE = st.floats(0, 1)
@@ -41,7 +41,7 @@ CONFIGS = st.builds(
         tokens=st.sampled_from(["published", "spatial"]),
         segmentation_prior=st.sampled_from(["features", "map", "none"]),
         depth=COUNT,
-        width=COUNT.map(lambda n: 32 * n),
+        width=st.integers(1, 256).map(lambda n: 32 * n),
         backbone_channels=st.tuples(COUNT, COUNT, COUNT),
         backbone_units=st.tuples(COUNT, COUNT, COUNT),
         multi_scale=st.booleans(),

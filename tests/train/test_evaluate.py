@@ -141,3 +141,28 @@ def test_predicting_leaves_the_model_as_it_was(world, run: Path) -> None:
     assert np.array_equal(first, second)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_manifest_of_training_images_alone_needs_a_named_split(world, run: Path, tmp_path: Path) -> None:
+    header, *lines = world.manifest.with_name("samples.csv").read_text().splitlines()
+    (tmp_path / "samples.csv").write_text("\n".join([header, *(line for line in lines if ",train," in line)]) + "\n")
+    shutil.copy(world.manifest, tmp_path / "dataset.toml")
+    manifest, best = load_manifest(tmp_path / "dataset.toml", check_files=False), run / "best.safetensors"
+    with pytest.raises(OrsanetError, match="no split besides 'train'; name one with --splits"):
+        evaluate(best, manifest, world.open_store(), tmp_path / "out", groups=None, device=CPU)
+    evaluation = evaluate(best, manifest, world.open_store(), tmp_path / "out", groups=["train"], device=CPU)
+    assert evaluation.notes == ["'train': the model was trained on these images"]
+
+
+def test_names_that_only_a_picture_would_stumble_over(tmp_path: Path) -> None:
+    from orsanet_train import plots
+    from orsanet_train.report import split_report
+
+    predictions = pd.DataFrame({"label": ["$\\q$", "b"], "predicted": ["b", "b"]})
+    plots.confusion(split_report("test:$\\foo$", predictions, ["$\\q$", "b"], 0, False), tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+
+
+def test_an_empty_tag_is_no_tag(world, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match="no image with the tag ''"):
+        evaluated(world, run, tmp_path, ["test:"])

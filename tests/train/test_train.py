@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from orsanet_cache import OrsanetError, read_weights
+from orsanet_cache import OrsanetError, load_manifest, read_weights
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model import build_model, published_unused
@@ -43,7 +43,7 @@ def test_a_run_folder_holds_what_a_reader_looks_for(world, tmp_path: Path) -> No
     out = tmp_path / "run"
     summary = run(world, out, "epochs=2")
     assert {path.name for path in out.iterdir()} == {
-        "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "resume.pt",
+        "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "resume.pt", "run.json",
         "train_batch0.png", "train_batch1.png", "train_batch2.png",
     }  # fmt: skip
     metrics = pd.read_csv(out / "metrics.csv")
@@ -77,9 +77,8 @@ def test_a_resumed_run_ends_exactly_like_the_whole_one(world, tmp_path: Path) ->
     run(world, tmp_path / "whole", "epochs=4")
     part = tmp_path / "part"
     run(world, part, "epochs=2")
-    text = (part / "config.toml").read_text()
-    (part / "config.toml").write_text(text.replace("epochs = 2", "epochs = 4", 1))  # as if stopped after two of four
-    run(world, part, "epochs=4", resume=True)
+    run(world, part, "epochs=4", resume=True)  # the one key that may change
+    assert load_config(str(part / "config.toml")) == config("epochs=4")
     assert equal(weights(part / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
     assert equal(weights(part / "best.safetensors"), weights(tmp_path / "whole" / "best.safetensors"))
     a, b = (
@@ -102,7 +101,8 @@ def test_resuming_before_the_first_finished_epoch_is_starting(world, tmp_path: P
     run(world, tmp_path / "whole", "epochs=1")
     early = tmp_path / "early"  # killed in the first epoch: the configuration is there, and nothing to go on from
     early.mkdir()
-    shutil.copy(tmp_path / "whole" / "config.toml", early)
+    for name in ("config.toml", "run.json"):
+        shutil.copy(tmp_path / "whole" / name, early)
     run(world, early, "epochs=1", resume=True)
     assert equal(weights(early / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
 
@@ -112,10 +112,8 @@ def test_resuming_on_other_labels_is_refused(world, tmp_path: Path) -> None:
     table = world.manifest.with_name("samples.csv").read_text()
     (tmp_path / "samples.csv").write_text(table.replace("train_0.png,anger", "train_0.png,neutral"))
     shutil.copy(world.manifest, tmp_path / "dataset.toml")
-    from orsanet_cache import load_manifest
-
     manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
-    with pytest.raises(OrsanetError, match="resumed on other data; start a new run:\n  training_images_sha256"):
+    with pytest.raises(OrsanetError, match=r"resumed on other data or weights.*\n  training_images_sha256"):
         train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU, resume=True)
 
 
@@ -132,8 +130,6 @@ def test_a_class_without_training_images_is_refused(world, tmp_path: Path) -> No
     kept = [line for line in lines if ",neutral,train" not in line]
     (tmp_path / "samples.csv").write_text("\n".join(kept) + "\n")
     shutil.copy(world.manifest, tmp_path / "dataset.toml")
-    from orsanet_cache import load_manifest
-
     manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
     with pytest.raises(OrsanetError, match="no usable image of class neutral"):
         train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU)
@@ -146,8 +142,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(worl
     state = torch.load(out / "resume.pt", weights_only=True)
     state["model"]["head.linear.bias"].fill_(float("nan"))
     torch.save(state, out / "resume.pt")
-    text = (out / "config.toml").read_text()
-    (out / "config.toml").write_text(text.replace("epochs = 1", "epochs = 2", 1))
     with pytest.raises(OrsanetError, match="not finite in epoch 2"):
         run(world, out, "epochs=2", resume=True)
     assert (out / "last.safetensors").read_bytes() == before
@@ -176,3 +170,28 @@ def test_ir50_weights_are_where_training_starts(world, tmp_path: Path) -> None:
 def test_every_named_choice_trains(world, tmp_path: Path, choice: str) -> None:
     summary = run(world, tmp_path / "run", "epochs=1", "loss.warmup_epochs=0", choice)
     assert summary.epochs == 1
+
+
+def test_outputs_that_are_not_finite_never_become_a_result(world, tmp_path: Path) -> None:
+    """The step's loss is finite, the weights after it are not: the epoch must not be saved as if it were one."""
+    with pytest.raises(OrsanetError, match="outputs on 'valid' are not finite"):
+        run(world, tmp_path / "run", "epochs=1", "learning_rate=1e30", "batch_size=100")
+    assert not (tmp_path / "run" / "resume.pt").exists()
+
+
+def test_resuming_needs_the_same_backbone_weights_and_selection_images(world, tmp_path: Path) -> None:
+    run(world, tmp_path / "run", "epochs=1")
+    torch.save({**build_model(config().model, 3, 128, 512).ir_back.state_dict()}, tmp_path / "ir50.pth")
+    with pytest.raises(OrsanetError, match="ir50_sha256: null before"):
+        run(world, tmp_path / "run", "epochs=1", resume=True, ir50=read_weights(tmp_path / "ir50.pth"))
+    table = world.manifest.with_name("samples.csv").read_text()
+    (tmp_path / "samples.csv").write_text(table.replace("valid_0.png,anger", "valid_0.png,neutral"))
+    shutil.copy(world.manifest, tmp_path / "dataset.toml")
+    manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
+    with pytest.raises(OrsanetError, match="selection_images_sha256"):
+        train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU, resume=True)
+
+
+def test_the_training_split_cannot_choose_the_best_epoch(world, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match="choose images not trained on"):
+        run(world, tmp_path / "run", "selection_split=train")
