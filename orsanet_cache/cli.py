@@ -1,4 +1,4 @@
-"""orsanet-cache: build, info, show. Commands translate and never decide; heavy imports wait for the command's body."""
+"""orsanet-cache: build, info, show, demo-faces. Commands translate and never decide; heavy imports wait for the command's body."""
 
 import sys
 from pathlib import Path
@@ -140,6 +140,26 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
     except OSError as error:
         raise OrsanetError(f"{out}: cannot be written ({error.strerror})") from error
     click.echo(f"wrote {out}")
+
+
+@main.command()
+@click.option("--out", required=True, type=FILE, help="Folder to write the data set to.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which people and pictures.")
+@click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="How many pictures.")
+@click.option("--truth", is_flag=True, help="Also keep landmarks, part maps and covered pixels, as truth.npz.")
+def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
+    """Draw a data set of synthetic faces: seven expressions, three splits, occluders as tags.
+
+    Same seed and number, same bytes. A folder that is already complete is left as it is.
+    """
+    from orsanet_cache.demo.dataset import write_dataset
+
+    summary = write_dataset(out, seed, images, truth)
+    if not summary.drawn:
+        click.echo("nothing to do: these pictures are already there")
+    counts = ", ".join(f"{split} {count:,}" for split, count in summary.images.items())
+    click.echo(f"{out}: {images:,} pictures of {summary.people:,} people ({counts})")
+    click.echo(f"next: orsanet-cache build {summary.manifest} --out STORE --segmenter WEIGHTS --landmarks WEIGHTS")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The embedded default: synthetic faces whose expression, landmarks, visible parts and occluders are known exactly."""

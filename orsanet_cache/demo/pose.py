@@ -1,0 +1,107 @@
+"""Where the head is turned: a smooth warp of the frontal drawing that carries picture, map and landmarks alike.
+
+A point at depth d moves by d · (sin yaw, sin pitch), then the plane is turned, scaled and shifted. Depth is a smooth dome with the nose
+on it, so the far side of a turned face narrows and the nose moves across it, as on a real head.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from orsanet_cache.demo.canvas import MARGIN, SIZE, UNIT, Points, shifted
+from orsanet_cache.demo.face import Face
+
+GRID = SIZE // 2  # depth and light are smooth: half the canvas is enough
+PIVOT = np.array([0.0, 0.52])
+_SOLVER_STEPS = 4
+_SOLVER_SIZE = 80
+
+Grid = NDArray[np.float32]  # [GRID, GRID]
+_CENTRES = (np.arange(_SOLVER_SIZE) + 0.5) / _SOLVER_SIZE
+_PLACES = np.stack(np.meshgrid(_CENTRES - 0.5, _CENTRES), axis=-1)
+_X = ((np.arange(GRID) + 0.5) / GRID * SIZE / UNIT - MARGIN - 0.5).astype(np.float32)
+_Y = ((np.arange(GRID) + 0.5) / GRID * SIZE / UNIT - MARGIN).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Angles in radians; a positive yaw turns the nose to the picture's right, a positive pitch down."""
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+
+
+def draw_pose(rng: np.random.Generator) -> Pose:
+    """A random pose, mostly frontal, as crops of detected faces are."""
+    yaw, pitch, roll = np.clip(rng.normal(size=3), -2, 2) * np.radians([13, 5, 5])
+    shift = np.clip(rng.normal(size=2), -2, 2) * 0.012
+    return Pose(
+        float(yaw), float(pitch), float(roll), float(rng.uniform(0.97, 1.13)), (float(shift[0]), float(shift[1]))
+    )
+
+
+def bump(x: float, y: float, radius_x: float, radius_y: float, height: float) -> Grid:
+    """A Gaussian hill on the half-size grid."""
+    rows = np.exp(-(((_Y - np.float32(y)) / np.float32(radius_y)) ** 2))
+    columns = np.exp(-(((_X - np.float32(x)) / np.float32(radius_x)) ** 2))
+    return np.float32(height) * rows[:, None] * columns[None]
+
+
+def grid_axes() -> tuple[Grid, Grid]:
+    """x [1, GRID] and y [GRID, 1] of the half-size grid, in crop units."""
+    return _X[None], _Y[:, None]
+
+
+def depth(face: Face) -> Grid:
+    """How far towards the camera each place of the frontal drawing is, in crop units, on the half-size grid."""
+    nose_x, nose_y = face.nose_tip
+    return (
+        bump(0, 0.50, 0.34, 0.50, 0.24)
+        + bump(nose_x, nose_y, 0.055, 0.055, 0.050)
+        + bump(nose_x, nose_y - 0.09, 0.045, 0.09, 0.025)
+    )
+
+
+def project(points: Points, depths: Grid, pose: Pose) -> Points:
+    """Frontal points [N, 2] -> where they are in the picture, in crop units with x from -0.5 to 0.5."""
+    cells = ((shifted(points, 0.5 + MARGIN, MARGIN)) * UNIT * GRID / SIZE - 0.5).astype(np.float32)
+    at = cv2.remap(depths, cells[:, None, 0], cells[:, None, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = points + at.reshape(-1, 1) * _direction(pose) - PIVOT
+    return pose.scale * moved @ _turn(pose).T + PIVOT + pose.shift
+
+
+def sampling(depths: Grid, pose: Pose) -> NDArray[np.float32]:
+    """For each place of the picture, where on the canvas it comes from: canvas pixels [80, 80, 2], the inverse of `project`."""
+    start = ((_PLACES - PIVOT - pose.shift) @ _turn(pose) / pose.scale + PIVOT).astype(np.float32)
+    direction = _direction(pose).astype(np.float32)
+    found = start
+    to_cells = np.float32(UNIT * GRID / SIZE)
+    for _ in range(_SOLVER_STEPS):  # a contraction: depth is flat enough that each step at least halves the error
+        cells = (found + np.array([0.5 + MARGIN, MARGIN], np.float32)) * to_cells - np.float32(0.5)
+        at = cv2.remap(depths, cells[..., 0], cells[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        found = start - at[..., None].astype(np.float32) * direction
+    return (found + np.array([0.5 + MARGIN, MARGIN], np.float32)) * np.float32(UNIT) - np.float32(0.5)
+
+
+def sampled(source: NDArray[Any], places: NDArray[np.float32], size: int, nearest: bool = False) -> NDArray[Any]:
+    """The canvas `source`, [SIZE, SIZE] or [3, SIZE, SIZE], as a picture `size` pixels wide sees it through `sampling`."""
+    grid = cv2.resize(places, (size, size), interpolation=cv2.INTER_LINEAR)
+    how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    planes = source if source.ndim == 3 else source[None]
+    seen = [cv2.remap(plane, grid[..., 0], grid[..., 1], how, borderMode=cv2.BORDER_REPLICATE) for plane in planes]
+    return np.stack(seen) if source.ndim == 3 else seen[0]
+
+
+def _direction(pose: Pose) -> Points:
+    return np.sin([pose.yaw, pose.pitch])
+
+
+def _turn(pose: Pose) -> Points:
+    cosine, sine = np.cos(pose.roll), np.sin(pose.roll)
+    return np.array([[cosine, -sine], [sine, cosine]])

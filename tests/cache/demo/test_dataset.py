@@ -1,0 +1,111 @@
+"""The folder: complete or drawn again, never someone else's; the same bytes however it is drawn."""
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orsanet_cache import OrsanetError, load_manifest
+from orsanet_cache.demo.dataset import MIN_IMAGES, image_name, write_dataset
+from orsanet_cache.demo.expression import CLASSES
+from orsanet_cache.demo.picture import draw
+from orsanet_cache.demo.plan import plan
+from orsanet_cache.images import read_image
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "faces"
+    assert write_dataset(out, seed=4, images=40, truth=True, processes=1).drawn
+    return out
+
+
+def test_the_manifest_says_what_was_planned(folder: Path) -> None:
+    manifest = load_manifest(folder / "faces.toml")
+    assert manifest.classes == CLASSES
+    assert set(manifest.splits) == {"train", "valid", "test"}
+    assert len(manifest.samples) == 40
+    for index, sample in enumerate(manifest.samples):
+        planned = plan(4, index)
+        assert sample.image == image_name(index)
+        assert (manifest.classes[sample.label], sample.split) == (planned.label, planned.split)
+        assert sample.tags == frozenset(planned.tags)
+
+
+def test_pictures_and_truth_are_what_draw_gives(folder: Path) -> None:
+    truth = np.load(folder / "truth.npz")
+    for index in (0, 17, 39):
+        face = draw(4, index)
+        assert np.array_equal(read_image(folder / image_name(index)).rgb, face.image)
+        assert np.array_equal(truth["landmarks"][index], face.landmarks)
+        assert np.array_equal(truth["segmentation_map"][index], face.segmentation_map)
+        assert np.array_equal(truth["covered"][index], face.covered)
+
+
+def test_two_processes_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "again", seed=4, images=40, truth=True, processes=2)
+    assert digests(tmp_path / "again") == digests(folder)
+
+
+def test_a_longer_data_set_begins_with_the_shorter_one(folder: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "longer", seed=4, images=44, processes=1)
+    longer, shorter = digests(tmp_path / "longer"), digests(folder)
+    pictures = [name for name in shorter if name.endswith(".jpg")]
+    assert len(pictures) == 40
+    assert all(longer[name] == shorter[name] for name in pictures)
+
+
+def test_a_complete_folder_is_left_alone_and_an_interrupted_one_finished(folder: Path) -> None:
+    before = digests(folder)
+    assert not write_dataset(folder, seed=4, images=40, truth=True).drawn
+    (folder / "faces.toml").unlink()  # it is written last: what an interruption leaves
+    (folder / image_name(11)).write_bytes(b"half a pict")
+    assert write_dataset(folder, seed=4, images=40, truth=True, processes=1).drawn
+    assert digests(folder) == before
+
+
+def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match="holds another data set"):
+        write_dataset(folder, seed=5, images=40)
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(OrsanetError, match=r"already holds letters\.txt"):
+        write_dataset(tmp_path, seed=4, images=40)
+    with pytest.raises(OrsanetError, match="a file, not a folder"):
+        write_dataset(tmp_path / "letters.txt", seed=4, images=40)
+    with pytest.raises(OrsanetError, match="at least 20"):
+        write_dataset(tmp_path / "few", seed=4, images=MIN_IMAGES - 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_the_smallest_data_set_has_every_split() -> None:
+    assert set(Counter(plan(0, index).split for index in range(MIN_IMAGES))) == {"train", "valid", "test"}
+
+
+def test_the_command(tmp_path: Path) -> None:
+    out = tmp_path / "faces"
+    arguments = ["demo-faces", "--out", str(out), "--seed", "9", "--images", "20"]
+    command = [sys.executable, "-W", "error", "-m", "orsanet_cache.cli", *arguments]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert first.returncode == 0, first.stderr
+    assert "20 pictures of 5 people (train 12, test 4, valid 4)" in first.stdout
+    assert f"next: orsanet-cache build {out / 'faces.toml'}" in first.stdout
+    assert "img/s" in first.stderr
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "nothing to do" in again.stdout
+    command[-1] = "24"
+    other = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert other.returncode == 1
+    assert "holds another data set" in other.stderr
+    assert "Traceback" not in other.stderr
