@@ -57,12 +57,14 @@ def build(
     views: Sequence[str],
     *,
     device: torch.device,
+    splits: Sequence[str] | None = None,
     precision: Precision = "fp32",
     feature_dtype: str = "float16",
     batch_size: int = 32,
 ) -> BuildSummary:
-    """Compute what the store lacks and seal it; with nothing lacking, only summarise.
+    """Compute what the store lacks of `views` and seal it; with nothing lacking, only summarise.
 
+    `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
     `precision` is the networks' arithmetic (fp16 on CUDA only), `feature_dtype` how the store keeps features.
     Raises OrsanetError for another recipe or image list than the store's, too little disk, or a split without a usable image.
     """
@@ -75,12 +77,14 @@ def build(
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
+    splits = manifest.splits if splits is None else splits
+    images = sum(len(manifest.split(split)) for split in splits)
     if not out.exists():  # leave nothing behind where a new store would not fit
-        _check_disk(out, bytes_needed(len(manifest.samples) * len(views), fields))
+        _check_disk(out, bytes_needed(images * len(views), fields))
     writer = StoreWriter.open(out, recipe, _provenance(manifest, device), fields)
-    for split in manifest.splits:
+    for split in splits:
         writer.add_split(split, [sample.image for sample in manifest.split(split)])
-    lacking = [pending for split in manifest.splits for pending in writer.pending(split, views)]
+    lacking = [pending for split in splits for pending in writer.pending(split, views)]
     rows = sum((unit.stop - unit.start) * len(unit_views) for unit, unit_views in lacking)
     _check_disk(out, bytes_needed(rows, fields))
 
@@ -96,14 +100,14 @@ def build(
                 rejected = decoded.unreadable | _not_finite(samples, arrays)
                 writer.commit(unit, view, arrays, UnitRecord(decoded.sha256, rejected))
     rejected_by_split: dict[str, dict[str, str]] = {}
-    for split in manifest.splits:
+    for split in splits:
         sealed = [writer.seal(split, view) for view in views]
         rejected_by_split[split] = {image: reason for view in sealed for image, reason in view.items()}
     for split, unusable in rejected_by_split.items():
         if len(unusable) == len(manifest.split(split)):
             reasons = [f"{image!r}: {reason}" for image, reason in unusable.items()]
             raise OrsanetError(f"{out}: no image of split '{split}' could be used:\n{listed(reasons)}")
-    return BuildSummary(len(manifest.samples), rows, time.monotonic() - began, rejected_by_split)
+    return BuildSummary(images, rows, time.monotonic() - began, rejected_by_split)
 
 
 def bytes_needed(rows: int, fields: Sequence[Field]) -> int:

@@ -1,4 +1,4 @@
-"""orsanet-cache: build, info, show, demo-faces. Commands translate and never decide; heavy imports wait for the command's body."""
+"""orsanet-cache: build, info, show, and the commands of the embedded default. Commands translate and never decide; heavy imports wait for the command's body."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from orsanet_cache.command import CommandGroup, classes_option
+from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
 
 FILE = click.Path(path_type=Path)
 
@@ -21,9 +22,14 @@ def main() -> None:
 @classes_option
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
 @click.option("--out", required=True, type=FILE, help="The store to write or continue.")
-@click.option("--segmenter", required=True, type=FILE, help="SegFace weights (published .pt or safetensors).")
 @click.option(
-    "--landmarks", required=True, type=FILE, help="MobileFaceNet weights (published .pth.tar or safetensors)."
+    "--segmenter", required=True, type=FILE, help="SegFace weights (published .pt, safetensors), or the word demo."
+)
+@click.option(
+    "--landmarks",
+    required=True,
+    type=FILE,
+    help="MobileFaceNet weights (published .pth.tar, safetensors), or the word demo.",
 )
 @click.option(
     "--landmark-input",
@@ -32,7 +38,13 @@ def main() -> None:
     show_default=True,
     help="What MobileFaceNet sees: as ORSANet feeds it, or as it was trained (better landmarks).",
 )
-@click.option("--views", default="clean,hflip", show_default=True, help="Views to compute, separated by commas.")
+@click.option(
+    "--views",
+    default="clean,hflip",
+    show_default=True,
+    help="Views to compute, separated by commas: clean, hflip, erase-10, erase-20, erase-30.",
+)
+@click.option("--splits", help="Compute only these splits, separated by commas.  [default: all of the manifest]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--precision",
@@ -51,15 +63,18 @@ def main() -> None:
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path, landmarks: Path,
-    landmark_input: str, views: str, device: str, precision: str, features: str, batch_size: int,
+    landmark_input: str, views: str, splits: str | None, device: str, precision: str, features: str, batch_size: int,
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
 
     MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Interrupted at any moment, the same command goes on
     where it stopped.
+
+    The word demo stands for the small networks that come with the package: made for the faces of `demo-faces`, not for real ones.
     """
     from orsanet_cache.build import build as build_store
     from orsanet_cache.build import bytes_needed
+    from orsanet_cache.demo.networks import weights_path
     from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.images import VIEWS
@@ -72,16 +87,23 @@ def build(
     if unknown or len(set(chosen_views)) < len(chosen_views):
         raise OrsanetError(f"--views {views}: name each view once, from {', '.join(VIEWS)}")
     loaded = load_manifest(manifest, root, classes)
+    chosen_splits = loaded.splits if splits is None else tuple(dict.fromkeys(s.strip() for s in splits.split(",")))
+    if strange := [split for split in chosen_splits if split not in loaded.splits]:
+        raise OrsanetError(
+            f"--splits {splits}: {', '.join(strange)} not in {manifest}; it has {', '.join(loaded.splits)}"
+        )
+    images = sum(len(loaded.split(split)) for split in chosen_splits)
     chosen_device = choose_device(device)
+    segmenter, landmarks = weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks")
     priors = FrozenPriors.load(segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
     click.echo(
-        f"{loaded.name}: {len(loaded.samples):,} images in {', '.join(loaded.splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}, {precision}; about {bytes_needed(len(loaded.samples) * len(chosen_views), fields) / 1e9:.2f} GB on disk"
+        f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
+        f"{chosen_device}, {precision}; about {bytes_needed(images * len(chosen_views), fields) / 1e9:.2f} GB on disk"
     )
     summary = build_store(
         loaded, out, priors, chosen_views,
-        device=chosen_device, precision=precision, feature_dtype=features, batch_size=batch_size,  # type: ignore[arg-type]
+        device=chosen_device, splits=chosen_splits, precision=precision, feature_dtype=features, batch_size=batch_size,  # type: ignore[arg-type]
     )  # fmt: skip
     if summary.computed:
         rate = summary.computed / max(summary.seconds, 1e-9)
@@ -95,7 +117,7 @@ def build(
         click.echo(f"mended any of them? delete {out}/SPLIT and run the same command again", err=True)
     count = sum(len(rejected) for rejected in summary.rejected.values())
     click.echo(f"{out}: {summary.images - count:,} of {summary.images:,} images usable")
-    click.echo(f"look at it: orsanet-cache show {out} --split {loaded.splits[0]} -n 16 --out sheet.png")
+    click.echo(f"look at it: orsanet-cache show {out} --split {chosen_splits[0]} -n 16 --out sheet.png")
 
 
 @main.command()
@@ -142,24 +164,8 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
     click.echo(f"wrote {out}")
 
 
-@main.command()
-@click.option("--out", required=True, type=FILE, help="Folder to write the data set to.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which people and pictures.")
-@click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="How many pictures.")
-@click.option("--truth", is_flag=True, help="Also keep landmarks, part maps and covered pixels, as truth.npz.")
-def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
-    """Draw a data set of synthetic faces: seven expressions, three splits, occluders as tags.
-
-    Same seed and number, same bytes. A folder that is already complete is left as it is.
-    """
-    from orsanet_cache.demo.dataset import write_dataset
-
-    summary = write_dataset(out, seed, images, truth)
-    if not summary.drawn:
-        click.echo("nothing to do: these pictures are already there")
-    counts = ", ".join(f"{split} {count:,}" for split, count in summary.images.items())
-    click.echo(f"{out}: {images:,} pictures of {summary.people:,} people ({counts})")
-    click.echo(f"next: orsanet-cache build {summary.manifest} --out STORE --segmenter WEIGHTS --landmarks WEIGHTS")
+for _command in (demo_faces, demo_train, demo_quality):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

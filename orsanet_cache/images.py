@@ -12,7 +12,6 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,22 +151,28 @@ def _to_rgb(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _clean(rgb: Pixels) -> Pixels:
-    return rgb
-
-
-def _hflip(rgb: Pixels) -> Pixels:
-    return rgb[:, ::-1]
-
-
 # A view is a deterministic change of the picture that both frozen networks see too. Each has its own group in the store.
-VIEWS: dict[str, Callable[[Pixels], Pixels]] = {"clean": _clean, "hflip": _hflip}
+# erase-N is the published artificial occlusion: a square of N % of the image, at a random place, in the colour that ImageNet
+# normalisation makes (nearly) zero.
+VIEWS = ("clean", "hflip", "erase-10", "erase-20", "erase-30")
+ERASED_COLOUR = (124, 116, 104)  # 255 times the ImageNet mean, rounded: after normalisation within 0.009 of zero
 
 
 def view_pixels(rgb: Pixels, view: str) -> Pixels:
     """Upright image [H, W, 3] -> the view's network input, uint8 [224, 224, 3]."""
-    seen = Image.fromarray(np.ascontiguousarray(VIEWS[view](rgb)))
-    return np.asarray(seen.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+    seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if view == "hflip" else rgb))
+    pixels = np.array(seen.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+    if view.startswith("erase-"):
+        _erase_square(pixels, int(view.removeprefix("erase-")))
+    return pixels
+
+
+def _erase_square(pixels: Pixels, per_cent: int) -> None:
+    """In place; where, is drawn from the pixels themselves, so that the same picture always loses the same square."""
+    side = round((per_cent / 100) ** 0.5 * IMAGE_SIZE)
+    digest = hashlib.sha256(pixels.tobytes()).digest()
+    top, left = np.random.default_rng([per_cent, *digest]).integers(0, IMAGE_SIZE - side + 1, 2)
+    pixels[top : top + side, left : left + side] = ERASED_COLOUR
 
 
 def every_second_pixel(pixels: Pixels) -> Pixels:

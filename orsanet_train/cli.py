@@ -1,4 +1,4 @@
-"""orsanet-train: run, evaluate, complexity. Commands translate and never decide; heavy imports wait for the command's body."""
+"""orsanet-train: run, evaluate, ablate, complexity. Commands translate and never decide; heavy imports wait for the command's body."""
 
 import sys
 from pathlib import Path
@@ -79,7 +79,8 @@ def run(
 @classes_option
 @click.option(
     "--splits",
-    help="Separated by commas: a split (test), or its images with a tag (test:occluded). Default: all but training.",
+    help="Separated by commas: a split (test), its images with a tag (test:occluded), either in a view of the store "
+    "(test@erase-20).  [default: all but training]",
 )
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
 @click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/evaluation-CHECKPOINT]")
@@ -104,6 +105,48 @@ def evaluate(
     for note in evaluation.notes:
         click.echo(note, err=True)
     click.echo(f"wrote {folder}")
+
+
+@main.command()
+@click.option("--store", required=True, type=FILE, help="A store written by `orsanet-cache build`.")
+@click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
+@classes_option
+@click.option("--preset", required=True, help=PRESET_HELP)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every run, e.g. epochs=20."
+)
+@click.option("--variants", help="Separated by commas.  [default: all]")
+@click.option(
+    "--seeds", default="0,1,2", show_default=True, help="Separated by commas; each trains every variant once."
+)
+@click.option("--splits", default="test,test:occluded", show_default=True, help="What to report, as for `evaluate`.")
+@click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def ablate(
+    store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
+    variants: str | None, seeds: str, splits: str, out: Path, device: str,
+) -> None:  # fmt: skip
+    """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which paper and code differ.
+
+    The table reports the last checkpoint, so that no result chooses it. Finished epochs are kept; to use several processes, give each
+    its own --variants and the same --out.
+    """
+    from orsanet_cache import OrsanetError, PriorStore, choose_device, load_manifest
+    from orsanet_train.ablate import VARIANTS, write_summary
+    from orsanet_train.ablate import ablate as ablate_store
+
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+        raise OrsanetError(f"--seeds {seeds}: write numbers separated by commas, for example 0,1,2")
+    for name in ablate_store(
+        load_manifest(manifest, classes=classes, check_files=False), PriorStore.open(store), out,
+        preset=preset, overrides=overrides,
+        variants=list(VARIANTS) if variants is None else [name.strip() for name in variants.split(",")],
+        seeds=[int(seed) for seed in seeds.split(",")], groups=[name.strip() for name in splits.split(",")],
+        device=choose_device(device),
+    ):  # fmt: skip
+        click.echo(name, err=True)
+    click.echo(write_summary(out))
+    click.echo(f"wrote {out}/ablation.md and ablation.csv")
 
 
 @main.command()

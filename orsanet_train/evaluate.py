@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -22,13 +23,13 @@ EVALUATION_BATCH = 64
 
 
 @torch.no_grad()
-def predict(model: ORSANet, feed: Feed) -> NDArray[np.float32]:
+def predict(model: ORSANet, feed: Feed, view: str = "clean") -> NDArray[np.float32]:
     """Class probabilities float32 [N, K] of a split's usable samples, in the manifest's order. The model's mode is kept."""
     was_training = model.training
     model.eval()
     parts = [
         model(batch.image, batch.segmentation, batch.landmark_features).logits.softmax(dim=1)
-        for batch in feed.in_order(EVALUATION_BATCH)
+        for batch in feed.in_order(EVALUATION_BATCH, view)
     ]
     model.train(was_training)
     if not parts:
@@ -55,6 +56,21 @@ def predictions_table(
 
 
 @dataclass(frozen=True)
+class Group:
+    """Images to evaluate together, written SPLIT[:TAG][@VIEW]: `test`, `test:occluded`, `test@erase-20`."""
+
+    split: str
+    tag: str | None
+    view: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        rest, at, view = text.partition("@")
+        split, colon, tag = rest.partition(":")
+        return cls(split, tag if colon else None, view if at else "clean")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found."""
 
@@ -74,7 +90,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint on groups of images and write report.json, predictions.csv and confusion matrices to `out`.
 
-    A group is a split (`test`) or its images with a tag (`test:occluded`); None means every split but the training split.
+    A group is a split (`test`), its images with a tag (`test:occluded`), either in another view than the clean one
+    (`test@erase-20`); None means every split but the training split.
     Raises OrsanetError for another class order or another store recipe than the checkpoint's, or an empty group.
     """
     model, identity = load_weights(weights)
@@ -91,10 +108,10 @@ def evaluate(
         stale.unlink()
     reports, tables, notes = [], [], []
     for group in dict.fromkeys(groups):
-        split_name, colon, tag = group.partition(":")
-        split = join(manifest, store, split_name, ["clean"], tag if colon else None)
+        part = Group.parse(group)
+        split = join(manifest, store, part.split, [part.view], part.tag)
         feed = Feed(store, split, identity.model, device)
-        table = predictions_table(feed, predict(model, feed), manifest.classes, group)
+        table = predictions_table(feed, predict(model, feed, part.view), manifest.classes, group)
         chose = split.name == identity.selection_split and identity.selection == "best"
         reports.append(split_report(group, table, manifest.classes, len(split.rejected), chose))
         tables.append(table)

@@ -145,35 +145,33 @@ class Feed:
         plan = epoch_plan(self.split.labels, config, epoch)
         for start in range(0, len(plan.order), config.batch_size):
             part = slice(start, start + config.batch_size)
-            yield self._batch(plan.order[part], plan.flipped[part], plan.erased[part])
+            views = np.where(plan.flipped[part], "hflip", "clean")
+            yield self._batch(plan.order[part], views, plan.erased[part])
 
     def in_order(self, batch_size: int, view: str = "clean") -> Iterator[PriorBatch]:
         """Every sample once, in the manifest's order, unaugmented."""
         for start in range(0, len(self.split.rows), batch_size):
             index = np.arange(start, min(start + batch_size, len(self.split.rows)))
-            yield self._batch(index, np.full(len(index), view == "hflip"), None)
+            yield self._batch(index, np.full(len(index), view), None)
 
-    def _batch(
-        self, index: NDArray[np.int64], flipped: NDArray[np.bool_], erased: NDArray[np.int64] | None
-    ) -> PriorBatch:
-        image = imagenet_normalised(unit_range(self._read("image", index, flipped)))
+    def _batch(self, index: NDArray[np.int64], views: NDArray[np.str_], erased: NDArray[np.int64] | None) -> PriorBatch:
+        image = imagenet_normalised(unit_range(self._read("image", index, views)))
         if erased is not None:
             image = erase(image, torch.from_numpy(erased).to(self.device))
-        segmentation = self._read(self.segmentation, index, flipped)
+        segmentation = self._read(self.segmentation, index, views)
         return PriorBatch(
             image=image,
             segmentation=segmentation.float() if segmentation.is_floating_point() else segmentation,
-            landmark_features=self._read("landmark_features", index, flipped).float(),
+            landmark_features=self._read("landmark_features", index, views).float(),
             label=torch.from_numpy(self.split.labels[index]).to(self.device),
         )
 
-    def _read(self, field: str, index: NDArray[np.int64], flipped: NDArray[np.bool_]) -> Tensor:
+    def _read(self, field: str, index: NDArray[np.int64], views: NDArray[np.str_]) -> Tensor:
         """One field of a batch on the device, each row from its view."""
         rows = self.split.rows[index]
         parts = [
-            (where, self.store.read(self.split.name, view, field, rows[where]))
-            for view, where in (("clean", np.flatnonzero(~flipped)), ("hflip", np.flatnonzero(flipped)))
-            if len(where)
+            (where := np.flatnonzero(views == view), self.store.read(self.split.name, view, field, rows[where]))
+            for view in np.unique(views).tolist()
         ]
         out = np.empty((len(index), *parts[0][1].shape[1:]), parts[0][1].dtype)
         for where, values in parts:

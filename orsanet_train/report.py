@@ -1,9 +1,10 @@
-"""Predictions -> the numbers of a report. Metrics are scikit-learn's."""
+"""Predictions -> the numbers of a report. Metrics are scikit-learn's, the confidence interval is scipy's."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import pandas as pd
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 
@@ -15,6 +16,9 @@ class SplitReport:
     images: int
     rejected: int  # images of the group that the build could not use: not in any number here
     accuracy: float
+    accuracy_interval: tuple[
+        float, float
+    ]  # 95 % confidence (Wilson): the luck of these images, not of the training seed
     balanced_accuracy: float  # mean recall over the classes that occur
     macro_f1: float  # mean F1 over the classes that occur or are predicted
     recall: dict[str, float | None]  # per class, in label order; None: no image of it here
@@ -32,12 +36,14 @@ def split_report(
     label, predicted = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
     present = [name for name in classes if (label == name).any()]
     recall = recall_score(label, predicted, labels=present, average=None)
+    right = binomtest(int((label == predicted).sum()), len(predictions)).proportion_ci(method="wilson")
     by_class = dict(zip(present, map(float, recall), strict=True))
     return SplitReport(
         name=name,
         images=len(predictions),
         rejected=rejected,
         accuracy=float(accuracy_score(label, predicted)),
+        accuracy_interval=(float(right.low), float(right.high)),
         balanced_accuracy=float(recall.mean()),
         macro_f1=float(f1_score(label, predicted, average="macro", zero_division=0)),
         recall={name: by_class.get(name) for name in classes},
@@ -48,13 +54,15 @@ def split_report(
 
 def text_table(reports: Sequence[SplitReport]) -> str:
     """The reports side by side, in per cent, for a terminal."""
-    columns = ["split", "images", "rejected", "accuracy", "balanced", "macro F1", *reports[0].recall]
+    columns = ["split", "images", "rejected", "accuracy", "95 %", "balanced", "macro F1", *reports[0].recall]
     rows = [
         [
             report.name + (" *" if report.chose_checkpoint else ""),
             report.images,
             report.rejected,
-            *map(_percent, (report.accuracy, report.balanced_accuracy, report.macro_f1, *report.recall.values())),
+            _percent(report.accuracy),
+            "–".join(map(_percent, report.accuracy_interval)),
+            *map(_percent, (report.balanced_accuracy, report.macro_f1, *report.recall.values())),
         ]
         for report in reports
     ]

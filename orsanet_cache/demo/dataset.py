@@ -27,8 +27,8 @@ from orsanet_cache.demo.plan import LANES, plan
 from orsanet_cache.errors import OrsanetError
 
 DESCRIPTOR, TABLE, TRUTH, IMAGES = "faces.toml", "samples.csv", "truth.npz", "images"
-# Of the drawing code: raise it with every change of a pixel, so that an older folder is not taken for today's.
-GENERATOR_VERSION = 1
+# Raise it with every change of a byte that is written, so that an older folder is not taken for today's.
+GENERATOR_VERSION = 2
 MIN_IMAGES = 20  # fewer leave a split empty: people take turns in tens, and the fifth is the first of valid
 _CHUNK = 16
 

@@ -15,7 +15,7 @@ from orsanet_cache.demo.expression import draw_expression
 from orsanet_cache.demo.identity import draw_identity
 from orsanet_cache.demo.light import Light, draw_light
 from orsanet_cache.demo.occluders import HELD, TAGS, WORN
-from orsanet_cache.demo.plan import plan, stream
+from orsanet_cache.demo.plan import plan, stream, tags_of
 from orsanet_cache.demo.pose import Pose, draw_pose, project, sampled, sampling
 from orsanet_cache.demo.render import Head, paint_head
 from orsanet_cache.images import IMAGE_SIZE, Pixels, decode
@@ -83,7 +83,7 @@ def draw(seed: int, index: int, occluders: Sequence[str] | None = None) -> Synth
         split=planned.split,
         identity=planned.identity,
         intensity=expression.intensity,
-        tags=("occluded", *hidden_by) if hidden_by else (),
+        tags=tags_of(hidden_by),
         landmarks=(shifted(landmarks, 0.5, 0)).astype(np.float32),
         segmentation_map=segmentation_map,
         covered=covered,

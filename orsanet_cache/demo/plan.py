@@ -46,8 +46,12 @@ class Plan:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """`occluded` and the occluders' names; nothing for a free face."""
-        return ("occluded", *self.occluders) if self.occluders else ()
+        return tags_of(self.occluders)
+
+
+def tags_of(occluders: tuple[str, ...]) -> tuple[str, ...]:
+    """`occluded` and the occluders' names, or `unoccluded`: an evaluation can name either half."""
+    return ("occluded", *occluders) if occluders else ("unoccluded",)
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:

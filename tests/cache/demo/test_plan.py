@@ -38,7 +38,7 @@ def test_occluders_come_in_their_share_and_hide_different_regions() -> None:
     assert min(seen.values()) > 0.6 * max(seen.values())
     for planned in plans:
         assert len({REGIONS[tag] for tag in planned.occluders}) == len(planned.occluders)
-        assert planned.tags == (("occluded", *planned.occluders) if planned.occluders else ())
+        assert planned.tags == (("occluded", *planned.occluders) if planned.occluders else ("unoccluded",))
 
 
 def test_other_seeds_are_other_data_sets() -> None:

@@ -1,0 +1,77 @@
+"""The embedded default's commands: draw the faces, train the small frozen networks, measure them."""
+
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--out", required=True, type=FILE, help="Folder to write the data set to.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which people and pictures.")
+@click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="How many pictures.")
+@click.option("--truth", is_flag=True, help="Also keep landmarks, part maps and covered pixels, as truth.npz.")
+def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
+    """Draw a data set of synthetic faces: seven expressions, three splits, occluders as tags.
+
+    Same seed and number, same bytes. A folder that is already complete is left as it is.
+    """
+    from orsanet_cache.demo.dataset import write_dataset
+
+    summary = write_dataset(out, seed, images, truth)
+    if not summary.drawn:
+        click.echo("nothing to do: these pictures are already there")
+    counts = ", ".join(f"{split} {count:,}" for split, count in summary.images.items())
+    click.echo(f"{out}: {images:,} pictures of {summary.people:,} people ({counts})")
+    click.echo(f"next: orsanet-cache build {summary.manifest} --out STORE --segmenter demo --landmarks demo")
+
+
+@click.command()
+@click.option("--out", required=True, type=FILE, help="Folder for the faces, the training state and the weights.")
+@click.option("--only", type=click.Choice(["segmenter", "landmarks"]), help="Train one of the two.  [default: both]")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the faces and the training.")
+@click.option("--images", type=click.IntRange(min=64), default=8000, show_default=True, help="How many faces to draw.")
+@click.option(
+    "--segmenter-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Of 16 faces each."
+)
+@click.option(
+    "--landmarks-steps", type=click.IntRange(min=1), default=1300, show_default=True, help="Of 32 faces each."
+)
+def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_steps: int, landmarks_steps: int) -> None:
+    """Train the small frozen networks that come with the package, on synthetic faces alone.
+
+    About 40 minutes on one core each: give them one in two terminals with --only and OMP_NUM_THREADS=1. Stopped at any moment, the
+    same command goes on. Measure them with `demo-quality --weights OUT`.
+    """
+    from orsanet_cache.demo.training import Recipe, train_networks
+
+    recipe = Recipe(seed=seed, images=images, segmenter_steps=segmenter_steps, landmarks_steps=landmarks_steps)
+    names = ("segmenter", "landmarks") if only is None else (only,)
+    for path in train_networks(out, names, recipe):  # type: ignore[arg-type]
+        click.echo(f"wrote {path}")
+
+
+@click.command()
+@click.option("--weights", type=FILE, help="Folder of weights that `demo-train` wrote.  [default: the package's own]")
+@click.option("--seed", type=click.IntRange(min=0), default=2, show_default=True, help="Of the faces to measure on.")
+@click.option("--images", type=click.IntRange(min=20), default=600, show_default=True, help="How many.")
+@click.option("--card", is_flag=True, help="Write digests, training and these numbers to networks.toml in --weights.")
+def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> None:
+    """F1 of every face part, and landmark error, on synthetic faces that the networks have not seen."""
+    from orsanet_cache.demo.networks import DEMO, WEIGHTS, weights_path, write_card
+    from orsanet_cache.demo.quality import measure
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.priors import FrozenPriors
+
+    if card and weights is None:
+        raise OrsanetError("--card writes into a folder of your own; name it with --weights")
+    if weights is None:
+        segmenter, landmarks = weights_path(DEMO, "segmenter"), weights_path(DEMO, "landmarks")
+    else:
+        segmenter, landmarks = (weights / WEIGHTS[name] for name in ("segmenter", "landmarks"))
+    report = measure(FrozenPriors.load(segmenter, landmarks), seed, images)
+    click.echo(report.table())
+    if card and weights is not None:
+        write_card(weights, report.as_toml())
+        click.echo(f"wrote {weights}/networks.toml")

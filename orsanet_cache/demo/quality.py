@@ -1,0 +1,123 @@
+"""How good a segmenter and a landmark network are on synthetic faces they have not seen, where the truth is known exactly.
+
+F1 of a part = 2 |predicted and true| / (|predicted| + |true|), in pixels over all images together
+landmark error = mean distance of the 68 points from the truth, in per cent of the distance between the outer eye corners
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from orsanet_cache.demo.dataset import GENERATOR_VERSION
+from orsanet_cache.demo.picture import SyntheticFace, draw
+from orsanet_cache.demo.plan import plan
+from orsanet_cache.images import IMAGE_SIZE, view_pixels
+from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.segface import LAPA_CLASSES
+
+OUTER_EYE_CORNERS = (36, 45)  # iBUG order
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of one group of images. Shares in 0 … 1."""
+
+    images: int
+    part_f1: dict[str, float]  # LaPa class -> F1, without background
+    landmark_error: float  # per cent of the distance between the outer eye corners, all points
+    landmark_error_visible: float  # only the points that nothing covers
+
+    @property
+    def mean_part_f1(self) -> float:
+        return float(np.mean(list(self.part_f1.values())))
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """What was measured on which faces."""
+
+    seed: int
+    generator: int
+    unoccluded: Quality
+    occluded: Quality
+
+    def as_toml(self) -> dict[str, object]:
+        """Plain values, rounded to what the number of images supports."""
+        groups = {"unoccluded": self.unoccluded, "occluded": self.occluded}
+        return {
+            "seed": self.seed,
+            "generator": self.generator,
+            **{
+                name: {
+                    **asdict(quality),
+                    "mean_part_f1": round(quality.mean_part_f1, 4),
+                    "part_f1": {part: round(value, 4) for part, value in quality.part_f1.items()},
+                    "landmark_error": round(quality.landmark_error, 3),
+                    "landmark_error_visible": round(quality.landmark_error_visible, 3),
+                }
+                for name, quality in groups.items()
+            },
+        }
+
+    def table(self) -> str:
+        """For a terminal."""
+        columns = {
+            f"{name} ({quality.images})": {
+                "mean F1 of the parts": f"{quality.mean_part_f1:.3f}",
+                **{f"  {part}": f"{value:.3f}" for part, value in quality.part_f1.items()},
+                "landmark error, % of eye distance": f"{quality.landmark_error:.2f}",
+                "  of the visible points": f"{quality.landmark_error_visible:.2f}",
+            }
+            for name, quality in (("unoccluded", self.unoccluded), ("occluded", self.occluded))
+        }
+        return pd.DataFrame(columns).to_string()
+
+
+def measure(priors: FrozenPriors, seed: int, images: int) -> QualityReport:
+    """Measure on the first `images` valid and test faces of `seed`: about half of them are occluded."""
+    faces = _held_out(seed, images)
+    return QualityReport(
+        seed=seed,
+        generator=GENERATOR_VERSION,
+        unoccluded=_quality(priors, [face for face in faces if not face.covered.any()]),
+        occluded=_quality(priors, [face for face in faces if face.covered.any()]),
+    )
+
+
+def _held_out(seed: int, images: int) -> list[SyntheticFace]:
+    indices = (index for index in itertools.count() if plan(seed, index).split != "train")
+    chosen = itertools.islice(indices, images)
+    return [draw(seed, index) for index in tqdm(chosen, total=images, unit="img", desc="draw")]
+
+
+def _quality(priors: FrozenPriors, faces: Sequence[SyntheticFace]) -> Quality:
+    confusion = np.zeros((len(LAPA_CLASSES), len(LAPA_CLASSES)), np.int64)
+    errors: list[NDArray[np.floating]] = []  # per face [68], in per cent of its eye distance
+    visible: list[NDArray[np.bool_]] = []
+    for start in range(0, len(faces), _BATCH):
+        part = faces[start : start + _BATCH]
+        said = priors(torch.from_numpy(np.stack([view_pixels(face.image, "clean") for face in part])))
+        for face, predicted_map, landmarks in zip(
+            part, said.segmentation_map.numpy(), said.landmarks.numpy(), strict=True
+        ):
+            pairs = np.ravel(face.segmentation_map).astype(np.int64) * len(LAPA_CLASSES) + predicted_map.ravel()
+            confusion += np.bincount(pairs, minlength=confusion.size).reshape(confusion.shape)
+            left, right = face.landmarks[list(OUTER_EYE_CORNERS)]
+            distance = np.linalg.norm(face.landmarks - landmarks, axis=1)
+            errors.append(100 * distance / np.linalg.norm(left - right))
+            columns, rows = (face.landmarks * IMAGE_SIZE).astype(int).clip(0, IMAGE_SIZE - 1).T
+            visible.append(~face.covered[rows, columns])
+    f1 = 2 * np.diag(confusion) / np.maximum(confusion.sum(axis=0) + confusion.sum(axis=1), 1)
+    return Quality(
+        images=len(faces),
+        part_f1=dict(zip(LAPA_CLASSES[1:], f1[1:].tolist(), strict=True)),
+        landmark_error=float(np.mean(errors)),
+        landmark_error_visible=float(np.concatenate(errors)[np.concatenate(visible)].mean()),
+    )

@@ -1,0 +1,181 @@
+"""Trains the small frozen networks of the embedded default on synthetic faces, and nothing else.
+
+    faces of a seed with their truth → batches in a seeded order → AdamW, one learning-rate cycle → fp16 safetensors
+
+Every SAVE_STEPS steps the whole state is written; a stopped training goes on from there, with the batches it would have seen.
+The segmenter learns the map of what is visible, the landmark network all 68 points, hidden ones included: both see ImageNet
+normalisation, as the published pipeline feeds them.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, l1_loss, one_hot
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+
+from orsanet_cache.demo.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
+from orsanet_cache.demo.networks import TRAINING_KEY, WEIGHTS, NetworkName
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.images import read_image, view_pixels
+from orsanet_cache.mobilefacenet import MobileFaceNet
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.priors import ARCHITECTURE_KEY
+from orsanet_cache.segface import LAPA_CLASSES, SegFace, SegFaceConfig
+
+SEGMENTER = SegFaceConfig(
+    embed_dim=24, depths=(1, 2, 2, 1), num_heads=(1, 2, 4, 8), decoder_width=64, decoder_heads=2, decoder_mlp_width=256
+)
+SAVE_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. `images` faces of `seed` are drawn once and passed over again and again."""
+
+    seed: int = 1
+    images: int = 8000
+    segmenter_steps: int = 2000
+    landmarks_steps: int = 1300
+    segmenter_batch: int = 16
+    landmarks_batch: int = 32
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+
+
+def train_networks(out: Path, names: tuple[NetworkName, ...], recipe: Recipe) -> list[Path]:
+    """Train the named networks, or go on where a call before this one stopped. Returns the weights files.
+
+    Raises OrsanetError where `out` holds a training of another recipe.
+    """
+    write_dataset(out / "faces", recipe.seed, recipe.images, truth=True)
+    return [_train(out, name, recipe) for name in names]
+
+
+def segmentation_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice over the classes, so that small parts count. logits [B, K, H, W], truth int64 [B, H, W]."""
+    probability = logits.softmax(dim=1)
+    target = one_hot(truth, len(LAPA_CLASSES)).movedim(-1, 1).to(probability.dtype)
+    overlap, total = (probability * target).sum(dim=(0, 2, 3)), (probability + target).sum(dim=(0, 2, 3))
+    return cross_entropy(logits, truth) + 1 - ((2 * overlap + 1) / (total + 1)).mean()
+
+
+class _Faces:
+    """The drawn faces: images as the published pipeline feeds them, and what is true of each."""
+
+    def __init__(self, folder: Path, images: int, name: NetworkName) -> None:
+        self.folder, self.images, self.name = folder, images, name
+        with np.load(folder / TRUTH) as truth:
+            self.truth = truth["segmentation_map" if name == "segmenter" else "landmarks"]
+
+    def batch(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        pixels = np.stack([view_pixels(read_image(self.folder / image_name(i)).rgb, "clean") for i in index.tolist()])
+        images = imagenet_normalised(unit_range(torch.from_numpy(pixels)))
+        truth = torch.from_numpy(self.truth[index])
+        return (images, truth.long()) if self.name == "segmenter" else (images[..., ::2, ::2].contiguous(), truth)
+
+
+def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
+    weights = out / WEIGHTS[name]
+    steps = recipe.segmenter_steps if name == "segmenter" else recipe.landmarks_steps
+    batch_size = recipe.segmenter_batch if name == "segmenter" else recipe.landmarks_batch
+    torch.manual_seed(recipe.seed)
+    faces = _Faces(out / "faces", recipe.images, name)
+    network: nn.Module = (
+        SegFace(SEGMENTER) if name == "segmenter" else _centred(MobileFaceNet(), torch.from_numpy(faces.truth))
+    )
+    loss_of: Callable[[Tensor, Tensor], Tensor] = segmentation_loss if name == "segmenter" else _landmark_loss
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, pct_start=0.1)
+    described = {"network": name, "generator": GENERATOR_VERSION, **vars(recipe)}
+    state = out / f"{name}.state.pt"
+    done = _restore(state, described, network, optimizer, schedule)
+    network.train()
+    with tqdm(total=steps, initial=done, unit="step", desc=name, smoothing=0.05) as progress:
+        for step in range(done, steps):
+            images, truth = faces.batch(_order(recipe, step, batch_size))
+            with torch.autocast("cpu", torch.bfloat16):
+                said = network(images)[1]
+            loss = loss_of(said.float(), truth)
+            if not math.isfinite(value := loss.item()):
+                raise OrsanetError(f"{name}: the loss was not finite at step {step}; train with a lower learning rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(loss=f"{value:.4f}", refresh=False)
+            progress.update()
+            if (step + 1) % SAVE_STEPS == 0 or step + 1 == steps:
+                _save(state, described, network, optimizer, schedule, step + 1)
+    _export(weights, network, described)
+    return weights
+
+
+def _centred(network: MobileFaceNet, landmarks: Tensor) -> MobileFaceNet:
+    """Begin at the mean face [N, 68, 2] and its spread: the last BatchNorm's scale and shift would be hundreds of steps away."""
+    last = network.output_layer.bn
+    with torch.no_grad():
+        last.bias.copy_(landmarks.mean(dim=0).flatten())
+        last.weight.copy_(landmarks.std(dim=0).flatten())
+    return network
+
+
+def _landmark_loss(landmarks: Tensor, truth: Tensor) -> Tensor:
+    return 100 * l1_loss(landmarks, truth)  # in per cent of the crop
+
+
+def _order(recipe: Recipe, step: int, batch_size: int) -> NDArray[np.int64]:
+    """The faces of a step: each pass takes all of them once, in an order of its own."""
+    passed, place = divmod(step, recipe.images // batch_size)
+    return np.random.default_rng([recipe.seed, passed]).permutation(recipe.images)[
+        place * batch_size : (place + 1) * batch_size
+    ]
+
+
+def _save(
+    path: Path, described: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer,
+    schedule: OneCycleLR, step: int,
+) -> None:  # fmt: skip
+    temporary = path.with_suffix(".tmp")
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    torch.save(
+        {"described": described, "step": step, **{key: part.state_dict() for key, part in parts.items()}}, temporary
+    )
+    temporary.replace(path)
+
+
+def _restore(
+    path: Path, described: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, schedule: OneCycleLR
+) -> int:
+    """Steps already done; 0 without a state."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["described"] != described:
+        raise OrsanetError(f"{path}: a training with other settings; choose another --out, or remove it")
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["step"])
+
+
+def _export(path: Path, network: nn.Module, described: dict[str, Any]) -> None:
+    """fp16 where a tensor is floating; the header says the segmenter's sizes and how the network was trained."""
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    header = {TRAINING_KEY: json.dumps(described)}
+    if isinstance(network, SegFace):
+        header[ARCHITECTURE_KEY] = network.config.model_dump_json()
+    path.write_bytes(safetensors.torch.save(tensors, metadata=header))

@@ -1,0 +1,126 @@
+"""Ablations: the same training with one thing changed at a time, over several seeds, and a table that shows the spread.
+
+    OUT/<variant>/seed-<n>/   a run folder with its evaluation      OUT/ablation.csv   one row per run and group
+    OUT/ablation.md           mean and standard deviation over the seeds, and the difference from `full`, seed by seed
+
+Finished epochs are kept: called again, or with further variants or seeds, only what is missing is trained.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from orsanet_cache import Manifest, OrsanetError, PriorStore
+from orsanet_train.checkpoint import write_whole
+from orsanet_train.config import load_config
+from orsanet_train.evaluate import evaluate
+from orsanet_train.train import train
+
+# The rows of the paper's Table 6, then the forms in which paper and published code differ.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "no-segmentation": ("model.segmentation_prior=none",),
+    "no-cross-interaction": ("model.cross_interaction=false",),
+    "single-scale": ("model.multi_scale=false",),
+    "no-reintegration": ("model.landmark_reintegration=false",),
+    "no-dare": ("loss.dare=none",),
+    "map": ("model.segmentation_prior=map",),
+    "spatial": ("model.tokens=spatial",),
+    "spatial-map": ("model.tokens=spatial", "model.segmentation_prior=map"),
+    "spatial-no-segmentation": ("model.tokens=spatial", "model.segmentation_prior=none"),
+    "paper-dare": ("loss.dare=paper",),
+}
+EVALUATION = "evaluation"  # of the last checkpoint: no result chooses it
+
+
+def ablate(
+    manifest: Manifest,
+    store: PriorStore,
+    out: Path,
+    *,
+    preset: str,
+    overrides: Sequence[str],
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    groups: Sequence[str],
+    device: torch.device,
+) -> Iterator[str]:
+    """Train and evaluate every variant with every seed, yielding the name of each run before it starts.
+
+    Raises OrsanetError for a variant that is not in VARIANTS, and for whatever `train` and `evaluate` do.
+    """
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        raise OrsanetError(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    for seed in seeds:  # seeds outside: interrupted, every variant has the seeds of the others
+        for variant in variants:
+            run = out / variant / f"seed-{seed}"
+            config = load_config(preset, [*overrides, *VARIANTS[variant], f"seed={seed}"])
+            yield f"{variant}, seed {seed}"
+            trained = train(config, manifest, store, run, device=device, resume=(run / "run.json").is_file())
+            if trained.epochs > config.epochs:
+                raise OrsanetError(
+                    f"{run}: already trained for {trained.epochs} epochs, not {config.epochs}; use another --out"
+                )
+            evaluate(run / "last.safetensors", manifest, store, run / EVALUATION, groups=groups, device=device)
+
+
+def collect(out: Path) -> pd.DataFrame:
+    """Every finished run below `out`: variant, seed, group, images, accuracy and balanced accuracy (shares)."""
+    rows = []
+    for path in sorted(out.glob(f"*/seed-*/{EVALUATION}/report.json")):
+        variant, seed = path.parents[2].name, int(path.parents[1].name.removeprefix("seed-"))
+        for split in json.loads(path.read_bytes())["splits"]:
+            rows.append(
+                {
+                    "variant": variant,
+                    "seed": seed,
+                    "group": split["name"],
+                    "images": split["images"],
+                    "accuracy": split["accuracy"],
+                    "balanced_accuracy": split["balanced_accuracy"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def summary(runs: pd.DataFrame) -> str:
+    """Markdown: per variant and group, accuracy as mean ± standard deviation over the seeds, in per cent; with the mean difference
+    from `full`, taken seed by seed, in points.
+    """
+    order = [name for name in VARIANTS if name in set(runs["variant"])]
+    lines, header = [], ["variant", "seeds"]
+    groups = list(dict.fromkeys(runs["group"]))
+    for group in groups:
+        header += [group, "− full"]
+    by_run = runs.set_index(["variant", "seed", "group"])["accuracy"].mul(100)
+    for variant in order:
+        seeds = sorted(set(runs.loc[runs["variant"] == variant, "seed"]))
+        cells = [variant, str(len(seeds))]
+        for group in groups:
+            accuracy = by_run.xs((variant, group), level=("variant", "group"))
+            cells.append(_spread(accuracy))
+            if variant == "full" or "full" not in order:
+                cells.append("")
+                continue
+            difference = (accuracy - by_run.xs(("full", group), level=("variant", "group"))).dropna()
+            cells.append(_spread(difference, sign=True))
+        lines.append(cells)
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def write_summary(out: Path) -> str:
+    """Write ablation.csv and ablation.md of every finished run, and return the table."""
+    runs = collect(out)
+    table = summary(runs)
+    write_whole(out / "ablation.csv", lambda path: runs.to_csv(path, index=False))
+    write_whole(out / "ablation.md", lambda path: path.write_text(table, encoding="utf-8"))
+    return table
+
+
+def _spread(values: "pd.Series[float]", sign: bool = False) -> str:
+    mean = f"{values.mean():+.2f}" if sign else f"{values.mean():.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {values.std():.2f}"
