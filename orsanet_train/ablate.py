@@ -16,7 +16,8 @@ import torch
 from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluate import Group, evaluate
+from orsanet_train.feed import join
 from orsanet_train.train import train
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.
@@ -54,12 +55,17 @@ def ablate(
     """
     if unknown := [variant for variant in variants if variant not in VARIANTS]:
         raise OrsanetError(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    for group in map(Group.parse, groups):  # a slip should not wait for the first training
+        join(manifest, store, group.split, [group.view], group.tag)
     for seed in seeds:  # seeds outside: interrupted, every variant has the seeds of the others
         for variant in variants:
             run = out / variant / f"seed-{seed}"
             config = load_config(preset, [*overrides, *VARIANTS[variant], f"seed={seed}"])
             yield f"{variant}, seed {seed}"
-            trained = train(config, manifest, store, run, device=device, resume=(run / "run.json").is_file())
+            begun = (run / "run.json").is_file()
+            if not begun:  # a kill may have left the configuration, the first file of a run
+                (run / "config.toml").unlink(missing_ok=True)
+            trained = train(config, manifest, store, run, device=device, resume=begun)
             if trained.epochs > config.epochs:
                 raise OrsanetError(
                     f"{run}: already trained for {trained.epochs} epochs, not {config.epochs}; use another --out"
@@ -91,22 +97,18 @@ def summary(runs: pd.DataFrame) -> str:
     from `full`, taken seed by seed, in points.
     """
     order = [name for name in VARIANTS if name in set(runs["variant"])]
-    lines, header = [], ["variant", "seeds"]
     groups = list(dict.fromkeys(runs["group"]))
-    for group in groups:
-        header += [group, "− full"]
-    by_run = runs.set_index(["variant", "seed", "group"])["accuracy"].mul(100)
+    header = ["variant", "seeds", *(column for group in groups for column in (group, "− full"))]
+    per_cent = runs.pivot(index="seed", columns=["variant", "group"], values="accuracy").mul(100)
+    lines = []
     for variant in order:
-        seeds = sorted(set(runs.loc[runs["variant"] == variant, "seed"]))
-        cells = [variant, str(len(seeds))]
+        cells = [variant, str(runs.loc[runs["variant"] == variant, "seed"].nunique())]
         for group in groups:
-            accuracy = by_run.xs((variant, group), level=("variant", "group"))
-            cells.append(_spread(accuracy))
-            if variant == "full" or "full" not in order:
-                cells.append("")
-                continue
-            difference = (accuracy - by_run.xs(("full", group), level=("variant", "group"))).dropna()
-            cells.append(_spread(difference, sign=True))
+            accuracy, full = (
+                per_cent.get((name, group), pd.Series(dtype=float)).dropna() for name in (variant, "full")
+            )
+            difference = (accuracy - full).dropna()
+            cells += [_spread(accuracy), "" if variant == "full" else _spread(difference, sign=True)]
         lines.append(cells)
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
@@ -122,5 +124,7 @@ def write_summary(out: Path) -> str:
 
 
 def _spread(values: "pd.Series[float]", sign: bool = False) -> str:
+    if values.empty:
+        return ""
     mean = f"{values.mean():+.2f}" if sign else f"{values.mean():.2f}"
     return mean if len(values) < 2 else f"{mean} ± {values.std():.2f}"

@@ -134,7 +134,7 @@ def evaluate(
     write_whole(out / "predictions.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
     if plots.matplotlib_installed():
         for report in reports:
-            file_name = re.sub(r"[^\w.-]", "_", report.name)[:80]  # a tag may hold anything
+            file_name = re.sub(r"[^\w.@-]", "_", report.name)[:80]  # a tag may hold anything
             plots.confusion(report, out / f"confusion_{file_name}.png")
     else:
         notes.append(plots.NO_MATPLOTLIB)

@@ -7,7 +7,6 @@ faces they are out of their domain; the published weights are for those.
 import hashlib
 import json
 import tomllib
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ NetworkName = Literal["segmenter", "landmarks"]
 
 # What `--segmenter demo` and `--landmarks demo` stand for.
 DEMO = Path("demo")
+_SHIPPED = Path(__file__).parent / "weights"
 WEIGHTS = {"segmenter": "segmenter.safetensors", "landmarks": "landmarks.safetensors"}
 CARD = "networks.toml"  # digests, training and measured quality of the shipped weights
 TRAINING_KEY = "training"  # of a weights file's header: how the network was trained, as JSON
@@ -30,22 +30,26 @@ def weights_path(given: Path, network: NetworkName) -> Path:
     """The path as given, or the shipped weights for `demo`. Raises OrsanetError where those are damaged."""
     if given != DEMO:
         return given
-    with as_file(files("orsanet_cache.demo") / "weights" / WEIGHTS[network]) as path:
-        expected = card()[network]["sha256"]
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise OrsanetError(f"{path}: the shipped demo weights are missing or damaged; install the package again")
-        return path
+    path = _SHIPPED / WEIGHTS[network]
+    if not path.is_file() or _sha256(path) != card()[network]["sha256"]:
+        raise OrsanetError(f"{path}: the shipped demo weights are missing or damaged; install the package again")
+    return path
 
 
 def write_card(folder: Path, quality: dict[str, Any]) -> None:
-    """Write the card of the weights in `folder`: their digests, what their headers say of their training, what was measured."""
+    """Write the card of the weights in `folder`: their digests, what their headers say of their training, what was measured.
+
+    Raises OrsanetError for weights that were not written by `demo-train`.
+    """
     content: dict[str, Any] = {}
     for network, file_name in WEIGHTS.items():
         path = folder / file_name
         with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata()
+            header = file.metadata() or {}
+        if TRAINING_KEY not in header:
+            raise OrsanetError(f"{path}: does not say how it was trained; `demo-train` writes weights that do")
         content[network] = {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": _sha256(path),
             "training": json.loads(header[TRAINING_KEY]),
         }
     (folder / CARD).write_text(_PREFACE + tomli_w.dumps({**content, "quality": quality}), encoding="utf-8")
@@ -53,4 +57,11 @@ def write_card(folder: Path, quality: dict[str, Any]) -> None:
 
 def card() -> dict[str, Any]:
     """The shipped networks' card: per network its digest, how it was trained, what it was measured at."""
-    return tomllib.loads((files("orsanet_cache.demo") / "weights" / CARD).read_text(encoding="utf-8"))
+    try:
+        return tomllib.loads((_SHIPPED / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OrsanetError(f"{_SHIPPED / CARD}: missing or damaged ({error}); install the package again") from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

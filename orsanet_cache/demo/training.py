@@ -95,7 +95,8 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
     )
     loss_of: Callable[[Tensor, Tensor], Tensor] = segmentation_loss if name == "segmenter" else _landmark_loss
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, pct_start=0.1)
+    # A tenth of the steps up, the rest down; a trial of a few steps stays on the way up.
+    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 19) + 1, pct_start=0.1)
     described = {"network": name, "generator": GENERATOR_VERSION, **vars(recipe)}
     state = out / f"{name}.state.pt"
     done = _restore(state, described, network, optimizer, schedule)
