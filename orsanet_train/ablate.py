@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore
+from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
 from orsanet_train.checkpoint import write_whole
-from orsanet_train.config import load_config
+from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluate import Group, evaluate
 from orsanet_train.feed import join
 from orsanet_train.train import train
@@ -57,6 +57,7 @@ def ablate(
         raise OrsanetError(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
     for group in map(Group.parse, groups):  # a slip should not wait for the first training
         join(manifest, store, group.split, [group.view], group.tag)
+    _check_settings(out, load_config(preset, overrides))
     for seed in seeds:  # seeds outside: interrupted, every variant has the seeds of the others
         for variant in variants:
             run = out / variant / f"seed-{seed}"
@@ -65,24 +66,37 @@ def ablate(
             begun = (run / "run.json").is_file()
             if not begun:  # a kill may have left the configuration, the first file of a run
                 (run / "config.toml").unlink(missing_ok=True)
-            trained = train(config, manifest, store, run, device=device, resume=begun)
-            if trained.epochs > config.epochs:
-                raise OrsanetError(
-                    f"{run}: already trained for {trained.epochs} epochs, not {config.epochs}; use another --out"
-                )
+            train(config, manifest, store, run, device=device, resume=begun)
             evaluate(run / "last.safetensors", manifest, store, run / EVALUATION, groups=groups, device=device)
 
 
+def _check_settings(out: Path, config: RunConfig) -> None:
+    """Runs that are there must share every setting that no variant changes. (Epochs may grow; the table says where they differ.)"""
+    free = {"seed", "epochs", *(override.split("=")[0] for overrides in VARIANTS.values() for override in overrides)}
+
+    def differences(run: Path) -> list[str]:
+        before, now = (c.model_dump(mode="json") for c in (load_config(str(run / "config.toml")), config))
+        return [line for line in recipe_differences(before, now) if line.split(":")[0] not in free]
+
+    for path in sorted(out.glob("*/seed-*/run.json")):
+        if found := differences(path.parent):
+            raise OrsanetError(
+                f"{path.parent}: trained with other settings; pass the same, or use another --out:\n{listed(found)}"
+            )
+
+
 def collect(out: Path) -> pd.DataFrame:
-    """Every finished run below `out`: variant, seed, group, images, accuracy and balanced accuracy (shares)."""
+    """Every finished run below `out`: variant, seed, epochs, group, images, accuracy and balanced accuracy (shares)."""
     rows = []
     for path in sorted(out.glob(f"*/seed-*/{EVALUATION}/report.json")):
         variant, seed = path.parents[2].name, int(path.parents[1].name.removeprefix("seed-"))
-        for split in json.loads(path.read_bytes())["splits"]:
+        report = json.loads(path.read_bytes())
+        for split in report["splits"]:
             rows.append(
                 {
                     "variant": variant,
                     "seed": seed,
+                    "epochs": report["checkpoint"]["epoch"],
                     "group": split["name"],
                     "images": split["images"],
                     "accuracy": split["accuracy"],
@@ -94,7 +108,7 @@ def collect(out: Path) -> pd.DataFrame:
 
 def summary(runs: pd.DataFrame) -> str:
     """Markdown: per variant and group, accuracy as mean ± standard deviation over the seeds, in per cent; with the mean difference
-    from `full`, taken seed by seed, in points.
+    from `full`, taken seed by seed, in points. Below it a warning if the runs were not trained for the same number of epochs.
     """
     order = [name for name in VARIANTS if name in set(runs["variant"])]
     groups = list(dict.fromkeys(runs["group"]))
@@ -111,7 +125,11 @@ def summary(runs: pd.DataFrame) -> str:
             cells += [_spread(accuracy), "" if variant == "full" else _spread(difference, sign=True)]
         lines.append(cells)
     rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    if runs["epochs"].nunique() > 1:
+        counts = ", ".join(map(str, sorted(set(runs["epochs"]))))
+        table += f"\nNot comparable yet: these runs have {counts} epochs. Call again with every variant and seed.\n"
+    return table
 
 
 def write_summary(out: Path) -> str:

@@ -90,18 +90,22 @@ def train(
         "selection_images_sha256": selection.sha256(),
         "ir50_sha256": identity.ir50_sha256,
     }
+    # Without a state nothing is finished yet, and resuming is starting.
+    state = ResumeState.load(out / "resume.pt") if resume and (out / "resume.pt").exists() else None
+    history = [] if state is None else state.history
+    if len(history) > config.epochs:
+        raise OrsanetError(
+            f"{out}: already trained for {len(history)} epochs, not {config.epochs}; ask for at least as many, or start a new run"
+        )
     _prepare_folder(out, config, data, resume)
     model = model.to(device)
     optimizer = Adam(model.parameters(), lr=config.learning_rate)
     training_feed = Feed(store, training, config.model, device)
     selection_feed = Feed(store, selection, config.model, device)
 
-    history: list[dict[str, float]] = []
-    if (out / "resume.pt").exists():  # else nothing is finished yet, and resuming is starting
-        state = ResumeState.load(out / "resume.pt")
+    if state is not None:
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
-        history = state.history
     else:
         for step, batch in enumerate(islice(training_feed.epoch(config, 0), MOSAICS)):
             plots.batch_mosaic(batch, manifest.classes, out / f"train_batch{step}.png")

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from orsanet_cache.demo.dataset import GENERATOR_VERSION
 from orsanet_cache.demo.picture import SyntheticFace, draw
 from orsanet_cache.demo.plan import plan
+from orsanet_cache.errors import OrsanetError
 from orsanet_cache.images import IMAGE_SIZE, view_pixels
-from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.priors import NO_CLASS, FrozenPriors
 from orsanet_cache.segface import LAPA_CLASSES
 
 OUTER_EYE_CORNERS = (36, 45)  # iBUG order
@@ -104,6 +105,8 @@ def _quality(priors: FrozenPriors, faces: Sequence[SyntheticFace]) -> Quality:
     for start in range(0, len(faces), _BATCH):
         part = faces[start : start + _BATCH]
         said = priors(torch.from_numpy(np.stack([view_pixels(face.image, "clean") for face in part])))
+        if (said.segmentation_map == NO_CLASS).any():
+            raise OrsanetError("the segmenter's output is not finite; these weights cannot be used")
         for face, predicted_map, landmarks in zip(
             part, said.segmentation_map.numpy(), said.landmarks.numpy(), strict=True
         ):

@@ -1,5 +1,6 @@
 """A build writes what the networks say, survives interruption, and refuses what does not fit."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -124,6 +125,58 @@ def test_a_view_is_added_without_touching_the_others(world, tmp_path: Path) -> N
     assert summary.computed == len(manifest.samples)
     assert {path: path.read_bytes() for path in out.rglob("clean/**/*") if path.is_file()} == before
     assert PriorStore.open(out).views("train") == ("clean", "hflip")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file below the folder -> digest of its bytes."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_only_the_named_splits_are_computed(world, tmp_path: Path) -> None:
+    out = tmp_path / "store.zarr"
+    summary = build(world.load_manifest(), out, world.load_priors(), ["clean"], device=CPU, splits=["test", "valid"])
+    assert (summary.images, summary.computed) == (12, 12)
+    assert set(summary.rejected) == {"test", "valid"}
+    store = PriorStore.open(out)
+    assert store.splits == ("test", "valid")
+    assert not (out / "train").exists()
+    for field in FIELDS:
+        a, b = (s.read("test", "clean", field, slice(None)) for s in (store, world.open_store()))
+        assert np.array_equal(a, b), field
+    summary = build(world.load_manifest(), out, world.load_priors(), ["clean"], device=CPU)  # the default: all
+    assert (summary.images, summary.computed) == (26, 14)
+    assert PriorStore.open(out).splits == ("test", "train", "valid")
+
+
+def test_another_view_for_one_split_leaves_every_other_array_as_it_was(world, tmp_path: Path) -> None:
+    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
+    shutil.copytree(world.store, out)
+    before = digests(out)
+    summary = build(manifest, out, priors, ["erase-20"], device=CPU, splits=["test"])
+    assert (summary.images, summary.computed) == (6, 6)
+    after = digests(out)
+    assert {name: digest for name, digest in after.items() if not name.startswith("test/erase-20/")} == before
+    assert after.keys() > before.keys()
+    store = PriorStore.open(out)
+    assert {split: store.views(split) for split in store.splits} == {
+        "test": ("clean", "erase-20", "hflip"),
+        "train": ("clean", "hflip"),
+        "valid": ("clean", "hflip"),
+    }
+    pixels = np.stack(
+        [view_pixels(read_image(manifest.root / s.image).rgb, "erase-20") for s in manifest.split("test")]
+    )
+    assert np.array_equal(store.read("test", "erase-20", "image", slice(None)), pixels[:, ::2, ::2])
+    said = priors(torch.from_numpy(pixels))  # the frozen networks see the square too
+    assert np.array_equal(store.read("test", "erase-20", "segmentation_map", slice(None)), said.segmentation_map)
+    np.testing.assert_array_equal(store.read("test", "erase-20", "landmarks", slice(None)), said.landmarks)
+
+
+def test_a_split_that_the_manifest_lacks_is_refused_before_anything_is_written(world, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match="no split 'tset'; it has train, valid, test"):
+        build(world.load_manifest(), tmp_path / "s", world.load_priors(), ["clean"], device=CPU, splits=["tset"])
+    assert not (tmp_path / "s").exists()
 
 
 def test_another_recipe_is_refused_and_says_which_part(world, tmp_path: Path) -> None:

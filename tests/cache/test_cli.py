@@ -1,5 +1,6 @@
 """orsanet-cache as a user meets it: real processes, exit codes, one sentence for every mistake."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -56,7 +57,9 @@ def test_build_info_show(world, tmp_path: Path) -> None:
         assert picture.size == (8 * 224, 2 * 240)  # three samples of four tiles, two samples a row
 
 
-@pytest.mark.parametrize("subcommand", [[], ["build"], ["info"], ["show"], ["demo-faces"]])
+@pytest.mark.parametrize(
+    "subcommand", [[], ["build"], ["info"], ["show"], ["demo-faces"], ["demo-train"], ["demo-quality"]]
+)
 def test_help_is_instant(subcommand: list[str]) -> None:
     best = 9.0
     for _ in range(5):  # the machine may be busy: the fastest of five is what the command needs
@@ -66,6 +69,30 @@ def test_help_is_instant(subcommand: list[str]) -> None:
         assert result.returncode == 0
         assert "Usage:" in result.stdout
     assert best < 0.5
+
+
+def test_a_view_that_only_testing_needs_is_added_to_a_finished_store(world, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    shutil.copytree(world.store, store)
+    built = command(*build_arguments(world, store), "--views", "erase-20", "--splits", "test")
+    assert built.returncode == 0, built.stderr
+    assert "6 images in test; views erase-20" in built.stdout
+    assert "computed 6 views" in built.stdout
+    assert "6 of 6 images usable" in built.stdout
+    assert f"show {store} --split test" in built.stdout
+    said = command("info", store).stdout
+    assert said.count("view erase-20: 6 usable") == said.count("erase-20") == 1
+    assert said.count("view clean: ") == 3
+    again = command(*build_arguments(world, store), "--views", "erase-20", "--splits", " test,test ")
+    assert "6 images in test;" in again.stdout
+    assert "nothing to do" in again.stdout
+
+
+def test_an_unknown_split_is_named_with_the_known_ones(world, tmp_path: Path) -> None:
+    out = tmp_path / "store.zarr"
+    said = refused(command(*build_arguments(world, out), "--splits", "train,tset"))
+    assert f"--splits train,tset: tset not in {world.manifest}; it has train, valid, test" in said
+    assert not out.exists()
 
 
 def test_mistakes_end_in_one_sentence(world, tmp_path: Path) -> None:

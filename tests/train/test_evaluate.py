@@ -10,11 +10,11 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, imagenet_normalised, load_manifest, unit_range
 from orsanet_cache.build import build
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate, predict
+from orsanet_train.evaluate import Group, evaluate, predict
 from orsanet_train.feed import Feed, join
 from orsanet_train.train import train
 
@@ -114,6 +114,99 @@ def test_unknown_groups_are_named(world, run: Path, tmp_path: Path) -> None:
         evaluated(world, run, tmp_path, ["tset"])
     with pytest.raises(OrsanetError, match="no image with the tag 'hat'; its tags: occluded"):
         evaluated(world, run, tmp_path, ["test:hat"])
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("test", Group("test", None, "clean")),
+        ("test:occluded", Group("test", "occluded", "clean")),
+        ("test@erase-20", Group("test", None, "erase-20")),
+        ("test:occluded@erase-20", Group("test", "occluded", "erase-20")),
+        ("test:pose:left@hflip", Group("test", "pose:left", "hflip")),
+        ("test:", Group("test", "", "clean")),
+        ("test@", Group("test", None, "")),
+    ],
+)
+def test_a_group_is_a_split_a_tag_and_a_view(text: str, group: Group) -> None:
+    assert Group.parse(text) == group
+
+
+@pytest.fixture(scope="module")
+def erased(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
+    """The small store with one more view, of the test split alone."""
+    path = tmp_path_factory.mktemp("erased") / "store.zarr"
+    shutil.copytree(world.store, path)
+    build(world.load_manifest(), path, world.load_priors(), ["erase-20"], device=CPU, splits=["test"])
+    return PriorStore.open(path)
+
+
+def test_a_group_with_a_view_is_predicted_from_that_views_rows(
+    world, run: Path, erased: PriorStore, tmp_path: Path
+) -> None:
+    groups = ["test", "test@erase-20", "test:occluded@erase-20"]
+    weights = run / "best.safetensors"
+    evaluation = evaluate(weights, world.load_manifest(), erased, tmp_path, groups=groups, device=CPU)
+    assert [(report.name, report.images) for report in evaluation.reports] == [
+        ("test", 6), ("test@erase-20", 6), ("test:occluded@erase-20", 3)
+    ]  # fmt: skip
+    model, _ = load_weights(weights)
+    model.eval()
+    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    by_group = {}
+    for group, view, rows in (
+        ("test", "clean", np.arange(6)),
+        ("test@erase-20", "erase-20", np.arange(6)),
+        ("test:occluded@erase-20", "erase-20", np.array([1, 3, 5])),
+    ):
+        image, segmentation, landmark_features = (
+            torch.from_numpy(erased.read("test", view, field, rows))
+            for field in ("image", "segmentation_features", "landmark_features")
+        )
+        with torch.no_grad():
+            by_hand = model(imagenet_normalised(unit_range(image)), segmentation.float(), landmark_features.float())
+        table = predictions[predictions["split"] == group]
+        assert table["image"].tolist() == [f"images/test_{row}.png" for row in rows]
+        shares = table.filter(like="p_").to_numpy()
+        np.testing.assert_allclose(shares, by_hand.logits.softmax(dim=1).numpy(), rtol=1e-6)  # float32 in decimal
+        by_group[group] = shares
+    assert not np.allclose(by_group["test"], by_group["test@erase-20"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ("test@erase-30", r"split 'test' has no view 'erase-30'; it has clean, erase-20, hflip.*--views erase-30"),
+        ("valid@erase-20", r"split 'valid' has no view 'erase-20'; it has clean, hflip.*--views erase-20"),
+        ("test@", "no view ''"),
+        ("tset@erase-20", "no split 'tset'"),
+    ],
+)
+def test_a_view_that_the_store_lacks_is_answered_with_those_it_has(
+    world, run: Path, erased: PriorStore, tmp_path: Path, group: str, said: str
+) -> None:
+    with pytest.raises(OrsanetError, match=said):
+        evaluate(run / "best.safetensors", world.load_manifest(), erased, tmp_path, groups=[group], device=CPU)
+
+
+def test_every_group_has_its_own_confusion_matrix(world, run: Path, erased: PriorStore, tmp_path: Path) -> None:
+    """A tag may have the name of a view."""
+    shutil.copy(world.manifest, tmp_path)
+    table = world.manifest.with_name("samples.csv").read_text().replace("occluded", "erase-20")
+    (tmp_path / "samples.csv").write_text(table)
+    manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
+    groups = ["test", "test:erase-20", "test@erase-20", "test:erase-20@erase-20"]
+    evaluate(run / "best.safetensors", manifest, erased, tmp_path / "out", groups=groups, device=CPU)
+    assert len(list((tmp_path / "out").glob("confusion_*.png"))) == len(groups)
+
+
+def test_the_report_has_each_groups_confidence_interval(world, run: Path, tmp_path: Path) -> None:
+    evaluation = evaluated(world, run, tmp_path, ["test", "test:occluded"])
+    written = json.loads((tmp_path / "report.json").read_text())["splits"]
+    for report, split in zip(evaluation.reports, written, strict=True):
+        low, high = split["accuracy_interval"]
+        assert (low, high) == report.accuracy_interval
+        assert 0 <= low <= split["accuracy"] <= high <= 1
 
 
 def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path) -> None:

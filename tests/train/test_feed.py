@@ -446,6 +446,25 @@ def test_in_order_is_every_sample_once_in_the_manifests_order_unaugmented(
     assert torch.cat([batch.label for batch in batches]).tolist() == [sample.label for sample in samples]
 
 
+def test_a_batch_of_an_erased_view_holds_that_views_rows_in_every_field(world: Any, tmp_path: Path) -> None:
+    """And of no other view: the picture and what the frozen networks said of it belong together."""
+    shutil.copytree(world.store, tmp_path / "store.zarr")
+    manifest = world.load_manifest()
+    build(manifest, tmp_path / "store.zarr", world.load_priors(), ["erase-30"], device=CPU, splits=["test"])
+    store = PriorStore.open(tmp_path / "store.zarr")
+    joined = join(manifest, store, "test", ["erase-30"])
+    batches = list(Feed(store, joined, ModelConfig(), CPU).in_order(4, "erase-30"))
+    whole = PriorBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    for view, same in (("erase-30", True), ("clean", False)):
+        image, segmentation, landmark_features = (
+            torch.from_numpy(store.read("test", view, name, joined.rows))
+            for name in ("image", "segmentation_features", "landmark_features")
+        )
+        assert torch.equal(whole.image, imagenet_normalised(unit_range(image))) == same
+        assert torch.equal(whole.segmentation, segmentation.float()) == same
+        assert torch.equal(whole.landmark_features, landmark_features.float()) == same
+
+
 def test_an_epoch_can_be_drawn_again_without_the_ones_before(manifest: Manifest, store: PriorStore, world: Any) -> None:
     joined = join(manifest, store, "train", ["clean", "hflip"])
     feed = Feed(store, joined, ModelConfig(), CPU)

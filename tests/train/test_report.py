@@ -99,17 +99,49 @@ def test_all_wrong_and_a_single_image_are_reports_too() -> None:
 @settings(max_examples=20, deadline=None)
 def test_a_report_survives_json(pairs: list[tuple[str, str]]) -> None:
     report = report_of(pairs, "test:occluded", 3, True)
-    assert SplitReport(**json.loads(json.dumps(report.as_json(), allow_nan=False))) == report
+    read = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    read["accuracy_interval"] = tuple(read["accuracy_interval"])  # JSON has arrays only
+    assert SplitReport(**read) == report
+
+
+NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: 2.5 % are left out on either side
+
+
+@given(count=st.integers(1, 400), share=st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_the_interval_is_wilsons_and_holds_the_accuracy(count: int, share: float) -> None:
+    """The accuracies p at which (observed - p) / sqrt(p (1 - p) / n) is the quantile, solved for p."""
+    right = round(share * count)
+    report = report_of([("fear", "fear")] * right + [("fear", "anger")] * (count - right))
+    low, high = report.accuracy_interval
+    observed, z = right / count, NORMAL_QUANTILE
+    centre = (observed + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z * np.sqrt(observed * (1 - observed) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    assert report.accuracy_interval == pytest.approx((centre - reach, centre + reach), rel=0, abs=1e-12)  # rounding
+    assert 0 <= low <= report.accuracy <= high <= 1
+    assert high - low > 0
+
+
+@pytest.mark.parametrize("right", [0, 1, 3, 4])
+def test_the_interval_shrinks_with_more_images(right: int) -> None:
+    widths = []
+    for times in (1, 4, 16, 64):
+        report = report_of([("fear", "fear")] * right * times + [("fear", "anger")] * (4 - right) * times)
+        widths.append(report.accuracy_interval[1] - report.accuracy_interval[0])
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) == 4
+    assert widths[0] > 0.4
+    assert widths[3] < 0.15
 
 
 def test_the_table_has_a_row_per_report_in_per_cent() -> None:
     first = report_of([("surprise", "surprise"), ("surprise", "fear"), ("fear", "fear")], "valid", 2, True)
     second = report_of([("anger", "anger")] * 7, "test:occluded")
     header, *rows = text_table([first, second]).splitlines()
-    assert header.split() == ["split", "images", "rejected", "accuracy", "balanced", "macro", "F1", *CLASSES]
+    assert header.split() == ["split", "images", "rejected", "accuracy", "95", "%", "balanced", "macro", "F1", *CLASSES]
     assert [row.split() for row in rows] == [
-        ["valid", "*", "3", "2", "66.67", "75.00", "66.67", "50.00", "100.00", "-", "-"],
-        ["test:occluded", "7", "0", "100.00", "100.00", "100.00", "-", "-", "100.00", "-"],
+        ["valid", "*", "3", "2", "66.67", "20.77–93.85", "75.00", "66.67", "50.00", "100.00", "-", "-"],
+        ["test:occluded", "7", "0", "100.00", "64.57–100.00", "100.00", "100.00", "-", "-", "100.00", "-"],
     ]
 
 
@@ -129,4 +161,4 @@ def test_a_class_may_be_called_like_a_column() -> None:
     """The count of images stays beside the recall of a class called `images`."""
     frame = pd.DataFrame({"label": ["images"] * 3, "predicted": ["images"] * 3})
     _, row = text_table([split_report("test", frame, ["images", "rejected"], 5, False)]).splitlines()
-    assert row.split() == ["test", "3", "5", "100.00", "100.00", "100.00", "100.00", "-"]
+    assert row.split() == ["test", "3", "5", "100.00", "43.85–100.00", "100.00", "100.00", "100.00", "-"]

@@ -1,0 +1,340 @@
+"""Ablations train what is missing and nothing else, change one thing at a time, and report the spread honestly."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from orsanet_cache import OrsanetError
+from orsanet_train.ablate import VARIANTS, ablate, collect, summary, write_summary
+from orsanet_train.config import load_config
+from orsanet_train.train import train
+
+CPU = torch.device("cpu")
+SMALL = (
+    "batch_size=6", "loss.warmup_epochs=0", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
+    "model.backbone_units=[1,1,1]",
+)  # fmt: skip
+GROUPS = ["test", "test:occluded"]
+RUNS = [(variant, seed) for seed in (0, 1) for variant in ("full", "no-dare")]
+
+
+def run_all(
+    world,
+    out: Path,
+    variants: Sequence[str] = ("full", "no-dare"),
+    seeds: Sequence[int] = (0, 1),
+    overrides: Sequence[str] = ("epochs=1",),
+    groups: Sequence[str] = GROUPS,
+) -> list[str]:
+    return list(
+        ablate(
+            world.load_manifest(), world.open_store(), out,
+            preset="small", overrides=(*SMALL, *overrides), variants=variants, seeds=seeds, groups=groups, device=CPU,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ablated(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two variants with two seeds. Treat it as read-only."""
+    out = tmp_path_factory.mktemp("ablate") / "out"
+    said = run_all(world, out)
+    assert said == ["full, seed 0", "no-dare, seed 0", "full, seed 1", "no-dare, seed 1"]
+    return out
+
+
+@pytest.fixture
+def copy(ablated: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ablated, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def trained_files(out: Path) -> dict[Path, tuple[bytes, int]]:
+    """What training writes, in every run folder: its bytes and when they were written."""
+    names = ("metrics.csv", "resume.pt", "last.safetensors", "best.safetensors")
+    paths = [path for name in names for path in sorted(out.glob(f"*/*/{name}"))]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+def table_cells(table: str) -> list[list[str]]:
+    """Header and rows of a Markdown table, without the line of dashes."""
+    header, dashes, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert dashes == ["---"] * len(header)
+    assert all(len(row) == len(header) for row in rows)
+    return [header, *rows]
+
+
+def made_up(accuracies: dict[str, dict[int, float]], group: str = "test") -> pd.DataFrame:
+    """variant -> seed -> accuracy in per cent, as `collect` gives it."""
+    rows = [
+        {"variant": variant, "seed": seed, "epochs": 1, "group": group, "images": 100, "accuracy": per_cent / 100,
+         "balanced_accuracy": 0.5}
+        for variant, by_seed in accuracies.items() for seed, per_cent in by_seed.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# --- runs ---
+
+
+@pytest.mark.parametrize(("variant", "seed"), RUNS)
+def test_every_run_has_its_folder_with_its_configuration(ablated: Path, variant: str, seed: int) -> None:
+    run = ablated / variant / f"seed-{seed}"
+    config = load_config(str(run / "config.toml"))
+    full = load_config("small", (*SMALL, "epochs=1", f"seed={seed}"))
+    if variant == "no-dare":
+        assert config != full
+        full = full.model_copy(update={"loss": full.loss.model_copy(update={"dare": "none"})})
+    assert config == full
+    assert len(pd.read_csv(run / "metrics.csv")) == 1
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    assert report["protocol"] == "last checkpoint (epoch 1), not chosen by any result"
+    assert (run / "evaluation" / "predictions.csv").is_file()
+
+
+def test_seeds_and_variants_train_other_weights(ablated: Path) -> None:
+    assert len({path.read_bytes() for path in ablated.glob("*/*/last.safetensors")}) == 4
+
+
+def test_a_run_of_an_ablation_is_the_run_of_that_configuration_alone(world, ablated: Path, tmp_path: Path) -> None:
+    config = load_config("small", (*SMALL, "epochs=1", "loss.dare=none", "seed=1"))
+    train(config, world.load_manifest(), world.open_store(), tmp_path / "alone", device=CPU)
+    alone, ours = (pd.read_csv(run / "metrics.csv") for run in (tmp_path / "alone", ablated / "no-dare" / "seed-1"))
+    pd.testing.assert_frame_equal(
+        alone.drop(columns="images_per_second"), ours.drop(columns="images_per_second"), check_exact=True
+    )
+
+
+def test_collecting_gives_the_numbers_of_every_report(ablated: Path) -> None:
+    runs = collect(ablated)
+    assert list(zip(runs["variant"], runs["seed"], runs["group"], strict=True)) == [
+        (variant, seed, group) for variant in ("full", "no-dare") for seed in (0, 1) for group in GROUPS
+    ]
+    for row in runs.itertuples():
+        report = json.loads((ablated / row.variant / f"seed-{row.seed}" / "evaluation" / "report.json").read_text())
+        (split,) = (split for split in report["splits"] if split["name"] == row.group)
+        assert (row.images, row.accuracy, row.balanced_accuracy) == (
+            split["images"], split["accuracy"], split["balanced_accuracy"]
+        )  # fmt: skip
+
+
+def test_an_unfinished_run_is_left_out_of_the_table(copy: Path) -> None:
+    (copy / "no-dare" / "seed-1" / "evaluation" / "report.json").unlink()
+    assert [row[:2] for row in table_cells(summary(collect(copy)))[1:]] == [["full", "2"], ["no-dare", "1"]]
+
+
+def test_the_written_files_hold_the_runs_and_the_table(copy: Path) -> None:
+    table = write_summary(copy)
+    assert (copy / "ablation.md").read_text() == table == summary(collect(copy))
+    pd.testing.assert_frame_equal(pd.read_csv(copy / "ablation.csv"), collect(copy), check_exact=True)
+
+
+# --- called again ---
+
+
+def test_a_second_call_trains_nothing(world, copy: Path) -> None:
+    before, table = trained_files(copy), write_summary(copy)
+    assert len(before) == 16
+    assert len(run_all(world, copy)) == 4
+    assert trained_files(copy) == before
+    assert write_summary(copy) == table
+
+
+def test_a_further_variant_or_seed_trains_only_that(world, copy: Path) -> None:
+    before = trained_files(copy)
+    run_all(world, copy, ["full", "map"], [0], groups=["test"])
+    run_all(world, copy, ["full"], [0, 2], groups=["test"])
+    after = trained_files(copy)
+    assert {path: after[path] for path in before} == before
+    new = {path.parent.relative_to(copy).as_posix() for path in after.keys() - before.keys()}
+    assert new == {"map/seed-0", "full/seed-2"}
+
+
+@pytest.fixture(scope="module")
+def longer(world, ablated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `full` with seed 0, called again with one epoch more."""
+    out = tmp_path_factory.mktemp("longer")
+    shutil.copytree(ablated / "full" / "seed-0", out / "full" / "seed-0")
+    run_all(world, out, ["full"], [0], ["epochs=2"])
+    return out
+
+
+def test_more_epochs_go_on_from_those_that_are_done(ablated: Path, longer: Path) -> None:
+    before, after = (pd.read_csv(out / "full" / "seed-0" / "metrics.csv") for out in (ablated, longer))
+    assert after["epoch"].tolist() == [1, 2]
+    pd.testing.assert_frame_equal(after[:1], before, check_exact=True)
+    report = json.loads((longer / "full" / "seed-0" / "evaluation" / "report.json").read_text())
+    assert report["checkpoint"]["epoch"] == 2
+
+
+def test_fewer_epochs_than_are_done_are_refused_and_the_run_stays_what_it_was(world, longer: Path) -> None:
+    before = {path: path.read_bytes() for path in longer.rglob("*") if path.is_file()}
+    with pytest.raises(OrsanetError, match=r"full/seed-0: already trained for 2 epochs, not 1; ask for at least"):
+        run_all(world, longer, ["full"], [0], ["epochs=1"])
+    assert {path: path.read_bytes() for path in longer.rglob("*") if path.is_file()} == before
+
+
+def test_another_setting_in_the_same_folder_is_refused(world, copy: Path) -> None:
+    before = trained_files(copy)
+    with pytest.raises(OrsanetError, match=r"full/seed-0: resumed with another configuration.*\n.*learning_rate"):
+        run_all(world, copy, overrides=["epochs=1", "learning_rate=1e-2"])
+    assert trained_files(copy) == before
+
+
+def test_a_kill_before_the_first_epoch_does_not_keep_a_run_from_starting(world, ablated: Path, tmp_path: Path) -> None:
+    """The configuration is the first file of a run, and the only one for a moment."""
+    run = tmp_path / "full" / "seed-0"
+    run.mkdir(parents=True)
+    shutil.copy(ablated / "full" / "seed-0" / "config.toml", run)
+    run_all(world, tmp_path, ["full"], [0])
+    assert len(collect(tmp_path)) == len(GROUPS)
+
+
+def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match=r"no variant fulll, dare; there are full, no-segmentation, "):
+        run_all(world, tmp_path / "out", ["full", "fulll", "dare"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_group_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
+    """Training takes hours: a slip in --splits must not wait for it."""
+    with pytest.raises(OrsanetError, match="no split 'tset'"):
+        run_all(world, tmp_path / "out", ["full"], [0], groups=["test", "tset"])
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_a_valid_configuration_of_its_own(variant: str) -> None:
+    for preset in ("rafdb", "small"):
+        configs = {name: load_config(preset, settings) for name, settings in VARIANTS.items()}
+        same = [name for name, config in configs.items() if config == configs[variant]]
+        assert same == [variant]
+    assert (variant == "full") == (VARIANTS[variant] == ())
+
+
+# --- the table ---
+
+
+def test_the_table_shows_mean_and_sample_deviation_and_the_difference_seed_by_seed() -> None:
+    """Differences from full: -1, -2, -6. Their mean is -3 and their deviation sqrt((4 + 1 + 9) / 2)."""
+    runs = made_up({"no-dare": {0: 79, 1: 80, 2: 81}, "full": {0: 80, 1: 82, 2: 87}})
+    assert table_cells(summary(runs)) == [
+        ["variant", "seeds", "test", "− full"],
+        ["full", "3", "83.00 ± 3.61", ""],  # sqrt((9 + 1 + 16) / 2)
+        ["no-dare", "3", "80.00 ± 1.00", "-3.00 ± 2.65"],
+    ]
+
+
+def test_numbers_agree_with_numpys() -> None:
+    rng = np.random.default_rng(0)
+    full, other = rng.uniform(50, 90, (2, 5))
+    runs = made_up({"full": dict(enumerate(full)), "spatial": dict(enumerate(other))})
+    _, first, second = table_cells(summary(runs))
+    assert first[2] == f"{full.mean():.2f} ± {full.std(ddof=1):.2f}"
+    assert second[2] == f"{other.mean():.2f} ± {other.std(ddof=1):.2f}"
+    assert second[3] == f"{(other - full).mean():+.2f} ± {(other - full).std(ddof=1):.2f}"
+
+
+def test_the_difference_is_taken_over_the_seeds_that_both_have() -> None:
+    """Seed 2 of `full` and seed 3 of the other are in no pair: +1 and +3 remain."""
+    runs = made_up({"full": {0: 70, 1: 72, 2: 99}, "map": {0: 71, 1: 75, 3: 10}})
+    assert table_cells(summary(runs))[2] == ["map", "3", "52.00 ± 36.43", "+2.00 ± 1.41"]
+
+
+def test_one_seed_has_no_deviation() -> None:
+    runs = made_up({"full": {4: 70}, "map": {4: 71.5}})
+    assert table_cells(summary(runs))[1:] == [["full", "1", "70.00", ""], ["map", "1", "71.50", "+1.50"]]
+    runs = made_up({"full": {4: 70, 5: 72}, "map": {5: 71.5}})  # one pair of the two
+    assert table_cells(summary(runs))[1:] == [["full", "2", "71.00 ± 1.41", ""], ["map", "1", "71.50", "-0.50"]]
+
+
+def test_without_full_there_is_no_difference() -> None:
+    runs = made_up({"map": {0: 70, 1: 72}, "no-dare": {0: 71, 1: 71}})
+    assert [row[0::3] for row in table_cells(summary(runs))[1:]] == [["no-dare", ""], ["map", ""]]
+
+
+def test_without_a_seed_in_common_there_is_no_difference() -> None:
+    """As after an interruption: `full` has only been trained with another seed so far."""
+    runs = made_up({"full": {0: 70}, "map": {1: 71}})
+    assert table_cells(summary(runs))[2] == ["map", "1", "71.00", ""]
+
+
+def test_every_group_has_its_own_columns() -> None:
+    runs = pd.concat([
+        made_up({"full": {0: 70}, "map": {0: 71}}),
+        made_up({"full": {0: 60}, "map": {0: 58}}, "test:occluded"),
+    ])  # fmt: skip
+    assert table_cells(summary(runs)) == [
+        ["variant", "seeds", "test", "− full", "test:occluded", "− full"],
+        ["full", "1", "70.00", "", "60.00", ""],
+        ["map", "1", "71.00", "+1.00", "58.00", "-2.00"],
+    ]
+
+
+@pytest.mark.parametrize("lacking", ["full", "map"])
+def test_a_variant_that_was_not_evaluated_on_a_group_has_empty_cells_there(lacking: str) -> None:
+    """As when a further variant is called with other --splits than the first."""
+    other = {"full": "map", "map": "full"}[lacking]
+    runs = pd.concat([made_up({"full": {0: 70}, "map": {0: 71}}), made_up({other: {0: 60}}, "test:occluded")])
+    seen = {"full": ["70.00", "", "60.00", ""], "map": ["71.00", "+1.00", "60.00", ""]}
+    seen[lacking][2] = ""
+    assert table_cells(summary(runs))[1:] == [[name, "1", *cells] for name, cells in seen.items()]
+
+
+def test_rows_are_in_the_order_of_the_variants_whatever_the_order_of_the_runs() -> None:
+    runs = made_up({name: {0: 70, 1: 71} for name in VARIANTS}).sample(frac=1, random_state=0)
+    assert [row[0] for row in table_cells(summary(runs))[1:]] == list(VARIANTS)
+
+
+# --- the command ---
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "orsanet_train.cli", "ablate", *map(str, arguments)],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def arguments(world, out: Path) -> list[object]:
+    settings = [part for setting in (*SMALL, "epochs=1") for part in ("--set", setting)]
+    return ["--store", world.store, "--manifest", world.manifest, "--preset", "small", *settings, "--out", out]
+
+
+def test_the_command_trains_prints_and_writes_the_table(world, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = command(*arguments(world, out), "--variants", "full, spatial-map", "--seeds", "3", "--splits", "test,valid")
+    assert ran.returncode == 0, ran.stderr
+    assert "full, seed 3\n" in ran.stderr
+    assert "spatial-map, seed 3\n" in ran.stderr
+    assert (out / "ablation.md").read_text() in ran.stdout
+    assert f"wrote {out}/ablation.md" in ran.stdout
+    cells = table_cells((out / "ablation.md").read_text())
+    assert cells[0] == ["variant", "seeds", "test", "− full", "valid", "− full"]
+    assert [row[:2] for row in cells[1:]] == [["full", "1"], ["spatial-map", "1"]]
+    assert len(pd.read_csv(out / "ablation.csv")) == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--seeds", "0,one", "--seeds 0,one: write numbers separated by commas"),
+        ("--seeds", "0,-1", "--seeds 0,-1: write numbers separated by commas"),
+        ("--variants", "full,no-dares", "no variant no-dares; there are full, no-segmentation"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(world, tmp_path: Path, option: str, value: str, said: str) -> None:
+    result = command(*arguments(world, tmp_path / "out"), option, value)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("Error: ") == 1
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
