@@ -5,11 +5,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 DEMO ?= demo
-DEMO_IMAGES ?= 1500
+DEMO_IMAGES ?= 1200
 
 .PHONY: demo test check lint types contracts clean
 
-# The README's commands. What is already there is used again; an interrupted step goes on.
+# The README's commands. What is already there is used again; interrupted, the build and the training go on.
 demo: .venv/installed
 	$(BIN)/orsanet-cache demo-faces --out $(DEMO)/faces --images $(DEMO_IMAGES)
 	$(BIN)/orsanet-cache build $(DEMO)/faces/faces.toml --out $(DEMO)/store.zarr --segmenter demo --landmarks demo
@@ -48,4 +48,4 @@ contracts: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv $(DEMO)

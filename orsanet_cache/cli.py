@@ -11,7 +11,9 @@ from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
 FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=CommandGroup, interrupted="Finished units are kept: run the same command again to go on.")
+@click.group(
+    cls=CommandGroup, interrupted="Run the same command again: build and demo-train go on, the others begin anew."
+)
 @click.version_option(package_name="orsanet")
 def main() -> None:
     """Stage one of ORSANet: run the frozen networks once and keep what they say in a store."""
@@ -92,6 +94,10 @@ def build(
     chosen_device = choose_device(device)
     if DEMO in (segmenter, landmarks):
         click.echo("demo networks have seen synthetic faces only; for real ones take the published weights", err=True)
+    if landmarks == DEMO and landmark_input == "native":
+        raise OrsanetError(
+            "--landmarks demo was trained on --landmark-input published; native is for the published weights"
+        )
     segmenter, landmarks = weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks")
     priors = FrozenPriors.load(segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)

@@ -15,10 +15,10 @@ import torch
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
 from orsanet_train.checkpoint import write_whole
-from orsanet_train.config import RunConfig, load_config
+from orsanet_train.config import load_config
 from orsanet_train.evaluate import Group, evaluate
 from orsanet_train.feed import join
-from orsanet_train.train import train
+from orsanet_train.train import read_json, train, training_split
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -57,31 +57,40 @@ def ablate(
         raise OrsanetError(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
     for group in map(Group.parse, groups):  # a slip should not wait for the first training
         join(manifest, store, group.split, [group.view], group.tag)
-    _check_settings(out, load_config(preset, overrides))
+    _check_settings(out, preset, overrides, manifest, store)
     for seed in seeds:  # seeds outside: interrupted, every variant has the seeds of the others
         for variant in variants:
             run = out / variant / f"seed-{seed}"
             config = load_config(preset, [*overrides, *VARIANTS[variant], f"seed={seed}"])
             yield f"{variant}, seed {seed}"
             begun = (run / "run.json").is_file()
-            if not begun:  # a kill may have left the configuration, the first file of a run
-                (run / "config.toml").unlink(missing_ok=True)
             train(config, manifest, store, run, device=device, resume=begun)
             evaluate(run / "last.safetensors", manifest, store, run / EVALUATION, groups=groups, device=device)
 
 
-def _check_settings(out: Path, config: RunConfig) -> None:
-    """Runs that are there must share every setting that no variant changes. (Epochs may grow; the table says where they differ.)"""
-    free = {"seed", "epochs", *(override.split("=")[0] for overrides in VARIANTS.values() for override in overrides)}
-
-    def differences(run: Path) -> list[str]:
-        before, now = (c.model_dump(mode="json") for c in (load_config(str(run / "config.toml")), config))
-        return [line for line in recipe_differences(before, now) if line.split(":")[0] not in free]
-
+def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: Manifest, store: PriorStore) -> None:
+    """Nobody sets what the variants change; runs that are there differ in that alone, and have the same data. (Epochs may grow: the
+    table says where they differ.)
+    """
+    varied = {"seed", *(override.split("=")[0] for changes in VARIANTS.values() for override in changes)}
+    if taken := sorted(varied & {override.split("=")[0].strip() for override in overrides}):
+        raise OrsanetError(f"--set {', '.join(taken)}: the variants and --seeds decide this")
+    training = training_split(load_config(preset, overrides), manifest, store)
+    data = {"classes": list(manifest.classes), "store": store.recipe, "training_images_sha256": training.sha256()}
     for path in sorted(out.glob("*/seed-*/run.json")):
-        if found := differences(path.parent):
+        run, variant, seed = path.parent, path.parents[1].name, path.parent.name.removeprefix("seed-")
+        if variant not in VARIANTS:
+            raise OrsanetError(f"{run}: no variant has this name; use another --out")
+        wanted = load_config(preset, [*overrides, *VARIANTS[variant], f"seed={seed}"])
+        before = load_config(str(run / "config.toml")).model_copy(update={"epochs": wanted.epochs})
+        here = {name: read_json(path).get(name) for name in data}
+        found = [
+            *recipe_differences(before.model_dump(mode="json"), wanted.model_dump(mode="json")),
+            *recipe_differences(here, data),
+        ]
+        if found:
             raise OrsanetError(
-                f"{path.parent}: trained with other settings; pass the same, or use another --out:\n{listed(found)}"
+                f"{run}: trained with other settings or data; pass the same, or use another --out:\n{listed(found)}"
             )
 
 
@@ -126,6 +135,10 @@ def summary(runs: pd.DataFrame) -> str:
         lines.append(cells)
     rows = [header, ["---"] * len(header), *lines]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    table += (
+        "\nAccuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. "
+        "− full: points, seed by seed.\n"
+    )
     if runs["epochs"].nunique() > 1:
         counts = ", ".join(map(str, sorted(set(runs["epochs"]))))
         table += f"\nNot comparable yet: these runs have {counts} epochs. Call again with every variant and seed.\n"

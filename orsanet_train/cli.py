@@ -12,7 +12,7 @@ PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), pa
 
 
 @click.group(
-    cls=CommandGroup, interrupted="Finished epochs of a run are kept: run the same command with --resume to go on."
+    cls=CommandGroup, interrupted="Finished epochs are kept: run the same command again to go on (`run` with --resume)."
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:

@@ -103,9 +103,6 @@ def evaluate(
         raise OrsanetError(
             f"manifest '{manifest.name}' has no split besides '{identity.train_split}'; name one with --splits"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in out.glob("confusion_*.png"):  # of an earlier evaluation of other groups
-        stale.unlink()
     reports, tables, notes = [], [], []
     for group in dict.fromkeys(groups):
         part = Group.parse(group)
@@ -130,6 +127,9 @@ def evaluate(
         "store": str(store.path),
         "splits": [report.as_json() for report in reports],
     }
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("confusion_*.png"):  # of an earlier evaluation of other groups
+        stale.unlink()
     write_whole(out / "report.json", lambda path: path.write_text(json.dumps(content, indent=2), encoding="utf-8"))
     write_whole(out / "predictions.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
     if plots.matplotlib_installed():

@@ -18,7 +18,7 @@ class SplitReport:
     accuracy: float
     accuracy_interval: tuple[
         float, float
-    ]  # 95 % confidence (Wilson): the luck of these images, not of the training seed
+    ]  # 95 % confidence (Wilson), as if images were independent; not of the training seed
     balanced_accuracy: float  # mean recall over the classes that occur
     macro_f1: float  # mean F1 over the classes that occur or are predicted
     recall: dict[str, float | None]  # per class, in label order; None: no image of it here

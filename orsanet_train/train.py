@@ -37,6 +37,7 @@ from orsanet_train.losses import training_loss
 from orsanet_train.model import ORSANet, backbone_weights
 from orsanet_train.sam import sam_step
 
+_BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all that a kill before run.json can leave
 MOSAICS = 3  # labelled pictures of the first training batches
 
 
@@ -61,8 +62,7 @@ def train(
     resume: bool = False,
 ) -> RunSummary:
     """Train into the run folder `out`. Raises OrsanetError for anything that does not fit, before the first step."""
-    views = ["clean", "hflip"] if config.augmentation.hflip > 0 else ["clean"]
-    training = join(manifest, store, config.train_split, views)
+    training = training_split(config, manifest, store)
     selection = _selection_split(config, manifest, store)
     _check_classes(training, manifest)
     fields = store.fields(config.train_split, "clean")
@@ -118,6 +118,12 @@ def train(
 
     best = max(history, key=lambda row: row["selection_accuracy"])
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
+
+
+def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
+    """The images that a run of this configuration trains on."""
+    views = ["clean", "hflip"] if config.augmentation.hflip > 0 else ["clean"]
+    return join(manifest, store, config.train_split, views)
 
 
 def _train_epoch(model: ORSANet, optimizer: Adam, feed: Feed, config: RunConfig, epoch: int) -> dict[str, float]:
@@ -218,18 +224,19 @@ def _prepare_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: 
         before = load_config(str(out / "config.toml")).model_dump(mode="json")
         if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
             raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
-        if changed := list(recipe_differences(_read_json(out / "run.json"), data)):
+        if changed := list(recipe_differences(read_json(out / "run.json"), data)):
             raise OrsanetError(
                 f"{out}: resumed on other data or weights; pass the same, or start a new run:\n{listed(changed)}"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGUN):
         raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
     write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Raises OrsanetError for a damaged file."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:

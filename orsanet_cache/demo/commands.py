@@ -43,7 +43,7 @@ def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_st
 
     About 40 minutes on one core each: give them one in two terminals with --only and OMP_NUM_THREADS=1, the second
     once the first has drawn the faces. Stopped at any moment, the
-    same command goes on. Measure them with `demo-quality --weights OUT`.
+    same command goes on. All faces of the seed are trained on: evaluate nothing on that seed. Measure them with `demo-quality --weights OUT`.
     """
     from orsanet_cache.demo.training import Recipe, train_networks
 
@@ -60,7 +60,7 @@ def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_st
 @click.option("--card", is_flag=True, help="Write digests, training and these numbers to networks.toml in --weights.")
 def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> None:
     """F1 of every face part, and landmark error, on synthetic faces that the networks have not seen."""
-    from orsanet_cache.demo.networks import DEMO, WEIGHTS, weights_path, write_card
+    from orsanet_cache.demo.networks import DEMO, WEIGHTS, trained_how, weights_path, write_card
     from orsanet_cache.demo.quality import measure
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.priors import FrozenPriors
@@ -71,6 +71,9 @@ def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> No
         segmenter, landmarks = weights_path(DEMO, "segmenter"), weights_path(DEMO, "landmarks")
     else:
         segmenter, landmarks = (weights / WEIGHTS[name] for name in ("segmenter", "landmarks"))
+    for path in (segmenter, landmarks):
+        if trained_how(path)["seed"] == seed:
+            raise OrsanetError(f"{path}: was trained on the faces of seed {seed}; measure with another --seed")
     report = measure(FrozenPriors.load(segmenter, landmarks), seed, images)
     click.echo(report.table())
     if card and weights is not None:

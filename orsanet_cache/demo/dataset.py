@@ -2,13 +2,14 @@
 
     OUT/images/00000.jpg …   OUT/samples.csv   OUT/faces.toml   and, if asked for, OUT/truth.npz
 
-The descriptor is written last and says which seed and how many pictures: with it the folder is complete, without it the next call
+The descriptor says which seed and how many pictures. It gets its name last: with it the folder is complete, without it the same call
 draws again. Every file is a pure function of seed and number of images, however many processes draw.
 """
 
 import csv
 import io
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ from orsanet_cache.demo.plan import LANES, plan
 from orsanet_cache.errors import OrsanetError
 
 DESCRIPTOR, TABLE, TRUTH, IMAGES = "faces.toml", "samples.csv", "truth.npz", "images"
+BEGUN = "faces.toml.begun"  # the descriptor until everything else is there
 # Raise it with every change of a byte that is written, so that an older folder is not taken for today's.
 GENERATOR_VERSION = 2
 MIN_IMAGES = 20  # fewer leave a split empty: people take turns in tens, and the fifth is the first of valid
 _CHUNK = 16
+_MAX_PROCESSES = 16  # each with numpy and OpenCV of its own, about 100 MB
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
         if _complete(out, descriptor) and (not truth or (out / TRUTH).is_file()):
             return summary
         (out / IMAGES).mkdir(parents=True, exist_ok=True)
-        (out / DESCRIPTOR).unlink(missing_ok=True)
+        (out / BEGUN).write_text(descriptor, encoding="utf-8")
+        for stale in (DESCRIPTOR, TRUTH):
+            (out / stale).unlink(missing_ok=True)
         kept: list[SyntheticFace] = []
         with tqdm(total=images, unit="img", desc="draw", smoothing=0.05) as progress:
             for index, face in enumerate(_drawn(seed, images, processes)):
@@ -86,7 +91,7 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
             tags = ";".join(planned.tags)
             rows.writerow([image_name(planned.index), planned.label, planned.split, tags, planned.identity])
         (out / TABLE).write_text(table.getvalue(), encoding="utf-8")
-        (out / DESCRIPTOR).write_text(descriptor, encoding="utf-8")
+        (out / BEGUN).replace(out / DESCRIPTOR)
     except OSError as error:
         raise OrsanetError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
     return DemoSummary(summary.manifest, splits, summary.people, drawn=True)
@@ -104,7 +109,7 @@ def _descriptor(seed: int, images: int) -> str:
 
 
 def _complete(out: Path, descriptor: str) -> bool:
-    """True: these very pictures are here. False: nothing, or what an interrupted call left. Anything else is not ours to replace."""
+    """True: these very pictures are here. False: nothing, or what an interrupted call for them left. All else is not ours to replace."""
     if not out.exists():
         return False
     if not out.is_dir():
@@ -112,16 +117,21 @@ def _complete(out: Path, descriptor: str) -> bool:
     if (out / DESCRIPTOR).is_file():
         if (out / DESCRIPTOR).read_text(encoding="utf-8") == descriptor:
             return True
-        raise OrsanetError(f"{out}: holds another data set; choose another --out, or remove the folder")
-    strange = sorted({entry.name for entry in out.iterdir()} - {IMAGES, TABLE, TRUTH})
-    if strange:
+        raise OrsanetError(
+            f"{out}: holds another data set; choose another --out, or remove the folder and every store made from it"
+        )
+    if (out / BEGUN).is_file():
+        if (out / BEGUN).read_text(encoding="utf-8") == descriptor:
+            return False
+        raise OrsanetError(f"{out}: holds a part of another data set; choose another --out, or remove the folder")
+    if strange := sorted(entry.name for entry in out.iterdir()):
         raise OrsanetError(f"{out}: already holds {', '.join(strange[:3])}; choose another --out")
     return False
 
 
 def _drawn(seed: int, images: int, processes: int | None) -> Iterator[SyntheticFace]:
     """The pictures in order, by one process or several."""
-    workers = min(processes or os.cpu_count() or 1, -(-images // _CHUNK))
+    workers = min(processes or len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-images // _CHUNK))
     if workers <= 1:
         yield from (draw(seed, index) for index in range(images))
         return
@@ -131,4 +141,5 @@ def _drawn(seed: int, images: int, processes: int | None) -> Iterator[SyntheticF
 
 
 def _one_thread() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     cv2.setNumThreads(1)  # the processes are the parallelism

@@ -31,7 +31,7 @@ def weights_path(given: Path, network: NetworkName) -> Path:
     if given != DEMO:
         return given
     path = _SHIPPED / WEIGHTS[network]
-    if not path.is_file() or _sha256(path) != card()[network]["sha256"]:
+    if not path.is_file() or _sha256(path) != card().get(network, {}).get("sha256"):
         raise OrsanetError(f"{path}: the shipped demo weights are missing or damaged; install the package again")
     return path
 
@@ -44,15 +44,17 @@ def write_card(folder: Path, quality: dict[str, Any]) -> None:
     content: dict[str, Any] = {}
     for network, file_name in WEIGHTS.items():
         path = folder / file_name
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-        if TRAINING_KEY not in header:
-            raise OrsanetError(f"{path}: does not say how it was trained; `demo-train` writes weights that do")
-        content[network] = {
-            "sha256": _sha256(path),
-            "training": json.loads(header[TRAINING_KEY]),
-        }
+        content[network] = {"sha256": _sha256(path), "training": trained_how(path)}
     (folder / CARD).write_text(_PREFACE + tomli_w.dumps({**content, "quality": quality}), encoding="utf-8")
+
+
+def trained_how(path: Path) -> dict[str, Any]:
+    """What the header of weights by `demo-train` says of their training. Raises OrsanetError for any other file."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})[TRAINING_KEY])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise OrsanetError(f"{path}: does not say how it was trained; `demo-train` writes weights that do") from error
 
 
 def card() -> dict[str, Any]:

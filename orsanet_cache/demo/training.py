@@ -108,7 +108,9 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
                 said = network(images)[1]
             loss = loss_of(said.float(), truth)
             if not math.isfinite(value := loss.item()):
-                raise OrsanetError(f"{name}: the loss was not finite at step {step}; train with a lower learning rate")
+                raise OrsanetError(
+                    f"{name}: the loss was not finite at step {step}; train again with a lower Recipe.learning_rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)

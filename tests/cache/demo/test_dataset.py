@@ -1,6 +1,7 @@
 """The folder: complete or drawn again, never someone else's; the same bytes however it is drawn."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -70,7 +71,7 @@ def test_a_longer_data_set_begins_with_the_shorter_one(folder: Path, tmp_path: P
 def test_a_complete_folder_is_left_alone_and_an_interrupted_one_finished(folder: Path) -> None:
     before = digests(folder)
     assert not write_dataset(folder, seed=4, images=40, truth=True).drawn
-    (folder / "faces.toml").unlink()  # it is written last: what an interruption leaves
+    (folder / "faces.toml").rename(folder / "faces.toml.begun")  # it gets its name last: what an interruption leaves
     (folder / image_name(11)).write_bytes(b"half a pict")
     assert write_dataset(folder, seed=4, images=40, truth=True, processes=1).drawn
     assert digests(folder) == before
@@ -82,6 +83,15 @@ def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(OrsanetError, match=r"already holds letters\.txt"):
         write_dataset(tmp_path, seed=4, images=40)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "samples.csv").write_text("image,label,split")  # someone's own, in spite of its name
+    with pytest.raises(OrsanetError, match=r"already holds samples\.csv"):
+        write_dataset(tmp_path / "other", seed=4, images=40)
+    shutil.copy(folder / "faces.toml", tmp_path / "other" / "faces.toml.begun")
+    with pytest.raises(OrsanetError, match="holds a part of another data set"):
+        write_dataset(tmp_path / "other", seed=5, images=40)
+    assert (tmp_path / "other" / "samples.csv").read_text() == "image,label,split"
+    shutil.rmtree(tmp_path / "other")
     with pytest.raises(OrsanetError, match="a file, not a folder"):
         write_dataset(tmp_path / "letters.txt", seed=4, images=40)
     with pytest.raises(OrsanetError, match="at least 20"):

@@ -154,7 +154,7 @@ def test_other_faces_are_refused(copied: Path) -> None:
 
 def test_a_diverged_training_says_so_and_leaves_no_weights(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "faces", tmp_path / "faces")
-    with pytest.raises(OrsanetError, match=r"landmarks: the loss was not finite at step .* lower learning rate"):
+    with pytest.raises(OrsanetError, match=r"landmarks: the loss was not finite at step .* lower"):
         train_networks(tmp_path, ("landmarks",), replace(RECIPE, learning_rate=1e30))
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 

@@ -1,0 +1,94 @@
+"""`make demo`: the README's commands, from nothing to a report; and again, using what is there."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from orsanet_cache import PriorStore
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = 60  # enough for every class in the training split
+
+
+def planned(*variables: str) -> list[str]:
+    """What `make demo` would do, line by line."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    result = subprocess.run(
+        ["make", "-n", "demo", *variables], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return result.stdout.splitlines()
+
+
+def commands(lines: list[str]) -> list[str]:
+    return [line.removeprefix(".venv/bin/").strip() for line in lines if line.startswith(".venv/bin/orsanet-")]
+
+
+def run(lines: list[str]) -> str:
+    """Run the commands of a plan with this environment's programs. Returns what the last one printed."""
+    output = ""
+    for line in commands(lines):
+        program, *arguments = line.split()
+        path = Path(sys.executable).with_name(program)
+        result = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=600, check=False)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+        output = result.stdout
+    return output
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Every file -> size and time of its last change."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_readme_shows_exactly_these_steps(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Try it")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    # A folder that is not there: after a `make demo` in this clone the plan would say --resume.
+    steps = commands(planned(f"DEMO={tmp_path}/demo"))
+    assert block.splitlines() == [step.replace(f"{tmp_path}/demo", "demo") for step in steps]
+
+
+def test_from_nothing_to_a_report_and_again_with_what_is_there(tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    variables = (f"DEMO={demo}", f"DEMO_IMAGES={IMAGES}")
+    lines = planned(*variables)
+    table = run(lines)
+    for group in ("valid *", "test ", "test:unoccluded", "test:occluded", "test@erase-20", "95 %"):
+        assert group in table
+
+    named = [
+        pattern for line in lines for pattern in re.findall(rf"{re.escape(str(demo))}/\S+\.(?:png|json)(?=  )", line)
+    ]
+    assert len(named) == 5
+    for pattern in named:  # the files that it says to look at
+        files = list(demo.glob(str(Path(pattern).relative_to(demo))))
+        assert files, pattern
+        for file in files:
+            if file.suffix == ".png":
+                with Image.open(file) as picture:
+                    picture.load()
+            else:
+                json.loads(file.read_text(encoding="utf-8"))
+
+    store = PriorStore.open(demo / "store.zarr")
+    assert store.views("train") == ("clean", "hflip")
+    assert store.views("test") == ("clean", "erase-20", "hflip")
+    assert len(pd.read_csv(demo / "run" / "metrics.csv")) == 6
+
+    before = contents(demo)
+    again = planned(*variables)
+    assert [line for line in commands(again) if line not in commands(lines)] == [f"{commands(lines)[4]} --resume"]
+    assert run(again) == table
+    expensive = {path for path in before if path.is_relative_to(demo / "faces") or path.is_relative_to(store.path)}
+    trained = {demo / "run" / name for name in ("metrics.csv", "best.safetensors", "last.safetensors", "resume.pt")}
+    assert len(expensive) > IMAGES
+    after = contents(demo)
+    assert {path: after[path] for path in expensive | trained} == {path: before[path] for path in expensive | trained}
