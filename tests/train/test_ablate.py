@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orsanet_cache import OrsanetError
+from orsanet_cache import OrsanetError, load_manifest
 from orsanet_train.ablate import VARIANTS, ablate, collect, summary, write_summary
 from orsanet_train.config import load_config
 from orsanet_train.train import train
@@ -66,7 +66,8 @@ def trained_files(out: Path) -> dict[Path, tuple[bytes, int]]:
 
 def table_cells(table: str) -> list[list[str]]:
     """Header and rows of a Markdown table, without the line of dashes."""
-    header, dashes, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    header, dashes, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert dashes == ["---"] * len(header)
     assert all(len(row) == len(header) for row in rows)
     return [header, *rows]
@@ -184,9 +185,43 @@ def test_fewer_epochs_than_are_done_are_refused_and_the_run_stays_what_it_was(wo
 
 def test_another_setting_in_the_same_folder_is_refused(world, copy: Path) -> None:
     before = trained_files(copy)
-    with pytest.raises(OrsanetError, match=r"full/seed-0: resumed with another configuration.*\n.*learning_rate"):
-        run_all(world, copy, overrides=["epochs=1", "learning_rate=1e-2"])
+    with pytest.raises(OrsanetError, match=r"full/seed-0: trained with other settings or data.*\n.*learning_rate"):
+        run_all(world, copy, ["map"], overrides=["epochs=1", "learning_rate=1e-2"])
     assert trained_files(copy) == before
+
+
+def test_other_images_in_the_same_folder_are_refused(world, copy: Path, tmp_path: Path) -> None:
+    before = trained_files(copy)
+    table = (
+        world.manifest.with_name("samples.csv")
+        .read_text()
+        .replace("images/train_3.png,anger", "images/train_3.png,neutral")
+    )
+    assert table != world.manifest.with_name("samples.csv").read_text()
+    (tmp_path / "samples.csv").write_text(table)
+    shutil.copy(world.manifest, tmp_path)
+    relabelled = load_manifest(tmp_path / "dataset.toml", check_files=False)
+    with pytest.raises(OrsanetError, match=r"trained with other settings or data.*\n.*training_images_sha256"):
+        list(
+            ablate(
+                relabelled, world.open_store(), copy,
+                preset="small", overrides=(*SMALL, "epochs=1"), variants=["map"], seeds=[0], groups=GROUPS, device=CPU,
+            )
+        )  # fmt: skip
+    assert trained_files(copy) == before
+
+
+@pytest.mark.parametrize("override", ["loss.dare=none", "seed=7", "model.tokens=spatial"])
+def test_what_the_variants_decide_cannot_be_set(world, tmp_path: Path, override: str) -> None:
+    with pytest.raises(OrsanetError, match=f"--set {override.split('=')[0]}: the variants and --seeds decide this"):
+        run_all(world, tmp_path / "out", overrides=["epochs=1", override])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_an_unknown_variant_is_refused(world, copy: Path) -> None:
+    (copy / "no-dare").rename(copy / "no-dares")
+    with pytest.raises(OrsanetError, match="no-dares/seed-0: no variant has this name"):
+        run_all(world, copy)
 
 
 def test_a_kill_before_the_first_epoch_does_not_keep_a_run_from_starting(world, ablated: Path, tmp_path: Path) -> None:
@@ -231,6 +266,14 @@ def test_the_table_shows_mean_and_sample_deviation_and_the_difference_seed_by_se
         ["full", "3", "83.00 ± 3.61", ""],  # sqrt((9 + 1 + 16) / 2)
         ["no-dare", "3", "80.00 ± 1.00", "-3.00 ± 2.65"],
     ]
+
+
+def test_the_table_says_what_it_shows_and_where_budgets_differ() -> None:
+    runs = made_up({"full": {0: 80}, "map": {0: 82}})
+    assert "per cent of the last checkpoint" in summary(runs)
+    assert "Not comparable" not in summary(runs)
+    runs.loc[1, "epochs"] = 3
+    assert "Not comparable yet: these runs have 1, 3 epochs" in summary(runs)
 
 
 def test_numbers_agree_with_numpys() -> None:

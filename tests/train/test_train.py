@@ -20,6 +20,7 @@ CPU = torch.device("cpu")
 SMALL = (
     "batch_size=6", "learning_rate=1e-3", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
     "model.backbone_units=[1,1,1]", "loss.warmup_epochs=1",
+    "learning_rate_decay=0.98",
 )  # fmt: skip
 
 

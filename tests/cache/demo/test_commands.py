@@ -27,6 +27,21 @@ def test_a_card_needs_a_folder_of_ones_own() -> None:
     assert result.stderr == "Error: --card writes into a folder of your own; name it with --weights\n"
 
 
+def test_the_faces_that_were_trained_on_are_no_measure() -> None:
+    result = command("demo-quality", "--seed", 1, "--images", 20)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "was trained on the faces of seed 1; measure with another --seed" in result.stderr
+
+
+def test_the_demo_landmark_network_takes_no_input_that_it_was_not_trained_on(tmp_path: Path) -> None:
+    assert command("demo-faces", "--out", tmp_path / "faces", "--images", 20).returncode == 0
+    options = ["--segmenter", "demo", "--landmarks", "demo", "--landmark-input", "native"]
+    result = command("build", tmp_path / "faces" / "faces.toml", "--out", tmp_path / "store", *options)
+    assert result.returncode == 1
+    assert "--landmarks demo was trained on --landmark-input published" in result.stderr
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
