@@ -24,6 +24,7 @@ import zarr.errors
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.rows import ShardedRows
 
 SCHEMA_VERSION = 1
 MARK = "orsanet_store"  # the root attribute that makes a folder ours
@@ -79,7 +80,7 @@ class PriorStore:
     def __init__(self, path: Path, group: zarr.Group) -> None:
         self.path = path
         self._group = group
-        self._arrays: dict[tuple[str, str, str], zarr.Array[Any]] = {}
+        self._arrays: dict[tuple[str, str, str], tuple[zarr.Array[Any], ShardedRows | None]] = {}
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -143,11 +144,14 @@ class PriorStore:
 
         Raises OrsanetError for a field that is not there, and for damage: every row carries a checksum.
         """
-        array = self._array(split, view, field)
+        array, direct = self._array(split, view, field)
         try:
             if isinstance(rows, slice):
                 return np.asarray(array[rows])
             out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+            if direct is not None:
+                direct.read(rows, out)
+                return out
             for position, row in enumerate(rows):
                 out[position] = array[int(row)]
             return out
@@ -178,14 +182,15 @@ class PriorStore:
             )
         return self._split(split)[view]  # type: ignore[return-value]
 
-    def _array(self, split: str, view: str, field: str) -> "zarr.Array[Any]":
+    def _array(self, split: str, view: str, field: str) -> "tuple[zarr.Array[Any], ShardedRows | None]":
+        """A field, and the direct way to its rows where its layout has one."""
         key = (split, view, field)
         if key not in self._arrays:
             fields = self.fields(split, view)
             if field not in fields:
                 raise OrsanetError(f"{self.path}: no field '{field}'; it has {', '.join(fields)}")
             self._check_shards(split, view, fields[field])
-            self._arrays[key] = fields[field]
+            self._arrays[key] = fields[field], ShardedRows.of(self.path / fields[field].path)
         return self._arrays[key]
 
     def _check_shards(self, split: str, view: str, array: "zarr.Array[Any]") -> None:

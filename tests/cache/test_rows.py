@@ -1,0 +1,214 @@
+"""The direct reader gives what zarr-python gives, finds every damage, and leaves alone what it does not understand."""
+
+import multiprocessing
+import os
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from orsanet_cache import rows as rows_module
+from orsanet_cache.rows import DamagedRecordError, ShardedRows
+
+ROWS_PER_SHARD = 8
+
+
+def write(
+    folder: Path, values: NDArray[Any], compressors: tuple[Any, ...] = (Crc32cCodec(),), per_shard: int = ROWS_PER_SHARD
+) -> Path:
+    """An array as a store has it, and its values, written whole."""
+    array = zarr.create_array(
+        folder, shape=values.shape, dtype=values.dtype, chunks=(1, *values.shape[1:]),
+        shards=(per_shard, *values.shape[1:]), compressors=compressors,
+        config={"write_empty_chunks": True},
+    )  # fmt: skip
+    array[:] = values
+    return folder
+
+
+def values_of(count: int, row: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
+    return np.random.default_rng(seed).integers(0, 200, (count, *row)).astype(dtype)
+
+
+def opened(folder: Path) -> ShardedRows:
+    reader = ShardedRows.of(folder)
+    assert reader is not None
+    return reader
+
+
+def read(reader: ShardedRows, rows: list[int]) -> NDArray[Any]:
+    out = np.full((len(rows), *reader.shape[1:]), 77, reader.dtype)
+    reader.read(np.array(rows, np.int64), out)
+    return out
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(1, 30), row=st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
+    dtype=st.sampled_from(["uint8", "float16", "float32", "int64"]), zstd=st.booleans(), data=st.data(),
+)  # fmt: skip
+def test_rows_in_any_order_are_the_values(
+    tmp_path_factory: pytest.TempPathFactory,
+    count: int,
+    row: tuple[int, ...],
+    dtype: str,
+    zstd: bool,
+    data: st.DataObject,
+) -> None:
+    values = values_of(count, row, dtype)
+    folder = write(tmp_path_factory.mktemp("rows") / "a", values, (*([ZstdCodec()] if zstd else []), Crc32cCodec()))
+    reader = opened(folder)
+    for _ in range(2):  # checked, then unchecked
+        rows = data.draw(st.lists(st.integers(0, count - 1), max_size=40))
+        assert np.array_equal(read(reader, rows), values[rows])
+
+
+@pytest.mark.parametrize(
+    "field", ["image", "segmentation_map", "segmentation_features", "landmark_features", "landmarks"]
+)
+def test_every_field_of_a_store_is_read_directly(world, field: str) -> None:
+    folder = world.store / "train" / "hflip" / field
+    expected = np.asarray(zarr.open_array(folder, mode="r")[:])
+    assert np.array_equal(read(opened(folder), [3, 0, 13, 3]), expected[[3, 0, 13, 3]])
+
+
+@pytest.mark.parametrize("zstd", [False, True])
+def test_a_flipped_bit_anywhere_in_a_shard_is_found(tmp_path: Path, zstd: bool) -> None:
+    values = values_of(ROWS_PER_SHARD, (4,), "uint8")
+    folder = write(tmp_path / "a", values, (*([ZstdCodec()] if zstd else []), Crc32cCodec()))
+    (shard,) = (path for path in (folder / "c").rglob("*") if path.is_file())
+    content = shard.read_bytes()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        shard.write_bytes(damaged)
+        with pytest.raises(DamagedRecordError):
+            read(opened(folder), list(range(ROWS_PER_SHARD)))
+    shard.write_bytes(content)
+    assert np.array_equal(read(opened(folder), list(range(ROWS_PER_SHARD))), values)
+
+
+def test_a_shard_cut_off_anywhere_is_found(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", values_of(ROWS_PER_SHARD, (4,), "uint8"))
+    (shard,) = (path for path in (folder / "c").rglob("*") if path.is_file())
+    content = shard.read_bytes()
+    for length in range(len(content)):
+        shard.write_bytes(content[:length])
+        with pytest.raises(DamagedRecordError):
+            read(opened(folder), list(range(ROWS_PER_SHARD)))
+    shard.unlink()
+    with pytest.raises(FileNotFoundError):
+        read(opened(folder), [0])
+
+
+def test_a_row_that_was_never_written_is_no_row_of_zeros(tmp_path: Path) -> None:
+    values = values_of(ROWS_PER_SHARD, (4,), "uint8")
+    values[3] = 0
+    for name, compressors in (("plain", (Crc32cCodec(),)), ("zstd", (ZstdCodec(), Crc32cCodec()))):
+        array = zarr.create_array(
+            tmp_path / name, shape=values.shape, dtype="uint8", chunks=(1, 4), shards=(ROWS_PER_SHARD, 4),
+            compressors=compressors, config={"write_empty_chunks": False},
+        )  # fmt: skip
+        array[:] = values
+        assert np.array_equal(read(opened(tmp_path / name), [2, 4]), values[[2, 4]])
+        with pytest.raises(DamagedRecordError, match="row 3 is damaged"):
+            read(opened(tmp_path / name), [3])
+
+
+@pytest.mark.parametrize("rows", [[-1], [8], [0, 100]])
+def test_a_row_outside_is_refused(tmp_path: Path, rows: list[int]) -> None:
+    reader = opened(write(tmp_path / "a", values_of(ROWS_PER_SHARD, (4,), "uint8")))
+    with pytest.raises(IndexError):
+        read(reader, rows)
+
+
+@pytest.mark.parametrize(
+    "out", [np.empty((2, 4), "int8"), np.empty((2, 5), "uint8"), np.empty((2, 8), "uint8")[:, ::2]]
+)
+def test_a_buffer_that_does_not_fit_is_refused(tmp_path: Path, out: NDArray[Any]) -> None:
+    reader = opened(write(tmp_path / "a", values_of(ROWS_PER_SHARD, (4,), "uint8")))
+    with pytest.raises(ValueError, match="out must be"):
+        reader.read(np.array([0, 1]), out)
+
+
+def test_other_layouts_are_left_to_zarr(tmp_path: Path) -> None:
+    values = values_of(16, (4,), "uint8")
+    write(tmp_path / "blosc", values, (BloscCodec(), Crc32cCodec()))
+    write(tmp_path / "unchecked", values, ())
+    zarr.create_array(tmp_path / "unsharded", shape=(16, 4), dtype="uint8", chunks=(1, 4))[:] = values
+    zarr.create_array(tmp_path / "two rows", shape=(16, 4), dtype="uint8", chunks=(2, 4), shards=(8, 4))[:] = values
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "zarr.json").write_text('{"codecs": 3')
+    for name in ("blosc", "unchecked", "unsharded", "two rows", "damaged", "not there"):
+        assert ShardedRows.of(tmp_path / name) is None, name
+
+
+def test_more_shards_than_may_be_open_are_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MAX_OPEN_SHARDS", 2)
+    values = values_of(40, (3,), "float16")
+    reader = opened(write(tmp_path / "a", values, per_shard=4))
+    before = len(os.listdir("/proc/self/fd"))
+    order = np.random.default_rng(0).permutation(40).tolist()
+    assert np.array_equal(read(reader, order), values[order])
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    del reader
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_threads_share_a_reader(tmp_path: Path) -> None:
+    values = values_of(64, (50,), "float32")
+    reader = opened(write(tmp_path / "a", values))
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for order in np.random.default_rng(seed).integers(0, 64, (50, 20)).tolist():
+            if not np.array_equal(read(reader, order), values[order]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def _read_elsewhere(reader: ShardedRows, queue: "multiprocessing.Queue[NDArray[Any]]") -> None:
+    queue.put(read(reader, [5, 1]))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_reader_travels_to_another_process(tmp_path: Path, method: str) -> None:
+    values = values_of(16, (4,), "float16")
+    reader = opened(write(tmp_path / "a", values))
+    read(reader, [0])
+    assert np.array_equal(read(pickle.loads(pickle.dumps(reader)), [5, 1]), values[[5, 1]])
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_read_elsewhere, args=(reader, queue))
+    process.start()
+    assert np.array_equal(queue.get(timeout=60), values[[5, 1]])
+    process.join()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*fork:DeprecationWarning"
+)  # Python 3.12 and later: that forks with threads are delicate
+def test_a_forked_reader_works_though_the_parent_was_reading(tmp_path: Path) -> None:
+    values = values_of(16, (4,), "float16")
+    reader = opened(write(tmp_path / "a", values))
+    read(reader, [0])
+    with reader._lock:  # as if another thread were in the middle of a read
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(read(reader, [5, 1]), values[[5, 1]]) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(read(reader, [9]), values[[9]])
