@@ -113,7 +113,7 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_weights(trained: Path, tm
     interrupted = start(out)
     said = stop(interrupted, states[1], signal.SIGINT)
     assert interrupted.returncode == 130, said
-    assert "run the same command again" in said
+    assert "Run the same command again" in said
     assert "Traceback" not in said
     assert steps_done(states[0]) == STEPS
     assert 0 < steps_done(states[1]) < STEPS
