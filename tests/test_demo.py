@@ -81,7 +81,7 @@ def test_from_nothing_to_a_report_and_again_with_what_is_there(tmp_path: Path) -
     store = PriorStore.open(demo / "store.zarr")
     assert store.views("train") == ("clean", "hflip")
     assert store.views("test") == ("clean", "erase-20", "hflip")
-    assert len(pd.read_csv(demo / "run" / "metrics.csv")) == 6
+    assert len(pd.read_csv(demo / "run" / "metrics.csv")) == 8
 
     before = contents(demo)
     again = planned(*variables)
