@@ -48,4 +48,4 @@ contracts: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv

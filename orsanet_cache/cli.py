@@ -1,4 +1,7 @@
-"""orsanet-cache: build, info, show, and the commands of the embedded default. Commands translate and never decide; heavy imports wait for the command's body."""
+"""orsanet-cache: build, info, show, and the embedded default's commands.
+
+Commands translate and never decide; heavy imports wait for the command's body.
+"""
 
 import sys
 from pathlib import Path

@@ -49,6 +49,7 @@ PREPROCESSING = {
     "orientation": "exif",
     "alpha": "black",
     "resize": f"{IMAGE_SIZE}x{IMAGE_SIZE} bilinear antialiased",
+    "erase": "square in the ImageNet mean colour, placed by the SHA-256 of the pixels",
 }
 
 

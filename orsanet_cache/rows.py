@@ -22,6 +22,7 @@ from numcodecs import zstd
 from numpy.typing import NDArray
 
 CHECKSUM_BYTES = 4
+NEVER_WRITTEN = 2**64 - 1  # a row's offset and length in the index
 MAX_OPEN_SHARDS = 64  # per array; a process may usually have 1024 files open
 
 _BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
@@ -134,11 +135,15 @@ class ShardedRows:
             return self._files[shard]
         path = self.folder.joinpath("c", str(shard), *["0"] * (len(self.shape) - 1))
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if shard not in self._index:
+                self._index[shard] = self._parse_index(file, path)
+        except BaseException:
+            os.close(file)
+            raise
         self._files[shard] = file
         if len(self._files) > MAX_OPEN_SHARDS:
             os.close(self._files.popitem(last=False)[1])
-        if shard not in self._index:
-            self._index[shard] = self._parse_index(file, path)
         return file
 
     def _parse_index(self, file: int, path: Path) -> NDArray[np.uint64]:
@@ -150,7 +155,11 @@ class ShardedRows:
             or not content
         ):
             raise DamagedRecordError(f"{path}: its index is damaged")
-        return np.frombuffer(content[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
+        index = np.frombuffer(content[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
+        written = index[index[:, 0] != NEVER_WRITTEN]
+        if (written > start).any():
+            raise DamagedRecordError(f"{path}: its index points outside the file")
+        return index
 
     def _damaged(self, row: int, how: str) -> DamagedRecordError:
         return DamagedRecordError(f"{self.folder}: row {row} is damaged ({how})")

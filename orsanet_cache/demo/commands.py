@@ -41,9 +41,9 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
 def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_steps: int, landmarks_steps: int) -> None:
     """Train the small frozen networks that come with the package, on synthetic faces alone.
 
-    About 40 minutes on one core each: give them one in two terminals with --only and OMP_NUM_THREADS=1, the second
-    once the first has drawn the faces. Stopped at any moment, the
-    same command goes on. All faces of the seed are trained on: evaluate nothing on that seed. Measure them with `demo-quality --weights OUT`.
+    About an hour on one core each: give them one in two terminals with --only and OMP_NUM_THREADS=1, the second once the first has
+    drawn the faces. Stopped at any moment, the same command goes on. All faces of the seed are trained on: evaluate nothing on that
+    seed. Measure them with `demo-quality --weights OUT`.
     """
     from orsanet_cache.demo.training import Recipe, train_networks
 

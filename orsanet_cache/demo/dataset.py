@@ -66,8 +66,9 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
     try:
         if _complete(out, descriptor) and (not truth or (out / TRUTH).is_file()):
             return summary
-        (out / IMAGES).mkdir(parents=True, exist_ok=True)
-        (out / BEGUN).write_text(descriptor, encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / BEGUN).write_text(descriptor, encoding="utf-8")  # first: it makes the folder ours
+        (out / IMAGES).mkdir(exist_ok=True)
         for stale in (DESCRIPTOR, TRUTH):
             (out / stale).unlink(missing_ok=True)
         kept: list[SyntheticFace] = []

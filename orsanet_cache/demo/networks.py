@@ -53,7 +53,9 @@ def trained_how(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {})[TRAINING_KEY])
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+    except OSError as error:
+        raise OrsanetError(f"{path}: weights cannot be read ({error.strerror or error})") from error
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise OrsanetError(f"{path}: does not say how it was trained; `demo-train` writes weights that do") from error
 
 

@@ -7,6 +7,7 @@ The segmenter learns the map of what is visible, the landmark network all 68 poi
 normalisation, as the published pipeline feeds them.
 """
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -138,7 +139,7 @@ def _landmark_loss(landmarks: Tensor, truth: Tensor) -> Tensor:
 
 
 def _order(recipe: Recipe, step: int, batch_size: int) -> NDArray[np.int64]:
-    """The faces of a step: each pass takes all of them once, in an order of its own."""
+    """The faces of a step: each pass takes each at most once, in an order of its own; a rest smaller than a batch sits it out."""
     passed, place = divmod(step, recipe.images // batch_size)
     return np.random.default_rng([recipe.seed, passed]).permutation(recipe.images)[
         place * batch_size : (place + 1) * batch_size
@@ -151,9 +152,11 @@ def _save(
 ) -> None:  # fmt: skip
     temporary = path.with_suffix(".tmp")
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    content = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
     torch.save(
-        {"described": described, "step": step, **{key: part.state_dict() for key, part in parts.items()}}, temporary
+        {"described": described, "step": step, **{key: part.state_dict() for key, part in parts.items()}}, content
     )
+    temporary.write_bytes(content.getbuffer())
     temporary.replace(path)
 
 
@@ -163,7 +166,10 @@ def _restore(
     """Steps already done; 0 without a state."""
     if not path.exists():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly every type on damaged bytes
+        raise OrsanetError(f"{path}: damaged ({type(error).__name__}); remove it to train from the start") from error
     if state["described"] != described:
         raise OrsanetError(f"{path}: a training with other settings; choose another --out, or remove it")
     network.load_state_dict(state["network"])

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -106,6 +107,27 @@ def test_a_shard_cut_off_anywhere_is_found(tmp_path: Path) -> None:
             read(opened(folder), list(range(ROWS_PER_SHARD)))
     shard.unlink()
     with pytest.raises(FileNotFoundError):
+        read(opened(folder), [0])
+
+
+def test_a_damaged_index_is_found_at_every_read_and_the_file_closed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", values_of(ROWS_PER_SHARD, (4,), "uint8"))
+    (shard,) = (path for path in (folder / "c").rglob("*") if path.is_file())
+    content = bytearray(shard.read_bytes())
+    whole = bytes(content)
+    content[-10] ^= 1
+    shard.write_bytes(content)
+    reader = opened(folder)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(DamagedRecordError, match="index"):
+            read(reader, [0])
+    assert len(os.listdir("/proc/self/fd")) == before
+    index = np.frombuffer(whole[-ROWS_PER_SHARD * 16 - 4 : -4], "<u8").copy()
+    index[0] = 2**63 + 5  # an offset no file has, under a right checksum
+    forged = index.tobytes()
+    shard.write_bytes(whole[: -ROWS_PER_SHARD * 16 - 4] + forged + google_crc32c.value(forged).to_bytes(4, "little"))
+    with pytest.raises(DamagedRecordError, match="points outside the file"):
         read(opened(folder), [0])
 
 
