@@ -1,39 +1,36 @@
 """Stage one: run the frozen networks once over every image of a manifest.
 
-    manifest row → one decode → each view's pixels → frozen networks → one shard per field → marker → … → sealed view
+    manifest → units that lack views → pipeline.py (decode, networks) → commit.py (shards, marker) → … → read back → seal
 
-Images that cannot be used are collected with their reasons, never guessed; their rows exist and are marked as not accepted.
+Images that cannot be used are collected with their reasons, never guessed; their rows exist and are marked as rejected. Any number of
+processes may build one store, each its part, with nothing between them but the file system.
 """
 
-import datetime
+import hashlib
+import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from orsanet_cache.commit import StoreWriter, UnitRecord
+from orsanet_cache.commit import WHOLE, Part, StoreWriter, Unit, UnitRecord
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.images import (
-    IMAGE_SIZE,
-    PREPROCESSING,
-    Pixels,
-    RejectedImage,
-    every_second_pixel,
-    read_image,
-    view_pixels,
-)
-from orsanet_cache.manifest import Manifest, Sample
-from orsanet_cache.priors import NO_CLASS, FrozenPriors, Precision
-from orsanet_cache.store import Field, schema
+from orsanet_cache.images import PREPROCESSING, RejectedImage, read_file
+from orsanet_cache.manifest import Manifest
+from orsanet_cache.pipeline import ComputedUnit, Decoding, Inference, Pipeline, ahead
+from orsanet_cache.precision import chosen_precision, in_half_precision
+from orsanet_cache.priors import FrozenPriors, Precision
+from orsanet_cache.store import Field, PriorStore, schema
+from orsanet_cache.zarr_folder import METADATA
 
 # What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
 COMPRESSED_SHARE = 0.25
@@ -47,7 +44,20 @@ class BuildSummary:
     images: int
     computed: int  # images times views, this time
     seconds: float
-    rejected: dict[str, dict[str, str]]  # split -> sample id -> reason
+    networks_seconds: float  # of these, while the networks ran
+    rejected: dict[str, dict[str, str]]  # split -> sample id -> reason, of the views that are sealed
+    waiting: int  # units that other parts have still to compute
+
+
+class Work(NamedTuple):
+    """A unit and the views it lacks."""
+
+    unit: Unit
+    views: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return (self.unit.stop - self.unit.start) * len(self.views)
 
 
 def build(
@@ -58,56 +68,191 @@ def build(
     *,
     device: torch.device,
     splits: Sequence[str] | None = None,
-    precision: Precision = "fp32",
+    part: Part = WHOLE,
+    precision: Precision | Literal["auto"] = "auto",
     feature_dtype: str = "float16",
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    rows_per_unit: int | None = None,
+    accept_changed: bool = False,
+    recompute: Sequence[tuple[Unit, str]] = (),
 ) -> BuildSummary:
-    """Compute what the store lacks of `views` and seal it; with nothing lacking, only summarise.
+    """Compute what the store lacks of `views`, this part's units of it, and seal what is complete.
 
     `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
-    `precision` is the networks' arithmetic (fp16 on CUDA only), `feature_dtype` how the store keeps features.
-    Raises OrsanetError for another recipe or image list than the store's, too little disk, or a split without a usable image.
+    `precision` is the networks' arithmetic (fp16 on CUDA only; "auto" decides as precision.py says), `feature_dtype` how the store keeps
+    features: float16, float32, or int8 with scales. `rows_per_unit` is a new store's. With `accept_changed`, units whose images have
+    changed since are computed again, in every view; so are the units of views named by `recompute`.
+    Raises OrsanetError for another recipe, image list or image than the store's, a part that another process builds, too little disk,
+    or a split without a usable image.
     """
     if precision == "fp16" and device.type != "cuda":
         raise OrsanetError("--precision fp16 needs a CUDA device; use --precision fp32 here")
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
+    splits = manifest.splits if splits is None else splits
+    images = sum(len(manifest.split(split)) for split in splits)
+    if not out.exists():  # leave nothing behind where a new store would not fit
+        _check_disk(out, bytes_needed(images * len(views), fields))
+    if precision == "auto":
+        precision = _stored_precision(out) or chosen_precision(priors, manifest, splits[0], device)
     recipe = {
         **priors.recipe(),
         "preprocessing": PREPROCESSING,
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
-    splits = manifest.splits if splits is None else splits
-    images = sum(len(manifest.split(split)) for split in splits)
-    if not out.exists():  # leave nothing behind where a new store would not fit
-        _check_disk(out, bytes_needed(images * len(views), fields))
-    writer = StoreWriter.open(out, recipe, _provenance(manifest, device), fields)
-    for split in splits:
-        writer.add_split(split, [sample.image for sample in manifest.split(split)])
-    lacking = [pending for split in splits for pending in writer.pending(split, views)]
-    rows = sum((unit.stop - unit.start) * len(unit_views) for unit, unit_views in lacking)
-    _check_disk(out, bytes_needed(rows, fields))
+    with StoreWriter.open(out, recipe, fields, part, rows_per_unit) as writer:
+        for split in splits:
+            writer.add_split(split, [sample.image for sample in manifest.split(split)])
+        for view in dict.fromkeys(view for _, view in recompute):
+            writer.uncommit([unit for unit, of_view in recompute if of_view == view], view)
+        units = [unit for split in splits for unit in writer.units(split)]
+        own = [unit for position, unit in enumerate(units) if part.has(position)]
+        wanted = {split: tuple(views) for split in splits}
+        changed = _changed_images(writer, manifest, own)
+        if changed and not accept_changed:
+            _refuse_changed(out, changed)
+        for unit in changed:
+            for view in writer.views(unit.split):  # none may keep what it says of a picture that is gone
+                writer.uncommit([unit], view)
+            wanted[unit.split] = tuple(dict.fromkeys((*views, *writer.views(unit.split))))
+        for split in splits:
+            for view in wanted[split]:
+                writer.add_view(split, view, _provenance(manifest, device))
 
-    began = time.monotonic()
-    if lacking:
-        priors = priors.to(device=device, dtype=torch.float16 if precision == "fp16" else torch.float32)
-    with tqdm(total=rows, unit="view", desc="build", smoothing=0.05, disable=not lacking) as progress:
-        for unit, unit_views in lacking:
-            samples = manifest.split(unit.split)[unit.rows]
-            decoded = _decode(manifest.root, samples, unit_views)
-            for view in unit_views:
-                arrays = _compute(priors, decoded.pixels[view], decoded.readable, fields, device, batch_size, progress)
-                rejected = decoded.unreadable | _not_finite(samples, arrays)
-                writer.commit(unit, view, arrays, UnitRecord(decoded.sha256, rejected))
-    rejected_by_split: dict[str, dict[str, str]] = {}
-    for split in splits:
-        sealed = [writer.seal(split, view) for view in views]
-        rejected_by_split[split] = {image: reason for view in sealed for image, reason in view.items()}
-    for split, unusable in rejected_by_split.items():
-        if len(unusable) == len(manifest.split(split)):
-            reasons = [f"{image!r}: {reason}" for image, reason in unusable.items()]
+        missing = {(unit, view) for split in splits for view in wanted[split] for unit in writer.missing(split, view)}
+        work = [
+            Work(unit, lacking)
+            for unit in own
+            if (lacking := tuple(v for v in wanted[unit.split] if (unit, v) in missing))
+        ]
+        rows = sum(part_of_it.rows for part_of_it in work)
+        _check_disk(out, bytes_needed(rows, fields))
+        if work:
+            priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
+        began = time.monotonic()
+        with Pipeline(manifest.root, priors, fields, device, batch_size) as pipeline:
+            _compute(work, writer, pipeline, manifest)
+            damaged = _seal(writer, wanted)
+            if damaged:  # they did not read back as they were written
+                _compute(damaged, writer, pipeline, manifest)
+                damaged = _seal(writer, wanted)
+            if damaged:
+                names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
+                raise OrsanetError(f"{out}: the disk does not give back what was written:\n{listed(names)}")
+            networks_seconds = pipeline.networks_seconds()
+        waiting = len({unit for split in splits for view in wanted[split] for unit in writer.missing(split, view)})
+    return BuildSummary(
+        images, rows, time.monotonic() - began, networks_seconds, _rejected(out, manifest, wanted), waiting
+    )
+
+
+def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, manifest: Manifest) -> None:
+    """Decode, run the networks and write, all three at once."""
+    total = sum(lacking.rows for lacking in work)
+
+    def decoding() -> Iterator[tuple[Work, Decoding]]:
+        for lacking in work:
+            samples = manifest.split(lacking.unit.split)[lacking.unit.rows]
+            yield lacking, pipeline.start_decoding(samples, lacking.views)
+
+    def inference() -> Iterator[tuple[Unit, str, Inference]]:
+        for lacking, images in ahead(decoding()):
+            decoded = images.result()
+            for view in lacking.views:
+                yield lacking.unit, view, pipeline.start_networks(decoded, view)
+
+    def write(unit: Unit, view: str, computed: ComputedUnit) -> int:
+        with _what_is_safe(writer.path, lambda: int(progress.n), total, pipeline.fields):
+            writer.commit(unit, view, computed.arrays, UnitRecord(computed.sha256, computed.rejected))
+        return unit.stop - unit.start
+
+    def writing() -> "Iterator[Future[int]]":
+        for unit, view, priors in ahead(inference()):
+            yield disk.submit(write, unit, view, priors.result())
+
+    name = "build" if writer.part.count == 1 else f"part {writer.part}"
+    with (
+        tqdm(total=total, unit="view", desc=name, smoothing=0.05, disable=not work) as progress,
+        ThreadPoolExecutor(1, "write") as disk,
+    ):
+        for written in ahead(writing()):
+            progress.update(written.result())
+
+
+def _seal(writer: StoreWriter, wanted: Mapping[str, Sequence[str]]) -> list[Work]:
+    """Seal every complete view; what does not read back as it was committed loses its marker and is returned."""
+    damaged = []
+    for split, views in wanted.items():
+        for view in views:
+            units = writer.seal(split, view)
+            if units:
+                writer.uncommit(units, view)
+            damaged += [Work(unit, (view,)) for unit in units]
+    return damaged
+
+
+def _changed_images(writer: StoreWriter, manifest: Manifest, own: Sequence[Unit]) -> dict[Unit, list[str]]:
+    """Units whose image files are not those they were computed from -> what is different."""
+    known: dict[Unit, list[list[str]]] = {unit: [] for unit in own}
+    for split in dict.fromkeys(unit.split for unit in own):
+        for view in writer.views(split):
+            for unit, digests in writer.image_sha256(split, view).items():
+                if unit in known:
+                    known[unit].append(digests)
+
+    def difference(image: str, before: set[str]) -> str:
+        now = _file_sha256(manifest.root / image)
+        if before == {now}:
+            return ""
+        return f"{image!r}: " + (
+            "cannot be read now" if not now else "changed" if "" not in before else "can be read now"
+        )
+
+    changed: dict[Unit, list[str]] = {}
+    finished = {unit: of_views for unit, of_views in known.items() if of_views}
+    total = sum(unit.stop - unit.start for unit in finished)
+    with (
+        ThreadPoolExecutor(os.cpu_count(), "hash") as pool,
+        tqdm(total=total, unit="image", desc="check images", delay=2, leave=False) as progress,
+    ):
+        for unit, of_views in finished.items():
+            images = [sample.image for sample in manifest.split(unit.split)[unit.rows]]
+            before = [set(of_image) for of_image in zip(*of_views, strict=True)]
+            found = [text for text in pool.map(difference, images, before) if text]
+            progress.update(len(images))
+            if found:
+                changed[unit] = found
+    return changed
+
+
+def _file_sha256(path: Path) -> str:
+    """In hex; empty for a file that cannot be read."""
+    try:
+        return hashlib.sha256(read_file(path)).hexdigest()
+    except RejectedImage:
+        return ""
+
+
+def _refuse_changed(out: Path, changed: Mapping[Unit, Sequence[str]]) -> None:
+    found = [f"{unit.split}: {text}" for unit, texts in changed.items() for text in texts]
+    rows = sum(unit.stop - unit.start for unit in changed)
+    raise OrsanetError(
+        f"{out}: {len(found)} image(s) are not those that the store was built from; put them back, or run the same command with "
+        f"--accept-changed, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
+    )
+
+
+def _rejected(out: Path, manifest: Manifest, wanted: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Per split the images that cannot be used, and why. Raises OrsanetError for a split of which none can."""
+    store = PriorStore.open(out)
+    rejected: dict[str, dict[str, str]] = {}
+    for split, views in wanted.items():
+        sealed = [store.rejected(split, view) for view in views if view in store.views(split)]
+        rejected[split] = {image: reason for view in sealed for image, reason in view.items()}
+        if len(rejected[split]) == len(manifest.split(split)):
+            reasons = [f"{image!r}: {reason}" for image, reason in rejected[split].items()]
             raise OrsanetError(f"{out}: no image of split '{split}' could be used:\n{listed(reasons)}")
-    return BuildSummary(images, rows, time.monotonic() - began, rejected_by_split)
+    return rejected
 
 
 def bytes_needed(rows: int, fields: Sequence[Field]) -> int:
@@ -125,74 +270,21 @@ def _check_disk(out: Path, needed: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _DecodedUnit:
-    """A unit's images, read once. Rows that could not be read are black."""
-
-    pixels: dict[str, Pixels]  # view -> [N, 224, 224, 3]
-    sha256: list[str]  # per row, empty where unreadable
-    readable: list[int]  # rows
-    unreadable: dict[str, str]  # sample id -> reason
-
-
-def _decode(root: Path, samples: Sequence[Sample], views: Sequence[str]) -> _DecodedUnit:
-    pixels = {view: np.zeros((len(samples), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) for view in views}
-    unit = _DecodedUnit(pixels, [""] * len(samples), [], {})
-    for row, sample in enumerate(samples):
-        try:
-            decoded = read_image(root / sample.image)
-        except RejectedImage as reason:
-            unit.unreadable[sample.image] = str(reason)
-            continue
-        unit.readable.append(row)
-        unit.sha256[row] = decoded.sha256
-        for view in views:
-            pixels[view][row] = view_pixels(decoded.rgb, view)
-    return unit
+@contextmanager
+def _what_is_safe(out: Path, done: Callable[[], int], total: int, fields: Sequence[Field]) -> Iterator[None]:
+    """A disk that takes no more: say what is safe and how much is missing."""
+    try:
+        yield
+    except OSError as error:
+        raise OrsanetError(
+            f"{out}: cannot be written ({error.strerror or error}); {done():,} of {total:,} views are safe, the others need about "
+            f"{bytes_needed(total - done(), fields) / 1e9:.2f} GB more; free some space and run the same command again"
+        ) from error
 
 
-def _compute(
-    priors: FrozenPriors,
-    pixels: Pixels,
-    readable: Sequence[int],
-    fields: Sequence[Field],
-    device: torch.device,
-    batch_size: int,
-    progress: "tqdm[Any]",
-) -> dict[str, NDArray[Any]]:
-    """One view's pixels [N, 224, 224, 3] -> every field's array, first axis N; rows that are not readable stay zero."""
-    arrays = {field.name: np.zeros((len(pixels), *field.shape), field.dtype) for field in fields}
-    arrays["image"][:] = every_second_pixel(pixels)
-    for start in range(0, len(readable), batch_size):
-        rows = readable[start : start + batch_size]
-        try:
-            said = priors(torch.from_numpy(pixels[rows]).to(device))
-        except torch.OutOfMemoryError as error:
-            raise OrsanetError(
-                f"--batch-size {batch_size} does not fit into the memory of {device}; lower it"
-            ) from error
-        for name, tensor in said._asdict().items():
-            with np.errstate(over="ignore"):  # an overflow becomes infinite, and is reported as such
-                arrays[name][rows] = tensor.cpu().numpy()
-        progress.update(len(rows))
-    progress.update(len(pixels) - len(readable))
-    return arrays
-
-
-def _not_finite(samples: Sequence[Sample], arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
-    """A network output that is not a number is never trained on: sample id -> reason."""
-    rejected = {}
-    for name, array in arrays.items():
-        if array.dtype.kind == "f":
-            bad = ~np.isfinite(array)
-        elif name == "segmentation_map":
-            bad = array == NO_CLASS
-        else:
-            continue
-        advice = "; what overflows float16 may fit --features float32" if array.dtype == np.float16 else ""
-        for row in np.flatnonzero(bad.reshape(len(array), -1).any(axis=1)).tolist():
-            rejected[samples[row].image] = f"the networks' {name} is not finite as {array.dtype}{advice}"
-    return rejected
+def _stored_precision(out: Path) -> Precision | None:
+    """What a store that is continued was begun with."""
+    return PriorStore.open(out).recipe["precision"] if (out / METADATA).exists() else None
 
 
 def _provenance(manifest: Manifest, device: torch.device) -> dict[str, str]:
@@ -202,5 +294,4 @@ def _provenance(manifest: Manifest, device: torch.device) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
-        "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -1,4 +1,4 @@
-"""What both command lines share: mistakes become one message and exit code 1, Ctrl-C becomes 130; bugs keep their traceback."""
+"""What both command lines share: mistakes become one message and exit code 1, Ctrl-C 130, SIGTERM 143; bugs keep their traceback."""
 
 import signal
 import sys
@@ -10,6 +10,11 @@ import click
 from orsanet_cache.errors import OrsanetError
 
 REPEAT_SECONDS = 5.0  # longer than ending an interrupted command takes
+_first: int = signal.SIGINT  # what the alarm repeats
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: to be treated as Ctrl-C is, by whatever cleans up on the way out."""
 
 
 class CommandGroup(click.Group):
@@ -20,7 +25,7 @@ class CommandGroup(click.Group):
         self.interrupted = interrupted
 
     def invoke(self, ctx: click.Context) -> Any:
-        for number in (signal.SIGINT, signal.SIGALRM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, _interrupt)
         try:
             return super().invoke(ctx)
@@ -28,16 +33,18 @@ class CommandGroup(click.Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:  # a full disk, a folder that cannot be written, a name too long: the user's to mend
             raise click.ClickException(f"{error.filename or 'writing'}: {error.strerror or error}") from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             signal.setitimer(signal.ITIMER_REAL, 0)
             click.echo(f"\nInterrupted. {self.interrupted}", err=True)
-            sys.exit(130)
+            sys.exit(143 if isinstance(interrupt, Terminated) else 130)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Ctrl-C, and again after a while: an interrupt that lands in a destructor is printed by Python and otherwise lost."""
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Ctrl-C or SIGTERM, and again after a while: an interrupt that lands in a destructor is printed by Python and otherwise lost."""
+    global _first
+    _first = number if number != signal.SIGALRM else _first
     signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
-    raise KeyboardInterrupt
+    raise Terminated if _first == signal.SIGTERM else KeyboardInterrupt
 
 
 def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:

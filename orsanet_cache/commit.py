@@ -1,39 +1,83 @@
-"""Writing a store: units of work, each written whole and then marked done.
+"""Writing a store, by one process or by many that know nothing of each other.
 
-A unit is one shard's rows of one (split, view). All its arrays are written, one whole shard each, before its marker file
-`STORE/.commits/<split>/<view>/<unit>.json` appears; a build that is interrupted therefore loses at most the unit in hand, and the
-next one continues after the markers. When every unit of a view is marked, the markers are folded into the view's arrays and
-attributes, the view is sealed, and only plain Zarr is left.
+A unit is one shard's rows of one (split, view).
+
+    its shards, written and fsynced under temporary names → renamed, folders fsynced → its marker, created exclusively
+
+    STORE/.commits/
+      parts/2of4.lock                    held by the process that builds part 2 of 4, for as long as it lives
+      parts/2of4/                        its temporary files
+      <split>/<view>/<unit>.json         marker: checksums of the unit's shards, and what became of each row
+
+What has no marker is computed again, so a kill costs at most the unit in hand. When every unit of a view is marked and its shards read back
+as they were computed, the markers are folded into the view's records and its seal, which are the same whoever built them. When all
+views are sealed, `.commits` goes and only plain Zarr is left.
+
+The store's lock, which is the lock of its root `zarr.json`, is held only while names are given, never while anything is computed.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.rows import ShardedRows, encode_shard, shard_name
 from orsanet_cache.store import (
+    DAMAGE,
     MARK,
-    ROWS_PER_SHARD,
+    ROWS_PER_UNIT,
     SCHEMA_VERSION,
     Field,
+    PriorStore,
     decode_ids,
     encode_ids,
-    mark,
-    open_group,
+    open_container,
     recipe_differences,
+    unit_digest,
+    view_seal,
 )
+from orsanet_cache.zarr_folder import (
+    METADATA,
+    ZarrFolder,
+    array_document,
+    group_document,
+    small_content,
+)
+
+COMMITS = ".commits"  # no split can have this name
 
 
 @dataclass(frozen=True)
+class Part:
+    """Part `index` of `count`, counted from 1: every count-th unit."""
+
+    index: int
+    count: int
+
+    def has(self, position: int) -> bool:
+        """Is the unit at this position, counted from 0 over all splits, one of this part's?"""
+        return position % self.count == self.index - 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+WHOLE = Part(1, 1)
+
+
+@dataclass(frozen=True, order=True)
 class Unit:
     """Rows start … stop of a split, one shard of each array."""
 
@@ -49,52 +93,112 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What a marker says about a unit's rows in one view."""
+    """What became of a unit's rows in one view."""
 
-    image_sha256: list[str]  # per row; of the image file; empty where the image was rejected
+    image_sha256: list[str]  # per row; of the image file; empty where it could not be read
     rejected: dict[str, str]  # sample id -> reason
 
 
-class StoreWriter:
-    """The only code that changes a store."""
+@dataclass(frozen=True)
+class Marker:
+    """A committed unit of a view."""
 
-    def __init__(self, path: Path, group: zarr.Group, fields: Sequence[Field]) -> None:
+    record: UnitRecord
+    shards: dict[str, dict[str, Any]]  # field -> {bytes: of its file, sha256: of its values, in hex}
+
+    def encode(self) -> bytes:
+        content = {"image_sha256": self.record.image_sha256, "rejected": self.record.rejected, "shards": self.shards}
+        text = json.dumps(content, sort_keys=True).encode()
+        return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises ValueError for anything that `encode` did not write."""
+        checksum, _, text = data.partition(b"\n")
+        if hashlib.sha256(text).hexdigest().encode() != checksum:
+            raise ValueError("a marker does not have its checksum")
+        content = json.loads(text)
+        return cls(UnitRecord(content["image_sha256"], content["rejected"]), content["shards"])
+
+
+class StoreWriter:
+    """The only code that changes a store. A context manager: it holds its part's lock."""
+
+    def __init__(self, path: Path, fields: Sequence[Field], part: Part, rows_per_unit: int) -> None:
         self.path = path
-        self._group = group
+        self.part = part
+        self.rows_per_unit = rows_per_unit
         self._fields = fields
+        self._container = ZarrFolder(path)
         self._ids: dict[str, tuple[str, ...]] = {}
+        self._held = ExitStack()
+        self._commits = path / COMMITS
+        self._parts = self._commits / "parts"
+        self._temporary = self._parts / f"{part.index}of{part.count}"
 
     @classmethod
     def open(
-        cls, path: Path, recipe: Mapping[str, Any], provenance: Mapping[str, Any], fields: Sequence[Field]
+        cls,
+        path: Path,
+        recipe: Mapping[str, Any],
+        fields: Sequence[Field],
+        part: Part = WHOLE,
+        rows_per_unit: int | None = None,
     ) -> Self:
-        """Create the store, or continue one with the same recipe. Raises OrsanetError where the recipes differ."""
+        """Create the store, or continue one with the same recipe, and take the part's lock.
+
+        `rows_per_unit` is a new store's; one that exists keeps its own. Raises OrsanetError where the recipes differ, or where another
+        process builds this part.
+        """
         if path.exists() and not path.is_dir():
-            raise OrsanetError(f"{path}: a file is in the way of the store; choose another --out")
-        if not path.exists() or all(entry.suffix == ".partial" for entry in path.iterdir()):  # of a killed start
-            root = {"schema": SCHEMA_VERSION, "recipe": dict(recipe), "provenance": dict(provenance)}
-            group = zarr.create_group(path, zarr_format=3, attributes={MARK: root}, overwrite=False)
-        else:
-            group = open_group(path, "r+")
-            differences = list(recipe_differences(mark(group)["recipe"], dict(recipe)))
-            if differences:
-                raise OrsanetError(
-                    f"{path} was built by another recipe; pass its options again, or build into another folder:\n"
-                    f"{listed(differences)}"
-                )
-        return cls(path, group, fields)
+            raise OrsanetError(
+                f"{path}: a file is in the way of the store. A build writes a Zarr folder, of which nothing is lost when it is "
+                f"interrupted; choose another --out, then `orsanet-cache convert` makes an HDF5 file of it"
+            )
+        if not path.exists() or all(entry.name == COMMITS for entry in path.iterdir()):
+            make_folder(path / COMMITS)
+            root = {"schema": SCHEMA_VERSION, "recipe": dict(recipe), "rows_per_unit": rows_per_unit or ROWS_PER_UNIT}
+            temporary = path / COMMITS / f"begun-{socket.gethostname()}-{os.getpid()}"
+            publish_new(path / METADATA, [group_document({MARK: root})], temporary)  # or another process just did
+        written = open_container(path).attributes("")[MARK]
+        differences = list(recipe_differences(written["recipe"], dict(recipe)))
+        if differences:
+            raise OrsanetError(
+                f"{path} was built by another recipe; pass its options again, or build into another folder:\n"
+                f"{listed(differences)}"
+            )
+        writer = cls(path, fields, part, int(written["rows_per_unit"]))
+        with locked(path / METADATA):
+            writer._take_part()
+        return writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Leave the part; where every view is sealed and no other process is at work, leave only the store."""
+        with locked(self.path / METADATA):
+            shutil.rmtree(self._temporary)
+            if not self._unsealed() and not any(self._other_locks(free=False)):
+                shutil.rmtree(self._commits)
+        self._held.close()
 
     def add_split(self, split: str, ids: Sequence[str]) -> None:
         """Fix the split's samples and their order. Raises OrsanetError if the store has others."""
         if Path(split).name != split:
             raise ValueError(f"{split!r} is not a folder name")
         self._ids[split] = tuple(ids)
-        group = self._group.require_group(split)
-        if not list(group.group_keys()):  # no view yet: whatever is there may be half written
-            encoded = encode_ids(ids)
-            _create(group, "sample_id", encoded.shape, "uint8", shards=False)[:] = encoded
-            return
-        stored = decode_ids(np.asarray(group["sample_id"][:]))  # type: ignore[index]
+        with locked(self.path / METADATA):
+            if not (self.path / split / METADATA).exists():
+                self._write_small(split, "sample_id", encode_ids(ids), ("sample", "byte"))
+                self._publish(self.path / split / METADATA, [group_document({})])
+                return
+        try:
+            stored = decode_ids(self._container.small(f"{split}/sample_id"))
+        except DAMAGE as error:
+            raise OrsanetError(
+                f"{self.path}: {split}/sample_id is damaged ({error}); delete {self.path / split} and run the same command again"
+            ) from error
         if stored != tuple(ids):
             gone, new = sorted(set(stored) - set(ids)), sorted(set(ids) - set(stored))
             detail = [f"only in the store: {name}" for name in gone] + [f"only in the manifest: {name}" for name in new]
@@ -103,81 +207,277 @@ class StoreWriter:
                 f"{listed(detail or ['the same images in another order'])}"
             )
 
-    def pending(self, split: str, views: Sequence[str]) -> Iterator[tuple[Unit, list[str]]]:
-        """The units still to compute, each with the views it lacks."""
+    def add_view(self, split: str, view: str, provenance: Mapping[str, Any]) -> None:
+        """Make room for a view, unless there is; array metadata that is damaged is written again."""
         count = len(self._ids[split])
-        for index, start in enumerate(range(0, count, ROWS_PER_SHARD)):
-            unit = Unit(split, index, start, min(start + ROWS_PER_SHARD, count))
-            missing = [
-                view for view in views if not self.is_sealed(split, view) and not self._marker(unit, view).exists()
-            ]
-            if missing:
-                yield unit, missing
+        with locked(self.path / METADATA):
+            for field in self._fields:
+                folder, shape = self.path / split / view / field.name, (count, *field.shape)
+                found = ShardedRows.of(folder)
+                if found is None or not found.fits(shape, field.dtype, self.rows_per_unit, field.compressed):
+                    make_folder(folder)
+                    axes = ("sample", *field.axes)
+                    document = array_document(shape, field.dtype, axes, self.rows_per_unit, field.compressed)
+                    self._publish(folder / METADATA, [document])
+            document_path = self.path / split / view / METADATA
+            if not document_path.exists():
+                self._publish(document_path, [group_document({"provenance": dict(provenance)})])
+
+    def units(self, split: str) -> list[Unit]:
+        """All units of a split."""
+        count = len(self._ids[split])
+        return units_of(split, count, self.rows_per_unit)
+
+    def views(self, split: str) -> tuple[str, ...]:
+        """The views of a split begun so far."""
+        return self._container.groups(split)
+
+    def image_sha256(self, split: str, view: str) -> dict[Unit, list[str]]:
+        """Per finished unit the digests of the image files it was made of, in hex; empty for a file that could not be read."""
+        if self.is_sealed(split, view):
+            stored = PriorStore(self._container).sealed(split, view).image_sha256
+            return {unit: [_hex(row) for row in stored[unit.rows]] for unit in self.units(split)}
+        markers = {unit: self.marker(unit, view) for unit in self.units(split)}
+        return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
+
+    def marker(self, unit: Unit, view: str) -> Marker | None:
+        """A committed unit's marker; None where the unit is not committed, or its marker or one of its shards is not as committed."""
+        try:
+            marker = Marker.decode(self._marker_path(unit, view).read_bytes())
+            if marker.shards.keys() == {field.name for field in self._fields} and all(
+                self._shard_path(unit, view, name).stat().st_size == shard["bytes"]
+                for name, shard in marker.shards.items()
+            ):
+                return marker
+        except DAMAGE:
+            pass
+        return None
 
     def is_sealed(self, split: str, view: str) -> bool:
-        name = f"{split}/{view}"
-        return name in self._group and bool(self._group[name].attrs.get("sealed", False))
+        try:
+            return "seal" in self._container.attributes(f"{split}/{view}")
+        except FileNotFoundError:
+            return False
+        except DAMAGE as error:
+            raise OrsanetError(
+                f"{self.path}: {split}/{view} is damaged ({error}); "
+                f"delete {self.path / split / view} and run the same command again, which computes only that"
+            ) from error
 
     def commit(self, unit: Unit, view: str, arrays: Mapping[str, NDArray[Any]], record: UnitRecord) -> None:
-        """Write a unit's shards, then its marker."""
-        group = self._view_group(unit.split, view)
-        # An all-zero chunk must be written too, or a lost file and a black image look the same; zarr forgets the choice
-        # when an array is opened again.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for field in self._fields:
-                group[field.name][unit.rows] = arrays[field.name]  # type: ignore[index]
-        marker = self._marker(unit, view)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        temporary = marker.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"image_sha256": record.image_sha256, "rejected": record.rejected}))
-        os.replace(temporary, marker)
-
-    def seal(self, split: str, view: str) -> dict[str, str]:
-        """Fold the markers into the view, mark it readable, and return its rejected images (id -> reason)."""
-        group = self._view_group(split, view)
-        if not self.is_sealed(split, view):
-            ids = self._ids[split]
-            digests: list[str] = []
-            rejected: dict[str, str] = {}
-            for index in range(-(-len(ids) // ROWS_PER_SHARD)):
-                record = json.loads(self._marker(Unit(split, index, 0, 0), view).read_text())
-                digests += record["image_sha256"]
-                rejected |= record["rejected"]
-            sha256 = np.array([list(bytes.fromhex(digest or "00" * 32)) for digest in digests], dtype=np.uint8)
-            _create(group, "image_sha256", sha256.shape, "uint8", shards=False)[:] = sha256
-            group.attrs.update({"rejected": rejected, "sealed": True})
-        shutil.rmtree(self._commits / split / view, ignore_errors=True)
-        for folder in (self._commits / split, self._commits):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        return dict(group.attrs["rejected"])  # type: ignore[arg-type]
-
-    @property
-    def _commits(self) -> Path:
-        return self.path / ".commits"  # no split can have this name
-
-    def _marker(self, unit: Unit, view: str) -> Path:
-        return self._commits / unit.split / view / f"{unit.index:06d}.json"
-
-    def _view_group(self, split: str, view: str) -> zarr.Group:
-        group = self._group.require_group(f"{split}/{view}")
+        """Write a unit's shards, then its marker. Where another process has committed it meanwhile, that stays."""
+        shards: dict[str, dict[str, Any]] = {}
+        written: dict[Path, Path] = {}
         for field in self._fields:
-            if field.name not in group:
-                _create(group, field.name, (len(self._ids[split]), *field.shape), field.dtype, field.compressed)
-        return group
+            content = encode_shard(arrays[field.name], self.rows_per_unit, field.compressed)
+            temporary = self._temporary / f"{field.name}.shard"
+            written[temporary] = self._shard_path(unit, view, field.name)
+            write_temporary(temporary, content)
+            shards[field.name] = {
+                "bytes": sum(map(len, content)),
+                "sha256": hashlib.sha256(np.ascontiguousarray(arrays[field.name]).data).hexdigest(),
+            }
+        marker = self._marker_path(unit, view)
+        make_folder(marker.parent)
+        with locked(self.path / METADATA):
+            if self.is_sealed(unit.split, view) or self.marker(unit, view) is not None:
+                return
+            self._discard(marker)
+            for temporary, path in written.items():
+                os.replace(temporary, path)
+                sync_folder(path.parent)
+            publish_new(marker, [Marker(record, shards).encode()], self._temporary / "marker")
+
+    def uncommit(self, units: Sequence[Unit], view: str) -> None:
+        """Take these units' markers away, so that they are computed again; a sealed view is opened for it."""
+        with locked(self.path / METADATA):
+            split = units[0].split
+            if self.is_sealed(split, view):
+                self._unseal(split, view, {unit.index for unit in units})
+            for unit in units:
+                self._discard(self._marker_path(unit, view))
+
+    def missing(self, split: str, view: str) -> list[Unit]:
+        """The units of a view that are not committed."""
+        if self.is_sealed(split, view):
+            return []
+        return [unit for unit in self.units(split) if self.marker(unit, view) is None]
+
+    def seal(self, split: str, view: str) -> list[Unit]:
+        """Read a complete view back and seal it; where units do not read back as they were committed, return those instead."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._lock_file("seal"), wait=False))
+            except BlockingIOError:  # another process is sealing this store
+                return []
+            if self.is_sealed(split, view):
+                self._discard_markers(split, view)
+                return []
+            units = self.units(split)
+            markers = [self.marker(unit, view) for unit in units]
+            complete = [marker for marker in markers if marker is not None]
+            if len(complete) < len(units):
+                return []
+            damaged = damaged_units(self._container, split, view, units, [marker.shards for marker in complete])
+            if damaged:
+                return sorted(damaged)
+            with locked(self.path / METADATA):
+                self._write_seal(split, view, complete)
+                self._discard_markers(split, view)
+            return []
+
+    def _take_part(self) -> None:
+        """Lock the part, and sweep away the temporary files of processes that no longer live."""
+        make_folder(self._parts)
+        for lock in self._other_locks(free=True):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        try:
+            self._held.enter_context(locked(self._lock_file(self._temporary.name), wait=False))
+        except BlockingIOError:
+            raise OrsanetError(
+                f"another process is building part {self.part} of {self.path}; let it finish, or give each process a --part of its own"
+            ) from None
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        make_folder(self._temporary)
+
+    def _lock_file(self, name: str) -> Path:
+        path = self._parts / f"{name}.lock"
+        path.touch()
+        return path
+
+    def _other_locks(self, free: bool) -> Iterator[Path]:
+        """Lock files of other parts and of sealing that nobody holds, or that somebody does."""
+        for path in sorted(self._parts.glob("*.lock")):
+            if path.stem == self._temporary.name:
+                continue
+            try:
+                with locked(path, wait=False):
+                    is_free = True
+            except BlockingIOError:
+                is_free = False
+            if is_free == free:
+                yield path
+
+    def _unsealed(self) -> list[str]:
+        return [
+            f"{split}/{view}"
+            for split in self._container.groups("")
+            for view in self._container.groups(split)
+            if not self.is_sealed(split, view)
+        ]
+
+    def _write_seal(self, split: str, view: str, markers: Sequence[Marker]) -> None:
+        name = f"{split}/{view}"
+        fields = {field: layout for field, layout in self._container.arrays(name).items() if field in markers[0].shards}
+        image_sha256 = _digests([digest for marker in markers for digest in marker.record.image_sha256])
+        unit_sha256 = np.stack(
+            [_digests([marker.shards[field]["sha256"] for field in sorted(fields)]) for marker in markers]
+        )
+        rejected = {image: reason for marker in markers for image, reason in marker.record.rejected.items()}
+        root = self._container.attributes("")[MARK]
+        sample_id = self._container.small(f"{split}/sample_id")
+        seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256)
+        self._write_small(name, "image_sha256", image_sha256, ("sample", "sha256"))
+        self._write_small(name, "unit_sha256", unit_sha256, ("unit", "field", "sha256"))
+        attributes = self._container.attributes(name) | {"seal": seal, "rejected": rejected}
+        self._publish(self.path / name / METADATA, [group_document(attributes)])
+
+    def _unseal(self, split: str, view: str, but: set[int]) -> None:
+        """Turn a seal back into markers, of all units but these; without records that can be trusted, of none."""
+        name = f"{split}/{view}"
+        attributes = self._container.attributes(name)
+        with suppress(OrsanetError):
+            sealed = PriorStore(self._container).sealed(split, view)
+            for unit in self.units(split):
+                if unit.index in but:
+                    continue
+                hashes = [_hex(row) for row in sealed.image_sha256[unit.rows]]
+                ids = self._ids[split][unit.rows]
+                rejected = {image: sealed.rejected[image] for image in ids if image in sealed.rejected}
+                shards = {
+                    field: {"bytes": path.stat().st_size, "sha256": digest.tobytes().hex()}
+                    for field, digest in zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True)
+                    if (path := self._shard_path(unit, view, field)).exists()
+                }
+                path = self._marker_path(unit, view)
+                make_folder(path.parent)
+                self._publish(path, [Marker(UnitRecord(hashes, rejected), shards).encode()])
+        self._publish(self.path / name / METADATA, [group_document({"provenance": attributes.get("provenance", {})})])
+
+    def _write_small(self, group: str, name: str, values: NDArray[Any], axes: tuple[str, ...]) -> None:
+        folder = self.path / group / name
+        make_folder(folder)
+        self._publish(folder / shard_name(0, values.ndim), small_content(values))
+        self._publish(folder / METADATA, [array_document(values.shape, str(values.dtype), axes)])
+
+    def _publish(self, path: Path, content: list[bytes]) -> None:
+        publish(path, content, self._temporary / "published")
+
+    def _shard_path(self, unit: Unit, view: str, field: str) -> Path:
+        dimensions = next(1 + len(known.shape) for known in self._fields if known.name == field)
+        return self.path / unit.split / view / field / shard_name(unit.index, dimensions)
+
+    def _marker_path(self, unit: Unit, view: str) -> Path:
+        return marker_path(self.path, unit, view)
+
+    def _discard(self, marker: Path) -> None:
+        if marker.exists():
+            marker.unlink()
+            sync_folder(marker.parent)
+
+    def _discard_markers(self, split: str, view: str) -> None:
+        shutil.rmtree(self._commits / split / view, ignore_errors=True)
 
 
-def _create(
-    group: zarr.Group, name: str, shape: Sequence[int], dtype: str, compressed: bool = False, shards: bool = True
-) -> "zarr.Array[Any]":
-    """An array whose chunk is one row with a CRC-32C, and whose shard is one unit; or, small, one chunk in all."""
-    row = tuple(shape[1:])
-    return group.create_array(
-        name,
-        shape=tuple(shape),
-        dtype=dtype,
-        chunks=(1, *row) if shards else tuple(shape),
-        shards=(ROWS_PER_SHARD, *row) if shards else None,
-        compressors=[ZstdCodec(level=3), Crc32cCodec()] if compressed else [Crc32cCodec()],
-        overwrite=True,
-    )
+def marker_path(store: Path, unit: Unit, view: str) -> Path:
+    """Where a unit's marker is, until its view is sealed."""
+    return store / COMMITS / unit.split / view / f"{unit.index:06d}.json"
+
+
+def units_of(split: str, count: int, rows_per_unit: int) -> list[Unit]:
+    """The units of a split with `count` samples."""
+    starts = range(0, count, rows_per_unit)
+    return [Unit(split, index, start, min(start + rows_per_unit, count)) for index, start in enumerate(starts)]
+
+
+def damaged_units(
+    container: ZarrFolder,
+    split: str,
+    view: str,
+    units: Sequence[Unit],
+    shards: Sequence[Mapping[str, Mapping[str, Any]]],
+) -> set[Unit]:
+    """Which units' values are not those that were committed? Reads all of them."""
+
+    name = f"{split}/{view}"
+    try:
+        layouts = container.arrays(name)
+    except DAMAGE:
+        return set(units)
+
+    def is_damaged(unit: Unit, field: str, sha256: str) -> bool:
+        try:
+            rows = container.rows(f"{name}/{field}")  # its own, or its lock would let one thread read at a time
+            return unit_digest(rows, layouts[field], unit.start, unit.stop).hex() != sha256
+        except DAMAGE:
+            return True
+
+    jobs = [
+        (unit, field, shard["sha256"])
+        for unit, of_unit in zip(units, shards, strict=True)
+        for field, shard in of_unit.items()
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {
+            job[0] for job, damaged in zip(jobs, pool.map(lambda job: is_damaged(*job), jobs), strict=True) if damaged
+        }
+
+
+def _digests(digests: Sequence[str]) -> NDArray[np.uint8]:
+    """Digests in hex, or empty -> uint8 [N, 32], zeros where empty."""
+    return np.frombuffer(bytes.fromhex("".join(digest or "00" * 32 for digest in digests)), np.uint8).reshape(-1, 32)
+
+
+def _hex(row: NDArray[np.uint8]) -> str:
+    """The inverse, of one digest."""
+    return row.tobytes().hex() if row.any() else ""

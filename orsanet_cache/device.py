@@ -1,14 +1,17 @@
-"""Which device to compute on."""
+"""Which device to compute on, and which part of the work is this process's."""
+
+import os
 
 import torch
+import torch.distributed
 
 from orsanet_cache.errors import OrsanetError
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' is the GPU where there is one. Raises OrsanetError for a device that is not there."""
+    """'auto' is the GPU where there is one, under torchrun each process its own. Raises OrsanetError for a device that is not there."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
@@ -20,3 +23,10 @@ def choose_device(name: str) -> torch.device:
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     return device
+
+
+def torchrun_part() -> tuple[int, int]:
+    """This process's part and the number of parts, counted from 1: torchrun's rank and world size; without torchrun 1 of 1."""
+    if not torch.distributed.is_torchelastic_launched():
+        return 1, 1
+    return int(os.environ["RANK"]) + 1, int(os.environ["WORLD_SIZE"])

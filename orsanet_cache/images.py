@@ -67,7 +67,7 @@ class Decoded:
 
 def read_image(path: Path) -> Decoded:
     """Read, hash and decode one image file. Raises RejectedImage with the reason where that is not possible."""
-    data = _read_regular_file(path)
+    data = read_file(path)
     return Decoded(rgb=decode(data), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -92,7 +92,8 @@ def decode(data: bytes) -> Pixels:
             raise RejectedImage(f"damaged image ({type(error).__name__}: {error})") from error
 
 
-def _read_regular_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """A file's bytes. Raises RejectedImage for what is no regular file of a sane size, or cannot be read."""
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer that never comes.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

@@ -1,20 +1,22 @@
-"""Rows of a sharded Zarr array, read straight from its files: what training does hundreds of times with every row.
+"""Rows of a sharded Zarr array, straight to and from its files: what training does hundreds of times with every row.
 
     shard file:  record · record · … · index            record:  the row's bytes, perhaps zstd-compressed · CRC-32C
     index:       per row offset and length, uint64 · CRC-32C
 
-The index is parsed once per shard, a row is one `preadv` into the caller's array, and a record's checksum is verified when a process
-first reads it. Arrays that are laid out in any other way are left to zarr-python: `ShardedRows.of` returns None for them.
+Written in one piece. Read, the index is parsed once per shard, a row is one `preadv` into the caller's array, and a record's checksum
+is verified when a process first reads it (`Records`, which HDF5 files share). Arrays that are laid out in any other way are left to
+zarr-python: `ShardedRows.of` returns None for them.
 """
 
 import json
 import math
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import google_crc32c
 import numpy as np
@@ -22,37 +24,183 @@ from numcodecs import zstd
 from numpy.typing import NDArray
 
 CHECKSUM_BYTES = 4
+ZSTD_LEVEL = 3
 NEVER_WRITTEN = 2**64 - 1  # a row's offset and length in the index
-MAX_OPEN_SHARDS = 64  # per array; a process may usually have 1024 files open
+MAX_OPEN_FILES = 64  # per array; a process may usually have 1024 files open
 
 _BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
 _CHECKSUM = {"name": "crc32c"}
+
+
+def encode_shard(rows: NDArray[Any], rows_per_shard: int, compressed: bool) -> list[bytes | memoryview]:
+    """The file of one shard, in pieces: rows [n, …] with n <= rows_per_shard, the rest of the index left empty."""
+    content: list[bytes | memoryview] = []
+    index = np.full((rows_per_shard, 2), NEVER_WRITTEN, "<u8")
+    offset = 0
+    for position, row in enumerate(np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)):
+        record = np.frombuffer(zstd.compress(row, ZSTD_LEVEL), np.uint8) if compressed else row
+        content += [record.data, _crc32c(record)]
+        index[position] = offset, len(record) + CHECKSUM_BYTES
+        offset += len(record) + CHECKSUM_BYTES
+    encoded = index.tobytes()
+    return [*content, encoded, _crc32c(encoded)]
+
+
+def shard_name(shard: int, dimensions: int) -> str:
+    """Its file in the array's folder: all shards side by side, so that one fsync of the folder keeps their names."""
+    return ".".join(["c", str(shard), *["0"] * (dimensions - 1)])
 
 
 class DamagedRecordError(ValueError):
     """A record or an index does not have its checksum, or does not fit its file."""
 
 
-class ShardedRows:
-    """Read-only. One thread reads at a time; a pickled or forked copy opens its own files."""
+class Rows(Protocol):
+    """A way to the rows of one array."""
+
+    def read(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
+        """Fill out [len(rows), *row shape] with the rows in the order asked for. Raises ValueError or OSError for damage."""
+
+
+class Records(ABC):
+    """Rows that lie as records in one or more files. Read-only; a pickled or forked copy opens its own files.
+
+    One thread reads at a time. The system calls leave the interpreter to others.
+    """
 
     def __init__(
-        self, folder: Path, shape: Sequence[int], dtype: np.dtype[Any], rows_per_shard: int, compressed: bool
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        rows_per_file: int,
+        decompress: Callable[[Any], bytes] | None,
     ) -> None:
-        self.folder = folder
+        self.name = name
         self.shape = tuple(shape)
         self.dtype = dtype
-        self.rows_per_shard = rows_per_shard
-        self.compressed = compressed
+        self.rows_per_file = rows_per_file
+        self.decompress = decompress
         self.row_bytes = math.prod(self.shape[1:]) * dtype.itemsize
         self._start()
+
+    @abstractmethod
+    def file_path(self, file: int) -> Path:
+        """Where the file is that holds rows file * rows_per_file onwards."""
+
+    @abstractmethod
+    def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
+        """[rows, 2] offset and length of its records, checksums of CHECKSUM_BYTES included."""
+
+    @abstractmethod
+    def is_intact(
+        self, row: int, record: NDArray[np.uint8], checksum: NDArray[np.uint8], raw: NDArray[np.uint8]
+    ) -> bool:
+        """Does the record, stored with `checksum` behind it and decompressed to `raw`, have its checksum?"""
+
+    def read(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
+        """Fill out [len(rows), *row shape], C-contiguous, with the rows in the order asked for.
+
+        Raises DamagedRecordError for a record that is damaged, OSError for a file that is not there, IndexError for a row that is not.
+        """
+        if out.shape != (len(rows), *self.shape[1:]) or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out must be C-contiguous {self.dtype} {(len(rows), *self.shape[1:])}")
+        if not len(rows):
+            return
+        if not 0 <= rows.min() <= rows.max() < self.shape[0]:
+            raise IndexError(f"row {rows.min()} or {rows.max()} of {self.shape[0]}")
+        target = out.reshape(len(rows), -1).view(np.uint8)
+        if self._owner != os.getpid():  # forked, perhaps while another thread held the lock
+            self._close()
+            self._start()
+        with self._lock:
+            files, places = np.divmod(rows, self.rows_per_file)
+            for row, file, place, raw in zip(rows.tolist(), files.tolist(), places.tolist(), target, strict=True):
+                descriptor = self._files[file] if file in self._files else self._open(file)
+                if self.decompress is None and self._verified[row]:
+                    offset = self._index[file][place, 0]
+                    if os.preadv(descriptor, [raw.data], offset) != self.row_bytes:
+                        raise self._damaged(row, "cut off")
+                else:
+                    self._read_carefully(row, descriptor, self._index[file][place].tolist(), raw)
+
+    def _read_carefully(self, row: int, descriptor: int, place: list[int], raw: NDArray[np.uint8]) -> None:
+        offset, length = place
+        checksum = np.empty(CHECKSUM_BYTES, np.uint8)
+        if self.decompress is None:
+            record = raw
+            if (
+                length != self.row_bytes + CHECKSUM_BYTES
+                or os.preadv(descriptor, [raw.data, checksum.data], offset) != length
+            ):
+                raise self._damaged(row, "cut off")
+        else:
+            if not CHECKSUM_BYTES < length < 2 * self.row_bytes + 1024:  # also what marks a row that was never written
+                raise self._damaged(row, "impossible length")
+            record = np.empty(length - CHECKSUM_BYTES, np.uint8)
+            if os.preadv(descriptor, [record.data, checksum.data], offset) != length:
+                raise self._damaged(row, "cut off")
+            try:
+                decoded = self.decompress(record)
+            except Exception as error:  # zlib's own, zstd's RuntimeError
+                raise self._damaged(row, f"does not decompress: {error}") from error
+            if len(decoded) != self.row_bytes:
+                raise self._damaged(row, "of another size")
+            raw[:] = np.frombuffer(decoded, np.uint8)
+        if not self._verified[row]:
+            if not self.is_intact(row, record, checksum, raw):
+                raise self._damaged(row, "wrong checksum")
+            self._verified[row] = True
 
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._owner = os.getpid()
-        self._files: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor, the least used first
-        self._index: dict[int, NDArray[np.uint64]] = {}  # shard -> [rows, 2] offset and length
+        self._files: OrderedDict[int, int] = OrderedDict()  # file -> descriptor, the longest open first
+        self._index: dict[int, NDArray[np.uint64]] = {}
         self._verified = np.zeros(self.shape[0], np.bool_)
+
+    def _open(self, file: int) -> int:
+        """Descriptor of a file whose index is known from then on."""
+        descriptor = os.open(self.file_path(file), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if file not in self._index:
+                self._index[file] = self.file_index(file, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._files[file] = descriptor
+        if len(self._files) > MAX_OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        return descriptor
+
+    def _damaged(self, row: int, how: str) -> DamagedRecordError:
+        return DamagedRecordError(f"{self.name}: row {row} is damaged ({how})")
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_lock", "_owner", "_files", "_index", "_verified")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
+
+    def _close(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self._close()
+
+
+class ShardedRows(Records):
+    """The rows of a Zarr array that is laid out as above."""
+
+    def __init__(
+        self, folder: Path, shape: Sequence[int], dtype: np.dtype[Any], rows_per_shard: int, compressed: bool
+    ) -> None:
+        super().__init__(str(folder), shape, dtype, rows_per_shard, zstd.decompress if compressed else None)
+        self.folder = folder
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
@@ -66,7 +214,7 @@ class ShardedRows:
             serializer, *compression, checksum = inner["codecs"]
             understood = (
                 array["chunk_grid"]["name"] == "regular"
-                and array["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+                and array["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "."}}
                 and array["storage_transformers"] == []
                 and sharding["name"] == "sharding_indexed"
                 and inner["index_location"] == "end"
@@ -82,99 +230,31 @@ class ShardedRows:
             return None
         return cls(folder, shape, dtype, shard[0], bool(compression)) if understood else None
 
-    def read(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
-        """Fill out [len(rows), *row shape], C-contiguous, with the rows in the order asked for.
+    def fits(self, shape: Sequence[int], dtype: str, rows_per_shard: int, compressed: bool) -> bool:
+        """Is this how an array with these arguments is laid out?"""
+        found = (self.shape, self.dtype, self.rows_per_file, self.decompress is not None)
+        return found == (tuple(shape), np.dtype(dtype), rows_per_shard, compressed)
 
-        Raises DamagedRecordError for a record that is damaged, OSError for a shard that is not there, IndexError for a row that is not.
-        """
-        if out.shape != (len(rows), *self.shape[1:]) or out.dtype != self.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous {self.dtype} {(len(rows), *self.shape[1:])}")
-        if len(rows) and not 0 <= rows.min() <= rows.max() < self.shape[0]:
-            raise IndexError(f"row {rows.min()} or {rows.max()} of {self.shape[0]}")
-        target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        if self._owner != os.getpid():  # forked, perhaps while another thread held the lock
-            self._close()
-            self._start()
-        with self._lock:
-            for position, row in enumerate(rows.tolist()):
-                self._read_row(row, target[position * self.row_bytes : (position + 1) * self.row_bytes])
+    def file_path(self, file: int) -> Path:
+        return self.folder / shard_name(file, len(self.shape))
 
-    def _read_row(self, row: int, target: memoryview) -> None:
-        shard, place = divmod(row, self.rows_per_shard)
-        file = self._file(shard)
-        offset, length = self._index[shard][place].tolist()
-        stored = np.empty(CHECKSUM_BYTES, np.uint8)
-        if self.compressed:
-            if not CHECKSUM_BYTES < length < 2 * self.row_bytes + 1024:  # also what marks a row that was never written
-                raise self._damaged(row, "impossible length")
-            record = memoryview(os.pread(file, length, offset))
-            content, stored = record[:-CHECKSUM_BYTES], np.frombuffer(record[-CHECKSUM_BYTES:], np.uint8)
-            if len(record) != length:
-                raise self._damaged(row, "cut off")
-            self._verify(row, content, stored)
-            decoded = zstd.decompress(content)
-            if len(decoded) != self.row_bytes:
-                raise self._damaged(row, "of another size")
-            target[:] = decoded
-            return
-        if length != self.row_bytes + CHECKSUM_BYTES or os.preadv(file, [target, stored.data], offset) != length:
-            raise self._damaged(row, "cut off")
-        self._verify(row, target, stored)
-
-    def _verify(self, row: int, content: memoryview, stored: NDArray[np.uint8]) -> None:
-        if self._verified[row]:
-            return
-        if google_crc32c.value(bytes(content)) != int.from_bytes(stored.tobytes(), "little"):
-            raise self._damaged(row, "wrong checksum")
-        self._verified[row] = True
-
-    def _file(self, shard: int) -> int:
-        """Descriptor of an open shard whose index is known."""
-        if shard in self._files:
-            self._files.move_to_end(shard)
-            return self._files[shard]
-        path = self.folder.joinpath("c", str(shard), *["0"] * (len(self.shape) - 1))
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if shard not in self._index:
-                self._index[shard] = self._parse_index(file, path)
-        except BaseException:
-            os.close(file)
-            raise
-        self._files[shard] = file
-        if len(self._files) > MAX_OPEN_SHARDS:
-            os.close(self._files.popitem(last=False)[1])
-        return file
-
-    def _parse_index(self, file: int, path: Path) -> NDArray[np.uint64]:
-        length = self.rows_per_shard * 16
-        start = os.fstat(file).st_size - length - CHECKSUM_BYTES
-        content = os.pread(file, length + CHECKSUM_BYTES, start) if start >= 0 else b""
-        if (
-            google_crc32c.value(content[:-CHECKSUM_BYTES]) != int.from_bytes(content[-CHECKSUM_BYTES:], "little")
-            or not content
-        ):
-            raise DamagedRecordError(f"{path}: its index is damaged")
+    def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
+        length = self.rows_per_file * 16
+        start = os.fstat(descriptor).st_size - length - CHECKSUM_BYTES
+        content = os.pread(descriptor, length + CHECKSUM_BYTES, start) if start >= 0 else b""
+        if not content or _crc32c(content[:-CHECKSUM_BYTES]) != content[-CHECKSUM_BYTES:]:
+            raise DamagedRecordError(f"{self.file_path(file)}: its index is damaged")
         index = np.frombuffer(content[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
         written = index[index[:, 0] != NEVER_WRITTEN]
         if (written > start).any():
-            raise DamagedRecordError(f"{path}: its index points outside the file")
+            raise DamagedRecordError(f"{self.file_path(file)}: its index points outside the file")
         return index
 
-    def _damaged(self, row: int, how: str) -> DamagedRecordError:
-        return DamagedRecordError(f"{self.folder}: row {row} is damaged ({how})")
+    def is_intact(
+        self, row: int, record: NDArray[np.uint8], checksum: NDArray[np.uint8], raw: NDArray[np.uint8]
+    ) -> bool:
+        return _crc32c(record) == checksum.tobytes()
 
-    def __getstate__(self) -> dict[str, Any]:
-        names = ("folder", "shape", "dtype", "rows_per_shard", "compressed")
-        return {name: getattr(self, name) for name in names}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def _close(self) -> None:
-        for file in self._files.values():
-            os.close(file)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            self._close()
+def _crc32c(content: bytes | NDArray[np.uint8]) -> bytes:
+    return google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little")

@@ -1,47 +1,52 @@
-"""The store: its schema, and PriorStore, which reads it.
+"""The store: its schema, and PriorStore, which reads it from a Zarr folder or an HDF5 file.
 
-    STORE/                          Zarr v3 group; attributes: schema, recipe, provenance
-      <split>/                      attributes: nothing that changes
+    STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit}
+      <split>/
         sample_id   uint8 [N, L]    image paths of the manifest, UTF-8, zero-padded
-        <view>/                     attributes: sealed; rejected {sample id: reason}, whose rows mean nothing
-          image_sha256 uint8 [N, 32]
-              image, segmentation_map, segmentation_features, landmark_features, landmarks   [N, …]
+        <view>/                     attributes: provenance; once finished: seal, rejected = {sample id: reason}
+          image_sha256 uint8 [N, 32]       of the image files
+          unit_sha256  uint8 [U, F, 32]    of every unit of work in every field, fields by name
+          image, segmentation_map, segmentation_features, landmark_features, landmarks   [N, …]
 
-Row n of every array belongs to sample n. Labels are not here: they are joined from the manifest when read. A view is readable
-once it is sealed; adding one touches no other. One chunk is one row with its checksum; one shard is one unit of work.
+Row n of every array belongs to sample n; a rejected sample's rows mean nothing. Labels are not here: they are joined from the manifest
+when read. A view is readable once it has its seal, a digest over everything that says what its rows are.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self
 
 import numpy as np
-import zarr
-import zarr.errors
 from numpy.typing import NDArray
 
-from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.rows import ShardedRows
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.rows import Rows
+from orsanet_cache.zarr_folder import Layout, ZarrFolder
 
-SCHEMA_VERSION = 1
-MARK = "orsanet_store"  # the root attribute that makes a folder ours
-ROWS_PER_SHARD = 256
+SCHEMA_VERSION = 2
+MARK = "orsanet_store"  # the root attribute that makes a folder or file ours
+ROWS_PER_UNIT = 256
 
 IMAGE_SHAPE = (112, 112, 3)
 MAP_SHAPE = (224, 224)
 GRID = (7, 7)
+MAX_ROW_BYTES = 16 * 1024**2  # a row that claims more is not one of ours
+DIGEST_ROWS = 32  # read at a time where a digest is taken
+RECORDS = ("image_sha256", "unit_sha256")  # what a view has besides its fields
 
 
 @dataclass(frozen=True)
 class Field:
-    """One array of a view. `shape` is a row's, without the sample axis."""
+    """One array of a view. `shape` is a row's, without the sample axis; `axes` names its dimensions."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    axes: tuple[str, ...]
     compressed: bool = False
 
     @property
@@ -50,14 +55,21 @@ class Field:
 
 
 def schema(segmentation_channels: int, landmark_channels: int, feature_dtype: str) -> tuple[Field, ...]:
-    """The fields of every view, in the order they are written."""
-    return (
-        Field("image", IMAGE_SHAPE, "uint8"),
-        Field("segmentation_map", MAP_SHAPE, "uint8", compressed=True),  # piecewise constant: zstd gains 40x
-        Field("segmentation_features", (segmentation_channels, *GRID), feature_dtype),
-        Field("landmark_features", (landmark_channels, *GRID), feature_dtype),
-        Field("landmarks", (68, 2), "float32"),
-    )
+    """The fields of every view, in the order they are written.
+
+    Features kept as int8 are to be multiplied by their scale, one number per sample and channel.
+    """
+    fields = [
+        Field("image", IMAGE_SHAPE, "uint8", ("image_y", "image_x", "rgb")),
+        # Piecewise constant: zstd gains 40x. It gains nothing on images and features.
+        Field("segmentation_map", MAP_SHAPE, "uint8", ("map_y", "map_x"), compressed=True),
+    ]
+    for source, channels in (("segmentation", segmentation_channels), ("landmark", landmark_channels)):
+        channel = f"{source}_channel"
+        fields.append(Field(f"{source}_features", (channels, *GRID), feature_dtype, (channel, "grid_y", "grid_x")))
+        if feature_dtype == "int8":
+            fields.append(Field(f"{source}_features_scale", (channels,), "float32", (channel,)))
+    return (*fields, Field("landmarks", (68, 2), "float32", ("landmark", "xy")))
 
 
 def encode_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
@@ -71,35 +83,112 @@ def decode_ids(array: NDArray[np.uint8]) -> tuple[str, ...]:
     return tuple(row.tobytes().rstrip(b"\0").decode() for row in array)
 
 
+class Container(Protocol):
+    """What holds groups, attributes and arrays. Methods raise ValueError, KeyError or OSError for what is damaged or not there."""
+
+    path: Path
+
+    def attributes(self, group: str) -> dict[str, Any]: ...
+    def groups(self, group: str) -> tuple[str, ...]: ...
+    def arrays(self, group: str) -> dict[str, Layout]: ...
+    def small(self, array: str) -> NDArray[Any]: ...
+    def rows(self, array: str) -> Rows: ...
+
+
+DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # what reading damaged bytes raises
+
+
+def open_container(path: Path) -> Container:
+    """A folder or file that carries our mark and this schema; raises OrsanetError for any other."""
+    if not path.exists():
+        raise OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
+    try:
+        if path.is_dir():
+            container: Container = ZarrFolder(path)
+        else:
+            from orsanet_cache.hdf5_file import Hdf5File
+
+            container = Hdf5File(path)
+        attributes = container.attributes("")
+    except DAMAGE as error:
+        raise OrsanetError(f"{path}: not a store (no readable Zarr v3 group or HDF5 file: {error})") from error
+    if not isinstance(attributes.get(MARK), Mapping):
+        raise OrsanetError(f"{path}: readable, but not written by orsanet-cache")
+    written = attributes[MARK].get("schema")
+    if written != SCHEMA_VERSION:
+        raise OrsanetError(
+            f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
+            f"rebuild it with `orsanet-cache build`"
+        )
+    return container
+
+
+@dataclass(frozen=True)
+class SealedView:
+    """What the records of a finished view say, checked against its seal."""
+
+    seal: str
+    rejected: dict[str, str]  # sample id -> why its image could not be used
+    image_sha256: NDArray[np.uint8]  # [N, 32], zeros where the file could not be read
+    unit_sha256: NDArray[np.uint8]  # [U, F, 32]
+    fields: dict[str, Layout]  # by name
+
+
+def view_seal(
+    root: Mapping[str, Any],
+    sample_id: NDArray[np.uint8],
+    fields: Mapping[str, Layout],
+    rejected: Mapping[str, str],
+    image_sha256: NDArray[np.uint8],
+    unit_sha256: NDArray[np.uint8],
+) -> str:
+    """SHA-256 in hex over everything that says what a view's rows are; the same however and by how many it was built."""
+    header = {
+        **root,
+        "fields": [[name, layout.shape, str(layout.dtype)] for name, layout in sorted(fields.items())],
+        "rejected": rejected,
+    }
+    digest = hashlib.sha256(_as_json(header).encode())
+    for array in (sample_id, image_sha256, unit_sha256):
+        digest.update(_as_json(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 class PriorStore:
-    """Read-only access to the sealed views of a store.
+    """Read-only access to the sealed views of a store. Safe to pickle, to fork, and to read from several threads.
 
     Rows are addressed by position; `sample_ids(split)[n]` names row n.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
-        self.path = path
-        self._group = group
-        self._arrays: dict[tuple[str, str, str], tuple[zarr.Array[Any], ShardedRows | None]] = {}
+    def __init__(self, container: Container) -> None:
+        self.path = container.path
+        self._container = container
+        self._root: dict[str, Any] = container.attributes("")[MARK]
+        self._sealed: dict[tuple[str, str], SealedView] = {}
+        self._rows: dict[tuple[str, str, str], Rows] = {}
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a store. Raises OrsanetError if the folder is none, or of another schema version."""
-        return cls(path, open_group(path, "r"))
+        """Open a store. Raises OrsanetError if there is none, or one of another schema version."""
+        return cls(open_container(path))
 
     @property
     def recipe(self) -> dict[str, Any]:
         """What decided the priors' values; compared whenever two things must fit."""
-        return dict(mark(self._group)["recipe"])
+        return dict(self._root["recipe"])
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """Versions, device and time of the build; recorded, never compared."""
-        return dict(mark(self._group)["provenance"])
+    def rows_per_unit(self) -> int:
+        """Rows that are computed, written and marked together."""
+        return int(self._root["rows_per_unit"])
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(entry.parent.name for entry in self.path.glob("*/zarr.json")))
+        try:
+            return self._container.groups("")
+        except DAMAGE as error:
+            raise self._damaged("a split", error) from error
 
     def views(self, split: str) -> tuple[str, ...]:
         """The sealed views of a split."""
@@ -107,23 +196,20 @@ class PriorStore:
 
     def all_views(self, split: str) -> dict[str, bool]:
         """Every view of a split begun so far -> is it sealed?"""
-        folder = self.path / split
+        self._check_split(split)
         try:
-            groups = sorted(self._split(split).groups(), key=lambda item: item[0])
-        except (ValueError, KeyError) as error:
-            raise OrsanetError(f"{folder}: a zarr.json in it is damaged ({error}); {_mend(folder)}") from error
-        return {view: bool(group.attrs.get("sealed", False)) for view, group in groups}
+            names = self._container.groups(split)
+            return {view: "seal" in self._container.attributes(f"{split}/{view}") for view in names}
+        except DAMAGE as error:
+            raise self._damaged(split, error) from error
 
     def sample_ids(self, split: str) -> tuple[str, ...]:
         """Image paths as the manifest has them, in row order."""
-        folder = self.path / split
+        self._check_split(split)
         try:
-            ids = decode_ids(np.asarray(self._split(split)["sample_id"][:]))  # type: ignore[index]
-            if not all(ids):
-                raise ValueError("a part of it is missing")
-        except (ValueError, KeyError) as error:
-            raise OrsanetError(f"{folder}: sample_id is damaged ({error}); {_mend(folder)}") from error
-        return ids
+            return decode_ids(self._container.small(f"{split}/sample_id"))
+        except DAMAGE as error:
+            raise self._damaged(f"{split}/sample_id", error) from error
 
     def accepted(self, split: str, view: str) -> NDArray[np.bool_]:
         """bool [N]: rows whose image could be read."""
@@ -132,44 +218,92 @@ class PriorStore:
 
     def rejected(self, split: str, view: str) -> dict[str, str]:
         """Sample id -> why its image could not be used."""
-        return dict(self._view(split, view).attrs["rejected"])  # type: ignore[arg-type]
+        return dict(self.sealed(split, view).rejected)
 
-    def fields(self, split: str, view: str) -> dict[str, zarr.Array[Any]]:
-        """Field name -> its array, sample axis first."""
-        view_group = self._view(split, view)
-        return {name: array for name, array in view_group.arrays() if name != "image_sha256"}
+    def fields(self, split: str, view: str) -> dict[str, Layout]:
+        """Field name -> shape, sample axis first, and dtype."""
+        return dict(self.sealed(split, view).fields)
 
-    def read(self, split: str, view: str, field: str, rows: NDArray[np.integer] | slice) -> NDArray[Any]:
-        """Rows of one field, in the order asked for: [len(rows), *field shape].
+    def provenance(self, split: str, view: str) -> dict[str, Any]:
+        """Versions and device of the build; recorded, never compared."""
+        self.sealed(split, view)
+        return dict(self._container.attributes(f"{split}/{view}")["provenance"])
+
+    def sealed(self, split: str, view: str) -> SealedView:
+        """A finished view's records. Raises OrsanetError for one that is not there, not finished, or not what was sealed."""
+        if (split, view) not in self._sealed:
+            self._check_view(split, view)
+            name = f"{split}/{view}"
+            try:
+                self._sealed[split, view] = self._read_sealed(split, name)
+            except DAMAGE as error:
+                raise self._damaged(name, error) from error
+        return self._sealed[split, view]
+
+    def read(
+        self,
+        split: str,
+        view: str,
+        field: str,
+        rows: NDArray[np.integer] | slice,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Rows of one field, in the order asked for: [len(rows), *field shape]; into `out` where given, which is faster.
 
         Raises OrsanetError for a field that is not there, and for damage: every row carries a checksum.
         """
-        array, direct = self._array(split, view, field)
+        layout = self._layout(split, view, field)
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(layout.shape[0]))
+        shape = (len(rows), *layout.shape[1:])
+        if out is None:
+            out = np.empty(shape, layout.dtype)
+        elif out.shape != shape or out.dtype != layout.dtype or not out.flags.c_contiguous:
+            raise TypeError(f"out is {out.dtype} {out.shape} where {field} is C-contiguous {layout.dtype} {shape}")
         try:
-            if isinstance(rows, slice):
-                return np.asarray(array[rows])
-            out = np.empty((len(rows), *array.shape[1:]), array.dtype)
-            if direct is not None:
-                direct.read(rows, out)
-                return out
-            for position, row in enumerate(rows):
-                out[position] = array[int(row)]
-            return out
-        except (ValueError, RuntimeError, OSError) as error:  # what zarr's codecs raise on damaged bytes
-            raise OrsanetError(
-                f"{self.path}: {array.path} is damaged ({error}); {_mend(self.path / split / view)}"
-            ) from error
+            if (split, view, field) not in self._rows:
+                self._rows[split, view, field] = self._container.rows(f"{split}/{view}/{field}")
+            self._rows[split, view, field].read(rows, out)
+        except DAMAGE as error:
+            raise self._damaged(f"{split}/{view}/{field}", error) from error
+        return out
 
     def nbytes(self) -> int:
         """Bytes on disk."""
+        if self.path.is_file():
+            return self.path.stat().st_size
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
-    def _split(self, split: str) -> zarr.Group:
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(open_container(state["path"]))  # type: ignore[misc]
+
+    def _read_sealed(self, split: str, name: str) -> SealedView:
+        attributes = self._container.attributes(name)
+        fields = {field: layout for field, layout in self._container.arrays(name).items() if field not in RECORDS}
+        sample_id = self._container.small(f"{split}/sample_id")
+        for field, (shape, dtype) in fields.items():
+            if shape[0] != len(sample_id) or math.prod(shape[1:]) * dtype.itemsize > MAX_ROW_BYTES:
+                raise ValueError(f"{field} has the shape {list(shape)} where the split has {len(sample_id)} samples")
+        image_sha256, unit_sha256 = (self._container.small(f"{name}/{record}") for record in RECORDS)
+        rejected = attributes["rejected"]
+        if view_seal(self._root, sample_id, fields, rejected, image_sha256, unit_sha256) != attributes["seal"]:
+            raise ValueError("it is not what was sealed")
+        return SealedView(attributes["seal"], rejected, image_sha256, unit_sha256, fields)
+
+    def _layout(self, split: str, view: str, field: str) -> Layout:
+        fields = self.sealed(split, view).fields
+        if field not in fields:
+            raise OrsanetError(f"{self.path}: no field '{field}'; it has {', '.join(fields)}")
+        return fields[field]
+
+    def _check_split(self, split: str) -> None:
         if split not in self.splits:
             raise OrsanetError(f"{self.path} has no split '{split}'; it has {', '.join(self.splits) or 'none'}")
-        return self._group[split]  # type: ignore[return-value]
 
-    def _view(self, split: str, view: str) -> zarr.Group:
+    def _check_view(self, split: str, view: str) -> None:
         known = self.all_views(split)
         if view not in known:
             raise OrsanetError(
@@ -180,60 +314,22 @@ class PriorStore:
             raise OrsanetError(
                 f"{self.path}: view '{view}' of split '{split}' is not finished; run the same `orsanet-cache build` again"
             )
-        return self._split(split)[view]  # type: ignore[return-value]
 
-    def _array(self, split: str, view: str, field: str) -> "tuple[zarr.Array[Any], ShardedRows | None]":
-        """A field, and the direct way to its rows where its layout has one."""
-        key = (split, view, field)
-        if key not in self._arrays:
-            fields = self.fields(split, view)
-            if field not in fields:
-                raise OrsanetError(f"{self.path}: no field '{field}'; it has {', '.join(fields)}")
-            self._check_shards(split, view, fields[field])
-            self._arrays[key] = fields[field], ShardedRows.of(self.path / fields[field].path)
-        return self._arrays[key]
-
-    def _check_shards(self, split: str, view: str, array: "zarr.Array[Any]") -> None:
-        """Zarr reads a missing shard as zeros; here it is an error."""
-        folder = self.path / array.path / "c"
-        tail = ["0"] * (array.ndim - 1)
-        missing = [
-            str(shard.relative_to(self.path))
-            for index in range(math.ceil(array.shape[0] / ROWS_PER_SHARD))
-            if not (shard := folder.joinpath(str(index), *tail)).is_file()
-        ]
-        if missing:
-            raise OrsanetError(
-                f"{self.path}: {len(missing)} shard(s) are missing; {_mend(self.path / split / view)}:\n{listed(missing)}"
-            )
-
-
-def mark(group: zarr.Group) -> dict[str, Any]:
-    """The root attribute that carries schema, recipe and provenance."""
-    return cast(dict[str, Any], group.attrs[MARK])
-
-
-def _mend(folder: Path) -> str:
-    return f"delete {folder} and run the same `orsanet-cache build` again, which computes only that"
-
-
-def open_group(path: Path, mode: str) -> zarr.Group:
-    """The root group of a folder that carries our mark; raises OrsanetError for any other."""
-    if not path.exists():
-        raise OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
-    try:
-        group = zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    except (zarr.errors.GroupNotFoundError, ValueError, KeyError, OSError) as error:
-        raise OrsanetError(f"{path}: not a store (no readable Zarr v3 group there)") from error
-    if not isinstance(group.attrs.get(MARK), Mapping):
-        raise OrsanetError(f"{path}: a Zarr group, but not one written by orsanet-cache")
-    written = mark(group).get("schema")
-    if written != SCHEMA_VERSION:
-        raise OrsanetError(
-            f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
-            f"rebuild it with `orsanet-cache build`"
+    def _damaged(self, what: str, error: Exception) -> OrsanetError:
+        return OrsanetError(
+            f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path}` says what else is, and mends"
         )
-    return group
+
+
+def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
+    """SHA-256 over the values of rows start … stop, little-endian, whatever format they are kept in."""
+    digest = hashlib.sha256()
+    for first in range(start, stop, DIGEST_ROWS):
+        chosen = np.arange(first, min(first + DIGEST_ROWS, stop))
+        values = np.empty((len(chosen), *layout.shape[1:]), layout.dtype)
+        rows.read(chosen, values)
+        digest.update(values.data)
+    return digest.digest()
 
 
 def recipe_differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:

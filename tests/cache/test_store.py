@@ -44,9 +44,9 @@ def test_a_store_opens_in_plain_zarr(world) -> None:
 def test_a_missing_shard_is_an_error_not_zeros(world, tmp_path: Path) -> None:
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
-    shard = copy / "train" / "clean" / "image" / "c" / "0" / "0" / "0" / "0"
+    shard = copy / "train" / "clean" / "image" / "c.0.0.0.0"
     shard.unlink()
-    with pytest.raises(OrsanetError, match="train/clean/image/c/0/0/0/0"):
+    with pytest.raises(OrsanetError, match="train/clean/image is damaged.*c.0.0.0.0"):
         PriorStore.open(copy).read("train", "clean", "image", np.array([0]))
 
 
@@ -54,7 +54,7 @@ def test_a_missing_shard_is_an_error_not_zeros(world, tmp_path: Path) -> None:
 def test_a_flipped_bit_is_an_error_not_another_picture(world, tmp_path: Path, field: str) -> None:
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
-    (shard,) = (path for path in (copy / "test" / "clean" / field / "c").rglob("*") if path.is_file())
+    (shard,) = (copy / "test" / "clean" / field).glob("c.*")
     content = bytearray(shard.read_bytes())
     content[100] ^= 4  # inside row 0
     shard.write_bytes(content)
@@ -78,9 +78,9 @@ def test_what_is_not_there_is_named(world, tmp_path: Path) -> None:
 
 def test_a_foreign_group_and_another_schema_are_refused(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "foreign.zarr")
-    with pytest.raises(OrsanetError, match="not one written by orsanet-cache"):
+    with pytest.raises(OrsanetError, match="not written by orsanet-cache"):
         PriorStore.open(tmp_path / "foreign.zarr")
-    zarr.create_group(tmp_path / "future.zarr", attributes={MARK: {"schema": 99, "recipe": {}, "provenance": {}}})
+    zarr.create_group(tmp_path / "future.zarr", attributes={MARK: {"schema": 99, "recipe": {}}})
     with pytest.raises(OrsanetError, match="schema 99"):
         PriorStore.open(tmp_path / "future.zarr")
 
@@ -102,12 +102,12 @@ def test_a_store_can_be_moved(world, tmp_path: Path) -> None:
 def test_damaged_sample_ids_are_named(world, tmp_path: Path, lost: str) -> None:
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
-    (chunk,) = (path for path in (copy / "test" / "sample_id" / "c").rglob("*") if path.is_file())
+    (chunk,) = (copy / "test" / "sample_id").glob("c.*")
     if lost == "deleted":
         chunk.unlink()
     else:
         chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
-    with pytest.raises(OrsanetError, match="sample_id is damaged"):
+    with pytest.raises(OrsanetError, match="is damaged"):
         PriorStore.open(copy).accepted("test", "clean")
 
 
@@ -115,7 +115,7 @@ def test_damaged_metadata_is_named(world, tmp_path: Path) -> None:
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
     (copy / "test" / "clean" / "zarr.json").write_text("{")
-    with pytest.raises(OrsanetError, match=r"a zarr\.json in it is damaged"):
+    with pytest.raises(OrsanetError, match="test is damaged"):
         PriorStore.open(copy).views("test")
     with pytest.raises(OrsanetError, match="no split 'train/clean'"):
         PriorStore.open(copy).views("train/clean")

@@ -1,0 +1,76 @@
+"""Files that are either there, whole and on the disk, or not there at all.
+
+    content → temporary file → fsync → rename or link → fsync of the folder
+
+A process killed at any point leaves temporaries behind, and nothing else that is not whole.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+Content = Sequence[bytes | bytearray | memoryview]
+
+
+def write_temporary(path: Path, content: Content) -> None:
+    """Write a file whole and have it on the disk, under a name that means nothing yet."""
+    with open(path, "wb", buffering=0) as file:
+        for part in content:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Names given in the folder survive a power cut from here on."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create the folder and those above it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def publish(path: Path, content: Content, temporary: Path) -> None:
+    """Put a whole file in the place of whatever has that name. `temporary` must be on the same file system."""
+    write_temporary(temporary, content)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def publish_new(path: Path, content: Content, temporary: Path) -> bool:
+    """As `publish`, but only where nothing has that name; says whether it did."""
+    write_temporary(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of an existing file; it ends with the process, however that ends.
+
+    Raises BlockingIOError where `wait` is false and another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

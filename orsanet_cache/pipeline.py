@@ -1,0 +1,213 @@
+"""Images to priors without the networks ever waiting: decode → networks, each stage begun before the one behind it needs it.
+
+    unit's images ─ threads ─▶ every view's pixels ─ batches, threads ─▶ every field's array
+
+A batch never reaches over the end of a (unit, view), and on a CPU each batch is computed by one thread while others compute others: so
+the values depend on neither the number of threads nor the number of processes, and small batches keep their activations in the caches.
+"""
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.images import IMAGE_SIZE, Pixels, RejectedImage, decode, every_second_pixel, read_file, view_pixels
+from orsanet_cache.manifest import Sample
+from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
+from orsanet_cache.store import Field
+
+T = TypeVar("T")
+
+CPU_BATCH = 8  # larger ones fall out of the caches: half the speed at 32
+GPU_BATCH = 64
+GPU_THREADS = 2  # one batch computes while the other's results are copied
+
+
+@dataclass(frozen=True)
+class DecodedUnit:
+    """A unit's images, read once. Rows that could not be read are black."""
+
+    samples: Sequence[Sample]
+    pixels: dict[str, Pixels]  # view -> [N, 224, 224, 3]
+    sha256: list[str]  # per row; empty where the file could not be read
+    unreadable: dict[str, str]  # sample id -> reason
+
+
+@dataclass(frozen=True)
+class ComputedUnit:
+    """A unit's arrays in one view, field by field, first axis N."""
+
+    arrays: dict[str, NDArray[Any]]
+    sha256: list[str]
+    rejected: dict[str, str]  # sample id -> reason
+
+
+class Pipeline:
+    """The stages' threads. A context manager: what is under way when it is left is finished, what is not begun never is."""
+
+    def __init__(
+        self, root: Path, priors: FrozenPriors, fields: Sequence[Field], device: torch.device, batch_size: int | None
+    ) -> None:
+        self.root = root
+        self.priors = priors
+        self.fields = fields
+        self.device = device
+        on_cpu = device.type == "cpu"
+        self.batch_size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+        self._threads = torch.get_num_threads()
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._networks = (
+            ThreadPoolExecutor(self._threads, "networks", initializer=lambda: torch.set_num_threads(1))
+            if on_cpu
+            else ThreadPoolExecutor(GPU_THREADS, "networks")
+        )
+        self._runs: list[tuple[float, float]] = []  # when the networks began and ended a batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for pool in (self._decoders, self._networks):
+            pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)  # the initialiser's call also set what threads to come would take
+
+    def start_decoding(self, samples: Sequence[Sample], views: Sequence[str]) -> "Decoding":
+        """Begin to read a unit's images and to make its views."""
+        return Decoding(self._decoders, self.root, samples, views)
+
+    def start_networks(self, unit: DecodedUnit, view: str) -> "Inference":
+        """Begin to run the networks on one view of a decoded unit."""
+        return Inference(self, unit, view)
+
+    def submit(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> "Future[None]":
+        """Run the networks on some rows of pixels, and fill those rows of the arrays."""
+        return self._networks.submit(self._run, pixels, rows, arrays)
+
+    def networks_seconds(self) -> float:
+        """Time during which the networks ran, in at least one thread."""
+        seconds, until = 0.0, 0.0
+        for begun, ended in sorted(self._runs):
+            seconds += max(0.0, ended - max(begun, until))
+            until = max(until, ended)
+        return seconds
+
+    def _run(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> None:
+        begun = time.monotonic()
+        try:
+            said = stored_values(self.priors(torch.from_numpy(pixels[rows]).to(self.device)), self.fields)
+            for name, values in said.items():
+                arrays[name][rows] = values.cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise OrsanetError(
+                f"--batch-size {self.batch_size} does not fit into the memory of {self.device}; lower it"
+            ) from error
+        self._runs.append((begun, time.monotonic()))
+
+
+class Decoding:
+    """A unit whose images are being read."""
+
+    def __init__(self, pool: ThreadPoolExecutor, root: Path, samples: Sequence[Sample], views: Sequence[str]) -> None:
+        shape = (len(samples), IMAGE_SIZE, IMAGE_SIZE, 3)
+        self._unit = DecodedUnit(samples, {view: np.zeros(shape, np.uint8) for view in views}, [""] * len(samples), {})
+        self._reasons = [pool.submit(self._read, root, row) for row in range(len(samples))]
+
+    def result(self) -> DecodedUnit:
+        """Wait for all of them."""
+        for sample, future in zip(self._unit.samples, self._reasons, strict=True):
+            reason = future.result()
+            if reason:
+                self._unit.unreadable[sample.image] = reason
+        return self._unit
+
+    def _read(self, root: Path, row: int) -> str:
+        """Fill a row; says why it could not be."""
+        try:
+            data = read_file(root / self._unit.samples[row].image)
+            self._unit.sha256[row] = hashlib.sha256(data).hexdigest()
+            rgb = decode(data)
+        except RejectedImage as reason:
+            return str(reason)
+        for view, pixels in self._unit.pixels.items():
+            pixels[row] = view_pixels(rgb, view)
+        return ""
+
+
+class Inference:
+    """A unit's view that the networks are at work on."""
+
+    def __init__(self, pipeline: Pipeline, unit: DecodedUnit, view: str) -> None:
+        pixels = unit.pixels[view]
+        self._unit = unit
+        self._arrays = {field.name: np.zeros((len(pixels), *field.shape), field.dtype) for field in pipeline.fields}
+        self._arrays["image"][:] = every_second_pixel(pixels)
+        readable = np.array([sample.image not in unit.unreadable for sample in unit.samples])
+        rows = np.flatnonzero(readable)
+        self._batches = [
+            pipeline.submit(pixels, rows[start : start + pipeline.batch_size], self._arrays)
+            for start in range(0, len(rows), pipeline.batch_size)
+        ]
+
+    def result(self) -> ComputedUnit:
+        """Wait for all batches."""
+        for batch in self._batches:
+            batch.result()
+        rejected = self._unit.unreadable | not_finite(self._unit.samples, self._arrays)
+        return ComputedUnit(self._arrays, self._unit.sha256, rejected)
+
+
+def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:
+    """The same items, `count` of them drawn before they are asked for: what drawing begins is under way meanwhile."""
+    waiting: deque[T] = deque()
+    for item in begun:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def stored_values(priors: Priors, fields: Sequence[Field]) -> dict[str, torch.Tensor]:
+    """What the networks said as the store keeps it: features as float16 or float32, or as int8 with their scale."""
+    dtypes = {field.name: field.dtype for field in fields}
+    values: dict[str, torch.Tensor] = {}
+    for name, tensor in priors._asdict().items():
+        if dtypes[name] == "int8":
+            values[name], values[f"{name}_scale"] = quantised(tensor)
+        else:
+            values[name] = tensor.to(getattr(torch, dtypes[name]))
+    return values
+
+
+def quantised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, C, 7, 7] -> int8 of that shape, and float32 scale [B, C] to multiply it by; the largest value of a channel becomes 127."""
+    features = features.float()
+    scale = features.abs().amax(dim=(2, 3)) / 127
+    steps = features / scale.where(scale > 0, 1)[:, :, None, None]
+    return steps.round().nan_to_num(0, 0, 0).to(torch.int8), scale
+
+
+def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """A network output that is not a number is never trained on: sample id -> reason."""
+    rejected = {}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            bad = ~np.isfinite(array)
+        elif name == "segmentation_map":
+            bad = array == NO_CLASS
+        else:
+            continue
+        advice = "; what overflows float16 may fit --features float32" if array.dtype == np.float16 else ""
+        for row in np.flatnonzero(bad.reshape(len(array), -1).any(axis=1)).tolist():
+            prior = name.removesuffix("_scale")
+            rejected[samples[row].image] = f"the networks' {prior} is not finite as {array.dtype}{advice}"
+    return rejected

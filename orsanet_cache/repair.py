@@ -1,0 +1,41 @@
+"""Compute a store's damaged units again, and nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from orsanet_cache.build import build
+from orsanet_cache.commit import Unit, units_of
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.manifest import Manifest
+from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.store import PriorStore
+from orsanet_cache.verify import Damage
+
+
+def repair(
+    path: Path, damage: Sequence[Damage], manifest: Manifest, segmenter: Path, landmarks: Path, device: torch.device
+) -> int:
+    """Build these units again from the manifest's images by the store's own recipe -> number of views computed.
+
+    Raises OrsanetError where images or weights are not those that the store was built from.
+    """
+    if path.is_file():
+        raise OrsanetError(f"{path}: an HDF5 file is not mended in place; mend the Zarr store and convert it again")
+    store = PriorStore.open(path)
+    recipe = store.recipe
+    priors = FrozenPriors.load(segmenter, landmarks, recipe["landmarks"]["input"])
+    computed = 0
+    for split in dict.fromkeys(one.split for one in damage):
+        units = units_of(split, len(store.sample_ids(split)), store.rows_per_unit)
+        recompute: list[tuple[Unit, str]] = []
+        for one in damage:
+            if one.split == split:
+                recompute += [(unit, one.view) for unit in (units if one.unit is None else [one.unit])]
+        views = list(dict.fromkeys(view for _, view in recompute))
+        computed += build(
+            manifest, path, priors, views,
+            device=device, splits=[split], precision=recipe["precision"], feature_dtype=recipe["feature_dtype"], recompute=recompute,
+        ).computed  # fmt: skip
+    return computed

@@ -1,0 +1,111 @@
+"""Is a store what was built? Names each unit that is not, so that just those are computed again.
+
+    seal ─ over recipe, sample ids, image digests and unit digests ─▶ unit digest ─ over a unit's values in one field ─▶ the values
+
+Without `deep`, every unit's first and last row are read in every field, which finds files that are missing, cut short or exchanged;
+with it, everything is read.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from orsanet_cache.commit import WHOLE, Marker, Part, Unit, marker_path, units_of
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.store import DAMAGE, Container, PriorStore, SealedView, open_container, unit_digest
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A unit that is not what was built; `unit` None: the view's records, and so all of it."""
+
+    split: str
+    view: str
+    unit: Unit | None
+    what: str
+
+    def __str__(self) -> str:
+        rows = "" if self.unit is None else f", rows {self.unit.start} to {self.unit.stop - 1}"
+        return f"{self.split}/{self.view}{rows}: {self.what}"
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One unit of one view, and the digests it should have."""
+
+    split: str
+    view: str
+    unit: Unit
+    sha256: dict[str, bytes]  # by field
+
+
+def verify(path: Path, deep: bool = False, sample: Part = WHOLE) -> tuple[int, list[Damage]]:
+    """Check every unit, or with `sample` i/n every n-th from the i-th -> number of units read, and the damage found.
+
+    Units of views that are not sealed yet are held against their markers. Raises OrsanetError for what is no store, or one whose split
+    is damaged as a whole.
+    """
+    store, container = PriorStore.open(path), open_container(path)
+    damage: list[Damage] = []
+    checks: list[_Check] = []
+    for split in store.splits:
+        count = len(store.sample_ids(split))
+        for view, sealed in store.all_views(split).items():
+            try:
+                units = units_of(split, count, store.rows_per_unit)
+                found = _sealed(store.sealed(split, view), view, units) if sealed else _marked(path, view, units)
+                checks += [check for position, check in enumerate(found) if sample.has(position)]
+            except OrsanetError as error:
+                damage.append(Damage(split, view, None, str(error.__cause__ or error)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda check: _damage(container, check, deep), checks)
+        for result in tqdm(results, total=len(checks), unit="unit", desc="verify", disable=not checks):
+            damage += result
+    return len(checks), damage
+
+
+def progress(path: Path, split: str, view: str) -> tuple[int, int]:
+    """Units of a view that are done, and how many it has."""
+    store = PriorStore.open(path)
+    units = units_of(split, len(store.sample_ids(split)), store.rows_per_unit)
+    return sum(marker_path(path, unit, view).exists() for unit in units), len(units)
+
+
+def _sealed(sealed: SealedView, view: str, units: Sequence[Unit]) -> Iterator[_Check]:
+    for unit in units:
+        digests = {
+            field: row.tobytes()
+            for field, row in zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True)
+        }
+        yield _Check(unit.split, view, unit, digests)
+
+
+def _marked(path: Path, view: str, units: Sequence[Unit]) -> Iterator[_Check]:
+    for unit in units:
+        try:
+            shards = Marker.decode(marker_path(path, unit, view).read_bytes()).shards
+        except DAMAGE:  # not committed: the next build computes it
+            continue
+        yield _Check(unit.split, view, unit, {field: bytes.fromhex(shard["sha256"]) for field, shard in shards.items()})
+
+
+def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
+    """At most one finding: its first damaged field."""
+    unit, name = check.unit, f"{check.split}/{check.view}"
+    for field, sha256 in check.sha256.items():
+        try:
+            layout = container.arrays(name)[field]
+            rows = container.rows(f"{name}/{field}")
+            if deep and unit_digest(rows, layout, unit.start, unit.stop) != sha256:
+                raise ValueError("not the values that were committed")
+            if not deep:
+                ends = np.array([unit.start, unit.stop - 1])
+                rows.read(ends, np.empty((2, *layout.shape[1:]), layout.dtype))
+        except DAMAGE as error:
+            return [Damage(check.split, check.view, unit, f"{field}: {error}")]
+    return []
