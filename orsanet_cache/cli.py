@@ -1,4 +1,4 @@
-"""orsanet-cache: build, info, show, and the embedded default's commands.
+"""orsanet-cache: build, verify, convert, info, show; bench and the embedded default's commands are in modules of their own.
 
 Commands translate and never decide; heavy imports wait for the command's body.
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from orsanet_cache.bench_commands import bench
 from orsanet_cache.command import CommandGroup, classes_option
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
 
@@ -263,7 +264,18 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
     click.echo(f"wrote {out}")
 
 
-for _command in (demo_faces, demo_train, demo_quality):
+@main.command()
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+def convert(source: Path, target: Path) -> None:
+    """Copy a finished store from its Zarr folder SOURCE to the HDF5 file TARGET, or back; every value is read back and checked."""
+    from orsanet_cache.convert import convert as convert_store
+
+    convert_store(source, target)
+    click.echo(f"wrote {target}")
+
+
+for _command in (bench, demo_faces, demo_train, demo_quality):
     main.add_command(_command)
 
 

@@ -1,0 +1,97 @@
+"""`orsanet-cache bench build`: do the frozen networks ever wait for the disk or the decoder?
+
+The same images twice: through the whole build, and through the networks alone with decoded pixels already in memory.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from orsanet_cache.build import build
+from orsanet_cache.images import IMAGE_SIZE
+from orsanet_cache.manifest import Manifest, Sample
+from orsanet_cache.mobilefacenet import MobileFaceNet
+from orsanet_cache.pipeline import DecodedUnit, Pipeline
+from orsanet_cache.precision import in_half_precision
+from orsanet_cache.priors import FrozenPriors, Precision
+from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.store import schema
+
+PICTURE_SIZE = 100  # RAF-DB's aligned faces
+
+
+@dataclass(frozen=True)
+class BuildSpeed:
+    """Rates in views per second."""
+
+    views: int
+    build: float
+    networks_alone: float
+    networks_share: float  # of the build's time
+
+
+def published_sizes() -> FrozenPriors:
+    """The published networks with random weights, whose values do not matter to speed."""
+    torch.manual_seed(0)
+    return FrozenPriors(SegFace(SegFaceConfig()), MobileFaceNet(), "published")
+
+
+def synthetic_pictures(folder: Path, count: int) -> Manifest:
+    """JPEG files of random pixels, which take longer to decode than faces."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for index in range(count):
+        picture = Image.fromarray(rng.integers(0, 256, (PICTURE_SIZE, PICTURE_SIZE, 3), dtype=np.uint8))
+        picture.save(folder / f"{index}.jpg", quality=95)
+        samples.append(Sample(f"{index}.jpg", index % 2, "train", frozenset()))
+    return Manifest("pictures", ("a", "b"), folder, tuple(samples))
+
+
+def bench_build(
+    manifest: Manifest | None, priors: FrozenPriors, images: int, views: list[str], device: torch.device,
+    precision: Precision, batch_size: int | None, folder: Path | None,
+) -> BuildSpeed:  # fmt: skip
+    """Build a store of the first `images` images in a temporary folder below `folder`, then run the networks alone as often."""
+    with tempfile.TemporaryDirectory(prefix="orsanet-bench-", dir=folder) as temporary:
+        out = Path(temporary)
+        if manifest is None:
+            manifest = synthetic_pictures(out, images)
+        samples = tuple(Sample(one.image, one.label, "train", one.tags) for one in manifest.samples[:images])
+        chosen = Manifest(manifest.name, manifest.classes, manifest.root, samples)
+        _networks_alone(priors, 1, ["clean"], device, precision, batch_size)  # the first call of a kernel is slow
+        summary = build(
+            chosen, out / "store.zarr", priors, views, device=device, precision=precision, batch_size=batch_size
+        )
+        alone = _networks_alone(priors, len(samples), views, device, precision, batch_size)
+    return BuildSpeed(
+        summary.computed,
+        summary.computed / summary.seconds,
+        summary.computed / alone,
+        summary.networks_seconds / summary.seconds,
+    )
+
+
+def _networks_alone(
+    priors: FrozenPriors,
+    images: int,
+    views: list[str],
+    device: torch.device,
+    precision: Precision,
+    batch_size: int | None,
+) -> float:
+    """Seconds for that many images in these views, in batches as a build makes them."""
+    fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, "float16")
+    pixels = np.random.default_rng(0).integers(0, 256, (images, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    samples = [Sample(f"{index}.jpg", 0, "train", frozenset()) for index in range(images)]
+    unit = DecodedUnit(samples, dict.fromkeys(views, pixels), [""] * images, {})
+    ready = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
+    with Pipeline(Path(), ready, fields, device, batch_size) as pipeline:
+        begun = time.monotonic()
+        for inference in [pipeline.start_networks(unit, view) for view in views]:
+            inference.result()
+        return time.monotonic() - begun

@@ -1,0 +1,75 @@
+"""The commands `orsanet-cache bench read` and `orsanet-cache bench build`."""
+
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def bench() -> None:
+    """Measure what this machine makes of a store and of a build: ratios within one run."""
+
+
+@bench.command()
+@click.argument("store", type=FILE, required=False)
+@click.option("--gigabytes", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Size of each copy.")
+@click.option("--folder", type=FILE, help="Where the temporary copies go.  [default: the system's]")
+def read(store: Path | None, gigabytes: float, folder: Path | None) -> None:
+    """Read shuffled batches from copies of STORE (or of random data) in every format, warm, taking turns."""
+    from orsanet_cache.bench_read import BATCH, ROUNDS, TRAINING_FIELDS, bench_read
+
+    rows, row_bytes, speeds = bench_read(store, gigabytes, folder)
+    click.echo(
+        f"{rows:,} rows of {row_bytes / 1e3:.1f} kB ({', '.join(TRAINING_FIELDS)}), {rows * row_bytes / 1e9:.2f} GB; "
+        f"shuffled batches of {BATCH}; medians of {ROUNDS} rounds"
+    )
+    click.echo(f"{'':<36} {'rows/s':>10} {'GB/s':>8} {'of the limit':>13}")
+    for speed in speeds:
+        rate = speed.rows_per_second
+        click.echo(f"{speed.name:<36} {rate:>10,.0f} {rate * row_bytes / 1e9:>8.2f} {speed.ratio:>13.3f}")
+
+
+@bench.command()
+@click.argument("manifest", type=FILE, required=False)
+@click.option("--images", type=click.IntRange(min=1), default=64, show_default=True, help="How many images.")
+@click.option("--views", default="clean,hflip", show_default=True, help="Views to compute, separated by commas.")
+@click.option("--segmenter", type=FILE, help="SegFace weights, or demo.  [default: published sizes, random values]")
+@click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.  [default: random values]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images at a time.  [default: as build]")
+@click.option("--folder", type=FILE, help="Where the temporary store goes.  [default: the system's]")
+def build(
+    manifest: Path | None, images: int, views: str, segmenter: Path | None, landmarks: Path | None, device: str,
+    precision: str, batch_size: int | None, folder: Path | None,
+) -> None:  # fmt: skip
+    """Build a temporary store of MANIFEST's first images (or of random pictures), and say whether the networks ever waited."""
+    import torch
+
+    from orsanet_cache.bench_build import bench_build, published_sizes
+    from orsanet_cache.demo.networks import weights_path
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.manifest import load_manifest
+    from orsanet_cache.priors import FrozenPriors
+
+    if (segmenter is None) != (landmarks is None):
+        raise OrsanetError("give both --segmenter and --landmarks, or neither")
+    chosen = choose_device(device)
+    priors = (
+        published_sizes()
+        if segmenter is None or landmarks is None
+        else FrozenPriors.load(weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks"))
+    )
+    loaded = None if manifest is None else load_manifest(manifest)
+    speed = bench_build(
+        loaded, priors, images, [view.strip() for view in views.split(",")], chosen, precision, batch_size, folder  # type: ignore[arg-type]
+    )  # fmt: skip
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    click.echo(f"{name}, {precision}, {speed.views:,} views")
+    click.echo(f"build           {speed.build:>8.2f} views/s; the networks ran {speed.networks_share:.1%} of the time")
+    click.echo(
+        f"networks alone  {speed.networks_alone:>8.2f} views/s; the build reaches {speed.build / speed.networks_alone:.3f} of it"
+    )

@@ -1,0 +1,198 @@
+"""`orsanet-cache bench read`: how fast training rows come from a store, beside what the machine could do at most.
+
+The same rows, in shuffled batches, from copies of the same data in every format; all contenders take turns in one run, because only
+ratios within a run mean anything. The limit is np.take from a memmap into a reused array: one copy from the page cache and nothing else.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from orsanet_cache.commit import StoreWriter, Unit, UnitRecord
+from orsanet_cache.convert import convert
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.store import Field, PriorStore, schema
+
+SPLIT, VIEW = "train", "clean"
+TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # what the published model reads
+BATCH = 256
+ROUNDS = 5
+ROUND_SECONDS = 1.0
+
+Arrays = dict[str, NDArray[Any]]
+ReadBatch = Callable[[NDArray[np.int64]], object]
+
+
+@dataclass(frozen=True)
+class ReadSpeed:
+    """One contender's median over the rounds."""
+
+    name: str
+    rows_per_second: float
+    ratio: float  # to the memmap limit: the median of the rounds' ratios
+
+
+def bench_read(store: Path | None, gigabytes: float, folder: Path | None) -> tuple[int, int, list[ReadSpeed]]:
+    """Measure on copies in a temporary folder below `folder` -> rows, bytes per row, speeds.
+
+    The data are the first rows of `store`'s largest split in its first view, or random values in the published sizes. Raises
+    OrsanetError for a store without a sealed view.
+    """
+    with tempfile.TemporaryDirectory(prefix="orsanet-bench-", dir=folder) as temporary:
+        out = Path(temporary)
+        rows, row_bytes = _write_store(out / "store.zarr", store, int(gigabytes * 1e9))
+        convert(out / "store.zarr", out / "store.h5")
+        contenders = _contenders(out, rows)
+        order = np.random.default_rng(0)
+        rates: dict[str, list[float]] = {name: [] for name in contenders}
+        with tqdm(total=ROUNDS * len(contenders), unit="measurement", desc="bench read") as progress:
+            for _ in range(ROUNDS):
+                for name, prepare in contenders.items():
+                    rates[name].append(_rows_per_second(prepare(), rows, order))
+                    progress.update()
+    limit = next(iter(rates.values()))
+    return (
+        rows,
+        row_bytes,
+        [
+            ReadSpeed(name, statistics.median(own), statistics.median(a / b for a, b in zip(own, limit, strict=True)))
+            for name, own in rates.items()
+        ],
+    )
+
+
+def _write_store(path: Path, source: Path | None, size: int) -> tuple[int, int]:
+    """A store of about `size` bytes of training fields -> its rows, and the bytes of a row's training fields."""
+    fields = schema(1024, 512, "float16")
+    values: Callable[[Unit], Arrays]
+    if source is None:
+        rng = np.random.default_rng(0)
+        count = None
+
+        def values(unit: Unit) -> Arrays:
+            return {field.name: _random(rng, unit.stop - unit.start, field) for field in fields}
+    else:
+        opened = PriorStore.open(source)
+        found = [(len(opened.sample_ids(s)), s, views[0]) for s in opened.splits if (views := opened.views(s))]
+        if not found:
+            raise OrsanetError(f"{source}: no view is finished; finish the build first")
+        count, split, view = max(found)
+        layouts = opened.fields(split, view)
+        channels = (layouts["segmentation_features"].shape[1], layouts["landmark_features"].shape[1])
+        fields = schema(*channels, str(layouts["landmark_features"].dtype))
+
+        def values(unit: Unit) -> Arrays:
+            return {field.name: opened.read(split, view, field.name, unit.rows) for field in fields}
+
+    row_bytes = sum(field.row_bytes for field in fields if field.name in TRAINING_FIELDS)
+    rows = max(BATCH, size // row_bytes)
+    rows = rows if count is None else min(rows, count)
+    with StoreWriter.open(path, {"benchmark": True}, fields) as writer:
+        writer.add_split(SPLIT, [f"{row:08d}" for row in range(rows)])
+        writer.add_view(SPLIT, VIEW, {})
+        for unit in tqdm(writer.units(SPLIT), unit="unit", desc="write store"):
+            writer.commit(unit, VIEW, values(unit), UnitRecord(["00" * 32] * (unit.stop - unit.start), {}))
+        writer.seal(SPLIT, VIEW)
+    return rows, row_bytes
+
+
+def _random(rng: np.random.Generator, count: int, field: Field) -> NDArray[Any]:
+    if field.compressed:  # a map: a few large parts
+        return np.repeat(rng.integers(0, 11, (count, 1, *field.shape[1:]), np.uint8), field.shape[0], axis=1)
+    if np.dtype(field.dtype).kind == "f":
+        return rng.standard_normal((count, *field.shape), np.float32).astype(field.dtype)
+    return rng.integers(0, 127, (count, *field.shape), np.dtype(field.dtype))
+
+
+def _contenders(out: Path, rows: int) -> dict[str, Callable[[], ReadBatch]]:
+    """Name -> what makes a reader of batches ready; the limit first."""
+    zarr_path, hdf5_path = out / "store.zarr", out / "store.h5"
+    store = PriorStore.open(zarr_path)
+    layouts = {name: store.fields(SPLIT, VIEW)[name] for name in TRAINING_FIELDS}
+    buffers = {name: np.empty((BATCH, *layout.shape[1:]), layout.dtype) for name, layout in layouts.items()}
+    memmaps: Arrays = {}
+    for name, layout in layouts.items():
+        memmaps[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", layout.dtype, layout.shape)
+        for start in range(0, rows, BATCH):
+            part = slice(start, min(start + BATCH, rows))
+            memmaps[name][part] = store.read(SPLIT, VIEW, name, part)
+    samples = out / "samples"
+    samples.mkdir()
+    for row in tqdm(range(rows), unit="file", desc="write .pt files"):
+        torch.save(
+            {name: torch.from_numpy(np.array(values[row])) for name, values in memmaps.items()}, samples / f"{row}.pt"
+        )
+    zarr_arrays = {name: zarr.open_array(zarr_path / SPLIT / VIEW / name, mode="r") for name in TRAINING_FIELDS}
+    hdf5_view = h5py.File(hdf5_path, "r")[f"{SPLIT}/{VIEW}"]
+
+    def from_memmap(batch: NDArray[np.int64]) -> None:
+        for name, values in memmaps.items():
+            np.take(values, batch, axis=0, out=buffers[name], mode="clip")
+
+    def ours(opened: PriorStore) -> ReadBatch:
+        def read(batch: NDArray[np.int64]) -> None:
+            for name in TRAINING_FIELDS:
+                opened.read(SPLIT, VIEW, name, batch, out=buffers[name])
+
+        return read
+
+    def warmed(path: Path) -> Callable[[], ReadBatch]:
+        opened = PriorStore.open(path)
+        for start in range(0, rows - BATCH + 1, BATCH):
+            ours(opened)(np.arange(start, start + BATCH))
+        ours(opened)(np.arange(rows - BATCH, rows))
+        return lambda: ours(opened)
+
+    def fresh(path: Path) -> PriorStore:
+        opened = PriorStore.open(path)
+        for name in TRAINING_FIELDS:  # the metadata, which every process reads once
+            opened.read(SPLIT, VIEW, name, slice(0, 1))
+        return opened
+
+    def with_zarr(batch: NDArray[np.int64]) -> None:
+        for name in TRAINING_FIELDS:
+            buffers[name][:] = zarr_arrays[name].oindex[batch]
+
+    def with_h5py(batch: NDArray[np.int64]) -> None:
+        for name in TRAINING_FIELDS:
+            for position, row in enumerate(batch.tolist()):
+                buffers[name][position] = hdf5_view[name][row]
+
+    def from_samples(batch: NDArray[np.int64]) -> None:
+        for position, row in enumerate(batch.tolist()):
+            for name, tensor in torch.load(samples / f"{row}.pt", weights_only=True).items():
+                buffers[name][position] = tensor.numpy()
+
+    return {
+        "memmap (the limit)": lambda: from_memmap,
+        "ours, Zarr": warmed(zarr_path),
+        "ours, Zarr, first read (checksums)": lambda: ours(fresh(zarr_path)),
+        "ours, HDF5": warmed(hdf5_path),
+        "ours, HDF5, first read (checksums)": lambda: ours(fresh(hdf5_path)),
+        "zarr-python": lambda: with_zarr,
+        "h5py": lambda: with_h5py,
+        ".pt file per sample": lambda: from_samples,
+    }
+
+
+def _rows_per_second(read: ReadBatch, rows: int, order: np.random.Generator) -> float:
+    """Read shuffled batches, no row twice, until the time is up or the rows are."""
+    batches = np.split(order.permutation(rows)[: rows // BATCH * BATCH], rows // BATCH)
+    read_rows, begun = 0, time.perf_counter()
+    for batch in batches:
+        read(batch)
+        read_rows += BATCH
+        if time.perf_counter() - begun > ROUND_SECONDS:
+            break
+    return read_rows / (time.perf_counter() - begun)
