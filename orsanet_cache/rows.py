@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 CHECKSUM_BYTES = 4
 ZSTD_LEVEL = 3
 NEVER_WRITTEN = 2**64 - 1  # a row's offset and length in the index
-MAX_OPEN_FILES = 64  # per array; a process may usually have 1024 files open
+BLOCK = 256  # rows read at a time, from as many files at most
+MAX_OPEN_FILES = 64  # between two reads, per array; a process may usually have 1024 files open
 
 _BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
 _CHECKSUM = {"name": "crc32c"}
@@ -93,9 +94,7 @@ class Records(ABC):
         """[rows, 2] offset and length of its records, checksums of CHECKSUM_BYTES included."""
 
     @abstractmethod
-    def is_intact(
-        self, row: int, record: NDArray[np.uint8], checksum: NDArray[np.uint8], raw: NDArray[np.uint8]
-    ) -> bool:
+    def is_intact(self, row: int, record: NDArray[np.uint8], checksum: bytearray, raw: NDArray[np.uint8]) -> bool:
         """Does the record, stored with `checksum` behind it and decompressed to `raw`, have its checksum?"""
 
     def read(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
@@ -109,36 +108,46 @@ class Records(ABC):
             return
         if not 0 <= rows.min() <= rows.max() < self.shape[0]:
             raise IndexError(f"row {rows.min()} or {rows.max()} of {self.shape[0]}")
-        target = out.reshape(len(rows), -1).view(np.uint8)
         if self._owner != os.getpid():  # forked, perhaps while another thread held the lock
             self._close()
             self._start()
+        target = out.reshape(len(rows), -1).view(np.uint8)
         with self._lock:
-            files, places = np.divmod(rows, self.rows_per_file)
-            for row, file, place, raw in zip(rows.tolist(), files.tolist(), places.tolist(), target, strict=True):
-                descriptor = self._files[file] if file in self._files else self._open(file)
-                if self.decompress is None and self._verified[row]:
-                    offset = self._index[file][place, 0]
-                    if os.preadv(descriptor, [raw.data], offset) != self.row_bytes:
-                        raise self._damaged(row, "cut off")
-                else:
-                    self._read_carefully(row, descriptor, self._index[file][place].tolist(), raw)
+            for start in range(0, len(rows), BLOCK):
+                self._read_block(rows[start : start + BLOCK], target[start : start + BLOCK])
+            while len(self._files) > MAX_OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+
+    def _read_block(self, rows: NDArray[np.integer], target: NDArray[np.uint8]) -> None:
+        files = (rows // self.rows_per_file).tolist()
+        for file in set(files) - self._files.keys():
+            self._open(file)
+        places = self._index[rows].tolist()
+        if self.decompress is not None or not self._verified[rows].all():
+            for row, file, place, raw in zip(rows.tolist(), files, places, target, strict=True):
+                self._read_carefully(row, self._files[file], place, raw)
+            return
+        memory, size = target.reshape(-1).data, self.row_bytes
+        for position, (file, (offset, _)) in enumerate(zip(files, places, strict=True)):
+            start = position * size
+            if os.preadv(self._files[file], [memory[start : start + size]], offset) != size:
+                raise self._damaged(int(rows[position]), "cut off")
 
     def _read_carefully(self, row: int, descriptor: int, place: list[int], raw: NDArray[np.uint8]) -> None:
         offset, length = place
-        checksum = np.empty(CHECKSUM_BYTES, np.uint8)
+        checksum = bytearray(CHECKSUM_BYTES)
+        record = raw
         if self.decompress is None:
-            record = raw
             if (
                 length != self.row_bytes + CHECKSUM_BYTES
-                or os.preadv(descriptor, [raw.data, checksum.data], offset) != length
+                or os.preadv(descriptor, [raw.data, checksum], offset) != length
             ):
                 raise self._damaged(row, "cut off")
         else:
             if not CHECKSUM_BYTES < length < 2 * self.row_bytes + 1024:  # also what marks a row that was never written
                 raise self._damaged(row, "impossible length")
             record = np.empty(length - CHECKSUM_BYTES, np.uint8)
-            if os.preadv(descriptor, [record.data, checksum.data], offset) != length:
+            if os.preadv(descriptor, [record.data, checksum], offset) != length:
                 raise self._damaged(row, "cut off")
             try:
                 decoded = self.decompress(record)
@@ -156,28 +165,29 @@ class Records(ABC):
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._files: OrderedDict[int, int] = OrderedDict()  # file -> descriptor, the longest open first
-        self._index: dict[int, NDArray[np.uint64]] = {}
+        files = -(-self.shape[0] // self.rows_per_file)
+        self._known: set[int] = set()  # files whose part of the index is filled
+        self._index = np.zeros((files * self.rows_per_file, 2), np.uint64)  # row -> offset and length
         self._verified = np.zeros(self.shape[0], np.bool_)
 
-    def _open(self, file: int) -> int:
-        """Descriptor of a file whose index is known from then on."""
+    def _open(self, file: int) -> None:
+        """Open a file, whose index is known from then on."""
         descriptor = os.open(self.file_path(file), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if file not in self._index:
-                self._index[file] = self.file_index(file, descriptor)
+            if file not in self._known:
+                start = file * self.rows_per_file
+                self._index[start : start + self.rows_per_file] = self.file_index(file, descriptor)
+                self._known.add(file)
         except BaseException:
             os.close(descriptor)
             raise
         self._files[file] = descriptor
-        if len(self._files) > MAX_OPEN_FILES:
-            os.close(self._files.popitem(last=False)[1])
-        return descriptor
 
     def _damaged(self, row: int, how: str) -> DamagedRecordError:
         return DamagedRecordError(f"{self.name}: row {row} is damaged ({how})")
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_owner", "_files", "_index", "_verified")
+        own = ("_lock", "_owner", "_files", "_known", "_index", "_verified")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -250,10 +260,8 @@ class ShardedRows(Records):
             raise DamagedRecordError(f"{self.file_path(file)}: its index points outside the file")
         return index
 
-    def is_intact(
-        self, row: int, record: NDArray[np.uint8], checksum: NDArray[np.uint8], raw: NDArray[np.uint8]
-    ) -> bool:
-        return _crc32c(record) == checksum.tobytes()
+    def is_intact(self, row: int, record: NDArray[np.uint8], checksum: bytearray, raw: NDArray[np.uint8]) -> bool:
+        return _crc32c(record) == checksum
 
 
 def _crc32c(content: bytes | NDArray[np.uint8]) -> bytes:

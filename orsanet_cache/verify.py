@@ -58,10 +58,10 @@ def verify(path: Path, deep: bool = False, sample: Part = WHOLE) -> tuple[int, l
         for view, sealed in store.all_views(split).items():
             try:
                 units = units_of(split, count, store.rows_per_unit)
-                found = _sealed(store.sealed(split, view), view, units) if sealed else _marked(path, view, units)
-                checks += [check for position, check in enumerate(found) if sample.has(position)]
+                checks += _sealed(store.sealed(split, view), view, units) if sealed else _marked(path, view, units)
             except OrsanetError as error:
                 damage.append(Damage(split, view, None, str(error.__cause__ or error)))
+    checks = [check for position, check in enumerate(checks) if sample.has(position)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda check: _damage(container, check, deep), checks)
         for result in tqdm(results, total=len(checks), unit="unit", desc="verify", disable=not checks):

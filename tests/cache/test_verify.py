@@ -1,0 +1,150 @@
+"""Verifying names exactly the damaged units, and repairing computes exactly those again, to the same bytes."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from orsanet_cache import MobileFaceNet, OrsanetError, PriorStore
+from orsanet_cache.build import build
+from orsanet_cache.commit import Part
+from orsanet_cache.repair import repair
+from orsanet_cache.verify import progress, verify
+
+CPU = torch.device("cpu")
+ROWS = 4  # of a unit: the world's 14, 6 and 6 images are 4 + 2 + 2 units
+
+
+@pytest.fixture(scope="module")
+def sound(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of small units."""
+    out = tmp_path_factory.mktemp("verify") / "store.zarr"
+    build(world.load_manifest(), out, world.load_priors(), ["clean", "hflip"], device=CPU, rows_per_unit=ROWS)
+    return out
+
+
+@pytest.fixture
+def store(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "store.zarr"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_sound_store_has_no_damage(sound: Path, deep: bool) -> None:
+    assert verify(sound, deep) == (2 * (4 + 2 + 2), [])
+
+
+def test_the_parts_of_a_sample_cover_every_unit_once(sound: Path) -> None:
+    assert [verify(sound, sample=Part(index, 3))[0] for index in (1, 2, 3)] == [6, 5, 5]
+
+
+def test_damage_is_named_by_unit_and_no_other_is(store: Path) -> None:
+    (store / "train/clean/landmarks/c.2.0.0").unlink()
+    shard = store / "test/hflip/image/c.0.0.0.0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    _, damage = verify(store)
+    assert [(one.split, one.view, one.unit.index) for one in damage if one.unit] == [("test", "hflip", 0), ("train", "clean", 2)]  # fmt: skip
+    assert "test/hflip, rows 0 to 3: image: " in str(damage[0])
+
+
+def test_only_a_deep_look_finds_a_bit_inside_a_unit(store: Path) -> None:
+    row = 112 * 112 * 3 + 4
+    flip(store / "train/clean/image/c.1.0.0.0", row + row // 2)  # inside the second of four rows
+    assert verify(store) == (16, [])
+    (damage,) = verify(store, deep=True)[1]
+    assert damage.unit is not None
+    assert (damage.split, damage.view, damage.unit.start) == ("train", "clean", 4)
+
+
+def test_sound_shards_of_another_store_are_found(world, store: Path, tmp_path: Path) -> None:
+    """Every checksum fits, every value is another's: only the seal tells."""
+    native = world.load_priors()
+    native.landmark_input = "native"
+    build(world.load_manifest(), tmp_path / "other", native, ["clean"], device=CPU, rows_per_unit=ROWS)
+    name = "valid/clean/landmarks/c.1.0.0"
+    shutil.copy(tmp_path / "other" / name, store / name)
+    (damage,) = verify(store, deep=True)[1]
+    assert damage.what == "landmarks: not the values that were committed"
+
+
+def test_repair_computes_the_damaged_units_and_restores_the_bytes(world, sound: Path, store: Path) -> None:
+    flip(store / "train/clean/segmentation_features/c.3.0.0.0", 1000)
+    (store / "train/hflip/landmarks/c.0.0.0").unlink()
+    (store / "valid/clean/image/c.1.0.0.0").write_bytes(b"")
+    damage = verify(store, deep=True)[1]
+    assert repair(store, damage, world.load_manifest(), world.segmenter, world.landmarks, CPU) == 2 + 4 + 2
+    assert digests(store) == digests(sound)
+
+
+@pytest.mark.parametrize("record", ["unit_sha256/c.0.0.0", "image_sha256/c.0.0", "image_sha256/zarr.json"])
+def test_a_view_without_its_records_is_computed_again_whole(world, sound: Path, store: Path, record: str) -> None:
+    (store / "valid/clean" / record).unlink()
+    with pytest.raises(OrsanetError, match="orsanet-cache verify"):
+        PriorStore.open(store).read("valid", "clean", "image", np.array([0]))
+    damage = verify(store)[1]
+    assert [(one.split, one.view, one.unit) for one in damage] == [("valid", "clean", None)]
+    assert repair(store, damage, world.load_manifest(), world.segmenter, world.landmarks, CPU) == 6
+    assert digests(store) == digests(sound)
+
+
+def test_repair_refuses_other_weights_and_leaves_the_store_alone(world, store: Path, tmp_path: Path) -> None:
+    (store / "valid/clean/image/c.1.0.0.0").unlink()
+    before, damage = digests(store), verify(store)[1]
+    torch.manual_seed(5)
+    safetensors.torch.save_file(MobileFaceNet().state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(OrsanetError, match=r"another recipe.*\n.*landmarks\.weights_sha256"):
+        repair(store, damage, world.load_manifest(), world.segmenter, tmp_path / "other.safetensors", CPU)
+    assert digests(store) == before
+
+
+def test_an_unfinished_view_is_held_against_its_markers(world, tmp_path: Path) -> None:
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
+    summary = build(
+        manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"], part=Part(1, 2), rows_per_unit=ROWS
+    )
+    assert summary.waiting == 2
+    assert progress(out, "train", "clean") == (2, 4)
+    assert verify(out, deep=True) == (2, [])
+    flip(out / "train/clean/image/c.2.0.0.0", 5)
+    (damage,) = verify(out, deep=True)[1]
+    assert damage.unit is not None
+    assert damage.unit.index == 2
+
+
+def test_the_command_names_repairs_and_explains(world, sound: Path, store: Path) -> None:
+    def verify_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "orsanet_cache", "verify", str(store), *map(str, arguments)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    result = verify_command()
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "no damage found")
+    (store / "train/clean/landmarks/c.2.0.0").unlink()
+    result = verify_command("--sample", "1/1")
+    assert result.returncode == 1
+    assert "1 unit(s) are not what was built" in result.stderr
+    assert "train/clean, rows 8 to 11: landmarks: " in result.stderr
+    assert "--repair" in result.stderr
+    assert "give --manifest, --segmenter and --landmarks" in verify_command("--repair").stderr
+    inputs = ("--manifest", world.manifest, "--segmenter", world.segmenter, "--landmarks", world.landmarks)
+    result = verify_command("--deep", "--repair", *inputs)
+    assert result.returncode == 0, result.stderr
+    assert "computed 4 views again" in result.stdout
+    assert digests(store) == digests(sound)
