@@ -1,5 +1,6 @@
 # make demo    set up .venv and go the whole way on synthetic faces, with nothing to download: minutes on two cores
 # make test    set up .venv and run every test
+# make crash-test  kill a build 200 times, wherever it is, and see that nothing is lost
 # make check   the same, and lint, types and import contracts: what CI runs
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ BIN := .venv/bin
 DEMO ?= demo
 DEMO_IMAGES ?= 1200
 
-.PHONY: demo test check lint types contracts clean
+.PHONY: demo test crash-test check lint types contracts clean
 
 # The README's commands. What is already there is used again; interrupted, the build and the training go on.
 demo: .venv/installed
@@ -27,6 +28,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+crash-test: .venv/installed
+	ORSANET_KILLS=200 $(BIN)/python -m pytest tests/cache/test_crash.py
 
 check: lint types contracts test
 

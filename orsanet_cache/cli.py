@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.bench_commands import bench
+from orsanet_cache.bench.commands import bench
 from orsanet_cache.command import CommandGroup, classes_option
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
 

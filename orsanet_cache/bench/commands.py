@@ -18,7 +18,7 @@ def bench() -> None:
 @click.option("--folder", type=FILE, help="Where the temporary copies go.  [default: the system's]")
 def read(store: Path | None, gigabytes: float, folder: Path | None) -> None:
     """Read shuffled batches from copies of STORE (or of random data) in every format, warm, taking turns."""
-    from orsanet_cache.bench_read import BATCH, ROUNDS, TRAINING_FIELDS, bench_read
+    from orsanet_cache.bench.read import BATCH, ROUNDS, TRAINING_FIELDS, bench_read
 
     rows, row_bytes, speeds = bench_read(store, gigabytes, folder)
     click.echo(
@@ -48,7 +48,7 @@ def build(
     """Build a temporary store of MANIFEST's first images (or of random pictures), and say whether the networks ever waited."""
     import torch
 
-    from orsanet_cache.bench_build import bench_build, published_sizes
+    from orsanet_cache.bench.build import bench_build, published_sizes
     from orsanet_cache.demo.networks import weights_path
     from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
