@@ -11,8 +11,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from orsanet_cache.commit import WHOLE, Part, StoreWriter, Unit, UnitRecord
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.images import PREPROCESSING, RejectedImage, read_file
 from orsanet_cache.manifest import Manifest
-from orsanet_cache.pipeline import ComputedUnit, Decoding, Inference, Pipeline, ahead
+from orsanet_cache.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.precision import chosen_precision, in_half_precision
 from orsanet_cache.priors import FrozenPriors, Precision
 from orsanet_cache.store import Field, PriorStore, schema
@@ -149,11 +149,12 @@ def build(
 def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, manifest: Manifest) -> None:
     """Decode, run the networks and write, all three at once."""
     total = sum(lacking.rows for lacking in work)
+    samples = {split: manifest.split(split) for split in {lacking.unit.split for lacking in work}}
 
     def decoding() -> Iterator[tuple[Work, Decoding]]:
         for lacking in work:
-            samples = manifest.split(lacking.unit.split)[lacking.unit.rows]
-            yield lacking, pipeline.start_decoding(samples, lacking.views)
+            unit = lacking.unit
+            yield lacking, pipeline.start_decoding(samples[unit.split][unit.rows], lacking.views)
 
     def inference() -> Iterator[tuple[Unit, str, Inference]]:
         for lacking, images in ahead(decoding()):
@@ -161,22 +162,15 @@ def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, mani
             for view in lacking.views:
                 yield lacking.unit, view, pipeline.start_networks(decoded, view)
 
-    def write(unit: Unit, view: str, computed: ComputedUnit) -> int:
-        with _what_is_safe(writer.path, lambda: int(progress.n), total, pipeline.fields):
-            writer.commit(unit, view, computed.arrays, UnitRecord(computed.sha256, computed.rejected))
-        return unit.stop - unit.start
-
-    def writing() -> "Iterator[Future[int]]":
-        for unit, view, priors in ahead(inference()):
-            yield disk.submit(write, unit, view, priors.result())
-
     name = "build" if writer.part.count == 1 else f"part {writer.part}"
-    with (
-        tqdm(total=total, unit="view", desc=name, smoothing=0.05, disable=not work) as progress,
-        ThreadPoolExecutor(1, "write") as disk,
-    ):
-        for written in ahead(writing()):
-            progress.update(written.result())
+    safe = 0
+    with tqdm(total=total, unit="view", desc=name, smoothing=0.05, disable=not work) as progress:
+        # Two ahead: one that the networks are at while this thread writes, and one they can go on with.
+        for unit, view, priors in ahead(inference(), 2):
+            computed = priors.result(progress.update)
+            with _what_is_safe(writer.path, safe, total, pipeline.fields):
+                writer.commit(unit, view, computed.arrays, UnitRecord(computed.sha256, computed.rejected))
+            safe += unit.stop - unit.start
 
 
 def _seal(writer: StoreWriter, wanted: Mapping[str, Sequence[str]]) -> list[Work]:
@@ -209,6 +203,7 @@ def _changed_images(writer: StoreWriter, manifest: Manifest, own: Sequence[Unit]
         )
 
     changed: dict[Unit, list[str]] = {}
+    samples = {split: manifest.split(split) for split in {unit.split for unit in own}}
     finished = {unit: of_views for unit, of_views in known.items() if of_views}
     total = sum(unit.stop - unit.start for unit in finished)
     with (
@@ -216,7 +211,7 @@ def _changed_images(writer: StoreWriter, manifest: Manifest, own: Sequence[Unit]
         tqdm(total=total, unit="image", desc="check images", delay=2, leave=False) as progress,
     ):
         for unit, of_views in finished.items():
-            images = [sample.image for sample in manifest.split(unit.split)[unit.rows]]
+            images = [sample.image for sample in samples[unit.split][unit.rows]]
             before = [set(of_image) for of_image in zip(*of_views, strict=True)]
             found = [text for text in pool.map(difference, images, before) if text]
             progress.update(len(images))
@@ -271,14 +266,14 @@ def _check_disk(out: Path, needed: int) -> None:
 
 
 @contextmanager
-def _what_is_safe(out: Path, done: Callable[[], int], total: int, fields: Sequence[Field]) -> Iterator[None]:
+def _what_is_safe(out: Path, safe: int, total: int, fields: Sequence[Field]) -> Iterator[None]:
     """A disk that takes no more: say what is safe and how much is missing."""
     try:
         yield
     except OSError as error:
         raise OrsanetError(
-            f"{out}: cannot be written ({error.strerror or error}); {done():,} of {total:,} views are safe, the others need about "
-            f"{bytes_needed(total - done(), fields) / 1e9:.2f} GB more; free some space and run the same command again"
+            f"{out}: cannot be written ({error.strerror or error}); {safe:,} of {total:,} views are safe, the others need about "
+            f"{bytes_needed(total - safe, fields) / 1e9:.2f} GB more; free some space and run the same command again"
         ) from error
 
 

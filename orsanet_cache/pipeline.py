@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,15 +153,15 @@ class Inference:
         self._arrays["image"][:] = every_second_pixel(pixels)
         readable = np.array([sample.image not in unit.unreadable for sample in unit.samples])
         rows = np.flatnonzero(readable)
-        self._batches = [
-            pipeline.submit(pixels, rows[start : start + pipeline.batch_size], self._arrays)
-            for start in range(0, len(rows), pipeline.batch_size)
-        ]
+        parts = [rows[start : start + pipeline.batch_size] for start in range(0, len(rows), pipeline.batch_size)]
+        self._batches = [(len(part), pipeline.submit(pixels, part, self._arrays)) for part in parts]
 
-    def result(self) -> ComputedUnit:
-        """Wait for all batches."""
-        for batch in self._batches:
+    def result(self, progress: Callable[[int], object] = lambda _: None) -> ComputedUnit:
+        """Wait for all batches; `progress` hears of the rows of each, and of those that could not be read."""
+        for count, batch in self._batches:
             batch.result()
+            progress(count)
+        progress(len(self._unit.unreadable))
         rejected = self._unit.unreadable | not_finite(self._unit.samples, self._arrays)
         return ComputedUnit(self._arrays, self._unit.sha256, rejected)
 
