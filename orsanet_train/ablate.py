@@ -17,7 +17,7 @@ from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_dif
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import Group, evaluate
-from orsanet_train.feed import join
+from orsanet_train.feed import Resident, join
 from orsanet_train.train import read_json, train, training_split
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.
@@ -48,6 +48,7 @@ def ablate(
     seeds: Sequence[int],
     groups: Sequence[str],
     device: torch.device,
+    resident: Resident = "auto",
 ) -> Iterator[str]:
     """Train and evaluate every variant with every seed, yielding the name of each run before it starts.
 
@@ -64,8 +65,9 @@ def ablate(
             config = load_config(preset, [*overrides, *VARIANTS[variant], f"seed={seed}"])
             yield f"{variant}, seed {seed}"
             begun = (run / "run.json").is_file()
-            train(config, manifest, store, run, device=device, resume=begun)
-            evaluate(run / "last.safetensors", manifest, store, run / EVALUATION, groups=groups, device=device)
+            train(config, manifest, store, run, device=device, resume=begun, resident=resident)
+            weights = run / "last.safetensors"
+            evaluate(weights, manifest, store, run / EVALUATION, groups=groups, device=device, resident=resident)
 
 
 def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: Manifest, store: PriorStore) -> None:

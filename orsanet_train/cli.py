@@ -2,13 +2,25 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orsanet_cache import CommandGroup, classes_option
 
+if TYPE_CHECKING:
+    from orsanet_train.feed import Resident
+
 FILE = click.Path(path_type=Path)
 PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, or a .toml file."
+resident_option = click.option(
+    "--resident",
+    type=click.Choice(["auto", "device", "host", "stream"]),
+    default="auto",
+    show_default=True,
+    help="Where the priors are kept meanwhile: in the device's memory, in the host's, or streamed from the store. auto: while training, on "
+    "a GPU of which they take at most half the free memory; else streamed. The results are the same.",
+)
 
 
 @click.group(
@@ -33,9 +45,10 @@ def main() -> None:
 @click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch of --out.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@resident_option
 def run(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
-    out: Path, ir50: Path | None, resume: bool, device: str,
+    out: Path, ir50: Path | None, resume: bool, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Train on a store; the run folder gets config.toml, metrics.csv, curves, labelled batches, best and last weights."""
     from orsanet_train.config import load_config
@@ -63,6 +76,7 @@ def run(
     summary = train(
         config, loaded, opened, out,
         device=chosen_device, ir50=None if ir50 is None else read_weights(ir50), resume=resume,
+        resident=resident,
     )  # fmt: skip
     click.echo(
         f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
@@ -85,9 +99,10 @@ def run(
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
 @click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/evaluation-CHECKPOINT]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@resident_option
 def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, splits: str | None,
-    checkpoint: str, out: Path | None, device: str,
+    checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Accuracy of RUN per split: a table, report.json, predictions.csv and confusion matrices."""
     from orsanet_cache import PriorStore, choose_device, load_manifest
@@ -99,6 +114,7 @@ def evaluate(
     evaluation = evaluate_run(
         run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store), folder,
         groups=None if splits is None else [name.strip() for name in splits.split(",")], device=choose_device(device),
+        resident=resident,
     )  # fmt: skip
     click.echo(text_table(evaluation.reports))
     click.echo(evaluation.protocol)
@@ -122,9 +138,10 @@ def evaluate(
 @click.option("--splits", default="test,test:occluded", show_default=True, help="What to report, as for `evaluate`.")
 @click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@resident_option
 def ablate(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
-    variants: str | None, seeds: str, splits: str, out: Path, device: str,
+    variants: str | None, seeds: str, splits: str, out: Path, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which paper and code differ.
 
@@ -142,7 +159,7 @@ def ablate(
         preset=preset, overrides=overrides,
         variants=list(VARIANTS) if variants is None else [name.strip() for name in variants.split(",")],
         seeds=[int(seed) for seed in seeds.split(",")], groups=[name.strip() for name in splits.split(",")],
-        device=choose_device(device),
+        device=choose_device(device), resident=resident,
     ):  # fmt: skip
         click.echo(name, err=True)
     click.echo(write_summary(out))

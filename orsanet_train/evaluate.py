@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
 from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, load_weights, write_whole
-from orsanet_train.feed import Feed, join
+from orsanet_train.feed import Feed, Resident, join
 from orsanet_train.model import ORSANet
 from orsanet_train.report import SplitReport, split_report
 
@@ -87,11 +87,13 @@ def evaluate(
     *,
     groups: Sequence[str] | None,
     device: torch.device,
+    resident: Resident = "auto",
 ) -> Evaluation:
     """Evaluate a checkpoint on groups of images and write report.json, predictions.csv and confusion matrices to `out`.
 
     A group is a split (`test`), its images with a tag (`test:occluded`), either in another view than the clean one
-    (`test@erase-20`); None means every split but the training split.
+    (`test@erase-20`); None means every split but the training split. `resident` says where the data is kept meanwhile; "auto" is to
+    stream it, because every row is read once.
     Raises OrsanetError for another class order or another store recipe than the checkpoint's, or an empty group.
     """
     model, identity = load_weights(weights)
@@ -107,7 +109,7 @@ def evaluate(
     for group in dict.fromkeys(groups):
         part = Group.parse(group)
         split = join(manifest, store, part.split, [part.view], part.tag)
-        feed = Feed(store, split, identity.model, device)
+        feed = Feed(store, split, identity.model, device, "stream" if resident == "auto" else resident)
         table = predictions_table(feed, predict(model, feed, part.view), manifest.classes, group)
         chose = split.name == identity.selection_split and identity.selection == "best"
         reports.append(split_report(group, table, manifest.classes, len(split.rejected), chose))

@@ -6,6 +6,7 @@ depends on seed and epoch alone, so a run resumed after any epoch continues exac
 
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -32,7 +33,7 @@ from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, ResumeState, save_weights, write_whole
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.evaluate import predict
-from orsanet_train.feed import Feed, LabelledSplit, PriorBatch, epoch_seed, join
+from orsanet_train.feed import Feed, LabelledSplit, PriorBatch, Resident, epoch_seed, join
 from orsanet_train.losses import training_loss
 from orsanet_train.model import ORSANet, backbone_weights
 from orsanet_train.sam import sam_step
@@ -60,8 +61,12 @@ def train(
     device: torch.device,
     ir50: Weights | None = None,
     resume: bool = False,
+    resident: Resident = "auto",
 ) -> RunSummary:
-    """Train into the run folder `out`. Raises OrsanetError for anything that does not fit, before the first step."""
+    """Train into the run folder `out`; `resident` says where the data is kept meanwhile, which changes no result.
+
+    Raises OrsanetError for anything that does not fit, before the first step.
+    """
     training = training_split(config, manifest, store)
     selection = _selection_split(config, manifest, store)
     _check_classes(training, manifest)
@@ -97,11 +102,15 @@ def train(
         raise OrsanetError(
             f"{out}: already trained for {len(history)} epochs, not {config.epochs}; ask for at least as many, or start a new run"
         )
-    _prepare_folder(out, config, data, resume)
+    _check_folder(out, config, data, resume)
+    training_feed, selection_feed = (
+        Feed(store, split, config.model, device, resident) for split in (training, selection)
+    )
+    for feed in (training_feed, selection_feed):
+        tqdm.write(f"'{feed.split.name}': {feed.residence.reason}", file=sys.stderr)
+    _begin_folder(out, config, data)
     model = model.to(device)
     optimizer = Adam(model.parameters(), lr=config.learning_rate)
-    training_feed = Feed(store, training, config.model, device)
-    selection_feed = Feed(store, selection, config.model, device)
 
     if state is not None:
         model.load_state_dict(state.model)
@@ -216,8 +225,8 @@ def _check_classes(training: LabelledSplit, manifest: Manifest) -> None:
         )
 
 
-def _prepare_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: bool) -> None:
-    """A new run folder that says what it is, or an old one that says the same; only the number of epochs may change."""
+def _check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: bool) -> None:
+    """There is no run folder yet, or one to resume that says the same; only the number of epochs may change."""
     if resume:
         if not (out / "run.json").exists():
             raise OrsanetError(f"{out}: no run to resume (no run.json there); start it without --resume")
@@ -230,6 +239,10 @@ def _prepare_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: 
             )
     elif out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGUN):
         raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
+
+
+def _begin_folder(out: Path, config: RunConfig, data: dict[str, Any]) -> None:
+    """The run folder says what it is."""
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
     write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))

@@ -43,7 +43,11 @@ def test_run_then_evaluate(world, tmp_path: Path) -> None:
     assert "best weights chosen on 'valid'; 2 epochs" in ran.stdout
     assert "IR50 starts from random weights" in ran.stderr
     assert "img/s" in ran.stderr
-    evaluated = command("evaluate", out, *data(world), "--splits", "test,test:occluded", "--checkpoint", "last")
+    assert "'train': " in ran.stderr
+    assert "streamed from the store; on a CPU the page cache" in ran.stderr
+    evaluated = command(
+        "evaluate", out, *data(world), "--splits", "test,test:occluded", "--checkpoint", "last", "--resident", "host"
+    )
     assert evaluated.returncode == 0, evaluated.stderr
     assert "last checkpoint (epoch 2), not chosen by any result" in evaluated.stdout
     assert "test:occluded" in evaluated.stdout

@@ -1,8 +1,16 @@
-"""The feed: labels find their rows by image path, an epoch is a pure function of seed and epoch, a batch is what the plan says."""
+"""The feed: labels find their rows by image path, an epoch is a pure function of seed and epoch, a batch is what the plan says.
+
+Wherever the data is kept: streamed or resident, the batches are the same to the bit.
+"""
 
 import math
+import os
+import re
 import shutil
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +26,22 @@ from torchvision.transforms import RandomErasing
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, imagenet_normalised, load_manifest, unit_range
 from orsanet_cache.build import build
+from orsanet_cache.commit import StoreWriter, UnitRecord
+from orsanet_cache.store import schema
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
 from orsanet_train.feed import (
+    RING,
     EpochPlan,
     Feed,
     PriorBatch,
+    Resident,
+    ahead_in_ring,
+    choose_residence,
     epoch_plan,
     epoch_seed,
     erase,
     erased_rectangles,
+    free_memory,
     join,
 )
 
@@ -302,31 +317,45 @@ def test_an_unknown_split_is_answered_with_the_known_ones(manifest: Manifest, st
 
 @dataclass(frozen=True)
 class Damaged:
-    """A store of five images with the clean view only at first: image 1 was never readable, image 3 broke before hflip."""
+    """A store of five images, with the clean view only and with both: image 1 was not readable, image 3 has no priors in hflip."""
 
     manifest: Manifest
-    clean: Path  # a copy of the store before hflip was added
+    clean: Path
     both: Path
+
+
+def write_store(path: Path, manifest: Manifest, rejected: Mapping[str, Sequence[str]]) -> Path:
+    """A store of the manifest's images with arbitrary values: view -> the images rejected in it."""
+    fields = schema(8, 512, "float16")
+    rng = np.random.default_rng(0)
+    with StoreWriter.open(path, {}, fields) as writer:
+        for split in manifest.splits:
+            writer.add_split(split, [sample.image for sample in manifest.split(split)])
+            for view, images in rejected.items():
+                writer.add_view(split, view, {})
+                for unit in writer.units(split):
+                    count = unit.stop - unit.start
+                    arrays = {
+                        field.name: rng.integers(0, 99, (count, *field.shape)).astype(field.dtype) for field in fields
+                    }
+                    record = UnitRecord(["00" * 32] * count, dict.fromkeys(images, "no image"))
+                    writer.commit(unit, view, arrays, record)
+                writer.seal(split, view)
+    return path
 
 
 @pytest.fixture(scope="module")
 def damaged(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
     folder = tmp_path_factory.mktemp("damaged")
-    (folder / "images").mkdir()
 
     def first_five(lines: list[str]) -> list[str]:
         return lines[:5]
 
-    rewrite_manifest(world.manifest, folder, first_five)
-    for index in range(5):
-        shutil.copy(world.manifest.parent / "images" / f"train_{index}.png", folder / "images")
-    (folder / "images" / "train_1.png").write_bytes(b"no image")
-    manifest = load_manifest(folder / world.manifest.name)
-    build(manifest, folder / "clean.zarr", world.load_priors(), ["clean"], device=CPU)
-    shutil.copytree(folder / "clean.zarr", folder / "both.zarr")
-    (folder / "images" / "train_3.png").write_bytes(b"")
-    build(manifest, folder / "both.zarr", world.load_priors(), ["clean", "hflip"], device=CPU)
-    return Damaged(manifest, folder / "clean.zarr", folder / "both.zarr")
+    manifest = rewrite_manifest(world.manifest, folder, first_five)
+    one, three = "images/train_1.png", "images/train_3.png"
+    clean = write_store(folder / "clean.zarr", manifest, {"clean": [one]})
+    both = write_store(folder / "both.zarr", manifest, {"clean": [one], "hflip": [one, three]})
+    return Damaged(manifest, clean, both)
 
 
 @pytest.mark.parametrize(("views", "excluded"), [(["clean"], [1]), (["clean", "hflip"], [1, 3])])
@@ -475,3 +504,361 @@ def test_an_epoch_can_be_drawn_again_without_the_ones_before(manifest: Manifest,
     fresh = Feed(fresh_store, join(world.load_manifest(), fresh_store, "train", ["clean", "hflip"]), ModelConfig(), CPU)
     for one, other in zip(earlier, fresh.epoch(config, 1), strict=True):
         assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+# --- where the data is kept ---
+
+MODES: tuple[Resident, ...] = ("stream", "host", "device")  # on a CPU the device's memory is the host's
+PRIORS = ("features", "map")
+
+
+@pytest.fixture(scope="module", params=["float16", "float32", "int8"])
+def kept_as(request: pytest.FixtureRequest, world: Any, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
+    """A store per type that features are kept as."""
+    if request.param == "float16":
+        return world.open_store()
+    out = tmp_path_factory.mktemp("kept_as") / "store.zarr"
+    build(
+        world.load_manifest(), out, world.load_priors(), ["clean", "hflip"],
+        device=CPU, splits=["train"], feature_dtype=request.param,
+    )  # fmt: skip
+    return PriorStore.open(out)
+
+
+def joined_feed(
+    store: PriorStore, manifest: Manifest, resident: Resident, prior: str = "features", device: torch.device = CPU
+) -> Feed:
+    joined = join(manifest, store, "train", ["clean", "hflip"])
+    return Feed(store, joined, ModelConfig.model_validate({"segmentation_prior": prior}), device, resident)
+
+
+def drawn(feed: Feed) -> list[PriorBatch]:
+    """An epoch with a short last batch, and both views in order, all kept until the last is drawn."""
+    return [*feed.epoch(RunConfig(batch_size=4), 2), *feed.in_order(5), *feed.in_order(14, "hflip")]
+
+
+def assert_same_batches(batches: Sequence[PriorBatch], others: Sequence[PriorBatch]) -> None:
+    for batch, other in zip(batches, others, strict=True):
+        for one, two in zip(batch, other, strict=True):
+            assert one.dtype == two.dtype
+            assert one.device == two.device
+            assert one.stride() == two.stride()  # or a convolution may round otherwise
+            assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_streamed_and_resident_batches_are_the_same_to_the_bit(
+    prior: str, kept_as: PriorStore, reordered: Manifest
+) -> None:
+    stream, host, device = (drawn(joined_feed(kept_as, reordered, mode, prior)) for mode in MODES)
+    assert [len(batch.label) for batch in stream] == [4, 4, 4, 2, 5, 5, 4, 14]
+    assert_same_batches(stream, host)
+    assert_same_batches(stream, device)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_features_are_float32_whatever_they_are_kept_as(
+    mode: Resident, kept_as: PriorStore, manifest: Manifest
+) -> None:
+    """int8 is multiplied by its sample's and channel's scale."""
+    feed = joined_feed(kept_as, manifest, mode)
+    for view in ("clean", "hflip"):
+        (batch,) = feed.in_order(14, view)
+        for name, values in (
+            ("segmentation_features", batch.segmentation),
+            ("landmark_features", batch.landmark_features),
+        ):
+            expected = kept_as.read("train", view, name, feed.split.rows).astype(np.float32)
+            if f"{name}_scale" in kept_as.fields("train", view):
+                expected *= kept_as.read("train", view, f"{name}_scale", feed.split.rows)[:, :, None, None]
+            assert values.dtype == torch.float32
+            assert np.array_equal(values.numpy(), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_what_is_done_to_a_batch_reaches_no_other(
+    mode: Resident, prior: str, kept_as: PriorStore, manifest: Manifest
+) -> None:
+    feed = joined_feed(kept_as, manifest, mode, prior)
+    expected = drawn(feed)
+    for batch in feed.epoch(RunConfig(batch_size=4), 2):
+        for tensor in batch:
+            tensor.fill_(7)
+    assert_same_batches(drawn(feed), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_epochs_of_one_feed_may_be_drawn_side_by_side(mode: Resident, store: PriorStore, manifest: Manifest) -> None:
+    feed, config = joined_feed(store, manifest, mode), RunConfig(batch_size=3)
+    pairs = list(zip(feed.epoch(config, 0), feed.epoch(config, 1), strict=True))
+    for epoch, batches in enumerate(zip(*pairs, strict=True)):
+        assert_same_batches(batches, list(joined_feed(store, manifest, mode).epoch(config, epoch)))
+
+
+@pytest.mark.parametrize("mode", ["host", "device"])
+def test_resident_data_needs_the_store_no_more(mode: Resident, world: Any, manifest: Manifest, tmp_path: Path) -> None:
+    shutil.copytree(world.store, tmp_path / "store.zarr")
+    feed = joined_feed(PriorStore.open(tmp_path / "store.zarr"), manifest, mode)
+    expected = drawn(joined_feed(world.open_store(), manifest, "stream"))
+    shutil.rmtree(tmp_path / "store.zarr")
+    assert_same_batches(drawn(feed), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rejected_images_have_no_place_in_any_batch(mode: Resident, damaged: Damaged) -> None:
+    store = PriorStore.open(damaged.both)
+    joined = join(damaged.manifest, store, "train", ["clean", "hflip"])
+    (batch,) = Feed(store, joined, ModelConfig(), CPU, mode).in_order(9, "hflip")
+    expected = torch.from_numpy(store.read("train", "hflip", "landmark_features", np.array([0, 2, 4]))).float()
+    assert torch.equal(batch.landmark_features, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_split_without_usable_images_has_no_batches(mode: Resident, world: Any, tmp_path: Path) -> None:
+    manifest = rewrite_manifest(world.manifest, tmp_path, lambda lines: lines[:2])
+    images = [sample.image for sample in manifest.split("train")]
+    store = PriorStore.open(write_store(tmp_path / "store.zarr", manifest, {"clean": images}))
+    assert list(Feed(store, join(manifest, store, "train", ["clean"]), ModelConfig(), CPU, mode).in_order(4)) == []
+
+
+# --- whether the data fits ---
+
+
+def test_on_a_cpu_auto_is_to_stream() -> None:
+    """However little it is."""
+    residence = choose_residence("auto", 10**6, CPU)
+    assert residence.mode == "stream"
+    assert "1.00MB streamed from the store" in residence.reason
+    assert "page cache" in residence.reason
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_fits_is_kept_where_it_is_asked_for(mode: Resident) -> None:
+    residence = choose_residence(mode, 10**6, CPU)
+    assert residence.mode == mode
+    assert "1.00MB" in residence.reason
+    assert "as asked for" in residence.reason
+
+
+@pytest.mark.parametrize("mode", ["host", "device"])
+def test_more_than_the_memory_is_refused_at_once_with_both_sizes_and_the_alternative(
+    mode: Resident, store: PriorStore, manifest: Manifest
+) -> None:
+    """A hundred million samples, all of them the same row."""
+    few = join(manifest, store, "train", ["clean", "hflip"])
+    many = replace(few, rows=np.broadcast_to(few.rows[:1], 10**8))
+    with pytest.raises(OrsanetError) as caught:
+        Feed(store, many, ModelConfig(), CPU, mode)
+    row_bytes = 112 * 112 * 3 + (128 + 512) * 7 * 7 * 2
+    for part in (f"--resident {mode}", f"{2 * row_bytes / 1e4:.1f}TB", "free on cpu", "--resident stream"):
+        assert part in str(caught.value)
+    assert Feed(store, many, ModelConfig(), CPU, "stream").residence.mode == "stream"
+
+
+def test_free_memory_is_a_part_of_the_machines() -> None:
+    assert 0 < free_memory(CPU) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- the thread and its buffers ---
+
+
+class Watched(PriorStore):
+    """A store that notes who reads which field and into what. The arrays are kept, so that no address is used twice by chance."""
+
+    def read(self, split: str, view: str, field: str, rows: Any, out: Any = None) -> NDArray[Any]:
+        self.noted = [*getattr(self, "noted", []), (threading.current_thread(), field, out)]
+        return super().read(split, view, field, rows, out)
+
+
+def others() -> set[threading.Thread]:
+    return set(threading.enumerate()) - {threading.main_thread()}
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    before = others()
+    yield
+    assert others() == before
+
+
+def image_reads(store: Watched) -> list[NDArray[Any]]:
+    return [out for _, field, out in getattr(store, "noted", []) if field == "image"]
+
+
+@pytest.fixture
+def watched(world: Any) -> Watched:
+    return Watched.open(world.store)
+
+
+def test_one_thread_reads_and_it_is_not_the_consumers(
+    watched: Watched, manifest: Manifest, no_thread_is_left: None
+) -> None:
+    before, feed = others(), joined_feed(watched, manifest, "stream")
+    assert others() == before
+    for _ in feed.epoch(RunConfig(batch_size=1), 0):
+        assert len(others() - before) == 1
+    assert len({thread for thread, _, _ in watched.noted}) == 1
+    assert watched.noted[0][0] is not threading.main_thread()
+
+
+@pytest.mark.parametrize("mode", ["host", "device"])
+def test_only_gathering_in_host_memory_needs_a_thread(
+    mode: Resident, store: PriorStore, manifest: Manifest, no_thread_is_left: None
+) -> None:
+    feed = joined_feed(store, manifest, mode)
+    before = others()
+    for _ in feed.epoch(RunConfig(batch_size=4), 0):
+        assert len(others() - before) == (mode == "host")
+
+
+def test_an_epoch_reads_into_the_buffers_of_the_ring_and_no_other(watched: Watched, manifest: Manifest) -> None:
+    """Without flips a batch is read in one piece, from the beginning of its buffer."""
+    config = RunConfig(batch_size=1, augmentation=AugmentationConfig(hflip=0.0))
+    list(joined_feed(watched, manifest, "stream").epoch(config, 0))
+    reads = image_reads(watched)
+    assert len(reads) == 14
+    assert len({out.ctypes.data for out in reads}) == RING == 3
+
+
+def test_the_reader_is_never_further_ahead_than_the_ring(
+    watched: Watched, manifest: Manifest, no_thread_is_left: None
+) -> None:
+    """A consumer that takes its time with a batch finds all buffers full, and the rest unread."""
+    config = RunConfig(batch_size=1)
+    batches = joined_feed(watched, manifest, "stream").epoch(config, 0)
+    for taken in range(1, 4):
+        next(batches)
+        deadline = time.monotonic() + 30
+        while len(image_reads(watched)) < taken + RING and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)  # for a reader that does not stop there
+        assert len(image_reads(watched)) == taken + RING
+
+
+class Stop(Exception):
+    """Raised by a consumer in the middle of an epoch."""
+
+
+def leave_by_break(batches: Iterator[PriorBatch]) -> None:
+    for _ in batches:
+        break
+
+
+def leave_by_error(batches: Iterator[PriorBatch]) -> None:
+    for _ in batches:
+        raise Stop
+
+
+def leave_by_ctrl_c(batches: Iterator[PriorBatch]) -> None:
+    for _ in batches:
+        raise KeyboardInterrupt
+
+
+def leave_unused(batches: Iterator[PriorBatch]) -> None:
+    pass
+
+
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_error, leave_by_ctrl_c, leave_unused])
+@pytest.mark.parametrize("mode", MODES)
+def test_leaving_an_epoch_early_ends_its_thread_and_the_reading(
+    mode: Resident, leave: Callable[[Iterator[PriorBatch]], None], watched: Watched, manifest: Manifest
+) -> None:
+    feed, before = joined_feed(watched, manifest, mode), others()
+    expected = drawn(feed)
+    watched.noted = []
+    with suppress(Stop, KeyboardInterrupt):
+        leave(feed.epoch(RunConfig(batch_size=1), 0))
+    assert others() == before
+    assert len(image_reads(watched)) <= 1 + RING
+    assert_same_batches(drawn(feed), expected)
+
+
+def flip_a_bit(store: Path, view: str, field: str, row: int) -> Path:
+    """Damage a row of the train split; rows of uncompressed fields lie in order, each with four bytes of checksum."""
+    (shard,) = (store / "train" / view / field).glob("c.*")
+    row_bytes = np.prod(PriorStore.open(store).fields("train", view)[field].shape[1:])
+    row_bytes *= PriorStore.open(store).fields("train", view)[field].dtype.itemsize
+    content = bytearray(shard.read_bytes())
+    content[row * (int(row_bytes) + 4) + 5] ^= 16
+    shard.write_bytes(content)
+    return shard
+
+
+def test_damage_is_raised_where_its_batch_would_have_been(
+    world: Any, manifest: Manifest, tmp_path: Path, no_thread_is_left: None
+) -> None:
+    copy = tmp_path / "store.zarr"
+    shutil.copytree(world.store, copy)
+    shard = flip_a_bit(copy, "hflip", "landmark_features", 9)
+    batches = joined_feed(PriorStore.open(copy), manifest, "stream").in_order(4, "hflip")
+    assert_same_batches(
+        [next(batches), next(batches)],
+        list(joined_feed(world.open_store(), manifest, "stream").in_order(4, "hflip"))[:2],
+    )
+    with pytest.raises(OrsanetError, match=f"{re.escape(str(shard.parent))}: row 9 is damaged"):
+        next(batches)
+
+
+@pytest.mark.parametrize("mode", ["host", "device"])
+def test_loading_finds_damage_in_any_row(mode: Resident, world: Any, manifest: Manifest, tmp_path: Path) -> None:
+    copy = tmp_path / "store.zarr"
+    shutil.copytree(world.store, copy)
+    shard = flip_a_bit(copy, "hflip", "image", 13)
+    with pytest.raises(OrsanetError, match=f"{re.escape(str(shard.parent))}: row 13 is damaged"):
+        joined_feed(PriorStore.open(copy), manifest, mode)
+
+
+@given(parts=st.integers(0, 12), slots=st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_ring_gives_every_part_once_in_order_and_fills_no_slot_that_is_in_use(parts: int, slots: int) -> None:
+    buffers: list[list[int]] = [[] for _ in range(slots)]
+
+    def fill(part: int, slot: list[int]) -> None:
+        assert slot == []
+        slot.append(part)
+
+    def take(part: int, slot: list[int]) -> int:
+        assert slot == [part]
+        return slot.pop()
+
+    assert list(ahead_in_ring(range(parts), buffers, fill, take)) == list(range(parts))
+    assert buffers == [[]] * slots
+
+
+# --- on a GPU ---
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_cuda
+@pytest.mark.parametrize("prior", PRIORS)
+def test_on_a_gpu_all_modes_give_the_same_batches(prior: str, kept_as: PriorStore, reordered: Manifest) -> None:
+    """Forty epochs into one ring: a buffer that is filled before it was copied would show."""
+    cuda = torch.device("cuda", 0)
+    stream, host, device = (joined_feed(kept_as, reordered, mode, prior, cuda) for mode in MODES)
+    for epoch in range(40):
+        config = RunConfig(batch_size=1 + epoch % 5)
+        expected = list(device.epoch(config, epoch))
+        assert {tensor.device for batch in expected for tensor in batch} == {cuda}
+        assert_same_batches(list(stream.epoch(config, epoch)), expected)
+        assert_same_batches(list(host.epoch(config, epoch)), expected)
+
+
+@needs_cuda
+def test_on_a_gpu_stored_values_arrive_unchanged(kept_as: PriorStore, manifest: Manifest) -> None:
+    """Pictures and features that no arithmetic touches, and the label."""
+    cuda, on_cpu = torch.device("cuda", 0), joined_feed(kept_as, manifest, "stream")
+    for here, there in zip(drawn(joined_feed(kept_as, manifest, "stream", device=cuda)), drawn(on_cpu), strict=True):
+        assert torch.equal(here.segmentation.cpu(), there.segmentation)
+        assert torch.equal(here.landmark_features.cpu(), there.landmark_features)
+        assert torch.equal(here.label.cpu(), there.label)
+
+
+@needs_cuda
+def test_auto_is_resident_on_a_gpu_up_to_half_of_its_free_memory(store: PriorStore, manifest: Manifest) -> None:
+    cuda = torch.device("cuda", 0)
+    assert joined_feed(store, manifest, "auto", device=cuda).residence.mode == "device"
+    assert choose_residence("auto", int(0.6 * free_memory(cuda)), cuda).mode == "stream"
+    with pytest.raises(OrsanetError, match=r"--resident device: .* free on cuda:0; use --resident stream"):
+        choose_residence("device", 2 * free_memory(cuda), cuda)

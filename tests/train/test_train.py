@@ -74,6 +74,29 @@ def test_two_runs_with_one_seed_are_the_same(world, tmp_path: Path) -> None:
     assert not equal(a, c)
 
 
+def test_where_the_data_is_kept_changes_no_loss_and_no_weight(
+    world, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modes = ("stream", "host", "device")
+    for mode in modes:
+        run(world, tmp_path / mode, "epochs=2", resident=mode)
+        said = capsys.readouterr().err
+        for split in ("train", "valid"):
+            assert len([line for line in said.splitlines() if f"'{split}': " in line and "as asked for" in line]) == 1
+    tables = [pd.read_csv(tmp_path / mode / "metrics.csv").drop(columns="images_per_second") for mode in modes]
+    kept = [weights(tmp_path / mode / "last.safetensors") for mode in modes]
+    for table, tensors in zip(tables[1:], kept[1:], strict=True):
+        pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
+        assert equal(tensors, kept[0])
+
+
+def test_a_run_resumes_wherever_its_data_is_kept(world, tmp_path: Path) -> None:
+    run(world, tmp_path / "whole", "epochs=2")
+    run(world, tmp_path / "part", "epochs=1", resident="host")
+    run(world, tmp_path / "part", "epochs=2", resume=True, resident="stream")
+    assert equal(*(weights(tmp_path / name / "last.safetensors") for name in ("whole", "part")))
+
+
 def test_a_resumed_run_ends_exactly_like_the_whole_one(world, tmp_path: Path) -> None:
     run(world, tmp_path / "whole", "epochs=4")
     part = tmp_path / "part"

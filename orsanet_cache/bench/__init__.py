@@ -1,0 +1,1 @@
+"""Benchmarks that users can run: `orsanet-cache bench read` and `orsanet-cache bench build`."""
