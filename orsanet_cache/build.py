@@ -100,32 +100,21 @@ def build(
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
-    with StoreWriter.open(out, recipe, fields, part, rows_per_unit) as writer:
+    with _explained(out), StoreWriter.open(out, recipe, fields, part, rows_per_unit) as writer:
         for split in splits:
             writer.add_split(split, [sample.image for sample in manifest.split(split)])
         for view in dict.fromkeys(view for _, view in recompute):
             writer.uncommit([unit for unit, of_view in recompute if of_view == view], view)
         units = [unit for split in splits for unit in writer.units(split)]
         own = [unit for position, unit in enumerate(units) if part.has(position)]
-        wanted = {split: tuple(views) for split in splits}
-        changed = _changed_images(writer, manifest, own)
-        if changed and not accept_changed:
-            _refuse_changed(out, changed)
-        for unit in changed:
-            for view in writer.views(unit.split):  # none may keep what it says of a picture that is gone
-                writer.uncommit([unit], view)
-            wanted[unit.split] = tuple(dict.fromkeys((*views, *writer.views(unit.split))))
+        _treat_changed(writer, manifest, own, accept_changed)
+        wanted = _wanted(writer, splits, views, accept_changed)
         for split in splits:
             for view in wanted[split]:
                 writer.add_view(split, view, _provenance(manifest, device))
 
-        missing = {(unit, view) for split in splits for view in wanted[split] for unit in writer.missing(split, view)}
-        work = [
-            Work(unit, lacking)
-            for unit in own
-            if (lacking := tuple(v for v in wanted[unit.split] if (unit, v) in missing))
-        ]
-        rows = sum(part_of_it.rows for part_of_it in work)
+        work = _lacking(writer, own, wanted)
+        rows = sum(lacking.rows for lacking in work)
         _check_disk(out, bytes_needed(rows, fields))
         if work:
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
@@ -144,6 +133,41 @@ def build(
     return BuildSummary(
         images, rows, time.monotonic() - began, networks_seconds, _rejected(out, manifest, wanted), waiting
     )
+
+
+def _treat_changed(writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], accept: bool) -> None:
+    """Images that are not those the store was built from: refuse them, or take back what was computed from them, in every view."""
+    changed = _changed_images(writer, manifest, own)
+    if changed and not accept:
+        found = [f"{unit.split}: {text}" for unit, texts in changed.items() for text in texts]
+        rows = sum(unit.stop - unit.start for unit in changed)
+        raise OrsanetError(
+            f"{writer.path}: {len(found)} image(s) are not those that the store was built from; put them back, or run the same command "
+            f"with --accept-changed, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
+        )
+    for unit in changed:
+        for view in writer.views(unit.split):
+            writer.uncommit([unit], view)
+
+
+def _wanted(
+    writer: StoreWriter, splits: Sequence[str], views: Sequence[str], accept_changed: bool
+) -> dict[str, tuple[str, ...]]:
+    """Per split the views to finish: with changed images also those that were begun or had to be opened again for them."""
+    wanted = {}
+    for split in splits:
+        opened = [view for view in writer.views(split) if not writer.is_sealed(split, view)] if accept_changed else []
+        wanted[split] = tuple(dict.fromkeys((*views, *opened)))
+    return wanted
+
+
+def _lacking(writer: StoreWriter, own: Sequence[Unit], wanted: Mapping[str, Sequence[str]]) -> list[Work]:
+    """The units of this part that some view lacks."""
+    missing = {
+        (unit, view) for split, views in wanted.items() for view in views for unit in writer.missing(split, view)
+    }
+    work = [Work(unit, tuple(view for view in wanted[unit.split] if (unit, view) in missing)) for unit in own]
+    return [lacking for lacking in work if lacking.views]
 
 
 def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, manifest: Manifest) -> None:
@@ -228,15 +252,6 @@ def _file_sha256(path: Path) -> str:
         return ""
 
 
-def _refuse_changed(out: Path, changed: Mapping[Unit, Sequence[str]]) -> None:
-    found = [f"{unit.split}: {text}" for unit, texts in changed.items() for text in texts]
-    rows = sum(unit.stop - unit.start for unit in changed)
-    raise OrsanetError(
-        f"{out}: {len(found)} image(s) are not those that the store was built from; put them back, or run the same command with "
-        f"--accept-changed, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
-    )
-
-
 def _rejected(out: Path, manifest: Manifest, wanted: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     """Per split the images that cannot be used, and why. Raises OrsanetError for a split of which none can."""
     store = PriorStore.open(out)
@@ -263,6 +278,17 @@ def _check_disk(out: Path, needed: int) -> None:
             f"{out}: the store needs about {needed / 1e9:.2f} GB more, {free / 1e9:.2f} GB are free there; "
             f"free some space or choose another --out"
         )
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    """A disk or folder that cannot be written, wherever it strikes."""
+    try:
+        yield
+    except OSError as error:
+        raise OrsanetError(
+            f"{out}: cannot be written ({error.strerror or error}); what was finished is safe: mend that and run the same command again"
+        ) from error
 
 
 @contextmanager

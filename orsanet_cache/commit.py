@@ -33,18 +33,18 @@ from numpy.typing import NDArray
 
 from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.rows import ShardedRows, encode_shard, shard_name
+from orsanet_cache.rows import encode_shard, shard_name
 from orsanet_cache.store import (
     DAMAGE,
     MARK,
     ROWS_PER_UNIT,
-    SCHEMA_VERSION,
     Field,
     PriorStore,
     decode_ids,
     encode_ids,
     open_container,
     recipe_differences,
+    root_mark,
     unit_digest,
     view_seal,
 )
@@ -155,9 +155,10 @@ class StoreWriter:
                 f"{path}: a file is in the way of the store. A build writes a Zarr folder, of which nothing is lost when it is "
                 f"interrupted; choose another --out, then `orsanet-cache convert` makes an HDF5 file of it"
             )
-        if not path.exists() or all(entry.name == COMMITS for entry in path.iterdir()):
+        _refuse_links(path)
+        if _is_new(path):
             make_folder(path / COMMITS)
-            root = {"schema": SCHEMA_VERSION, "recipe": dict(recipe), "rows_per_unit": rows_per_unit or ROWS_PER_UNIT}
+            root = root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)
             temporary = path / COMMITS / f"begun-{socket.gethostname()}-{os.getpid()}"
             publish_new(path / METADATA, [group_document({MARK: root})], temporary)  # or another process just did
         written = open_container(path).attributes("")[MARK]
@@ -177,11 +178,13 @@ class StoreWriter:
 
     def __exit__(self, *_exception: object) -> None:
         """Leave the part; where every view is sealed and no other process is at work, leave only the store."""
-        with locked(self.path / METADATA):
-            shutil.rmtree(self._temporary)
-            if not self._unsealed() and not any(self._other_locks(free=False)):
-                shutil.rmtree(self._commits)
-        self._held.close()
+        try:
+            with locked(self.path / METADATA):
+                shutil.rmtree(self._temporary)
+                if self._is_finished() and not any(self._other_locks(free=False)):
+                    shutil.rmtree(self._commits)
+        finally:
+            self._held.close()
 
     def add_split(self, split: str, ids: Sequence[str]) -> None:
         """Fix the split's samples and their order. Raises OrsanetError if the store has others."""
@@ -208,17 +211,16 @@ class StoreWriter:
             )
 
     def add_view(self, split: str, view: str, provenance: Mapping[str, Any]) -> None:
-        """Make room for a view, unless there is; array metadata that is damaged is written again."""
+        """Make room for a view that is not sealed, unless there is; array metadata that is damaged is written again."""
+        if self.is_sealed(split, view):
+            return
         count = len(self._ids[split])
         with locked(self.path / METADATA):
             for field in self._fields:
-                folder, shape = self.path / split / view / field.name, (count, *field.shape)
-                found = ShardedRows.of(folder)
-                if found is None or not found.fits(shape, field.dtype, self.rows_per_unit, field.compressed):
-                    make_folder(folder)
-                    axes = ("sample", *field.axes)
-                    document = array_document(shape, field.dtype, axes, self.rows_per_unit, field.compressed)
-                    self._publish(folder / METADATA, [document])
+                folder, axes = self.path / split / view / field.name, ("sample", *field.axes)
+                self._write_document(
+                    folder, (count, *field.shape), field.dtype, axes, self.rows_per_unit, field.compressed
+                )
             document_path = self.path / split / view / METADATA
             if not document_path.exists():
                 self._publish(document_path, [group_document({"provenance": dict(provenance)})])
@@ -229,8 +231,13 @@ class StoreWriter:
         return units_of(split, count, self.rows_per_unit)
 
     def views(self, split: str) -> tuple[str, ...]:
-        """The views of a split begun so far."""
-        return self._container.groups(split)
+        """The views of a split begun so far. Raises OrsanetError where that cannot be told."""
+        try:
+            return self._container.groups(split)
+        except DAMAGE as error:
+            raise OrsanetError(
+                f"{self.path}: a zarr.json in {split} is damaged ({error}); delete the folder that it is in and run the same command again"
+            ) from error
 
     def image_sha256(self, split: str, view: str) -> dict[Unit, list[str]]:
         """Per finished unit the digests of the image files it was made of, in hex; empty for a file that could not be read."""
@@ -358,13 +365,13 @@ class StoreWriter:
             if is_free == free:
                 yield path
 
-    def _unsealed(self) -> list[str]:
-        return [
-            f"{split}/{view}"
-            for split in self._container.groups("")
-            for view in self._container.groups(split)
-            if not self.is_sealed(split, view)
-        ]
+    def _is_finished(self) -> bool:
+        """Is every view sealed, as far as can be told?"""
+        try:
+            splits = self._container.groups("")
+            return all(self.is_sealed(split, view) for split in splits for view in self._container.groups(split))
+        except (OrsanetError, *DAMAGE):
+            return False
 
     def _write_seal(self, split: str, view: str, markers: Sequence[Marker]) -> None:
         name = f"{split}/{view}"
@@ -408,7 +415,16 @@ class StoreWriter:
         folder = self.path / group / name
         make_folder(folder)
         self._publish(folder / shard_name(0, values.ndim), small_content(values))
-        self._publish(folder / METADATA, [array_document(values.shape, str(values.dtype), axes)])
+        self._write_document(folder, values.shape, str(values.dtype), axes)
+
+    def _write_document(self, folder: Path, *layout: Any) -> None:
+        """An array's zarr.json, unless it is there."""
+        document = array_document(*layout)
+        with suppress(*DAMAGE):
+            if json.loads((folder / METADATA).read_bytes()) == json.loads(document):
+                return
+        make_folder(folder)
+        self._publish(folder / METADATA, [document])
 
     def _publish(self, path: Path, content: list[bytes]) -> None:
         publish(path, content, self._temporary / "published")
@@ -432,6 +448,24 @@ class StoreWriter:
 def marker_path(store: Path, unit: Unit, view: str) -> Path:
     """Where a unit's marker is, until its view is sealed."""
     return store / COMMITS / unit.split / view / f"{unit.index:06d}.json"
+
+
+def _is_new(path: Path) -> bool:
+    """Is there nothing yet, or only what a start leaves that was killed before the root had its mark?"""
+    if not path.exists():
+        return True
+    begun = path / COMMITS
+    return all(entry == begun for entry in path.iterdir()) and (
+        not begun.exists() or all(entry.name.startswith("begun-") for entry in begun.iterdir())
+    )
+
+
+def _refuse_links(path: Path) -> None:
+    """What is deleted below `.commits` must be there, and not somewhere else."""
+    for level in ("", "/*", "/*/*"):
+        for entry in path.glob(COMMITS + level):
+            if entry.is_symlink():
+                raise OrsanetError(f"{entry} is a link, which no build makes; remove it and run the same command again")
 
 
 def units_of(split: str, count: int, rows_per_unit: int) -> list[Unit]:

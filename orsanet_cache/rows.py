@@ -11,6 +11,7 @@ zarr-python: `ShardedRows.of` returns None for them.
 import json
 import math
 import os
+import stat
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 
 CHECKSUM_BYTES = 4
 ZSTD_LEVEL = 3
+MAX_ROWS_PER_SHARD = 65536
+TYPES = {name: name for name in ("uint8", "int8", "uint32", "float16", "float32", "int64")}
 NEVER_WRITTEN = 2**64 - 1  # a row's offset and length in the index
 BLOCK = 256  # rows read at a time, from as many files at most
 MAX_OPEN_FILES = 64  # between two reads, per array; a process may usually have 1024 files open
@@ -52,6 +55,15 @@ def shard_name(shard: int, dimensions: int) -> str:
     return ".".join(["c", str(shard), *["0"] * (dimensions - 1)])
 
 
+def open_regular(path: Path) -> int:
+    """Descriptor of a regular file, to read. Raises OSError for anything else that has the name: a pipe would wait for a writer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return descriptor
+
+
 class DamagedRecordError(ValueError):
     """A record or an index does not have its checksum, or does not fit its file."""
 
@@ -59,8 +71,8 @@ class DamagedRecordError(ValueError):
 class Rows(Protocol):
     """A way to the rows of one array."""
 
-    def read(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
-        """Fill out [len(rows), *row shape] with the rows in the order asked for. Raises ValueError or OSError for damage."""
+    def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
+        """out[positions[i]] becomes row rows[i], for every i. Raises ValueError or OSError for damage."""
 
 
 class Records(ABC):
@@ -97,41 +109,44 @@ class Records(ABC):
     def is_intact(self, row: int, record: NDArray[np.uint8], checksum: bytearray, raw: NDArray[np.uint8]) -> bool:
         """Does the record, stored with `checksum` behind it and decompressed to `raw`, have its checksum?"""
 
-    def read(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
-        """Fill out [len(rows), *row shape], C-contiguous, with the rows in the order asked for.
+    def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
+        """out[positions[i]] becomes row rows[i], for every i; out [any number, *row shape], C-contiguous.
 
-        Raises DamagedRecordError for a record that is damaged, OSError for a file that is not there, IndexError for a row that is not.
+        Raises DamagedRecordError for a record that is damaged, OSError for a file that is not there, IndexError for a row or position
+        that is not.
         """
-        if out.shape != (len(rows), *self.shape[1:]) or out.dtype != self.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous {self.dtype} {(len(rows), *self.shape[1:])}")
+        if out.shape[1:] != self.shape[1:] or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out must be C-contiguous {self.dtype} [any number, {self.shape[1:]}]")
         if not len(rows):
             return
-        if not 0 <= rows.min() <= rows.max() < self.shape[0]:
-            raise IndexError(f"row {rows.min()} or {rows.max()} of {self.shape[0]}")
+        for what, places, count in (("row", rows, self.shape[0]), ("position", positions, len(out))):
+            if not 0 <= places.min() <= places.max() < count:
+                raise IndexError(f"{what} {places.min()} or {places.max()} of {count}")
         if self._owner != os.getpid():  # forked, perhaps while another thread held the lock
             self._close()
             self._start()
-        target = out.reshape(len(rows), -1).view(np.uint8)
+        target = out.reshape(len(out), -1).view(np.uint8)
         with self._lock:
             for start in range(0, len(rows), BLOCK):
-                self._read_block(rows[start : start + BLOCK], target[start : start + BLOCK])
+                block = slice(start, start + BLOCK)
+                self._read_block(rows[block], target, positions[block].tolist())
             while len(self._files) > MAX_OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
 
-    def _read_block(self, rows: NDArray[np.integer], target: NDArray[np.uint8]) -> None:
+    def _read_block(self, rows: NDArray[np.integer], target: NDArray[np.uint8], positions: list[int]) -> None:
         files = (rows // self.rows_per_file).tolist()
         for file in set(files) - self._files.keys():
             self._open(file)
         places = self._index[rows].tolist()
         if self.decompress is not None or not self._verified[rows].all():
-            for row, file, place, raw in zip(rows.tolist(), files, places, target, strict=True):
-                self._read_carefully(row, self._files[file], place, raw)
+            for row, file, place, position in zip(rows.tolist(), files, places, positions, strict=True):
+                self._read_carefully(row, self._files[file], place, target[position])
             return
         memory, size = target.reshape(-1).data, self.row_bytes
-        for position, (file, (offset, _)) in enumerate(zip(files, places, strict=True)):
+        for file, (offset, _), position in zip(files, places, positions, strict=True):
             start = position * size
             if os.preadv(self._files[file], [memory[start : start + size]], offset) != size:
-                raise self._damaged(int(rows[position]), "cut off")
+                raise DamagedRecordError(f"{self.file_path(file)}: cut off at {offset:,}")
 
     def _read_carefully(self, row: int, descriptor: int, place: list[int], raw: NDArray[np.uint8]) -> None:
         offset, length = place
@@ -172,7 +187,7 @@ class Records(ABC):
 
     def _open(self, file: int) -> None:
         """Open a file, whose index is known from then on."""
-        descriptor = os.open(self.file_path(file), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(self.file_path(file))
         try:
             if file not in self._known:
                 start = file * self.rows_per_file
@@ -235,15 +250,11 @@ class ShardedRows(Records):
                 and [codec["name"] for codec in compression] in ([], ["zstd"])
                 and checksum == _CHECKSUM
             )
-            dtype = np.dtype(array["data_type"]).newbyteorder("<")
+            understood = understood and type(shard[0]) is int and 1 <= shard[0] <= MAX_ROWS_PER_SHARD
+            dtype = np.dtype(TYPES[array["data_type"]]).newbyteorder("<")
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return cls(folder, shape, dtype, shard[0], bool(compression)) if understood else None
-
-    def fits(self, shape: Sequence[int], dtype: str, rows_per_shard: int, compressed: bool) -> bool:
-        """Is this how an array with these arguments is laid out?"""
-        found = (self.shape, self.dtype, self.rows_per_file, self.decompress is not None)
-        return found == (tuple(shape), np.dtype(dtype), rows_per_shard, compressed)
 
     def file_path(self, file: int) -> Path:
         return self.folder / shard_name(file, len(self.shape))

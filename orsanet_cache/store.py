@@ -1,6 +1,6 @@
 """The store: its schema, and PriorStore, which reads it from a Zarr folder or an HDF5 file.
 
-    STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit}
+    STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
         sample_id   uint8 [N, L]    image paths of the manifest, UTF-8, zero-padded
         <view>/                     attributes: provenance; once finished: seal, rejected = {sample id: reason}
@@ -112,15 +112,26 @@ def open_container(path: Path) -> Container:
         attributes = container.attributes("")
     except DAMAGE as error:
         raise OrsanetError(f"{path}: not a store (no readable Zarr v3 group or HDF5 file: {error})") from error
-    if not isinstance(attributes.get(MARK), Mapping):
+    root = attributes.get(MARK)
+    if not isinstance(root, Mapping):
         raise OrsanetError(f"{path}: readable, but not written by orsanet-cache")
-    written = attributes[MARK].get("schema")
+    written = root.get("schema")
     if written != SCHEMA_VERSION:
         raise OrsanetError(
             f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
             f"rebuild it with `orsanet-cache build`"
         )
+    if root != root_mark(root.get("recipe"), root.get("rows_per_unit")):
+        raise OrsanetError(
+            f"{path}: what the store says of itself is damaged; take it from a copy, or build into another folder"
+        )
     return container
+
+
+def root_mark(recipe: Any, rows_per_unit: Any) -> dict[str, Any]:
+    """What the root attribute says, with its own digest: everything else is read by it."""
+    content = {"schema": SCHEMA_VERSION, "recipe": recipe, "rows_per_unit": rows_per_unit}
+    return content | {"sha256": hashlib.sha256(_as_json(content).encode()).hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,7 @@ class SealedView:
     """What the records of a finished view say, checked against its seal."""
 
     seal: str
+    provenance: dict[str, Any]  # not covered by the seal
     rejected: dict[str, str]  # sample id -> why its image could not be used
     image_sha256: NDArray[np.uint8]  # [N, 32], zeros where the file could not be read
     unit_sha256: NDArray[np.uint8]  # [U, F, 32]
@@ -226,8 +238,7 @@ class PriorStore:
 
     def provenance(self, split: str, view: str) -> dict[str, Any]:
         """Versions and device of the build; recorded, never compared."""
-        self.sealed(split, view)
-        return dict(self._container.attributes(f"{split}/{view}")["provenance"])
+        return dict(self.sealed(split, view).provenance)
 
     def sealed(self, split: str, view: str) -> SealedView:
         """A finished view's records. Raises OrsanetError for one that is not there, not finished, or not what was sealed."""
@@ -247,15 +258,23 @@ class PriorStore:
         field: str,
         rows: NDArray[np.integer] | slice,
         out: NDArray[Any] | None = None,
+        positions: NDArray[np.integer] | None = None,
     ) -> NDArray[Any]:
         """Rows of one field, in the order asked for: [len(rows), *field shape]; into `out` where given, which is faster.
 
-        Raises OrsanetError for a field that is not there, and for damage: every row carries a checksum.
+        With `positions` row rows[i] goes to out[positions[i]], and `out` may have any number of rows: a batch of several views is read
+        view by view. Raises OrsanetError for a field that is not there, and for damage: every row carries a checksum.
         """
         layout = self._layout(split, view, field)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(layout.shape[0]))
-        shape = (len(rows), *layout.shape[1:])
+        if positions is None:
+            positions = np.arange(len(rows))
+            shape = (len(rows), *layout.shape[1:])
+        elif out is None or len(positions) != len(rows):
+            raise TypeError("positions go with an out, and with as many rows")
+        else:
+            shape = (len(out), *layout.shape[1:])
         if out is None:
             out = np.empty(shape, layout.dtype)
         elif out.shape != shape or out.dtype != layout.dtype or not out.flags.c_contiguous:
@@ -263,7 +282,7 @@ class PriorStore:
         try:
             if (split, view, field) not in self._rows:
                 self._rows[split, view, field] = self._container.rows(f"{split}/{view}/{field}")
-            self._rows[split, view, field].read(rows, out)
+            self._rows[split, view, field].read(rows, out, positions)
         except DAMAGE as error:
             raise self._damaged(f"{split}/{view}/{field}", error) from error
         return out
@@ -291,7 +310,9 @@ class PriorStore:
         rejected = attributes["rejected"]
         if view_seal(self._root, sample_id, fields, rejected, image_sha256, unit_sha256) != attributes["seal"]:
             raise ValueError("it is not what was sealed")
-        return SealedView(attributes["seal"], rejected, image_sha256, unit_sha256, fields)
+        return SealedView(
+            attributes["seal"], dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, fields
+        )
 
     def _layout(self, split: str, view: str, field: str) -> Layout:
         fields = self.sealed(split, view).fields
@@ -327,7 +348,7 @@ def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
     for first in range(start, stop, DIGEST_ROWS):
         chosen = np.arange(first, min(first + DIGEST_ROWS, stop))
         values = np.empty((len(chosen), *layout.shape[1:]), layout.dtype)
-        rows.read(chosen, values)
+        rows.read(chosen, values, np.arange(len(chosen)))
         digest.update(values.data)
     return digest.digest()
 

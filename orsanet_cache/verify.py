@@ -105,7 +105,7 @@ def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
                 raise ValueError("not the values that were committed")
             if not deep:
                 ends = np.array([unit.start, unit.stop - 1])
-                rows.read(ends, np.empty((2, *layout.shape[1:]), layout.dtype))
+                rows.read(ends, np.empty((2, *layout.shape[1:]), layout.dtype), np.arange(2))
         except DAMAGE as error:
             return [Damage(check.split, check.view, unit, f"{field}: {error}")]
     return []

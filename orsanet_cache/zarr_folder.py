@@ -8,6 +8,7 @@ module writes is written by zarr-python (array metadata) or checked against it i
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,12 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.rows import CHECKSUM_BYTES, DamagedRecordError, Rows, ShardedRows, shard_name
+from orsanet_cache.rows import CHECKSUM_BYTES, TYPES, DamagedRecordError, Rows, ShardedRows, open_regular, shard_name
 
 METADATA = "zarr.json"
+MAX_METADATA_BYTES = 256 * 1024**2  # a view's may list hundreds of thousands of rejected images
+MAX_SIZE = 2**40  # of an axis
+MAX_FILES = 10**7  # of an array
 
 
 class Layout(NamedTuple):
@@ -52,9 +56,10 @@ class ZarrFolder:
     def small(self, array: str) -> NDArray[Any]:
         """A small array, whole."""
         layout = self._layout(array)
-        content = (self.path / array / shard_name(0, len(layout.shape))).read_bytes()
+        size = math.prod(layout.shape) * layout.dtype.itemsize
+        content = _read(self.path / array / shard_name(0, len(layout.shape)), size + CHECKSUM_BYTES)
         values, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
-        if len(values) != math.prod(layout.shape) * layout.dtype.itemsize:
+        if len(values) != size:
             raise ValueError(f"{array} has another size than its shape")
         if google_crc32c.value(values) != int.from_bytes(checksum, "little"):
             raise ValueError(f"{array} does not have its checksum")
@@ -70,13 +75,13 @@ class ZarrFolder:
 
     def _layout(self, array: str) -> Layout:
         document = self._metadata(array)
-        shape = tuple(int(size) for size in document["shape"])
-        if not shape or min(shape) < 0:
+        shape, dtype = document["shape"], TYPES[document["data_type"]]
+        if not shape or not all(type(size) is int and 1 <= size <= MAX_SIZE for size in shape):
             raise ValueError(f"{array} has the shape {shape}")
-        return Layout(shape, np.dtype(document["data_type"]))
+        return Layout(tuple(shape), np.dtype(dtype))
 
     def _metadata(self, node: str) -> dict[str, Any]:
-        document = json.loads((self.path / node.lstrip("/") / METADATA).read_bytes())
+        document = json.loads(_read(self.path / node.lstrip("/") / METADATA, MAX_METADATA_BYTES))
         if not isinstance(document, dict):
             raise ValueError(f"{node}/{METADATA} is no JSON object")
         return document
@@ -88,19 +93,38 @@ class LibraryRows:
     def __init__(self, folder: Path) -> None:
         import zarr
 
-        array = zarr.open_array(folder, mode="r")
-        files = array.shards or array.chunks
-        grid = itertools.product(*(range(-(-size // step)) for size, step in zip(array.shape, files, strict=True)))
-        for place in grid:  # zarr reads a missing file as zeros
-            name = array.metadata.encode_chunk_key(place)
-            if not (folder / name).is_file():
-                raise DamagedRecordError(f"{folder / name} is missing")
+        try:
+            array = zarr.open_array(folder, mode="r")
+            files = array.shards or array.chunks
+            counts = [-(-size // step) for size, step in zip(array.shape, files, strict=True)]
+            if math.prod(counts) > MAX_FILES:
+                raise ValueError(f"{folder} would have {math.prod(counts):,} files")
+            names = [array.metadata.encode_chunk_key(place) for place in itertools.product(*map(range, counts))]
+        except (
+            Exception
+        ) as error:  # zarr-python raises nearly every type for metadata that is damaged or that it does not know
+            raise ValueError(
+                f"{folder} is not laid out as a store's arrays are, and zarr-python says: {error}"
+            ) from error
+        for name in names:  # zarr reads a missing file as zeros
+            os.close(open_regular(folder / name))
         self.array = array
 
-    def read(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
+    def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
         """As Rows."""
-        for position, row in enumerate(rows.tolist()):
-            out[position] = self.array[row]
+        for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+            try:
+                out[position] = self.array[row]
+            except Exception as error:  # as above, for damaged bytes
+                raise DamagedRecordError(f"{self.array.path}: row {row} is damaged ({error})") from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """A file's content. Raises OSError for what is no regular file, ValueError for more than `limit` bytes."""
+    with open(open_regular(path), "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise ValueError(f"{path} has more than {limit:,} bytes")
+        return file.readall()
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:

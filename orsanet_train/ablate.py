@@ -17,7 +17,8 @@ from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_dif
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import Group, evaluate
-from orsanet_train.feed import Resident, join
+from orsanet_train.feed import join
+from orsanet_train.residence import Resident
 from orsanet_train.train import read_json, train, training_split
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.

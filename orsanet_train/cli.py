@@ -9,7 +9,7 @@ import click
 from orsanet_cache import CommandGroup, classes_option
 
 if TYPE_CHECKING:
-    from orsanet_train.feed import Resident
+    from orsanet_train.residence import Resident
 
 FILE = click.Path(path_type=Path)
 PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, or a .toml file."

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
 from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, load_weights, write_whole
-from orsanet_train.feed import Feed, Resident, join
+from orsanet_train.feed import Feed, join
 from orsanet_train.model import ORSANet
 from orsanet_train.report import SplitReport, split_report
+from orsanet_train.residence import Resident
 
 EVALUATION_BATCH = 64
 

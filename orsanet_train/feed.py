@@ -4,22 +4,14 @@
                    host memory ─ one thread ─▶ ring of host buffers ─▶ batch    host: loaded once
                    device memory ─▶ batch                                       device: loaded once
 
-Labels are joined to store rows by image path. An epoch's order, views and erased rectangles are pure functions of
-(seed, epoch, position): any epoch can be drawn again, in any process, without having run the ones before. Where the data is kept
-changes no bit of a batch.
+Labels are joined to store rows by image path. Where the data is kept changes no bit of a batch.
 """
 
 import hashlib
 import math
-import os
-import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,19 +20,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, Sample, imagenet_normalised, listed, unit_range
-from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
+from orsanet_train.config import ModelConfig, RunConfig
+from orsanet_train.epoch import epoch_plan, erase
+from orsanet_train.residence import Resident, choose_residence
+from orsanet_train.ring import RING, Slot, ahead_in_ring
 
-INPUT_SIZE = 224  # RandomErasing acts on this grid in the published pipeline
-ASPECT_RATIO = (0.3, 3.3)
-
-Resident = Literal["auto", "device", "host", "stream"]
-RING = 3  # buffers: one that the device copies from, one that is full, one that is being filled
 LOAD_ROWS = 256  # read at a time where everything is loaded
-AUTO_SHARE = 0.5  # of a GPU's free memory that the data may take unasked; the model has yet to come
-
-Part = TypeVar("Part")
-Space = TypeVar("Space")
-Made = TypeVar("Made")
 
 
 class PriorBatch(NamedTuple):
@@ -103,56 +88,6 @@ def join(
     )
 
 
-class EpochPlan(NamedTuple):
-    """One epoch, position by position."""
-
-    order: NDArray[np.int64]  # [N] index into the split
-    flipped: NDArray[np.bool_]  # [N] take the hflip view
-    erased: NDArray[np.int64]  # [N, 4] top, left, height, width on the 224-pixel grid; height 0: nothing
-
-
-def epoch_plan(labels: NDArray[np.int64], config: RunConfig, epoch: int) -> EpochPlan:
-    """Draw an epoch (counted from 0). `labels` [N] are the split's; balanced sampling weighs each by 1 / its class's count."""
-    count = len(labels)
-    order_rng, flip_rng, erase_rng = (np.random.default_rng([config.seed, epoch, stream]) for stream in range(3))
-    if config.sampling == "balanced":
-        weight = 1 / np.bincount(labels)[labels]
-        order = order_rng.choice(count, size=count, p=weight / weight.sum())
-    else:
-        order = order_rng.permutation(count)
-    flipped = flip_rng.random(count) < config.augmentation.hflip
-    return EpochPlan(order, flipped, erased_rectangles(erase_rng, count, config.augmentation))
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of torch's generator for an epoch."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
-
-
-def erased_rectangles(rng: np.random.Generator, count: int, config: AugmentationConfig) -> NDArray[np.int64]:
-    """Rectangles as torchvision's RandomErasing draws them: uniform area, log-uniform aspect ratio, uniform place."""
-    area = rng.uniform(*config.erasing_scale, count) * INPUT_SIZE**2
-    ratio = np.exp(rng.uniform(math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]), count))
-    height = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-    width = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    top = rng.integers(0, INPUT_SIZE - height + 1)
-    left = rng.integers(0, INPUT_SIZE - width + 1)
-    chosen = rng.random(count) < config.erasing
-    return np.stack([top, left, height, width], axis=1) * chosen[:, None]
-
-
-def erase(image: Tensor, erased: Tensor) -> Tensor:
-    """Zero the rectangles [B, 4], given on the 224-pixel grid, in normalised images [B, 3, 112, 112].
-
-    The 112-pixel image holds the even pixels of that grid, so this is exactly erasing before taking every second pixel.
-    """
-    position = 2 * torch.arange(image.shape[-1], device=image.device)
-    top, left, height, width = erased[:, :, None].unbind(dim=1)
-    inside_y = (position >= top) & (position < top + height)  # [B, 112]
-    inside_x = (position >= left) & (position < left + width)
-    return image.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
-
-
 class Draws(NamedTuple):
     """What comes into batches, position by position."""
 
@@ -162,13 +97,6 @@ class Draws(NamedTuple):
 
     def part(self, start: int, stop: int) -> "Draws":
         return Draws(*(values[start:stop] for values in self))
-
-
-class Residence(NamedTuple):
-    """Where a feed's data is kept."""
-
-    mode: Literal["device", "host", "stream"]
-    reason: str
 
 
 class Feed:
@@ -251,11 +179,10 @@ class Feed:
                 np.take(values.numpy(), places, axis=0, out=buffers[name], mode="clip")  # "raise" takes a detour
             return
         rows = self.split.rows[draws.sample]
-        changes = (np.flatnonzero(np.diff(draws.view)) + 1).tolist()
-        for start, stop in pairwise([0, *changes, len(rows)]):  # runs of one view
-            view = self.split.views[draws.view[start]]
+        for number, view in enumerate(self.split.views):
+            positions = np.flatnonzero(draws.view == number)
             for name in self._fields:
-                self.store.read(self.split.name, view, name, rows[start:stop], out=buffers[name][start:stop])
+                self.store.read(self.split.name, view, name, rows[positions], buffers[name], positions)
 
     def _taken(self, draws: Draws, slot: "Slot") -> PriorBatch:
         return self._batch(slot.on_device(len(draws.sample)))
@@ -294,91 +221,3 @@ def _values(stored: Mapping[str, Tensor], name: str) -> Tensor:
     if f"{name}_scale" in stored:
         return values.float() * stored[f"{name}_scale"][..., None, None]
     return values.to(torch.float32 if values.is_floating_point() else values.dtype, copy=True)
-
-
-class Slot:
-    """Host memory for one batch, used again and again; pinned where a GPU copies from it."""
-
-    def __init__(
-        self, layouts: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], rows: int, device: torch.device
-    ) -> None:
-        on_gpu = device.type == "cuda"
-        buffers = {name: torch.from_numpy(np.empty((rows, *shape), dtype)) for name, (shape, dtype) in layouts.items()}
-        self.device = device
-        self.buffers = {name: buffer.pin_memory() if on_gpu else buffer for name, buffer in buffers.items()}
-        self.copied = torch.cuda.Event() if on_gpu else None
-
-    def to_fill(self, rows: int) -> dict[str, NDArray[Any]]:
-        """The first rows of every buffer, as soon as the GPU has copied what was in them."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        return {name: buffer[:rows].numpy() for name, buffer in self.buffers.items()}
-
-    def on_device(self, rows: int) -> dict[str, Tensor]:
-        """The same rows on the device: on a GPU copies, begun and not waited for; on a CPU the buffers themselves."""
-        tensors = {name: buffer[:rows].to(self.device, non_blocking=True) for name, buffer in self.buffers.items()}
-        if self.copied is not None:
-            self.copied.record(torch.cuda.current_stream(self.device))
-        return tensors
-
-
-def ahead_in_ring(
-    parts: Iterable[Part],
-    slots: Iterable[Space],
-    fill: Callable[[Part, Space], None],
-    take: Callable[[Part, Space], Made],
-) -> Iterator[Made]:
-    """take(part, slot) of every part in order, after one background thread ran fill(part, slot): as far ahead as there are slots.
-
-    A slot is filled again once `take` has returned. What `fill` raises is raised here. The thread has ended when the iterator has.
-    """
-    waiting = iter(parts)
-    thread = ThreadPoolExecutor(1, "feed")
-    try:
-        under_way: deque[tuple[Future[None], Part, Space]] = deque(
-            (thread.submit(fill, part, slot), part, slot) for slot, part in zip(slots, waiting, strict=False)
-        )
-        while under_way:
-            filled, part, slot = under_way.popleft()
-            filled.result()
-            made = take(part, slot)
-            for following in islice(waiting, 1):
-                under_way.append((thread.submit(fill, following, slot), following, slot))
-            yield made
-    finally:
-        thread.shutdown(cancel_futures=True)
-
-
-def choose_residence(resident: Resident, needed: int, device: torch.device) -> Residence:
-    """Where to keep `needed` bytes. Raises OrsanetError where they are asked to be in memory and are more than is free there."""
-    size = tqdm.format_sizeof(needed, "B")
-    if resident == "auto" and device.type != "cuda":
-        return Residence("stream", f"{size} streamed from the store; on a CPU the page cache keeps what fits in memory")
-    home = torch.device("cpu") if resident == "host" else device
-    free = free_memory(home)
-    found = f"{tqdm.format_sizeof(free, 'B')} free on {home}"
-    if resident == "auto":
-        if needed <= AUTO_SHARE * free:
-            return Residence("device", f"{size} resident on {device}; at most half of the {found}")
-        return Residence("stream", f"{size} streamed from the store; more than half of the {found}")
-    if resident == "stream":
-        return Residence("stream", f"{size} streamed from the store, as asked for")
-    if needed > free:
-        raise OrsanetError(
-            f"--resident {resident}: the data takes {size}, of {found}; use --resident stream, which needs no more than a few batches"
-        )
-    return Residence(resident, f"{size} resident on {home}, as asked for")
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated there; on a CPU the page cache counts as free."""
-    if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
-        return torch.cuda.mem_get_info(device)[0] + kept
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    if found is None:  # not Linux: at least what cannot fit at all
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(found[1]) * 1024

@@ -32,10 +32,12 @@ from orsanet_cache import (
 from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, ResumeState, save_weights, write_whole
 from orsanet_train.config import RunConfig, config_toml, load_config
+from orsanet_train.epoch import epoch_seed
 from orsanet_train.evaluate import predict
-from orsanet_train.feed import Feed, LabelledSplit, PriorBatch, Resident, epoch_seed, join
+from orsanet_train.feed import Feed, LabelledSplit, PriorBatch, join
 from orsanet_train.losses import training_loss
 from orsanet_train.model import ORSANet, backbone_weights
+from orsanet_train.residence import Resident
 from orsanet_train.sam import sam_step
 
 _BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all that a kill before run.json can leave

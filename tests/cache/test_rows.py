@@ -47,7 +47,7 @@ def opened(folder: Path) -> ShardedRows:
 
 def read(reader: ShardedRows, rows: list[int]) -> NDArray[Any]:
     out = np.full((len(rows), *reader.shape[1:]), 77, reader.dtype)
-    reader.read(np.array(rows, np.int64), out)
+    reader.read(np.array(rows, np.int64), out, np.arange(len(rows)))
     return out
 
 

@@ -29,21 +29,10 @@ from orsanet_cache.build import build
 from orsanet_cache.commit import StoreWriter, UnitRecord
 from orsanet_cache.store import schema
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
-from orsanet_train.feed import (
-    RING,
-    EpochPlan,
-    Feed,
-    PriorBatch,
-    Resident,
-    ahead_in_ring,
-    choose_residence,
-    epoch_plan,
-    epoch_seed,
-    erase,
-    erased_rectangles,
-    free_memory,
-    join,
-)
+from orsanet_train.epoch import EpochPlan, epoch_plan, epoch_seed, erase, erased_rectangles
+from orsanet_train.feed import Feed, PriorBatch, join
+from orsanet_train.residence import Resident, choose_residence, free_memory
+from orsanet_train.ring import RING, ahead_in_ring
 
 CPU = torch.device("cpu")
 LABELS = np.repeat([0, 1, 2], [160, 30, 10])  # as unbalanced as expression data sets are

@@ -1,0 +1,67 @@
+"""One epoch's order, views and erased rectangles: pure functions of (seed, epoch, position).
+
+Any epoch can be drawn again, in any process, without having run the ones before.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orsanet_train.config import AugmentationConfig, RunConfig
+
+INPUT_SIZE = 224  # RandomErasing acts on this grid in the published pipeline
+ASPECT_RATIO = (0.3, 3.3)
+
+
+class EpochPlan(NamedTuple):
+    """One epoch, position by position."""
+
+    order: NDArray[np.int64]  # [N] index into the split
+    flipped: NDArray[np.bool_]  # [N] take the hflip view
+    erased: NDArray[np.int64]  # [N, 4] top, left, height, width on the 224-pixel grid; height 0: nothing
+
+
+def epoch_plan(labels: NDArray[np.int64], config: RunConfig, epoch: int) -> EpochPlan:
+    """Draw an epoch (counted from 0). `labels` [N] are the split's; balanced sampling weighs each by 1 / its class's count."""
+    count = len(labels)
+    order_rng, flip_rng, erase_rng = (np.random.default_rng([config.seed, epoch, stream]) for stream in range(3))
+    if config.sampling == "balanced":
+        weight = 1 / np.bincount(labels)[labels]
+        order = order_rng.choice(count, size=count, p=weight / weight.sum())
+    else:
+        order = order_rng.permutation(count)
+    flipped = flip_rng.random(count) < config.augmentation.hflip
+    return EpochPlan(order, flipped, erased_rectangles(erase_rng, count, config.augmentation))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of torch's generator for an epoch."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
+
+
+def erased_rectangles(rng: np.random.Generator, count: int, config: AugmentationConfig) -> NDArray[np.int64]:
+    """Rectangles as torchvision's RandomErasing draws them: uniform area, log-uniform aspect ratio, uniform place."""
+    area = rng.uniform(*config.erasing_scale, count) * INPUT_SIZE**2
+    ratio = np.exp(rng.uniform(math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]), count))
+    height = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+    width = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+    top = rng.integers(0, INPUT_SIZE - height + 1)
+    left = rng.integers(0, INPUT_SIZE - width + 1)
+    chosen = rng.random(count) < config.erasing
+    return np.stack([top, left, height, width], axis=1) * chosen[:, None]
+
+
+def erase(image: Tensor, erased: Tensor) -> Tensor:
+    """Zero the rectangles [B, 4], given on the 224-pixel grid, in normalised images [B, 3, 112, 112].
+
+    The 112-pixel image holds the even pixels of that grid, so this is exactly erasing before taking every second pixel.
+    """
+    position = 2 * torch.arange(image.shape[-1], device=image.device)
+    top, left, height, width = erased[:, :, None].unbind(dim=1)
+    inside_y = (position >= top) & (position < top + height)  # [B, 112]
+    inside_x = (position >= left) & (position < left + width)
+    return image.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
