@@ -111,7 +111,7 @@ def build(
         wanted = _wanted(writer, splits, views, accept_changed)
         for split in splits:
             for view in wanted[split]:
-                writer.add_view(split, view, _provenance(manifest, device))
+                writer.add_view(split, view)
 
         work = _lacking(writer, own, wanted)
         rows = sum(lacking.rows for lacking in work)
@@ -121,10 +121,11 @@ def build(
         began = time.monotonic()
         with Pipeline(manifest.root, priors, fields, device, batch_size) as pipeline:
             _compute(work, writer, pipeline, manifest)
-            damaged = _seal(writer, wanted)
+            provenance = _provenance(manifest, device)
+            damaged = _seal(writer, wanted, provenance)
             if damaged:  # they did not read back as they were written
                 _compute(damaged, writer, pipeline, manifest)
-                damaged = _seal(writer, wanted)
+                damaged = _seal(writer, wanted, provenance)
             if damaged:
                 names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
                 raise OrsanetError(f"{out}: the disk does not give back what was written:\n{listed(names)}")
@@ -197,12 +198,12 @@ def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, mani
             safe += unit.stop - unit.start
 
 
-def _seal(writer: StoreWriter, wanted: Mapping[str, Sequence[str]]) -> list[Work]:
+def _seal(writer: StoreWriter, wanted: Mapping[str, Sequence[str]], provenance: Mapping[str, str]) -> list[Work]:
     """Seal every complete view; what does not read back as it was committed loses its marker and is returned."""
     damaged = []
     for split, views in wanted.items():
         for view in views:
-            units = writer.seal(split, view)
+            units = writer.seal(split, view, provenance)
             if units:
                 writer.uncommit(units, view)
             damaged += [Work(unit, (view,)) for unit in units]

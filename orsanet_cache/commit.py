@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 
 from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.rows import encode_shard, shard_name
+from orsanet_cache.rows import encode_shard, row_checksums, shard_name
 from orsanet_cache.store import (
+    CHECKSUMS,
     DAMAGE,
     MARK,
     ROWS_PER_UNIT,
@@ -57,6 +58,7 @@ from orsanet_cache.zarr_folder import (
 )
 
 COMMITS = ".commits"  # no split can have this name
+SAMPLE_ID_AXES = ("sample", "byte")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ class Marker:
     """A committed unit of a view."""
 
     record: UnitRecord
-    shards: dict[str, dict[str, Any]]  # field -> {bytes: of its file, sha256: of its values, in hex}
+    shards: dict[
+        str, dict[str, Any]
+    ]  # field -> {bytes: of its file, sha256: of its values, in hex, crc32c: of every row}
 
     def encode(self) -> bytes:
         content = {"image_sha256": self.record.image_sha256, "rejected": self.record.rejected, "shards": self.shards}
@@ -192,9 +196,14 @@ class StoreWriter:
             raise ValueError(f"{split!r} is not a folder name")
         self._ids[split] = tuple(ids)
         with locked(self.path / METADATA):
-            if not (self.path / split / METADATA).exists():
-                self._write_small(split, "sample_id", encode_ids(ids), ("sample", "byte"))
-                self._publish(self.path / split / METADATA, [group_document({})])
+            is_new = not (self.path / split / METADATA).exists()
+            if is_new:
+                self._write_small(split, "sample_id", encode_ids(ids), SAMPLE_ID_AXES)
+            elif not any(self.is_sealed(split, view) for view in self.views(split)):
+                encoded = encode_ids(ids)
+                self._write_document(self.path / split / "sample_id", encoded.shape, "uint8", SAMPLE_ID_AXES)
+            self._write_group(split, {})
+            if is_new:
                 return
         try:
             stored = decode_ids(self._container.small(f"{split}/sample_id"))
@@ -210,7 +219,7 @@ class StoreWriter:
                 f"{listed(detail or ['the same images in another order'])}"
             )
 
-    def add_view(self, split: str, view: str, provenance: Mapping[str, Any]) -> None:
+    def add_view(self, split: str, view: str) -> None:
         """Make room for a view that is not sealed, unless there is; array metadata that is damaged is written again."""
         if self.is_sealed(split, view):
             return
@@ -221,9 +230,7 @@ class StoreWriter:
                 self._write_document(
                     folder, (count, *field.shape), field.dtype, axes, self.rows_per_unit, field.compressed
                 )
-            document_path = self.path / split / view / METADATA
-            if not document_path.exists():
-                self._publish(document_path, [group_document({"provenance": dict(provenance)})])
+            self._write_group(f"{split}/{view}", {})
 
     def units(self, split: str) -> list[Unit]:
         """All units of a split."""
@@ -283,6 +290,7 @@ class StoreWriter:
             shards[field.name] = {
                 "bytes": sum(map(len, content)),
                 "sha256": hashlib.sha256(np.ascontiguousarray(arrays[field.name]).data).hexdigest(),
+                "crc32c": row_checksums(arrays[field.name]).tolist(),
             }
         marker = self._marker_path(unit, view)
         make_folder(marker.parent)
@@ -310,8 +318,11 @@ class StoreWriter:
             return []
         return [unit for unit in self.units(split) if self.marker(unit, view) is None]
 
-    def seal(self, split: str, view: str) -> list[Unit]:
-        """Read a complete view back and seal it; where units do not read back as they were committed, return those instead."""
+    def seal(self, split: str, view: str, provenance: Mapping[str, Any]) -> list[Unit]:
+        """Read a complete view back and seal it; where units do not read back as they were committed, return those instead.
+
+        `provenance` is recorded with the seal and not covered by it.
+        """
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self._lock_file("seal"), wait=False))
@@ -329,7 +340,7 @@ class StoreWriter:
             if damaged:
                 return sorted(damaged)
             with locked(self.path / METADATA):
-                self._write_seal(split, view, complete)
+                self._write_seal(split, view, complete, provenance)
                 self._discard_markers(split, view)
             return []
 
@@ -373,26 +384,31 @@ class StoreWriter:
         except (OrsanetError, *DAMAGE):
             return False
 
-    def _write_seal(self, split: str, view: str, markers: Sequence[Marker]) -> None:
+    def _write_seal(self, split: str, view: str, markers: Sequence[Marker], provenance: Mapping[str, Any]) -> None:
         name = f"{split}/{view}"
         fields = {field: layout for field, layout in self._container.arrays(name).items() if field in markers[0].shards}
         image_sha256 = _digests([digest for marker in markers for digest in marker.record.image_sha256])
         unit_sha256 = np.stack(
             [_digests([marker.shards[field]["sha256"] for field in sorted(fields)]) for marker in markers]
         )
+        crc32c = {
+            field: np.concatenate([np.array(marker.shards[field]["crc32c"], np.uint32) for marker in markers])
+            for field in fields
+        }
         rejected = {image: reason for marker in markers for image, reason in marker.record.rejected.items()}
         root = self._container.attributes("")[MARK]
         sample_id = self._container.small(f"{split}/sample_id")
-        seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256)
+        seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
+        for field, checksums in crc32c.items():
+            self._write_small(f"{name}/{CHECKSUMS}", field, checksums, ("sample",))
+        self._write_group(f"{name}/{CHECKSUMS}", {})
         self._write_small(name, "image_sha256", image_sha256, ("sample", "sha256"))
         self._write_small(name, "unit_sha256", unit_sha256, ("unit", "field", "sha256"))
-        attributes = self._container.attributes(name) | {"seal": seal, "rejected": rejected}
-        self._publish(self.path / name / METADATA, [group_document(attributes)])
+        self._write_group(name, {"provenance": dict(provenance), "seal": seal, "rejected": rejected})
 
     def _unseal(self, split: str, view: str, but: set[int]) -> None:
         """Turn a seal back into markers, of all units but these; without records that can be trusted, of none."""
         name = f"{split}/{view}"
-        attributes = self._container.attributes(name)
         with suppress(OrsanetError):
             sealed = PriorStore(self._container).sealed(split, view)
             for unit in self.units(split):
@@ -402,20 +418,33 @@ class StoreWriter:
                 ids = self._ids[split][unit.rows]
                 rejected = {image: sealed.rejected[image] for image in ids if image in sealed.rejected}
                 shards = {
-                    field: {"bytes": path.stat().st_size, "sha256": digest.tobytes().hex()}
+                    field: {
+                        "bytes": path.stat().st_size,
+                        "sha256": digest.tobytes().hex(),
+                        "crc32c": sealed.crc32c[field][unit.rows].tolist(),
+                    }
                     for field, digest in zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True)
                     if (path := self._shard_path(unit, view, field)).exists()
                 }
                 path = self._marker_path(unit, view)
                 make_folder(path.parent)
                 self._publish(path, [Marker(UnitRecord(hashes, rejected), shards).encode()])
-        self._publish(self.path / name / METADATA, [group_document({"provenance": attributes.get("provenance", {})})])
+        self._write_group(name, {})
 
     def _write_small(self, group: str, name: str, values: NDArray[Any], axes: tuple[str, ...]) -> None:
         folder = self.path / group / name
         make_folder(folder)
         self._publish(folder / shard_name(0, values.ndim), small_content(values))
         self._write_document(folder, values.shape, str(values.dtype), axes)
+
+    def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
+        """A group's zarr.json, unless it is there."""
+        path, document = self.path / group / METADATA, group_document(attributes)
+        with suppress(FileNotFoundError):
+            if path.read_bytes() == document:
+                return
+        make_folder(path.parent)
+        self._publish(path, [document])
 
     def _write_document(self, folder: Path, *layout: Any) -> None:
         """An array's zarr.json, unless it is there."""
@@ -491,7 +520,7 @@ def damaged_units(
 
     def is_damaged(unit: Unit, field: str, sha256: str) -> bool:
         try:
-            rows = container.rows(f"{name}/{field}")  # its own, or its lock would let one thread read at a time
+            rows = container.rows(f"{name}/{field}", None)  # its own, or its lock would let one thread read at a time
             return unit_digest(rows, layouts[field], unit.start, unit.stop).hex() != sha256
         except DAMAGE:
             return True

@@ -3,8 +3,9 @@
     shard file:  record · record · … · index            record:  the row's bytes, perhaps zstd-compressed · CRC-32C
     index:       per row offset and length, uint64 · CRC-32C
 
-Written in one piece. Read, the index is parsed once per shard, a row is one `preadv` into the caller's array, and a record's checksum
-is verified when a process first reads it (`Records`, which HDF5 files share). Arrays that are laid out in any other way are left to
+Written in one piece. Read, the index is parsed once per shard, a row is one `preadv` into the caller's array, and when a process first
+reads a row, its bytes are held against the CRC-32C that the view's seal covers: so a row is also in its place (`Records`, which HDF5
+files share). Arrays that are laid out in any other way are left to
 zarr-python: `ShardedRows.of` returns None for them.
 """
 
@@ -68,6 +69,9 @@ class DamagedRecordError(ValueError):
     """A record or an index does not have its checksum, or does not fit its file."""
 
 
+Checksums = NDArray[np.uint32]
+
+
 class Rows(Protocol):
     """A way to the rows of one array."""
 
@@ -78,6 +82,8 @@ class Rows(Protocol):
 class Records(ABC):
     """Rows that lie as records in one or more files. Read-only; a pickled or forked copy opens its own files.
 
+    Without `checksums` [N] nothing is verified: for who takes a digest of what is read.
+
     One thread reads at a time. The system calls leave the interpreter to others.
     """
 
@@ -87,13 +93,15 @@ class Records(ABC):
         shape: Sequence[int],
         dtype: np.dtype[Any],
         rows_per_file: int,
-        decompress: Callable[[Any], bytes] | None,
+        decompress: Callable[[NDArray[np.uint8], NDArray[np.uint8]], object] | None,
+        checksums: Checksums | None,
     ) -> None:
         self.name = name
         self.shape = tuple(shape)
         self.dtype = dtype
         self.rows_per_file = rows_per_file
         self.decompress = decompress
+        self.checksums = checksums
         self.row_bytes = math.prod(self.shape[1:]) * dtype.itemsize
         self._start()
 
@@ -103,11 +111,7 @@ class Records(ABC):
 
     @abstractmethod
     def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
-        """[rows, 2] offset and length of its records, checksums of CHECKSUM_BYTES included."""
-
-    @abstractmethod
-    def is_intact(self, row: int, record: NDArray[np.uint8], checksum: bytearray, raw: NDArray[np.uint8]) -> bool:
-        """Does the record, stored with `checksum` behind it and decompressed to `raw`, have its checksum?"""
+        """[rows, 2] offset and length of its records, of which the last CHECKSUM_BYTES are the format's own checksum."""
 
     def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
         """out[positions[i]] becomes row rows[i], for every i; out [any number, *row shape], C-contiguous.
@@ -150,29 +154,21 @@ class Records(ABC):
 
     def _read_carefully(self, row: int, descriptor: int, place: list[int], raw: NDArray[np.uint8]) -> None:
         offset, length = place
-        checksum = bytearray(CHECKSUM_BYTES)
-        record = raw
         if self.decompress is None:
-            if (
-                length != self.row_bytes + CHECKSUM_BYTES
-                or os.preadv(descriptor, [raw.data, checksum], offset) != length
-            ):
+            if length != self.row_bytes + CHECKSUM_BYTES or os.preadv(descriptor, [raw.data], offset) != self.row_bytes:
                 raise self._damaged(row, "cut off")
         else:
             if not CHECKSUM_BYTES < length < 2 * self.row_bytes + 1024:  # also what marks a row that was never written
                 raise self._damaged(row, "impossible length")
             record = np.empty(length - CHECKSUM_BYTES, np.uint8)
-            if os.preadv(descriptor, [record.data, checksum], offset) != length:
+            if os.preadv(descriptor, [record.data], offset) != len(record):
                 raise self._damaged(row, "cut off")
             try:
-                decoded = self.decompress(record)
-            except Exception as error:  # zlib's own, zstd's RuntimeError
+                self.decompress(record, raw)
+            except Exception as error:  # zlib's own, zstd's RuntimeError, another size
                 raise self._damaged(row, f"does not decompress: {error}") from error
-            if len(decoded) != self.row_bytes:
-                raise self._damaged(row, "of another size")
-            raw[:] = np.frombuffer(decoded, np.uint8)
         if not self._verified[row]:
-            if not self.is_intact(row, record, checksum, raw):
+            if self.checksums is not None and google_crc32c.value(raw) != self.checksums[row]:
                 raise self._damaged(row, "wrong checksum")
             self._verified[row] = True
 
@@ -222,13 +218,19 @@ class ShardedRows(Records):
     """The rows of a Zarr array that is laid out as above."""
 
     def __init__(
-        self, folder: Path, shape: Sequence[int], dtype: np.dtype[Any], rows_per_shard: int, compressed: bool
+        self,
+        folder: Path,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        rows_per_shard: int,
+        compressed: bool,
+        checksums: Checksums | None,
     ) -> None:
-        super().__init__(str(folder), shape, dtype, rows_per_shard, zstd.decompress if compressed else None)
+        super().__init__(str(folder), shape, dtype, rows_per_shard, _decompress_zstd if compressed else None, checksums)
         self.folder = folder
 
     @classmethod
-    def of(cls, folder: Path) -> Self | None:
+    def of(cls, folder: Path, checksums: Checksums | None = None) -> Self | None:
         """The array in `folder`, or None where it is not laid out as above."""
         try:
             array = json.loads((folder / "zarr.json").read_bytes())
@@ -254,7 +256,7 @@ class ShardedRows(Records):
             dtype = np.dtype(TYPES[array["data_type"]]).newbyteorder("<")
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return cls(folder, shape, dtype, shard[0], bool(compression)) if understood else None
+        return cls(folder, shape, dtype, shard[0], bool(compression), checksums) if understood else None
 
     def file_path(self, file: int) -> Path:
         return self.folder / shard_name(file, len(self.shape))
@@ -271,8 +273,17 @@ class ShardedRows(Records):
             raise DamagedRecordError(f"{self.file_path(file)}: its index points outside the file")
         return index
 
-    def is_intact(self, row: int, record: NDArray[np.uint8], checksum: bytearray, raw: NDArray[np.uint8]) -> bool:
-        return _crc32c(record) == checksum
+
+def row_checksums(rows: NDArray[Any]) -> Checksums:
+    """CRC-32C of every row's bytes, uint32 [n]."""
+    raw = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    return np.array([google_crc32c.value(row) for row in raw], np.uint32)
+
+
+def _decompress_zstd(record: NDArray[np.uint8], raw: NDArray[np.uint8]) -> None:
+    """Raises RuntimeError or ValueError for damage and for what is not raw's size, without making room for it."""
+    if len(zstd.decompress(record, raw)) != len(raw):
+        raise ValueError("another size")
 
 
 def _crc32c(content: bytes | NDArray[np.uint8]) -> bytes:

@@ -3,9 +3,10 @@
     STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
         sample_id   uint8 [N, L]    image paths of the manifest, UTF-8, zero-padded
-        <view>/                     attributes: provenance; once finished: seal, rejected = {sample id: reason}
+        <view>/                     attributes, once finished: seal, rejected = {sample id: reason}, provenance
           image_sha256 uint8 [N, 32]       of the image files
           unit_sha256  uint8 [U, F, 32]    of every unit of work in every field, fields by name
+          crc32c/<field> uint32 [N]        of every row's bytes
           image, segmentation_map, segmentation_features, landmark_features, landmarks   [N, …]
 
 Row n of every array belongs to sample n; a rejected sample's rows mean nothing. Labels are not here: they are joined from the manifest
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.rows import Rows
+from orsanet_cache.rows import Checksums, Rows
 from orsanet_cache.zarr_folder import Layout, ZarrFolder
 
 SCHEMA_VERSION = 2
@@ -36,6 +37,7 @@ MAP_SHAPE = (224, 224)
 GRID = (7, 7)
 MAX_ROW_BYTES = 16 * 1024**2  # a row that claims more is not one of ours
 DIGEST_ROWS = 32  # read at a time where a digest is taken
+CHECKSUMS = "crc32c"  # the group of them in a view
 RECORDS = ("image_sha256", "unit_sha256")  # what a view has besides its fields
 
 
@@ -92,7 +94,7 @@ class Container(Protocol):
     def groups(self, group: str) -> tuple[str, ...]: ...
     def arrays(self, group: str) -> dict[str, Layout]: ...
     def small(self, array: str) -> NDArray[Any]: ...
-    def rows(self, array: str) -> Rows: ...
+    def rows(self, array: str, checksums: Checksums | None) -> Rows: ...
 
 
 DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # what reading damaged bytes raises
@@ -143,6 +145,7 @@ class SealedView:
     rejected: dict[str, str]  # sample id -> why its image could not be used
     image_sha256: NDArray[np.uint8]  # [N, 32], zeros where the file could not be read
     unit_sha256: NDArray[np.uint8]  # [U, F, 32]
+    crc32c: dict[str, Checksums]  # field -> uint32 [N]
     fields: dict[str, Layout]  # by name
 
 
@@ -153,6 +156,7 @@ def view_seal(
     rejected: Mapping[str, str],
     image_sha256: NDArray[np.uint8],
     unit_sha256: NDArray[np.uint8],
+    crc32c: Mapping[str, Checksums],
 ) -> str:
     """SHA-256 in hex over everything that says what a view's rows are; the same however and by how many it was built."""
     header = {
@@ -161,7 +165,8 @@ def view_seal(
         "rejected": rejected,
     }
     digest = hashlib.sha256(_as_json(header).encode())
-    for array in (sample_id, image_sha256, unit_sha256):
+    arrays: list[NDArray[Any]] = [sample_id, image_sha256, unit_sha256, *(crc32c[name] for name in sorted(fields))]
+    for array in arrays:
         digest.update(_as_json(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
@@ -281,7 +286,9 @@ class PriorStore:
             raise TypeError(f"out is {out.dtype} {out.shape} where {field} is C-contiguous {layout.dtype} {shape}")
         try:
             if (split, view, field) not in self._rows:
-                self._rows[split, view, field] = self._container.rows(f"{split}/{view}/{field}")
+                self._rows[split, view, field] = self._container.rows(
+                    f"{split}/{view}/{field}", self.sealed(split, view).crc32c[field]
+                )
             self._rows[split, view, field].read(rows, out, positions)
         except DAMAGE as error:
             raise self._damaged(f"{split}/{view}/{field}", error) from error
@@ -307,12 +314,12 @@ class PriorStore:
             if shape[0] != len(sample_id) or math.prod(shape[1:]) * dtype.itemsize > MAX_ROW_BYTES:
                 raise ValueError(f"{field} has the shape {list(shape)} where the split has {len(sample_id)} samples")
         image_sha256, unit_sha256 = (self._container.small(f"{name}/{record}") for record in RECORDS)
+        crc32c = {field: self._container.small(f"{name}/{CHECKSUMS}/{field}") for field in fields}
         rejected = attributes["rejected"]
-        if view_seal(self._root, sample_id, fields, rejected, image_sha256, unit_sha256) != attributes["seal"]:
+        seal = view_seal(self._root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
+        if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
             raise ValueError("it is not what was sealed")
-        return SealedView(
-            attributes["seal"], dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, fields
-        )
+        return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
 
     def _layout(self, split: str, view: str, field: str) -> Layout:
         fields = self.sealed(split, view).fields

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from orsanet_cache.commit import WHOLE, Marker, Part, Unit, marker_path, units_of
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.rows import Checksums
 from orsanet_cache.store import DAMAGE, Container, PriorStore, SealedView, open_container, unit_digest
 
 
@@ -42,6 +43,7 @@ class _Check:
     view: str
     unit: Unit
     sha256: dict[str, bytes]  # by field
+    crc32c: dict[str, Checksums] | None  # of all rows of the view, by field; None before it is sealed
 
 
 def verify(path: Path, deep: bool = False, sample: Part = WHOLE) -> tuple[int, list[Damage]]:
@@ -82,7 +84,7 @@ def _sealed(sealed: SealedView, view: str, units: Sequence[Unit]) -> Iterator[_C
             field: row.tobytes()
             for field, row in zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True)
         }
-        yield _Check(unit.split, view, unit, digests)
+        yield _Check(unit.split, view, unit, digests, sealed.crc32c)
 
 
 def _marked(path: Path, view: str, units: Sequence[Unit]) -> Iterator[_Check]:
@@ -91,7 +93,9 @@ def _marked(path: Path, view: str, units: Sequence[Unit]) -> Iterator[_Check]:
             shards = Marker.decode(marker_path(path, unit, view).read_bytes()).shards
         except DAMAGE:  # not committed: the next build computes it
             continue
-        yield _Check(unit.split, view, unit, {field: bytes.fromhex(shard["sha256"]) for field, shard in shards.items()})
+        yield _Check(
+            unit.split, view, unit, {field: bytes.fromhex(shard["sha256"]) for field, shard in shards.items()}, None
+        )
 
 
 def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
@@ -100,7 +104,7 @@ def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
     for field, sha256 in check.sha256.items():
         try:
             layout = container.arrays(name)[field]
-            rows = container.rows(f"{name}/{field}")
+            rows = container.rows(f"{name}/{field}", None if check.crc32c is None else check.crc32c[field])
             if deep and unit_digest(rows, layout, unit.start, unit.stop) != sha256:
                 raise ValueError("not the values that were committed")
             if not deep:

@@ -17,7 +17,17 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.rows import CHECKSUM_BYTES, TYPES, DamagedRecordError, Rows, ShardedRows, open_regular, shard_name
+from orsanet_cache.rows import (
+    CHECKSUM_BYTES,
+    TYPES,
+    Checksums,
+    DamagedRecordError,
+    Rows,
+    ShardedRows,
+    open_regular,
+    row_checksums,
+    shard_name,
+)
 
 METADATA = "zarr.json"
 MAX_METADATA_BYTES = 256 * 1024**2  # a view's may list hundreds of thousands of rejected images
@@ -65,9 +75,9 @@ class ZarrFolder:
             raise ValueError(f"{array} does not have its checksum")
         return np.frombuffer(values, layout.dtype).reshape(layout.shape)
 
-    def rows(self, array: str) -> Rows:
-        """The way to the rows of a large array."""
-        return ShardedRows.of(self.path / array) or LibraryRows(self.path / array)
+    def rows(self, array: str, checksums: Checksums | None) -> Rows:
+        """The way to the rows of a large array, each held against its checksum when it is first read."""
+        return ShardedRows.of(self.path / array, checksums) or LibraryRows(self.path / array, checksums)
 
     def _members(self, group: str, kind: str) -> tuple[str, ...]:
         found = sorted(entry.parent.name for entry in (self.path / group).glob(f"*/{METADATA}"))
@@ -90,7 +100,7 @@ class ZarrFolder:
 class LibraryRows:
     """Rows through zarr-python: slower, and for every layout that it reads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checksums: Checksums | None) -> None:
         import zarr
 
         try:
@@ -109,6 +119,7 @@ class LibraryRows:
         for name in names:  # zarr reads a missing file as zeros
             os.close(open_regular(folder / name))
         self.array = array
+        self.checksums = checksums
 
     def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
         """As Rows."""
@@ -117,6 +128,8 @@ class LibraryRows:
                 out[position] = self.array[row]
             except Exception as error:  # as above, for damaged bytes
                 raise DamagedRecordError(f"{self.array.path}: row {row} is damaged ({error})") from error
+            if self.checksums is not None and row_checksums(out[position : position + 1])[0] != self.checksums[row]:
+                raise DamagedRecordError(f"{self.array.path}: row {row} is damaged (wrong checksum)")
 
 
 def _read(path: Path, limit: int) -> bytes:

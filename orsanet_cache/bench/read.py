@@ -100,10 +100,10 @@ def _write_store(path: Path, source: Path | None, size: int) -> tuple[int, int]:
     rows = rows if count is None else min(rows, count)
     with StoreWriter.open(path, {"benchmark": True}, fields) as writer:
         writer.add_split(SPLIT, [f"{row:08d}" for row in range(rows)])
-        writer.add_view(SPLIT, VIEW, {})
+        writer.add_view(SPLIT, VIEW)
         for unit in tqdm(writer.units(SPLIT), unit="unit", desc="write store"):
             writer.commit(unit, VIEW, values(unit), UnitRecord(["00" * 32] * (unit.stop - unit.start), {}))
-        writer.seal(SPLIT, VIEW)
+        writer.seal(SPLIT, VIEW, {})
     return rows, row_bytes
 
 

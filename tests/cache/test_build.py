@@ -322,11 +322,11 @@ def test_a_unit_of_nothing_but_zeros_is_written_and_read(tmp_path: Path) -> None
     fields = schema(128, 512, "float16")
     with StoreWriter.open(tmp_path / "s", {}, fields) as writer:
         writer.add_split("train", ["a.png"])
-        writer.add_view("train", "clean", {})
+        writer.add_view("train", "clean")
         (unit,) = writer.missing("train", "clean")
         zeros = {field.name: np.zeros((1, *field.shape), field.dtype) for field in fields}
         writer.commit(unit, "clean", zeros, UnitRecord(["00" * 32], {}))
-        assert writer.seal("train", "clean") == []
+        assert writer.seal("train", "clean", {}) == []
     for field in fields:
         assert not PriorStore.open(tmp_path / "s").read("train", "clean", field.name, np.array([0])).any()
 

@@ -46,7 +46,7 @@ def test_a_missing_shard_is_an_error_not_zeros(world, tmp_path: Path) -> None:
     shutil.copytree(world.store, copy)
     shard = copy / "train" / "clean" / "image" / "c.0.0.0.0"
     shard.unlink()
-    with pytest.raises(OrsanetError, match="train/clean/image is damaged.*c.0.0.0.0"):
+    with pytest.raises(OrsanetError, match=r"train/clean/image is damaged.*c.0.0.0.0"):
         PriorStore.open(copy).read("train", "clean", "image", np.array([0]))
 
 

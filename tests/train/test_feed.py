@@ -321,7 +321,7 @@ def write_store(path: Path, manifest: Manifest, rejected: Mapping[str, Sequence[
         for split in manifest.splits:
             writer.add_split(split, [sample.image for sample in manifest.split(split)])
             for view, images in rejected.items():
-                writer.add_view(split, view, {})
+                writer.add_view(split, view)
                 for unit in writer.units(split):
                     count = unit.stop - unit.start
                     arrays = {
@@ -329,7 +329,7 @@ def write_store(path: Path, manifest: Manifest, rejected: Mapping[str, Sequence[
                     }
                     record = UnitRecord(["00" * 32] * count, dict.fromkeys(images, "no image"))
                     writer.commit(unit, view, arrays, record)
-                writer.seal(split, view)
+                writer.seal(split, view, {})
     return path
 
 

@@ -1,0 +1,299 @@
+"""A sealed store from a Zarr folder to an HDF5 file, or back.
+
+    source ─ every unit against its seal ─▶ TARGET.converting/store ─ fsync, every unit read back against the seal ─▶ rename to TARGET
+
+Seals stay equal. A kill leaves TARGET.converting, which the next try replaces, and never half a target.
+"""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from orsanet_cache.durable import Content, locked, make_folder, publish, sync_folder
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.hdf5_file import new_hdf5_file
+from orsanet_cache.rows import encode_shard, shard_name
+from orsanet_cache.store import (
+    CHECKSUMS,
+    DAMAGE,
+    Container,
+    Field,
+    PriorStore,
+    encode_ids,
+    open_container,
+    schema,
+    unit_digest,
+)
+from orsanet_cache.zarr_folder import METADATA, ZarrFolder, array_document, group_document, small_content
+
+SUFFIX = ".converting"
+LOCK = "orsanet-cache-convert.lock"  # what makes a folder of that name ours
+SMALL_AXES = {
+    "sample_id": ("sample", "byte"),
+    "image_sha256": ("sample", "sha256"),
+    "unit_sha256": ("unit", "field", "sha256"),
+}
+FREE_SPACE_MARGIN = 1.05
+
+
+class Writer(Protocol):
+    """A store of one format while it is written. Every method raises OSError where the disk takes no more."""
+
+    def group(self, group: str, attributes: Mapping[str, Any]) -> None: ...
+    def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None: ...
+    def rows(
+        self,
+        array: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        axes: Sequence[str],
+        compressed: bool,
+        parts: Iterable[NDArray[Any]],
+    ) -> None: ...
+
+
+def convert(source: Path, target: Path) -> PriorStore:
+    """Write a copy of a store in the other format, and open it: HDF5 of a Zarr folder, Zarr of an HDF5 file.
+
+    Raises OrsanetError for a source that is not finished or is damaged, a target that exists, or too little disk.
+    """
+    container = open_container(source)
+    store = PriorStore(container)
+    _check_is_finished(store)
+    try:
+        with _workplace(target) as folder:
+            _check_disk(store, folder, target)
+            staged = folder / "store"
+            with tqdm(total=2 * _size(store), unit="B", unit_scale=True, desc="convert") as progress:
+                _write(store, container, staged, progress)
+                _check_copy(store, staged, target, progress)
+            _check_is_free(target)
+            staged.rename(target)
+            sync_folder(target.absolute().parent)
+    except OSError as error:
+        raise OrsanetError(
+            f"{target}: cannot be written ({error.strerror or error}), and nothing of it was kept; "
+            f"free some space or choose another place, and run the same command again"
+        ) from error
+    return PriorStore.open(target)
+
+
+class ZarrWriter:
+    """Writes a Zarr folder, as commit.py does: the same files, byte for byte."""
+
+    def __init__(self, path: Path, rows_per_unit: int) -> None:
+        self.path = path
+        self.rows_per_unit = rows_per_unit
+
+    def group(self, group: str, attributes: Mapping[str, Any]) -> None:
+        self._publish(self.path / group / METADATA, [group_document(attributes)])
+
+    def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
+        folder = self.path / array
+        self._publish(folder / shard_name(0, values.ndim), small_content(values))
+        self._publish(folder / METADATA, [array_document(values.shape, str(values.dtype), tuple(axes))])
+
+    def rows(
+        self,
+        array: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        axes: Sequence[str],
+        compressed: bool,
+        parts: Iterable[NDArray[Any]],
+    ) -> None:
+        folder = self.path / array
+        for unit, part in enumerate(parts):
+            content = encode_shard(part, self.rows_per_unit, compressed)
+            self._publish(folder / shard_name(unit, len(shape)), content)
+        self._publish(folder / METADATA, [array_document(shape, dtype, tuple(axes), self.rows_per_unit, compressed)])
+
+    def _publish(self, path: Path, content: Content) -> None:
+        make_folder(path.parent)
+        publish(path, content, self.path.with_name("temporary"))
+
+
+def _write(store: PriorStore, container: Container, staged: Path, progress: "tqdm[Any]") -> None:
+    """In a thread, where Ctrl-C does not land inside HDF5, which does not survive that."""
+    stopped = Event()
+
+    def write() -> None:
+        if isinstance(container, ZarrFolder):
+            with new_hdf5_file(staged) as file:
+                _write_all(store, container, file, progress, stopped)
+        else:
+            _write_all(store, container, ZarrWriter(staged, store.rows_per_unit), progress, stopped)
+
+    with ThreadPoolExecutor(1, "write") as thread:
+        try:
+            thread.submit(write).result()
+        finally:
+            stopped.set()
+
+
+def _write_all(store: PriorStore, container: Container, writer: Writer, progress: "tqdm[Any]", stopped: Event) -> None:
+    writer.group("", container.attributes(""))
+    for split in store.splits:
+        writer.group(split, container.attributes(split))
+        writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SMALL_AXES["sample_id"])
+        for view in store.views(split):
+            name = f"{split}/{view}"
+            sealed = store.sealed(split, view)
+            writer.group(name, container.attributes(name))
+            writer.small(f"{name}/image_sha256", sealed.image_sha256, SMALL_AXES["image_sha256"])
+            writer.small(f"{name}/unit_sha256", sealed.unit_sha256, SMALL_AXES["unit_sha256"])
+            writer.group(f"{name}/{CHECKSUMS}", {})
+            for checked, checksums in sealed.crc32c.items():
+                writer.small(f"{name}/{CHECKSUMS}/{checked}", checksums, ("sample",))
+            for field in _schema(store, split, view):
+                shape, axes = sealed.fields[field.name].shape, ("sample", *field.axes)
+                units = _counted(_units(store, split, view, field.name), progress, stopped)
+                writer.rows(f"{name}/{field.name}", shape, field.dtype, axes, field.compressed, units)
+
+
+def _units(store: PriorStore, split: str, view: str, field: str) -> Iterator[NDArray[Any]]:
+    """A field's values unit by unit. Raises OrsanetError where they are not what was sealed."""
+    for rows, digest in zip(_ranges(store, split), _digests(store, split, view, field), strict=True):
+        values = store.read(split, view, field, rows)
+        if hashlib.sha256(values.data).digest() != digest:
+            raise OrsanetError(
+                f"{store.path}: {split}/{view}/{field}, rows {rows.start} to {rows.stop - 1}, is not what was sealed; "
+                f"`orsanet-cache verify {store.path}` says what else is damaged, and mends"
+            )
+        yield values
+
+
+def _counted(units: Iterable[NDArray[Any]], progress: "tqdm[Any]", stopped: Event) -> Iterator[NDArray[Any]]:
+    for values in units:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        yield values
+        progress.update(values.nbytes)
+
+
+def _check_copy(store: PriorStore, staged: Path, target: Path, progress: "tqdm[Any]") -> None:
+    """Read every value back from the disk, and compare."""
+    try:
+        container = open_container(staged)
+        copy = PriorStore(container)
+        for split in store.splits:
+            for view in store.views(split):
+                fields = copy.fields(split, view)
+                same = copy.sealed(split, view).seal == store.sealed(split, view).seal
+                for field, layout in fields.items():
+                    rows = container.rows(f"{split}/{view}/{field}", None)
+                    digests = _digests(store, split, view, field)
+                    for part, digest in zip(_ranges(store, split), digests, strict=True):
+                        same &= unit_digest(rows, layout, part.start, part.stop) == digest
+                        progress.update((part.stop - part.start) * math.prod(layout.shape[1:]) * layout.dtype.itemsize)
+                if not same:
+                    raise ValueError(f"{split}/{view} is another")
+    except (OrsanetError, *DAMAGE) as error:
+        raise OrsanetError(
+            f"{target}: the disk does not give back what was written ({error}); choose another place for it"
+        ) from error
+
+
+def _schema(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
+    """The view's fields, as this version writes them."""
+    found = store.fields(split, view)
+    expected: tuple[Field, ...] = ()
+    with suppress(KeyError, IndexError):
+        segmentation, landmark = found["segmentation_features"], found["landmark_features"]
+        expected = schema(segmentation.shape[1], landmark.shape[1], str(segmentation.dtype))
+    count = len(store.sample_ids(split))
+    if found != {field.name: ((count, *field.shape), np.dtype(field.dtype)) for field in expected}:
+        raise OrsanetError(f"{store.path}: {split}/{view} has not the fields of this version; rebuild the store")
+    return expected
+
+
+def _ranges(store: PriorStore, split: str) -> list[slice]:
+    """The rows of a split's units."""
+    count, step = len(store.sample_ids(split)), store.rows_per_unit
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _digests(store: PriorStore, split: str, view: str, field: str) -> list[bytes]:
+    """The SHA-256 of a field's units, as they were sealed."""
+    sealed = store.sealed(split, view)
+    return [digests.tobytes() for digests in sealed.unit_sha256[:, sorted(sealed.fields).index(field)]]
+
+
+def _size(store: PriorStore) -> int:
+    """Bytes of all values."""
+    layouts = [
+        layout for split in store.splits for view in store.views(split) for layout in store.fields(split, view).values()
+    ]
+    return sum(math.prod(layout.shape) * layout.dtype.itemsize for layout in layouts)
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A folder beside the target, ours alone until it is left, and then gone."""
+    _check_is_free(target)
+    folder = target.with_name(target.name + SUFFIX)
+    lock = folder / LOCK
+    if folder.is_symlink() or (folder.exists() and not _is_ours(folder)):
+        raise OrsanetError(
+            f"{folder} is in the way, and not from an unfinished conversion; move it or choose another name"
+        )
+    make_folder(folder.absolute().parent)
+    folder.mkdir(exist_ok=True)
+    lock.touch()
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise OrsanetError(f"another process is writing {target}; let it finish") from None
+        _check_is_free(target)  # that process may just have
+        for stale in folder.iterdir():
+            if stale.is_dir():
+                shutil.rmtree(stale)
+            elif stale != lock:
+                stale.unlink()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / LOCK).exists() or not any(folder.iterdir()))
+
+
+def _check_is_free(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise OrsanetError(f"{target}: exists already; choose another name, or move it away")
+
+
+def _check_is_finished(store: PriorStore) -> None:
+    unfinished = [
+        f"{split}/{view}"
+        for split in store.splits
+        for view, is_sealed in store.all_views(split).items()
+        if not is_sealed
+    ]
+    if unfinished:
+        raise OrsanetError(
+            f"{store.path}: not finished, so it cannot be converted; run the same `orsanet-cache build` again. "
+            f"What is missing is in:\n{listed(unfinished)}"
+        )
+
+
+def _check_disk(store: PriorStore, folder: Path, target: Path) -> None:
+    needed, free = store.nbytes() * FREE_SPACE_MARGIN, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OrsanetError(
+            f"{target}: the copy needs about {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there; "
+            f"free some space or choose another place"
+        )

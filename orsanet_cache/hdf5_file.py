@@ -1,0 +1,361 @@
+"""An HDF5 file as a store's container: the groups, attributes and arrays of the Zarr folder, under the same names.
+
+    attribute          a scalar string of fixed length: the JSON text of the value, whatever it is
+    small array        one chunk · Fletcher-32
+    array of rows      one row a chunk, perhaps deflated · Fletcher-32; dimensions labelled
+
+Fletcher-32 is HDF5's own checksum, there for readers that are not ours; ours verifies the CRC-32C, which is ten times faster. As in a
+Zarr store, rows come straight from the file, at the offsets that HDF5 names, or from h5py where an array is laid out in another way.
+
+Nothing leads out of the file: links other than hard ones, external storage and virtual datasets are refused before HDF5 follows them.
+"""
+
+import io
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
+from numpy.typing import NDArray
+
+from orsanet_cache.rows import Checksums, DamagedRecordError, Records, Rows, row_checksums
+from orsanet_cache.zarr_folder import Layout
+
+DEFLATE_LEVEL = 4
+VERSION = ("v110", "v110")  # the oldest with checksums on all metadata and with attributes above 64 KB
+
+# What h5py may need in memory for one row of an array that is laid out in another way than ours.
+MAX_CHUNK_BYTES = 256 * 1024**2
+MAX_INFLATED_BYTES = 1024**3
+MOST_INFLATED = 1032  # times its size, zlib's limit
+
+
+class Hdf5File:
+    """Read access. Every method raises ValueError, KeyError, OSError, RuntimeError or TypeError for what is damaged, not there, or leads
+    out of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        """Attributes of a group; "" is the root."""
+        with _opened(self.path) as file:
+            node = _group(file, group)
+            return {name: _attribute(file, node, name) for name in h5py.AttributeManager(h5py.Group(node))}
+
+    def groups(self, group: str) -> tuple[str, ...]:
+        """Names of the groups in a group, sorted."""
+        with _opened(self.path) as file:
+            return tuple(name for name, node in _members(file, group) if isinstance(node, h5g.GroupID))
+
+    def arrays(self, group: str) -> dict[str, Layout]:
+        """Names of the arrays in a group, sorted -> their layouts."""
+        with _opened(self.path) as file:
+            return {name: _layout(node) for name, node in _members(file, group) if isinstance(node, h5d.DatasetID)}
+
+    def small(self, array: str) -> NDArray[Any]:
+        """A small array, whole."""
+        with _opened(self.path) as file:
+            return _small(file, array)
+
+    def rows(self, array: str, checksums: Checksums | None) -> Rows:
+        """The way to the rows of a large array, each held against its checksum when it is first read."""
+        return ChunkedRows.of(self.path, array, checksums) or LibraryRows(self.path, array, checksums)
+
+
+class ChunkedRows(Records):
+    """The rows of an array that is laid out as above. A record ends with Fletcher-32; what is verified is the CRC-32C kept apart."""
+
+    def __init__(self, path: Path, array: str, layout: Layout, compressed: bool, checksums: Checksums | None) -> None:
+        decompress = _inflate if compressed else None
+        super().__init__(f"{path}/{array}", layout.shape, layout.dtype, layout.shape[0], decompress, checksums)
+        self.path = path
+        self.array = array
+
+    @classmethod
+    def of(cls, path: Path, array: str, checksums: Checksums | None) -> Self | None:
+        """The array, or None where it is not laid out as above."""
+        with _opened(path) as file:
+            dataset = _dataset(file, array)
+            layout = _layout(dataset)
+            properties = dataset.get_create_plist()
+            filters = _filters(dataset)
+            understood = (
+                file.userblock_size == 0  # which not every HDF5 counts in offsets
+                and min(layout.shape) > 0
+                and properties.get_layout() == h5d.CHUNKED
+                and properties.get_chunk() == (1, *layout.shape[1:])
+                and filters in ([h5z.FILTER_FLETCHER32], [h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32])
+                and dataset.get_type() == h5t.py_create(layout.dtype.newbyteorder("<"))
+            )
+        return cls(path, array, layout, h5z.FILTER_DEFLATE in filters, checksums) if understood else None
+
+    def file_path(self, file: int) -> Path:
+        return self.path
+
+    def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
+        size = os.fstat(descriptor).st_size
+        index = np.zeros(
+            (self.shape[0], 2), np.uint64
+        )  # zeros for a row that was never written: no record has that length
+        strange: list[int] = []
+
+        def add(chunk: h5d.StoreInfo) -> None:
+            row = chunk.chunk_offset[0]
+            if row >= len(index) or chunk.filter_mask or chunk.byte_offset + chunk.size > size:
+                strange.append(row)
+            else:
+                index[row] = chunk.byte_offset, chunk.size
+
+        with _opened(self.path) as opened:
+            _dataset(opened, self.array).chunk_iter(add)
+        if strange:
+            raise DamagedRecordError(
+                f"{self.name}: row {strange[0]} lies outside, or not all filters were applied to it"
+            )
+        return index
+
+
+class LibraryRows:
+    """Rows through h5py: slower, and for every layout that plain h5py writes. Verifies the CRC-32C at every read."""
+
+    def __init__(self, path: Path, array: str, checksums: Checksums | None) -> None:
+        self.path = path
+        self.array = array
+        self.checksums = checksums
+        with _opened(path) as file:
+            dataset = _dataset(file, array)
+            filters = _filters(dataset)
+            if len(set(filters)) < len(filters) or not set(filters) <= {
+                h5z.FILTER_SHUFFLE,
+                h5z.FILTER_DEFLATE,
+                h5z.FILTER_FLETCHER32,
+            }:
+                raise ValueError(f"{array} has filters that are not read here (HDF5's numbers {filters})")
+            properties = dataset.get_create_plist()
+            if properties.get_layout() == h5d.CHUNKED:
+                size = math.prod(properties.get_chunk()) * dataset.get_type().get_size()
+                if size > MAX_CHUNK_BYTES:
+                    raise ValueError(f"{array} has chunks of {size:,} bytes")
+            if h5z.FILTER_DEFLATE in filters:  # which HDF5 inflates to whatever they become
+                sizes = [0]
+                dataset.chunk_iter(lambda chunk: sizes.append(chunk.size))
+                if max(sizes) * MOST_INFLATED > MAX_INFLATED_BYTES:
+                    raise ValueError(f"{array} has deflated chunks of {max(sizes):,} bytes")
+
+    def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
+        """As Rows."""
+        with _opened(self.path) as file:
+            dataset = h5py.Dataset(_dataset(file, self.array))
+            for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+                out[position] = dataset[row]
+                if self.checksums is not None and row_checksums(out[position : position + 1])[0] != self.checksums[row]:
+                    raise DamagedRecordError(f"{self.path}/{self.array}: row {row} is damaged (wrong checksum)")
+
+
+class Hdf5Writer:
+    """Writes a new file, as above. Every method raises OSError where the disk takes no more."""
+
+    def __init__(self, file: h5py.File, check: Callable[[], None]) -> None:
+        self._file = file
+        self._check = check
+
+    def group(self, group: str, attributes: Mapping[str, Any]) -> None:
+        """A group with its attributes; "" is the root."""
+        attached = self._file.require_group(f"/{group}").attrs
+        for name, value in attributes.items():
+            text = json.dumps(value, ensure_ascii=False).encode()
+            attached.create(name, np.bytes_(text), dtype=h5py.string_dtype("utf-8", len(text)))
+        self._check()
+
+    def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
+        """A small array."""
+        self._dataset(array, values.shape, str(values.dtype), values.shape, axes)[...] = values
+        self._check()
+
+    def rows(
+        self,
+        array: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        axes: Sequence[str],
+        compressed: bool,
+        parts: Iterable[NDArray[Any]],
+    ) -> None:
+        """A large array, from parts that follow each other."""
+        dataset = self._dataset(array, shape, dtype, (1, *shape[1:]), axes, compressed)
+        start = 0
+        for part in parts:
+            dataset[start : start + len(part)] = part
+            start += len(part)
+            self._check()
+
+    def _dataset(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        chunks: tuple[int, ...],
+        axes: Sequence[str],
+        compressed: bool = False,
+    ) -> h5py.Dataset:
+        deflate = {"compression": "gzip", "compression_opts": DEFLATE_LEVEL} if compressed else {}
+        dataset = self._file.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, **deflate)
+        for dimension, label in zip(dataset.dims, axes, strict=True):
+            dimension.label = label
+        return dataset
+
+
+@contextmanager
+def new_hdf5_file(path: Path) -> Iterator[Hdf5Writer]:
+    """Create a file; when left, it is whole and on the disk. Raises OSError where the disk takes no more, FileExistsError for a name taken."""
+    with _Output(path, "x+") as output:
+        try:
+            with h5py.File(output, "w", libver=VERSION) as file:
+                yield Hdf5Writer(file, output.check)
+        except Exception:  # perhaps h5py's, of any kind, where it reads what could not be written
+            output.check()
+            raise
+        output.check()
+        os.fsync(output.fileno())
+
+
+class _Output(io.FileIO):
+    """The file that HDF5 writes to. It must not learn of a full disk, which crashes the process when it ends; `check` tells us instead."""
+
+    failure: OSError | None = None
+
+    def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        try:
+            while rest and self.failure is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self.failure is None else size or 0
+        except OSError as error:
+            self.failure = error
+            return size or 0
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is no file")
+    with h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def _node(file: h5py.File, name: str) -> Any:
+    """The object of that name, found without leaving the file."""
+    node = h5o.open(file.id, b"/")
+    for part in name.split("/"):
+        if part:
+            if not isinstance(node, h5g.GroupID):
+                raise KeyError(f"no {name}")
+            node = _member(node, part)
+    return node
+
+
+def _member(group: h5g.GroupID, name: str) -> Any:
+    if group.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+        raise ValueError(f"{name} is a link")
+    return h5o.open(group, name.encode())
+
+
+def _group(file: h5py.File, name: str) -> h5g.GroupID:
+    node = _node(file, name)
+    if not isinstance(node, h5g.GroupID):
+        raise ValueError(f"{name} is no group")
+    return node
+
+
+def _members(file: h5py.File, group: str) -> Iterator[tuple[str, Any]]:
+    node = _group(file, group)
+    for name in sorted(h5py.Group(node)):
+        yield name, _member(node, name)
+
+
+def _dataset(file: h5py.File, name: str) -> h5d.DatasetID:
+    node = _node(file, name)
+    if not isinstance(node, h5d.DatasetID):
+        raise ValueError(f"{name} is no array")
+    _check_is_inside(node)
+    return node
+
+
+def _check_is_inside(dataset: h5d.DatasetID) -> None:
+    properties = dataset.get_create_plist()
+    if properties.get_layout() == h5d.VIRTUAL or properties.get_external_count():
+        raise ValueError("an array's values are in another file")
+
+
+def _layout(dataset: h5d.DatasetID) -> Layout:
+    _check_is_inside(dataset)  # before its shape is asked for, which opens the files of a virtual one
+    if not isinstance(dataset.get_type(), (h5t.TypeIntegerID, h5t.TypeFloatID)):
+        raise ValueError("an array holds no numbers")
+    space = dataset.get_space()
+    if space.get_simple_extent_type() != h5s.SIMPLE or not space.get_simple_extent_ndims():
+        raise ValueError("an array has no dimensions")
+    return Layout(space.get_simple_extent_dims(), dataset.dtype)
+
+
+def _filters(dataset: h5d.DatasetID) -> list[int]:
+    """HDF5's numbers of them, in the order in which they are applied to what is written."""
+    properties = dataset.get_create_plist()
+    return [properties.get_filter(position)[0] for position in range(properties.get_nfilters())]
+
+
+def _attribute(file: h5py.File, node: h5g.GroupID, name: str) -> Any:
+    attribute = h5a.open(node, name.encode())
+    kind = attribute.get_type()
+    if (
+        not isinstance(kind, h5t.TypeStringID)
+        or kind.is_variable_str()
+        or attribute.get_space().get_simple_extent_type() != h5s.SCALAR
+        or kind.get_size() > os.stat(file.filename).st_size
+    ):
+        raise ValueError(f"the attribute {name} is no string of fixed length")
+    text = np.empty((), f"S{kind.get_size()}")
+    attribute.read(text, mtype=kind)
+    return json.loads(text.item())
+
+
+def _small(file: h5py.File, name: str) -> NDArray[Any]:
+    dataset = _dataset(file, name)
+    shape, dtype = _layout(dataset)
+    size = math.prod(shape) * dtype.itemsize
+    properties = dataset.get_create_plist()
+    if (
+        size > min(dataset.get_storage_size(), os.stat(file.filename).st_size)
+        or (properties.get_layout() == h5d.CHUNKED and properties.get_chunk() != shape)
+        or _filters(dataset) not in ([], [h5z.FILTER_FLETCHER32])
+    ):
+        raise ValueError(f"{name} is not stored whole")
+    values = np.empty(shape, dtype)
+    dataset.read(h5s.ALL, h5s.ALL, values)
+    return values
+
+
+def _inflate(record: NDArray[np.uint8], raw: NDArray[np.uint8]) -> None:
+    """Fill raw. Raises ValueError or zlib.error for damage and for what is not raw's size, without making room for it."""
+    inflater = zlib.decompressobj()
+    content = inflater.decompress(record.data, len(raw) + 1)
+    if len(content) != len(raw) or not inflater.eof:
+        raise ValueError("another size")
+    raw[:] = np.frombuffer(content, np.uint8)
