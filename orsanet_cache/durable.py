@@ -17,11 +17,21 @@ Content = Sequence[bytes | bytearray | memoryview]
 def write_temporary(path: Path, content: Content) -> None:
     """Write a file whole and have it on the disk, under a name that means nothing yet."""
     with open(path, "wb", buffering=0) as file:
-        # In one piece: the page cache then keeps it in large folios, from which rows are read up to twice as fast.
+        # In one piece: the page cache then keeps it in large folios, from which rows are read nearly twice as fast.
         rest = memoryview(b"".join(content))
         while rest:
             rest = rest[file.write(rest) :]
         os.fsync(file.fileno())
+
+
+def leave_to_disk(descriptor: int) -> None:
+    """Have a file that was written in small pieces on the disk, and from now on read from there.
+
+    Read back in order, it then lies in large folios too.
+    """
+    os.fsync(descriptor)
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 from numpy.typing import NDArray
 
+from orsanet_cache.durable import leave_to_disk
 from orsanet_cache.rows import Checksums, DamagedRecordError, Records, Rows, row_checksums
 from orsanet_cache.zarr_folder import Layout
 
@@ -224,7 +225,7 @@ def new_hdf5_file(path: Path) -> Iterator[Hdf5Writer]:
             output.check()
             raise
         output.check()
-        os.fsync(output.fileno())
+        leave_to_disk(output.fileno())
 
 
 class _Output(io.FileIO):
@@ -257,7 +258,13 @@ class _Output(io.FileIO):
 def _opened(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"{path} is no file")
-    with h5py.File(path, "r", locking=False) as file:
+    try:
+        file = h5py.File(path, "r", locking=False)  # a store may be on a read-only disk
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        file = h5py.File(path, "r")  # this process has it open, with locks: HDF5 wants all alike
+    with file:
         yield file
 
 

@@ -214,6 +214,12 @@ def test_a_pickled_store_is_small_and_reads_the_same(store: Path, expected: dict
     assert np.array_equal(out, expected["image"])
 
 
+def test_a_file_that_plain_h5py_has_open_is_read(store: Path, expected: dict[str, np.ndarray]) -> None:
+    with h5py.File(store, "r") as file:
+        assert np.array_equal(PriorStore.open(store).read("train", "clean", "image", slice(None)), expected["image"])
+        assert np.array_equal(file[f"{VIEW}/image"][:], expected["image"])
+
+
 def test_a_forked_process_reads_the_same_and_so_does_its_parent(store: Path, expected: dict[str, np.ndarray]) -> None:
     opened = PriorStore.open(store)
     opened.read("train", "clean", "image", np.array([3]))

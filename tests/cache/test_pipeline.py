@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
-from orsanet_cache.bench_build import bench_build, published_sizes
+from orsanet_cache.bench.build import bench_build, published_sizes
 from orsanet_cache.build import build
 from orsanet_cache.images import read_image, view_pixels
 from orsanet_cache.pipeline import DecodedUnit, Pipeline, ahead, quantised
