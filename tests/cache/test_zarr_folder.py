@@ -99,7 +99,7 @@ def test_shards_are_zarrs_own_and_each_reads_the_others(
         direct = ShardedRows.of(written)
         assert direct is not None
         assert same(read_here(direct, values), values)
-        assert same(read_here(LibraryRows(written), values), values)
+        assert same(read_here(LibraryRows(written, None), values), values)
         layout = ZarrFolder(folder).arrays("")[written.name]
         assert layout == (values.shape, values.dtype)
 
