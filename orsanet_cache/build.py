@@ -190,8 +190,8 @@ def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, mani
     name = "build" if writer.part.count == 1 else f"part {writer.part}"
     safe = 0
     with tqdm(total=total, unit="view", desc=name, smoothing=0.05, disable=not work) as progress:
-        # Two ahead: one that the networks are at while this thread writes, and one they can go on with.
-        for unit, view, priors in ahead(inference(), 2):
+        # One ahead, which the networks are at while this thread writes. More would be lost by a kill.
+        for unit, view, priors in ahead(inference()):
             computed = priors.result(progress.update)
             with _what_is_safe(writer.path, safe, total, pipeline.fields):
                 writer.commit(unit, view, computed.arrays, UnitRecord(computed.sha256, computed.rejected))

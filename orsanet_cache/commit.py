@@ -9,7 +9,7 @@ A unit is one shard's rows of one (split, view).
       parts/2of4/                        its temporary files
       <split>/<view>/<unit>.json         marker: checksums of the unit's shards, and what became of each row
 
-What has no marker is computed again, so a kill costs at most the unit in hand. When every unit of a view is marked and its shards read back
+What has no marker is computed again, so a kill costs at most two units of a view: the one being written and the one being computed. When every unit of a view is marked and its shards read back
 as they were computed, the markers are folded into the view's records and its seal, which are the same whoever built them. When all
 views are sealed, `.commits` goes and only plain Zarr is left.
 
@@ -164,7 +164,10 @@ class StoreWriter:
             make_folder(path / COMMITS)
             root = root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)
             temporary = path / COMMITS / f"begun-{socket.gethostname()}-{os.getpid()}"
-            publish_new(path / METADATA, [group_document({MARK: root})], temporary)  # or another process just did
+            with suppress(
+                FileNotFoundError
+            ):  # another process did meanwhile, finished the whole store and took .commits away
+                publish_new(path / METADATA, [group_document({MARK: root})], temporary)
         written = open_container(path).attributes("")[MARK]
         differences = list(recipe_differences(written["recipe"], dict(recipe)))
         if differences:
@@ -185,6 +188,7 @@ class StoreWriter:
         try:
             with locked(self.path / METADATA):
                 shutil.rmtree(self._temporary)
+                self._held.close()  # before the store's lock: of two that leave, the second must see that the first is gone
                 if self._is_finished() and not any(self._other_locks(free=False)):
                     shutil.rmtree(self._commits)
         finally:
@@ -221,10 +225,10 @@ class StoreWriter:
 
     def add_view(self, split: str, view: str) -> None:
         """Make room for a view that is not sealed, unless there is; array metadata that is damaged is written again."""
-        if self.is_sealed(split, view):
-            return
         count = len(self._ids[split])
         with locked(self.path / METADATA):
+            if self.is_sealed(split, view):  # asked under the lock: another process may just have sealed it
+                return
             for field in self._fields:
                 folder, axes = self.path / split / view / field.name, ("sample", *field.axes)
                 self._write_document(
@@ -323,13 +327,10 @@ class StoreWriter:
 
         `provenance` is recorded with the seal and not covered by it.
         """
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self._lock_file("seal"), wait=False))
-            except BlockingIOError:  # another process is sealing this store
-                return []
+        with locked(self._lock_file("seal")):
             if self.is_sealed(split, view):
-                self._discard_markers(split, view)
+                with locked(self.path / METADATA):
+                    self._discard_markers(split, view)
                 return []
             units = self.units(split)
             markers = [self.marker(unit, view) for unit in units]
