@@ -15,15 +15,16 @@ def bench() -> None:
 @bench.command()
 @click.argument("store", type=FILE, required=False)
 @click.option("--gigabytes", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Size of each copy.")
+@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Turns of every contender.")
 @click.option("--folder", type=FILE, help="Where the temporary copies go.  [default: the system's]")
-def read(store: Path | None, gigabytes: float, folder: Path | None) -> None:
+def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None) -> None:
     """Read shuffled batches from copies of STORE (or of random data) in every format, warm, taking turns."""
-    from orsanet_cache.bench.read import BATCH, ROUNDS, TRAINING_FIELDS, bench_read
+    from orsanet_cache.bench.read import BATCH, TRAINING_FIELDS, bench_read
 
-    rows, row_bytes, speeds = bench_read(store, gigabytes, folder)
+    rows, row_bytes, speeds = bench_read(store, gigabytes, rounds, folder)
     click.echo(
         f"{rows:,} rows of {row_bytes / 1e3:.1f} kB ({', '.join(TRAINING_FIELDS)}), {rows * row_bytes / 1e9:.2f} GB; "
-        f"shuffled batches of {BATCH}; medians of {ROUNDS} rounds"
+        f"shuffled batches of {BATCH}; medians of {rounds} round(s)"
     )
     click.echo(f"{'':<36} {'rows/s':>10} {'GB/s':>8} {'of the limit':>13}")
     for speed in speeds:

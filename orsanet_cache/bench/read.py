@@ -28,7 +28,6 @@ from orsanet_cache.store import Field, PriorStore, schema
 SPLIT, VIEW = "train", "clean"
 TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # what the published model reads
 BATCH = 256
-ROUNDS = 9
 ROUND_SECONDS = 1.0
 
 Arrays = dict[str, NDArray[Any]]
@@ -44,11 +43,13 @@ class ReadSpeed:
     ratio: float  # to the memmap limit's
 
 
-def bench_read(store: Path | None, gigabytes: float, folder: Path | None) -> tuple[int, int, list[ReadSpeed]]:
+def bench_read(
+    store: Path | None, gigabytes: float, rounds: int, folder: Path | None
+) -> tuple[int, int, list[ReadSpeed]]:
     """Measure on copies in a temporary folder below `folder` -> rows, bytes per row, speeds.
 
     The data are the first rows of `store`'s largest split in its first view, or random values in the published sizes. Raises
-    OrsanetError for a store without a sealed view.
+    OrsanetError for a store without a sealed view, or with fewer images than a batch.
     """
     with tempfile.TemporaryDirectory(prefix="orsanet-bench-", dir=folder) as temporary:
         out = Path(temporary)
@@ -58,8 +59,8 @@ def bench_read(store: Path | None, gigabytes: float, folder: Path | None) -> tup
         os.sync()  # or the copies are still being written while they are read
         order = np.random.default_rng(0)
         rates: dict[str, list[float]] = {name: [] for name in contenders}
-        with tqdm(total=ROUNDS * len(contenders), unit="measurement", desc="bench read") as progress:
-            for _ in range(ROUNDS):
+        with tqdm(total=rounds * len(contenders), unit="measurement", desc="bench read") as progress:
+            for _ in range(rounds):
                 for name, prepare in contenders.items():
                     rates[name].append(_rows_per_second(prepare(), rows, order))
                     progress.update()
@@ -87,6 +88,8 @@ def _write_store(path: Path, source: Path | None, size: int) -> tuple[int, int]:
         if not found:
             raise OrsanetError(f"{source}: no view is finished; finish the build first")
         count, split, view = max(found)
+        if count < BATCH:
+            raise OrsanetError(f"{source}: its largest split has {count} images, fewer than one batch of {BATCH}")
         layouts = opened.fields(split, view)
         channels = (layouts["segmentation_features"].shape[1], layouts["landmark_features"].shape[1])
         fields = schema(*channels, str(layouts["landmark_features"].dtype))

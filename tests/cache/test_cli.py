@@ -57,9 +57,10 @@ def test_build_info_show(world, tmp_path: Path) -> None:
         assert picture.size == (8 * 224, 2 * 240)  # three samples of four tiles, two samples a row
 
 
-@pytest.mark.parametrize(
-    "subcommand", [[], ["build"], ["info"], ["show"], ["demo-faces"], ["demo-train"], ["demo-quality"]]
-)
+COMMANDS = ["build", "info", "show", "verify", "convert", "bench", "demo-faces", "demo-train", "demo-quality"]
+
+
+@pytest.mark.parametrize("subcommand", [[], *([name] for name in COMMANDS), ["bench", "read"], ["bench", "build"]])
 def test_help_is_instant(subcommand: list[str]) -> None:
     best = 9.0
     for _ in range(5):  # the machine may be busy: the fastest of five is what the command needs

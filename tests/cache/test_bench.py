@@ -1,0 +1,47 @@
+"""The benchmark commands run, and name every contender once."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orsanet_cache import OrsanetError
+from orsanet_cache.bench.read import bench_read
+
+
+def bench(*arguments: object) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "orsanet_cache", "bench", *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_reading_a_store_is_measured_in_every_format(tmp_path: Path) -> None:
+    said = bench("read", "--gigabytes", 0.05, "--rounds", 1, "--folder", tmp_path)
+    assert said.startswith("265 rows of 188.2 kB (image, segmentation_features, landmark_features), 0.05 GB; ")
+    assert re.findall(r"^(.+?)  +[\d,]+ +\d", said, flags=re.MULTILINE) == [
+        "memmap (the limit)", "ours, Zarr", "ours, Zarr, first read (checksums)", "ours, HDF5",
+        "ours, HDF5, first read (checksums)", "zarr-python", "h5py", ".pt file per sample",
+    ]  # fmt: skip
+    assert re.search(r"memmap.* 1\.000\n", said)
+    assert not list(tmp_path.iterdir())  # the copies are gone
+
+
+def test_too_few_images_for_a_batch_are_said_to_be(world, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match=r"14 images, fewer than one batch of 256"):
+        bench_read(world.store, 1, 1, tmp_path)
+
+
+def test_building_is_measured_with_the_users_networks(world, tmp_path: Path) -> None:
+    said = bench(
+        "build", world.manifest, "--images", 4, "--views", "clean", "--segmenter", world.segmenter,
+        "--landmarks", world.landmarks, "--device", "cpu", "--folder", tmp_path,
+    )  # fmt: skip
+    assert re.search(
+        r"CPU, \d+ threads, fp32, 4 views\nbuild .* views/s; the networks ran .*%.*\nnetworks alone ", said
+    )
+    assert not list(tmp_path.iterdir())
