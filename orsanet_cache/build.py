@@ -22,14 +22,16 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from orsanet_cache.commit import WHOLE, Part, StoreWriter, Unit, UnitRecord
+from orsanet_cache.commit import StoreWriter
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.images import PREPROCESSING, RejectedImage, read_file
 from orsanet_cache.manifest import Manifest
 from orsanet_cache.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.precision import chosen_precision, in_half_precision
 from orsanet_cache.priors import FrozenPriors, Precision
-from orsanet_cache.store import Field, PriorStore, schema
+from orsanet_cache.schema import Field, schema
+from orsanet_cache.store import PriorStore
+from orsanet_cache.units import WHOLE, Part, Unit, UnitRecord
 from orsanet_cache.zarr_folder import METADATA
 
 # What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.

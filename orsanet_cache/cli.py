@@ -103,14 +103,14 @@ def build(
     """
     from orsanet_cache.build import build as build_store
     from orsanet_cache.build import bytes_needed
-    from orsanet_cache.commit import Part
     from orsanet_cache.demo.networks import DEMO, weights_path
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.images import VIEWS
     from orsanet_cache.manifest import load_manifest
     from orsanet_cache.priors import FrozenPriors
-    from orsanet_cache.store import schema
+    from orsanet_cache.schema import schema
+    from orsanet_cache.units import Part
 
     chosen_views = [view.strip() for view in views.split(",")]
     unknown = [view for view in chosen_views if view not in VIEWS]
@@ -216,8 +216,8 @@ def verify(
     root: Path | None, segmenter: Path | None, landmarks: Path | None, device: str,
 ) -> None:  # fmt: skip
     """Check that STORE is what was built, and name each unit that is not."""
-    from orsanet_cache.commit import Part
     from orsanet_cache.errors import OrsanetError, listed
+    from orsanet_cache.units import Part
     from orsanet_cache.verify import verify as verify_store
 
     units, damage = verify_store(store, deep, Part(*(sample or (1, 1))))

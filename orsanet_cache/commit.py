@@ -24,7 +24,6 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,21 +33,18 @@ from numpy.typing import NDArray
 from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.rows import encode_shard, row_checksums, shard_name
+from orsanet_cache.schema import MARK, ROWS_PER_UNIT, Field, decode_ids, encode_ids
 from orsanet_cache.store import (
     CHECKSUMS,
     DAMAGE,
-    MARK,
-    ROWS_PER_UNIT,
-    Field,
     PriorStore,
-    decode_ids,
-    encode_ids,
     open_container,
     recipe_differences,
     root_mark,
     unit_digest,
     view_seal,
 )
+from orsanet_cache.units import COMMITS, WHOLE, Marker, Part, Unit, UnitRecord, marker_path, units_of
 from orsanet_cache.zarr_folder import (
     METADATA,
     ZarrFolder,
@@ -57,72 +53,7 @@ from orsanet_cache.zarr_folder import (
     small_content,
 )
 
-COMMITS = ".commits"  # no split can have this name
 SAMPLE_ID_AXES = ("sample", "byte")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Part `index` of `count`, counted from 1: every count-th unit."""
-
-    index: int
-    count: int
-
-    def has(self, position: int) -> bool:
-        """Is the unit at this position, counted from 0 over all splits, one of this part's?"""
-        return position % self.count == self.index - 1
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-
-WHOLE = Part(1, 1)
-
-
-@dataclass(frozen=True, order=True)
-class Unit:
-    """Rows start … stop of a split, one shard of each array."""
-
-    split: str
-    index: int
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.start, self.stop)
-
-
-@dataclass(frozen=True)
-class UnitRecord:
-    """What became of a unit's rows in one view."""
-
-    image_sha256: list[str]  # per row; of the image file; empty where it could not be read
-    rejected: dict[str, str]  # sample id -> reason
-
-
-@dataclass(frozen=True)
-class Marker:
-    """A committed unit of a view."""
-
-    record: UnitRecord
-    shards: dict[
-        str, dict[str, Any]
-    ]  # field -> {bytes: of its file, sha256: of its values, in hex, crc32c: of every row}
-
-    def encode(self) -> bytes:
-        content = {"image_sha256": self.record.image_sha256, "rejected": self.record.rejected, "shards": self.shards}
-        text = json.dumps(content, sort_keys=True).encode()
-        return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Raises ValueError for anything that `encode` did not write."""
-        checksum, _, text = data.partition(b"\n")
-        if hashlib.sha256(text).hexdigest().encode() != checksum:
-            raise ValueError("a marker does not have its checksum")
-        content = json.loads(text)
-        return cls(UnitRecord(content["image_sha256"], content["rejected"]), content["shards"])
 
 
 class StoreWriter:
@@ -475,11 +406,6 @@ class StoreWriter:
         shutil.rmtree(self._commits / split / view, ignore_errors=True)
 
 
-def marker_path(store: Path, unit: Unit, view: str) -> Path:
-    """Where a unit's marker is, until its view is sealed."""
-    return store / COMMITS / unit.split / view / f"{unit.index:06d}.json"
-
-
 def _is_new(path: Path) -> bool:
     """Is there nothing yet, or only what a start leaves that was killed before the root had its mark?"""
     if not path.exists():
@@ -496,12 +422,6 @@ def _refuse_links(path: Path) -> None:
         for entry in path.glob(COMMITS + level):
             if entry.is_symlink():
                 raise OrsanetError(f"{entry} is a link, which no build makes; remove it and run the same command again")
-
-
-def units_of(split: str, count: int, rows_per_unit: int) -> list[Unit]:
-    """The units of a split with `count` samples."""
-    starts = range(0, count, rows_per_unit)
-    return [Unit(split, index, start, min(start + rows_per_unit, count)) for index, start in enumerate(starts)]
 
 
 def damaged_units(

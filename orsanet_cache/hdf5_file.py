@@ -10,12 +10,11 @@ Zarr store, rows come straight from the file, at the offsets that HDF5 names, or
 Nothing leads out of the file: links other than hard ones, external storage and virtual datasets are refused before HDF5 follows them.
 """
 
-import io
 import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -25,12 +24,8 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 from numpy.typing import NDArray
 
-from orsanet_cache.durable import leave_to_disk
 from orsanet_cache.rows import Checksums, DamagedRecordError, Records, Rows, row_checksums
 from orsanet_cache.zarr_folder import Layout
-
-DEFLATE_LEVEL = 4
-VERSION = ("v110", "v110")  # the oldest with checksums on all metadata and with attributes above 64 KB
 
 # What h5py may need in memory for one row of an array that is laid out in another way than ours.
 MAX_CHUNK_BYTES = 256 * 1024**2
@@ -159,99 +154,6 @@ class LibraryRows:
                 out[position] = dataset[row]
                 if self.checksums is not None and row_checksums(out[position : position + 1])[0] != self.checksums[row]:
                     raise DamagedRecordError(f"{self.path}/{self.array}: row {row} is damaged (wrong checksum)")
-
-
-class Hdf5Writer:
-    """Writes a new file, as above. Every method raises OSError where the disk takes no more."""
-
-    def __init__(self, file: h5py.File, check: Callable[[], None]) -> None:
-        self._file = file
-        self._check = check
-
-    def group(self, group: str, attributes: Mapping[str, Any]) -> None:
-        """A group with its attributes; "" is the root."""
-        attached = self._file.require_group(f"/{group}").attrs
-        for name, value in attributes.items():
-            text = json.dumps(value, ensure_ascii=False).encode()
-            attached.create(name, np.bytes_(text), dtype=h5py.string_dtype("utf-8", len(text)))
-        self._check()
-
-    def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
-        """A small array."""
-        self._dataset(array, values.shape, str(values.dtype), values.shape, axes)[...] = values
-        self._check()
-
-    def rows(
-        self,
-        array: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        axes: Sequence[str],
-        compressed: bool,
-        parts: Iterable[NDArray[Any]],
-    ) -> None:
-        """A large array, from parts that follow each other."""
-        dataset = self._dataset(array, shape, dtype, (1, *shape[1:]), axes, compressed)
-        start = 0
-        for part in parts:
-            dataset[start : start + len(part)] = part
-            start += len(part)
-            self._check()
-
-    def _dataset(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        chunks: tuple[int, ...],
-        axes: Sequence[str],
-        compressed: bool = False,
-    ) -> h5py.Dataset:
-        deflate = {"compression": "gzip", "compression_opts": DEFLATE_LEVEL} if compressed else {}
-        dataset = self._file.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, **deflate)
-        for dimension, label in zip(dataset.dims, axes, strict=True):
-            dimension.label = label
-        return dataset
-
-
-@contextmanager
-def new_hdf5_file(path: Path) -> Iterator[Hdf5Writer]:
-    """Create a file; when left, it is whole and on the disk. Raises OSError where the disk takes no more, FileExistsError for a name taken."""
-    with _Output(path, "x+") as output:
-        try:
-            with h5py.File(output, "w", libver=VERSION) as file:
-                yield Hdf5Writer(file, output.check)
-        except Exception:  # perhaps h5py's, of any kind, where it reads what could not be written
-            output.check()
-            raise
-        output.check()
-        leave_to_disk(output.fileno())
-
-
-class _Output(io.FileIO):
-    """The file that HDF5 writes to. It must not learn of a full disk, which crashes the process when it ends; `check` tells us instead."""
-
-    failure: OSError | None = None
-
-    def check(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data)
-        try:
-            while rest and self.failure is None:
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self.failure = error
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size) if self.failure is None else size or 0
-        except OSError as error:
-            self.failure = error
-            return size or 0
 
 
 @contextmanager

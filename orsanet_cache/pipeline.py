@@ -24,7 +24,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.images import IMAGE_SIZE, Pixels, RejectedImage, decode, every_second_pixel, read_file, view_pixels
 from orsanet_cache.manifest import Sample
 from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
-from orsanet_cache.store import Field
+from orsanet_cache.schema import Field
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from orsanet_cache.build import build
-from orsanet_cache.commit import Unit, units_of
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.manifest import Manifest
 from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.store import PriorStore
+from orsanet_cache.units import Unit, units_of
 from orsanet_cache.verify import Damage
 
 

@@ -1,4 +1,4 @@
-"""The store: its schema, and PriorStore, which reads it from a Zarr folder or an HDF5 file.
+"""The store: its seal, and PriorStore, which reads it from a Zarr folder or an HDF5 file.
 
     STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
@@ -16,7 +16,7 @@ when read. A view is readable once it has its seal, a digest over everything tha
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -26,63 +26,12 @@ from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.rows import Checksums, Rows
+from orsanet_cache.schema import MARK, MAX_ROW_BYTES, SCHEMA_VERSION, decode_ids
 from orsanet_cache.zarr_folder import Layout, ZarrFolder
 
-SCHEMA_VERSION = 2
-MARK = "orsanet_store"  # the root attribute that makes a folder or file ours
-ROWS_PER_UNIT = 256
-
-IMAGE_SHAPE = (112, 112, 3)
-MAP_SHAPE = (224, 224)
-GRID = (7, 7)
-MAX_ROW_BYTES = 16 * 1024**2  # a row that claims more is not one of ours
 DIGEST_ROWS = 32  # read at a time where a digest is taken
 CHECKSUMS = "crc32c"  # the group of them in a view
 RECORDS = ("image_sha256", "unit_sha256")  # what a view has besides its fields
-
-
-@dataclass(frozen=True)
-class Field:
-    """One array of a view. `shape` is a row's, without the sample axis; `axes` names its dimensions."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    axes: tuple[str, ...]
-    compressed: bool = False
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-def schema(segmentation_channels: int, landmark_channels: int, feature_dtype: str) -> tuple[Field, ...]:
-    """The fields of every view, in the order they are written.
-
-    Features kept as int8 are to be multiplied by their scale, one number per sample and channel.
-    """
-    fields = [
-        Field("image", IMAGE_SHAPE, "uint8", ("image_y", "image_x", "rgb")),
-        # Piecewise constant: zstd gains 40x. It gains nothing on images and features.
-        Field("segmentation_map", MAP_SHAPE, "uint8", ("map_y", "map_x"), compressed=True),
-    ]
-    for source, channels in (("segmentation", segmentation_channels), ("landmark", landmark_channels)):
-        channel = f"{source}_channel"
-        fields.append(Field(f"{source}_features", (channels, *GRID), feature_dtype, (channel, "grid_y", "grid_x")))
-        if feature_dtype == "int8":
-            fields.append(Field(f"{source}_features_scale", (channels,), "float32", (channel,)))
-    return (*fields, Field("landmarks", (68, 2), "float32", ("landmark", "xy")))
-
-
-def encode_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
-    """Sample ids -> uint8 [N, L], UTF-8, zero-padded."""
-    encoded = [name.encode() for name in ids]
-    return np.array(encoded, dtype=f"S{max(map(len, encoded))}").view(np.uint8).reshape(len(ids), -1)
-
-
-def decode_ids(array: NDArray[np.uint8]) -> tuple[str, ...]:
-    """The inverse of encode_ids."""
-    return tuple(row.tobytes().rstrip(b"\0").decode() for row in array)
 
 
 class Container(Protocol):

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from orsanet_cache.commit import WHOLE, Marker, Part, Unit, marker_path, units_of
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.rows import Checksums
 from orsanet_cache.store import DAMAGE, Container, PriorStore, SealedView, open_container, unit_digest
+from orsanet_cache.units import WHOLE, Marker, Part, Unit, marker_path, units_of
 
 
 @dataclass(frozen=True)

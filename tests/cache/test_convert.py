@@ -23,9 +23,10 @@ import zarr
 
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.build import build
-from orsanet_cache.commit import StoreWriter, UnitRecord
+from orsanet_cache.commit import StoreWriter
 from orsanet_cache.convert import LOCK, SUFFIX, convert
-from orsanet_cache.store import Field, schema
+from orsanet_cache.schema import Field, schema
+from orsanet_cache.units import UnitRecord
 
 ROWS_PER_UNIT = 8
 COUNTS = {"train": 20, "test": 5}

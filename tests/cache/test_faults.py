@@ -34,9 +34,9 @@ from torch import Tensor
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, Sample
 from orsanet_cache.build import build
 from orsanet_cache.cli import main
-from orsanet_cache.commit import Part
 from orsanet_cache.priors import Priors
 from orsanet_cache.store import view_seal
+from orsanet_cache.units import Part
 from orsanet_cache.zarr_folder import ZarrFolder, small_content
 
 CPU = torch.device("cpu")

@@ -20,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache import OrsanetError, PriorStore
-from orsanet_cache.commit import StoreWriter, UnitRecord
+from orsanet_cache.commit import StoreWriter
 from orsanet_cache.convert import convert
-from orsanet_cache.hdf5_file import ChunkedRows, Hdf5File, LibraryRows, new_hdf5_file
-from orsanet_cache.store import schema
+from orsanet_cache.hdf5_file import ChunkedRows, Hdf5File, LibraryRows
+from orsanet_cache.hdf5_writer import new_hdf5_file
+from orsanet_cache.schema import schema
+from orsanet_cache.units import UnitRecord
 
 FIELDS = schema(segmentation_channels=6, landmark_channels=4, feature_dtype="float16")
 COUNT = 12

@@ -18,7 +18,7 @@ from orsanet_cache.build import build
 from orsanet_cache.images import read_image, view_pixels
 from orsanet_cache.pipeline import DecodedUnit, Pipeline, ahead, quantised
 from orsanet_cache.precision import MAX_DRIFT, chosen_precision, half_precision_drift
-from orsanet_cache.store import schema
+from orsanet_cache.schema import schema
 
 CPU = torch.device("cpu")
 

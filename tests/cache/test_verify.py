@@ -13,8 +13,8 @@ import torch
 
 from orsanet_cache import MobileFaceNet, OrsanetError, PriorStore
 from orsanet_cache.build import build
-from orsanet_cache.commit import Part
 from orsanet_cache.repair import repair
+from orsanet_cache.units import Part
 from orsanet_cache.verify import progress, verify
 
 CPU = torch.device("cpu")

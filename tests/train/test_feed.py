@@ -26,8 +26,9 @@ from torchvision.transforms import RandomErasing
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, imagenet_normalised, load_manifest, unit_range
 from orsanet_cache.build import build
-from orsanet_cache.commit import StoreWriter, UnitRecord
-from orsanet_cache.store import schema
+from orsanet_cache.commit import StoreWriter
+from orsanet_cache.schema import schema
+from orsanet_cache.units import UnitRecord
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
 from orsanet_train.epoch import EpochPlan, epoch_plan, epoch_seed, erase, erased_rectangles
 from orsanet_train.feed import Feed, PriorBatch, join

@@ -1,0 +1,84 @@
+"""Units of work, the parts they are dealt out to, and the markers of those that are done."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+COMMITS = ".commits"  # the folder of markers in a store; no split can have this name
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` of `count`, counted from 1: every count-th unit."""
+
+    index: int
+    count: int
+
+    def has(self, position: int) -> bool:
+        """Is the unit at this position, counted from 0 over all splits, one of this part's?"""
+        return position % self.count == self.index - 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+WHOLE = Part(1, 1)
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """Rows start … stop of a split, one shard of each array."""
+
+    split: str
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """What became of a unit's rows in one view."""
+
+    image_sha256: list[str]  # per row; of the image file; empty where it could not be read
+    rejected: dict[str, str]  # sample id -> reason
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A committed unit of a view."""
+
+    record: UnitRecord
+    shards: dict[
+        str, dict[str, Any]
+    ]  # field -> {bytes: of its file, sha256: of its values, in hex, crc32c: of every row}
+
+    def encode(self) -> bytes:
+        content = {"image_sha256": self.record.image_sha256, "rejected": self.record.rejected, "shards": self.shards}
+        text = json.dumps(content, sort_keys=True).encode()
+        return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises ValueError for anything that `encode` did not write."""
+        checksum, _, text = data.partition(b"\n")
+        if hashlib.sha256(text).hexdigest().encode() != checksum:
+            raise ValueError("a marker does not have its checksum")
+        content = json.loads(text)
+        return cls(UnitRecord(content["image_sha256"], content["rejected"]), content["shards"])
+
+
+def marker_path(store: Path, unit: Unit, view: str) -> Path:
+    """Where a unit's marker is, until its view is sealed."""
+    return store / COMMITS / unit.split / view / f"{unit.index:06d}.json"
+
+
+def units_of(split: str, count: int, rows_per_unit: int) -> list[Unit]:
+    """The units of a split with `count` samples."""
+    starts = range(0, count, rows_per_unit)
+    return [Unit(split, index, start, min(start + rows_per_unit, count)) for index, start in enumerate(starts)]
