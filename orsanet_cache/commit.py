@@ -29,6 +29,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
@@ -95,9 +96,8 @@ class StoreWriter:
             make_folder(path / COMMITS)
             root = root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)
             temporary = path / COMMITS / f"begun-{socket.gethostname()}-{os.getpid()}"
-            with suppress(
-                FileNotFoundError
-            ):  # another process did meanwhile, finished the whole store and took .commits away
+            # Not found: another process was faster, finished the whole store, and took .commits away.
+            with suppress(FileNotFoundError):
                 publish_new(path / METADATA, [group_document({MARK: root})], temporary)
         written = open_container(path).attributes("")[MARK]
         differences = list(recipe_differences(written["recipe"], dict(recipe)))
@@ -452,9 +452,9 @@ def damaged_units(
         for field, shard in of_unit.items()
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {
-            job[0] for job, damaged in zip(jobs, pool.map(lambda job: is_damaged(*job), jobs), strict=True) if damaged
-        }
+        results = pool.map(lambda job: is_damaged(*job), jobs)
+        watched = tqdm(results, total=len(jobs), unit="shard", desc=f"read back {name}", delay=2, leave=False)
+        return {unit for (unit, _, _), damaged in zip(jobs, watched, strict=True) if damaged}
 
 
 def _digests(digests: Sequence[str]) -> NDArray[np.uint8]:
