@@ -87,8 +87,6 @@ def build(
     Raises OrsanetError for another recipe, image list or image than the store's, a part that another process builds, too little disk,
     or a split without a usable image.
     """
-    if precision == "fp16" and device.type != "cuda":
-        raise OrsanetError("--precision fp16 needs a CUDA device; use --precision fp32 here")
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
     splits = manifest.splits if splits is None else splits
     images = sum(len(manifest.split(split)) for split in splits)
@@ -96,6 +94,10 @@ def build(
         _check_disk(out, bytes_needed(images * len(views), fields))
     if precision == "auto":
         precision = _stored_precision(out) or chosen_precision(priors, manifest, splits[0], device)
+    if precision == "fp16" and device.type != "cuda":
+        raise OrsanetError(
+            f"{out}: fp16 needs a CUDA device; go on where there is one, or build another store with --precision fp32"
+        )
     recipe = {
         **priors.recipe(),
         "preprocessing": PREPROCESSING,
@@ -105,11 +107,11 @@ def build(
     with _explained(out), StoreWriter.open(out, recipe, fields, part, rows_per_unit) as writer:
         for split in splits:
             writer.add_split(split, [sample.image for sample in manifest.split(split)])
-        for view in dict.fromkeys(view for _, view in recompute):
-            writer.uncommit([unit for unit, of_view in recompute if of_view == view], view)
         units = [unit for split in splits for unit in writer.units(split)]
         own = [unit for position, unit in enumerate(units) if part.has(position)]
-        _treat_changed(writer, manifest, own, accept_changed)
+        _treat_changed(writer, manifest, own, accept_changed, {(unit.split, view) for unit, view in recompute})
+        for view in dict.fromkeys(view for _, view in recompute):
+            writer.uncommit([unit for unit, of_view in recompute if of_view == view], view)
         wanted = _wanted(writer, splits, views, accept_changed)
         for split in splits:
             for view in wanted[split]:
@@ -138,15 +140,20 @@ def build(
     )
 
 
-def _treat_changed(writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], accept: bool) -> None:
-    """Images that are not those the store was built from: refuse them, or take back what was computed from them, in every view."""
-    changed = _changed_images(writer, manifest, own)
+def _treat_changed(
+    writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], accept: bool, damaged: set[tuple[str, str]]
+) -> None:
+    """Images that are not those the store was built from: refuse them, or take back what was computed from them, in every view.
+
+    Views that are `damaged` (split, view) need not say what they were built from.
+    """
+    changed = _changed_images(writer, manifest, own, damaged)
     if changed and not accept:
         found = [f"{unit.split}: {text}" for unit, texts in changed.items() for text in texts]
         rows = sum(unit.stop - unit.start for unit in changed)
         raise OrsanetError(
-            f"{writer.path}: {len(found)} image(s) are not those that the store was built from; put them back, or run the same command "
-            f"with --accept-changed, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
+            f"{writer.path}: {len(found)} image(s) are not those that the store was built from; put them back, or run "
+            f"`orsanet-cache build … --accept-changed`, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
         )
     for unit in changed:
         for view in writer.views(unit.split):
@@ -212,12 +219,20 @@ def _seal(writer: StoreWriter, wanted: Mapping[str, Sequence[str]], provenance: 
     return damaged
 
 
-def _changed_images(writer: StoreWriter, manifest: Manifest, own: Sequence[Unit]) -> dict[Unit, list[str]]:
+def _changed_images(
+    writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], damaged: set[tuple[str, str]]
+) -> dict[Unit, list[str]]:
     """Units whose image files are not those they were computed from -> what is different."""
     known: dict[Unit, list[list[str]]] = {unit: [] for unit in own}
     for split in dict.fromkeys(unit.split for unit in own):
         for view in writer.views(split):
-            for unit, digests in writer.image_sha256(split, view).items():
+            try:
+                of_view = writer.image_sha256(split, view)
+            except OrsanetError:
+                if (split, view) not in damaged:
+                    raise
+                continue
+            for unit, digests in of_view.items():
                 if unit in known:
                     known[unit].append(digests)
 

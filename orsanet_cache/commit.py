@@ -51,6 +51,7 @@ from orsanet_cache.zarr_folder import (
     ZarrFolder,
     array_document,
     group_document,
+    read_whole,
     small_content,
 )
 
@@ -135,8 +136,7 @@ class StoreWriter:
             if is_new:
                 self._write_small(split, "sample_id", encode_ids(ids), SAMPLE_ID_AXES)
             elif not any(self.is_sealed(split, view) for view in self.views(split)):
-                encoded = encode_ids(ids)
-                self._write_document(self.path / split / "sample_id", encoded.shape, "uint8", SAMPLE_ID_AXES)
+                self._mend_sample_ids(split, encode_ids(ids))
             self._write_group(split, {})
             if is_new:
                 return
@@ -183,16 +183,17 @@ class StoreWriter:
 
     def image_sha256(self, split: str, view: str) -> dict[Unit, list[str]]:
         """Per finished unit the digests of the image files it was made of, in hex; empty for a file that could not be read."""
-        if self.is_sealed(split, view):
-            stored = PriorStore(self._container).sealed(split, view).image_sha256
-            return {unit: [_hex(row) for row in stored[unit.rows]] for unit in self.units(split)}
-        markers = {unit: self.marker(unit, view) for unit in self.units(split)}
-        return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
+        with locked(self.path / METADATA):  # or it might be sealed, and its markers go, in between
+            if self.is_sealed(split, view):
+                stored = PriorStore(self._container).sealed(split, view).image_sha256
+                return {unit: [_hex(row) for row in stored[unit.rows]] for unit in self.units(split)}
+            markers = {unit: self.marker(unit, view) for unit in self.units(split)}
+            return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
 
     def marker(self, unit: Unit, view: str) -> Marker | None:
         """A committed unit's marker; None where the unit is not committed, or its marker or one of its shards is not as committed."""
         try:
-            marker = Marker.decode(self._marker_path(unit, view).read_bytes())
+            marker = Marker.decode(read_whole(self._marker_path(unit, view)))
             if marker.shards.keys() == {field.name for field in self._fields} and all(
                 self._shard_path(unit, view, name).stat().st_size == shard["bytes"]
                 for name, shard in marker.shards.items()
@@ -236,7 +237,8 @@ class StoreWriter:
             for temporary, path in written.items():
                 os.replace(temporary, path)
                 sync_folder(path.parent)
-            publish_new(marker, [Marker(record, shards).encode()], self._temporary / "marker")
+            if not publish_new(marker, [Marker(record, shards).encode()], self._temporary / "marker"):
+                raise OrsanetError(f"{marker} is in the way; remove it and run the same command again")
 
     def uncommit(self, units: Sequence[Unit], view: str) -> None:
         """Take these units' markers away, so that they are computed again; a sealed view is opened for it."""
@@ -251,7 +253,8 @@ class StoreWriter:
         """The units of a view that are not committed."""
         if self.is_sealed(split, view):
             return []
-        return [unit for unit in self.units(split) if self.marker(unit, view) is None]
+        lacking = [unit for unit in self.units(split) if self.marker(unit, view) is None]
+        return [] if lacking and self.is_sealed(split, view) else lacking  # sealed meanwhile, and so without markers
 
     def seal(self, split: str, view: str, provenance: Mapping[str, Any]) -> list[Unit]:
         """Read a complete view back and seal it; where units do not read back as they were committed, return those instead.
@@ -272,8 +275,10 @@ class StoreWriter:
             if damaged:
                 return sorted(damaged)
             with locked(self.path / METADATA):
-                self._write_seal(split, view, complete, provenance)
-                self._discard_markers(split, view)
+                # Where another process took units back meanwhile, it is for that one to seal.
+                if [self.marker(unit, view) for unit in units] == markers:
+                    self._write_seal(split, view, complete, provenance)
+                    self._discard_markers(split, view)
             return []
 
     def _take_part(self) -> None:
@@ -369,11 +374,18 @@ class StoreWriter:
         self._publish(folder / shard_name(0, values.ndim), small_content(values))
         self._write_document(folder, values.shape, str(values.dtype), axes)
 
+    def _mend_sample_ids(self, split: str, encoded: NDArray[np.uint8]) -> None:
+        """Where these are the ids on the disk, see that their metadata says so."""
+        folder = self.path / split / "sample_id"
+        with suppress(*DAMAGE):
+            if read_whole(folder / shard_name(0, encoded.ndim)) == b"".join(small_content(encoded)):
+                self._write_document(folder, encoded.shape, "uint8", SAMPLE_ID_AXES)
+
     def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
         """A group's zarr.json, unless it is there."""
         path, document = self.path / group / METADATA, group_document(attributes)
-        with suppress(FileNotFoundError):
-            if path.read_bytes() == document:
+        with suppress(*DAMAGE):
+            if read_whole(path) == document:
                 return
         make_folder(path.parent)
         self._publish(path, [document])
@@ -382,7 +394,7 @@ class StoreWriter:
         """An array's zarr.json, unless it is there."""
         document = array_document(*layout)
         with suppress(*DAMAGE):
-            if json.loads((folder / METADATA).read_bytes()) == json.loads(document):
+            if json.loads(read_whole(folder / METADATA)) == json.loads(document):
                 return
         make_folder(folder)
         self._publish(folder / METADATA, [document])
@@ -398,7 +410,7 @@ class StoreWriter:
         return marker_path(self.path, unit, view)
 
     def _discard(self, marker: Path) -> None:
-        if marker.exists():
+        with suppress(FileNotFoundError):
             marker.unlink()
             sync_folder(marker.parent)
 
@@ -417,9 +429,9 @@ def _is_new(path: Path) -> bool:
 
 
 def _refuse_links(path: Path) -> None:
-    """What is deleted below `.commits` must be there, and not somewhere else."""
-    for level in ("", "/*", "/*/*"):
-        for entry in path.glob(COMMITS + level):
+    """What is deleted and written in a store must be there, and not somewhere else."""
+    for level in (COMMITS, f"{COMMITS}/*", f"{COMMITS}/*/*", "*", "*/*", "*/*/*", "*/*/*/*.json", f"*/*/{CHECKSUMS}/*"):
+        for entry in path.glob(level):
             if entry.is_symlink():
                 raise OrsanetError(f"{entry} is a link, which no build makes; remove it and run the same command again")
 

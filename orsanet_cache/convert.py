@@ -159,7 +159,7 @@ def _units(store: PriorStore, split: str, view: str, field: str) -> Iterator[NDA
         if hashlib.sha256(values.data).digest() != digest:
             raise OrsanetError(
                 f"{store.path}: {split}/{view}/{field}, rows {rows.start} to {rows.stop - 1}, is not what was sealed; "
-                f"`orsanet-cache verify {store.path}` says what else is damaged, and mends"
+                f"`orsanet-cache verify {store.path} --deep` says what else is damaged"
             )
         yield values
 
@@ -247,15 +247,21 @@ def _workplace(target: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise OrsanetError(f"another process is writing {target}; let it finish") from None
         _check_is_free(target)  # that process may just have
-        for stale in folder.iterdir():
-            if stale.is_dir():
-                shutil.rmtree(stale)
-            elif stale != lock:
-                stale.unlink()
+        _empty(folder, but=lock)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder)
+            _empty(folder, but=lock)
+            lock.unlink()  # last: it is what makes the folder ours
+            folder.rmdir()
+
+
+def _empty(folder: Path, but: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry != but:
+            entry.unlink()
 
 
 def _is_ours(folder: Path) -> bool:

@@ -8,10 +8,12 @@ the values depend on neither the number of threads nor the number of processes, 
 
 import hashlib
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.images import IMAGE_SIZE, Pixels, RejectedImage, decode, every_second_pixel, read_file, view_pixels
 from orsanet_cache.manifest import Sample
+from orsanet_cache.pixels import imagenet_normalised
 from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
 from orsanet_cache.schema import Field
 
@@ -71,6 +74,12 @@ class Pipeline:
             if on_cpu
             else ThreadPoolExecutor(GPU_THREADS, "networks")
         )
+        self._local = (
+            threading.local()
+        )  # a stream of its own for every thread: copies of one do not wait for kernels of another
+        if not on_cpu:
+            imagenet_normalised(torch.zeros(1, 3, 1, 1, device=device))  # makes its constants
+            torch.cuda.synchronize(device)  # other streams do not wait for the weights
         self._runs: list[tuple[float, float]] = []  # when the networks began and ended a batch
 
     def __enter__(self) -> Self:
@@ -104,14 +113,22 @@ class Pipeline:
     def _run(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> None:
         begun = time.monotonic()
         try:
-            said = stored_values(self.priors(torch.from_numpy(pixels[rows]).to(self.device)), self.fields)
-            for name, values in said.items():
-                arrays[name][rows] = values.cpu().numpy()
+            with self._stream():
+                said = stored_values(self.priors(torch.from_numpy(pixels[rows]).to(self.device)), self.fields)
+                for name, values in said.items():
+                    arrays[name][rows] = values.cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise OrsanetError(
                 f"--batch-size {self.batch_size} does not fit into the memory of {self.device}; lower it"
             ) from error
         self._runs.append((begun, time.monotonic()))
+
+    def _stream(self) -> AbstractContextManager[object]:
+        if self.device.type == "cpu":
+            return nullcontext()
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream(self.device)
+        return torch.cuda.stream(self._local.stream)
 
 
 class Decoding:

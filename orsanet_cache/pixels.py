@@ -1,5 +1,7 @@
 """The torch side of pixels, shared by both stages: uint8 pictures to what a network takes."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -14,11 +16,19 @@ def unit_range(images: Tensor) -> Tensor:
 
 def imagenet_normalised(unit: Tensor) -> Tensor:
     """[B, 3, H, W] in 0 … 1 -> the same, ImageNet-normalised: (x - mean) / deviation per channel."""
-    mean, std = (unit.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = _statistics(unit.device, unit.dtype)
     return (unit - mean) / std
 
 
 def displayable(normalised: Tensor) -> Tensor:
     """The inverse of unit_range and imagenet_normalised: float [B, 3, H, W] -> uint8 [B, H, W, 3]."""
-    mean, std = (normalised.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = _statistics(normalised.device, normalised.dtype)
     return (normalised * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1)
+
+
+@cache  # made anew for every batch, they would make the host wait for the device
+def _statistics(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation, each [3, 1, 1]."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device, dtype=dtype) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean[:, None, None], std[:, None, None]

@@ -26,6 +26,12 @@ def repair(
     store = PriorStore.open(path)
     recipe = store.recipe
     priors = FrozenPriors.load(segmenter, landmarks, recipe["landmarks"]["input"])
+    for split, view in dict.fromkeys((one.split, one.view) for one in damage):
+        if not store.all_views(split).get(view, False):
+            raise OrsanetError(
+                f"{path}: view '{view}' of split '{split}' is not finished; run the same `orsanet-cache build` again, which reads "
+                f"everything back before it seals, and computes again what is damaged"
+            )
     computed = 0
     for split in dict.fromkeys(one.split for one in damage):
         units = units_of(split, len(store.sample_ids(split)), store.rows_per_unit)

@@ -177,7 +177,7 @@ class Records(ABC):
         self._owner = os.getpid()
         self._files: OrderedDict[int, int] = OrderedDict()  # file -> descriptor, the longest open first
         files = -(-self.shape[0] // self.rows_per_file)
-        self._known: set[int] = set()  # files whose part of the index is filled
+        self._known: dict[int, tuple[int, ...]] = {}  # file whose part of the index is filled -> which file that was
         self._index = np.zeros((files * self.rows_per_file, 2), np.uint64)  # row -> offset and length
         self._verified = np.zeros(self.shape[0], np.bool_)
 
@@ -185,10 +185,13 @@ class Records(ABC):
         """Open a file, whose index is known from then on."""
         descriptor = open_regular(self.file_path(file))
         try:
-            if file not in self._known:
-                start = file * self.rows_per_file
-                self._index[start : start + self.rows_per_file] = self.file_index(file, descriptor)
-                self._known.add(file)
+            status = os.fstat(descriptor)
+            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            if self._known.get(file) != identity:  # new to us, or put in its place since
+                span = slice(file * self.rows_per_file, (file + 1) * self.rows_per_file)
+                self._index[span] = self.file_index(file, descriptor)
+                self._verified[span] = False
+                self._known[file] = identity
         except BaseException:
             os.close(descriptor)
             raise

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.rows import Checksums, Rows
+from orsanet_cache.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
 from orsanet_cache.schema import MARK, MAX_ROW_BYTES, SCHEMA_VERSION, decode_ids
 from orsanet_cache.zarr_folder import Layout, ZarrFolder
 
@@ -72,7 +72,9 @@ def open_container(path: Path) -> Container:
             f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
             f"rebuild it with `orsanet-cache build`"
         )
-    if root != root_mark(root.get("recipe"), root.get("rows_per_unit")):
+    recipe, rows_per_unit = root.get("recipe"), root.get("rows_per_unit")
+    sane = isinstance(recipe, Mapping) and type(rows_per_unit) is int and 1 <= rows_per_unit <= MAX_ROWS_PER_SHARD
+    if not sane or root != root_mark(recipe, rows_per_unit):
         raise OrsanetError(
             f"{path}: what the store says of itself is damaged; take it from a copy, or build into another folder"
         )
@@ -154,7 +156,9 @@ class PriorStore:
         try:
             return self._container.groups("")
         except DAMAGE as error:
-            raise self._damaged("a split", error) from error
+            raise OrsanetError(
+                f"{self.path}: a split's zarr.json is damaged ({error}); run the same `orsanet-cache build` again, or copy it anew"
+            ) from error
 
     def views(self, split: str) -> tuple[str, ...]:
         """The sealed views of a split."""
@@ -294,7 +298,8 @@ class PriorStore:
 
     def _damaged(self, what: str, error: Exception) -> OrsanetError:
         return OrsanetError(
-            f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path}` says what else is, and mends"
+            f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path} --deep` says what else is, "
+            f"and with --repair mends it"
         )
 
 

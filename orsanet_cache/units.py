@@ -70,6 +70,8 @@ class Marker:
         if hashlib.sha256(text).hexdigest().encode() != checksum:
             raise ValueError("a marker does not have its checksum")
         content = json.loads(text)
+        if not all(isinstance(shard, dict) for shard in content["shards"].values()):
+            raise ValueError("a marker says nothing of its shards")
         return cls(UnitRecord(content["image_sha256"], content["rejected"]), content["shards"])
 
 

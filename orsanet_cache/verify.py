@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.rows import Checksums
-from orsanet_cache.store import DAMAGE, Container, PriorStore, SealedView, open_container, unit_digest
+from orsanet_cache.store import DAMAGE, RECORDS, Container, PriorStore, SealedView, open_container, unit_digest
 from orsanet_cache.units import WHOLE, Marker, Part, Unit, marker_path, units_of
+from orsanet_cache.zarr_folder import METADATA, read_whole
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class _Check:
     view: str
     unit: Unit
     sha256: dict[str, bytes]  # by field
-    crc32c: dict[str, Checksums] | None  # of all rows of the view, by field; None before it is sealed
+    crc32c: dict[str, Checksums]  # of the view's rows, by field
 
 
 def verify(path: Path, deep: bool = False, sample: Part = WHOLE) -> tuple[int, list[Damage]]:
@@ -60,9 +61,12 @@ def verify(path: Path, deep: bool = False, sample: Part = WHOLE) -> tuple[int, l
         for view, sealed in store.all_views(split).items():
             try:
                 units = units_of(split, count, store.rows_per_unit)
-                checks += _sealed(store.sealed(split, view), view, units) if sealed else _marked(path, view, units)
+                checks += (
+                    _sealed(store.sealed(split, view), view, units) if sealed else _marked(path, view, units, count)
+                )
             except OrsanetError as error:
                 damage.append(Damage(split, view, None, str(error.__cause__ or error)))
+    damage += _without_metadata(path)
     checks = [check for position, check in enumerate(checks) if sample.has(position)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda check: _damage(container, check, deep), checks)
@@ -87,15 +91,27 @@ def _sealed(sealed: SealedView, view: str, units: Sequence[Unit]) -> Iterator[_C
         yield _Check(unit.split, view, unit, digests, sealed.crc32c)
 
 
-def _marked(path: Path, view: str, units: Sequence[Unit]) -> Iterator[_Check]:
+def _marked(path: Path, view: str, units: Sequence[Unit], count: int) -> Iterator[_Check]:
+    crc32c: dict[str, Checksums] = {}
     for unit in units:
         try:
-            shards = Marker.decode(marker_path(path, unit, view).read_bytes()).shards
+            shards = Marker.decode(read_whole(marker_path(path, unit, view))).shards
+            for field, shard in shards.items():
+                of_view = crc32c.setdefault(field, np.zeros(count, np.uint32))
+                of_view[unit.rows] = shard["crc32c"]
+            digests = {field: bytes.fromhex(shard["sha256"]) for field, shard in shards.items()}
         except DAMAGE:  # not committed: the next build computes it
             continue
-        yield _Check(
-            unit.split, view, unit, {field: bytes.fromhex(shard["sha256"]) for field, shard in shards.items()}, None
-        )
+        yield _Check(unit.split, view, unit, digests, crc32c)
+
+
+def _without_metadata(path: Path) -> Iterator[Damage]:
+    """Views that were sealed, as their records say, and that no reader sees any more."""
+    for records in sorted(path.glob(f"*/*/{RECORDS[1]}/{METADATA}")):
+        view = records.parent.parent
+        for group in (view.parent, view):
+            if not (group / METADATA).exists():
+                yield Damage(view.parent.name, view.name, None, f"{group / METADATA} is missing")
 
 
 def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
@@ -104,7 +120,7 @@ def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
     for field, sha256 in check.sha256.items():
         try:
             layout = container.arrays(name)[field]
-            rows = container.rows(f"{name}/{field}", None if check.crc32c is None else check.crc32c[field])
+            rows = container.rows(f"{name}/{field}", check.crc32c[field])
             if deep and unit_digest(rows, layout, unit.start, unit.stop) != sha256:
                 raise ValueError("not the values that were committed")
             if not deep:

@@ -28,6 +28,7 @@ from orsanet_cache.rows import (
     row_checksums,
     shard_name,
 )
+from orsanet_cache.schema import MAX_ROW_BYTES
 
 METADATA = "zarr.json"
 MAX_METADATA_BYTES = 256 * 1024**2  # a view's may list hundreds of thousands of rejected images
@@ -67,7 +68,7 @@ class ZarrFolder:
         """A small array, whole."""
         layout = self._layout(array)
         size = math.prod(layout.shape) * layout.dtype.itemsize
-        content = _read(self.path / array / shard_name(0, len(layout.shape)), size + CHECKSUM_BYTES)
+        content = read_whole(self.path / array / shard_name(0, len(layout.shape)), size + CHECKSUM_BYTES)
         values, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
         if len(values) != size:
             raise ValueError(f"{array} has another size than its shape")
@@ -88,10 +89,12 @@ class ZarrFolder:
         shape, dtype = document["shape"], TYPES[document["data_type"]]
         if not shape or not all(type(size) is int and 1 <= size <= MAX_SIZE for size in shape):
             raise ValueError(f"{array} has the shape {shape}")
+        if math.prod(shape[1:]) * np.dtype(dtype).itemsize > MAX_ROW_BYTES:
+            raise ValueError(f"{array} has rows of the shape {shape[1:]}")
         return Layout(tuple(shape), np.dtype(dtype))
 
     def _metadata(self, node: str) -> dict[str, Any]:
-        document = json.loads(_read(self.path / node.lstrip("/") / METADATA, MAX_METADATA_BYTES))
+        document = json.loads(read_whole(self.path / node.lstrip("/") / METADATA, MAX_METADATA_BYTES))
         if not isinstance(document, dict):
             raise ValueError(f"{node}/{METADATA} is no JSON object")
         return document
@@ -132,7 +135,7 @@ class LibraryRows:
                 raise DamagedRecordError(f"{self.array.path}: row {row} is damaged (wrong checksum)")
 
 
-def _read(path: Path, limit: int) -> bytes:
+def read_whole(path: Path, limit: int = MAX_METADATA_BYTES) -> bytes:
     """A file's content. Raises OSError for what is no regular file, ValueError for more than `limit` bytes."""
     with open(open_regular(path), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > limit:

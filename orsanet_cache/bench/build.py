@@ -16,7 +16,7 @@ from orsanet_cache.build import build
 from orsanet_cache.images import IMAGE_SIZE
 from orsanet_cache.manifest import Manifest, Sample
 from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.pipeline import DecodedUnit, Pipeline
+from orsanet_cache.pipeline import CPU_BATCH, GPU_BATCH, DecodedUnit, Pipeline
 from orsanet_cache.precision import in_half_precision
 from orsanet_cache.priors import FrozenPriors, Precision
 from orsanet_cache.schema import schema
@@ -63,7 +63,10 @@ def bench_build(
             manifest = synthetic_pictures(out, images)
         samples = tuple(Sample(one.image, one.label, "train", one.tags) for one in manifest.samples[:images])
         chosen = Manifest(manifest.name, manifest.classes, manifest.root, samples)
-        _networks_alone(priors, 1, ["clean"], device, precision, batch_size)  # the first call of a kernel is slow
+        warm_up = batch_size or (
+            CPU_BATCH if device.type == "cpu" else 2 * GPU_BATCH
+        )  # the first call of a kernel is slow
+        _networks_alone(priors, min(warm_up, images), ["clean"], device, precision, batch_size)
         summary = build(
             chosen, out / "store.zarr", priors, views, device=device, precision=precision, batch_size=batch_size
         )

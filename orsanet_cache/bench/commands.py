@@ -34,7 +34,7 @@ def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None)
 
 @bench.command()
 @click.argument("manifest", type=FILE, required=False)
-@click.option("--images", type=click.IntRange(min=1), default=64, show_default=True, help="How many images.")
+@click.option("--images", type=click.IntRange(min=1), help="How many images.  [default: 64 on a CPU, 4096 on a GPU]")
 @click.option("--views", default="clean,hflip", show_default=True, help="Views to compute, separated by commas.")
 @click.option("--segmenter", type=FILE, help="SegFace weights, or demo.  [default: published sizes, random values]")
 @click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.  [default: random values]")
@@ -43,7 +43,7 @@ def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images at a time.  [default: as build]")
 @click.option("--folder", type=FILE, help="Where the temporary store goes.  [default: the system's]")
 def build(
-    manifest: Path | None, images: int, views: str, segmenter: Path | None, landmarks: Path | None, device: str,
+    manifest: Path | None, images: int | None, views: str, segmenter: Path | None, landmarks: Path | None, device: str,
     precision: str, batch_size: int | None, folder: Path | None,
 ) -> None:  # fmt: skip
     """Build a temporary store of MANIFEST's first images (or of random pictures), and say whether the networks ever waited."""
@@ -59,6 +59,7 @@ def build(
     if (segmenter is None) != (landmarks is None):
         raise OrsanetError("give both --segmenter and --landmarks, or neither")
     chosen = choose_device(device)
+    images = images or (64 if chosen.type == "cpu" else 4096)
     priors = (
         published_sizes()
         if segmenter is None or landmarks is None
