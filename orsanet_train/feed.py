@@ -179,8 +179,8 @@ class Feed:
                 np.take(values.numpy(), places, axis=0, out=buffers[name], mode="clip")  # "raise" takes a detour
             return
         rows = self.split.rows[draws.sample]
-        for number, view in enumerate(self.split.views):
-            positions = np.flatnonzero(draws.view == number)
+        for number in np.unique(draws.view).tolist():
+            view, positions = self.split.views[number], np.flatnonzero(draws.view == number)
             for name in self._fields:
                 self.store.read(self.split.name, view, name, rows[positions], buffers[name], positions)
 

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from orsanet_cache.commit import StoreWriter
 from orsanet_cache.images import read_image, view_pixels
 from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.schema import schema
-from orsanet_cache.units import UnitRecord
+from orsanet_cache.units import Part, UnitRecord
 
 CPU = torch.device("cpu")
 FIELDS = ("image", "segmentation_map", "segmentation_features", "landmark_features", "landmarks")
@@ -360,3 +361,24 @@ def test_one_bad_split_does_not_keep_the_others_unsealed(world, tmp_path: Path) 
     with pytest.raises(OrsanetError, match="no image of split 'valid'"):
         build(load_manifest(tmp_path / "dataset.toml"), tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
     assert PriorStore.open(tmp_path / "s").accepted("test", "clean").all()
+
+
+def test_another_manifest_does_not_spoil_an_unfinished_store(world, tmp_path: Path) -> None:
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
+    build(manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"], part=Part(1, 2), rows_per_unit=4)
+    before = digests(out)
+    fewer = replace(manifest, samples=manifest.samples[:-13])
+    with pytest.raises(OrsanetError, match="another list of images"):
+        build(fewer, out, world.load_priors(), ["clean"], device=CPU, splits=["train"])
+    locks = (".commits/parts/1of1.lock",)  # of the part that was refused; empty
+    assert {name: digest for name, digest in digests(out).items() if name not in locks} == before
+    build(manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"])
+    assert PriorStore.open(out).accepted("train", "clean").all()
+
+
+def test_a_store_begun_on_a_gpu_is_not_continued_in_half_precision_on_a_cpu(world, tmp_path: Path) -> None:
+    recipe = world.open_store().recipe | {"precision": "fp16"}
+    with StoreWriter.open(tmp_path / "s", recipe, schema(128, 512, "float16")):
+        pass
+    with pytest.raises(OrsanetError, match="fp16 needs a CUDA device; go on where there is one"):
+        build(world.load_manifest(), tmp_path / "s", world.load_priors(), ["clean"], device=CPU)

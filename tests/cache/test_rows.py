@@ -263,3 +263,15 @@ def test_a_forked_reader_works_though_the_parent_was_reading(tmp_path: Path) -> 
             os._exit(0 if np.array_equal(read(reader, [5, 1]), values[[5, 1]]) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert np.array_equal(read(reader, [9]), values[[9]])
+
+
+def test_a_file_put_in_the_place_of_another_is_verified_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MAX_OPEN_FILES", 0)  # as if a thousand others had been read in between
+    values = values_of(2 * ROWS_PER_SHARD, (4,), "uint8")
+    folder = write(tmp_path / "a", values)
+    reader = opened(folder, values)
+    assert np.array_equal(read(reader, [3, 3]), values[[3, 3]])
+    first, second = sorted(folder.glob("c.*"))
+    os.replace(second, first)
+    with pytest.raises(DamagedRecordError, match="row 3 is damaged"):
+        read(reader, [3])

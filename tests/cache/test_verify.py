@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from orsanet_cache import MobileFaceNet, OrsanetError, PriorStore
+from orsanet_cache import MobileFaceNet, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build
 from orsanet_cache.repair import repair
 from orsanet_cache.units import Part
@@ -150,3 +150,40 @@ def test_the_command_names_repairs_and_explains(world, sound: Path, store: Path)
     assert result.returncode == 0, result.stderr
     assert "computed 4 views again" in result.stdout
     assert digests(store) == digests(sound)
+
+
+@pytest.mark.parametrize("view", ["clean", "hflip"])
+def test_repair_refuses_a_changed_image_and_leaves_the_view_sealed(
+    world, store: Path, tmp_path: Path, view: str
+) -> None:
+    shutil.copytree(world.folder / "images", tmp_path / "images")
+    for name in ("samples.csv", "dataset.toml"):
+        shutil.copy(world.folder / name, tmp_path / name)
+    shutil.copy(tmp_path / "images" / "train_1.png", tmp_path / "images" / "train_0.png")
+    (store / "train" / view / "image" / "c.0.0.0.0").unlink()
+    before, damage = digests(store), verify(store)[1]
+    manifest = load_manifest(tmp_path / "dataset.toml")
+    with pytest.raises(OrsanetError, match=r"not those that the store was built from.*\n.*train_0\.png': changed"):
+        repair(store, damage, manifest, world.segmenter, world.landmarks, CPU)
+    assert digests(store) == before
+
+
+@pytest.mark.parametrize("group", ["train", "train/clean"])
+def test_a_view_that_no_reader_sees_any_more_is_damage(store: Path, group: str) -> None:
+    (store / group / "zarr.json").unlink()
+    damage = verify(store)[1]
+    assert ("train", "clean", None) in [(one.split, one.view, one.unit) for one in damage]
+    assert "zarr.json is missing" in str(damage[0])
+
+
+def test_exchanged_shards_of_an_unfinished_view_are_found(world, tmp_path: Path) -> None:
+    out = tmp_path / "store.zarr"
+    build(
+        world.load_manifest(), out, world.load_priors(), ["clean"],
+        device=CPU, splits=["train"], part=Part(1, 2), rows_per_unit=ROWS,
+    )  # fmt: skip
+    shutil.copy(out / "train/clean/landmarks/c.2.0.0", out / "train/clean/landmarks/c.0.0.0")
+    (damage,) = verify(out)[1]
+    assert str(damage).endswith("row 0 is damaged (wrong checksum)")
+    with pytest.raises(OrsanetError, match="is not finished; run the same `orsanet-cache build` again"):
+        repair(out, [damage], world.load_manifest(), world.segmenter, world.landmarks, CPU)

@@ -656,9 +656,11 @@ def test_free_memory_is_a_part_of_the_machines() -> None:
 class Watched(PriorStore):
     """A store that notes who reads which field and into what. The arrays are kept, so that no address is used twice by chance."""
 
-    def read(self, split: str, view: str, field: str, rows: Any, out: Any = None) -> NDArray[Any]:
+    def read(
+        self, split: str, view: str, field: str, rows: Any, out: Any = None, positions: Any = None
+    ) -> NDArray[Any]:
         self.noted = [*getattr(self, "noted", []), (threading.current_thread(), field, out)]
-        return super().read(split, view, field, rows, out)
+        return super().read(split, view, field, rows, out, positions)
 
 
 def others() -> set[threading.Thread]:
