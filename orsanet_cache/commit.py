@@ -9,9 +9,9 @@ A unit is one shard's rows of one (split, view).
       parts/2of4/                        its temporary files
       <split>/<view>/<unit>.json         marker: checksums of the unit's shards, and what became of each row
 
-What has no marker is computed again, so a kill costs at most two units of a view: the one being written and the one being computed. When every unit of a view is marked and its shards read back
-as they were computed, the markers are folded into the view's records and its seal, which are the same whoever built them. When all
-views are sealed, `.commits` goes and only plain Zarr is left.
+What has no marker is computed again, so a kill costs at most two units of a view: the one being written and the one being computed.
+When every unit of a view is marked and its shards read back as they were computed, the markers are folded (sealing.py) into the view's
+records and its seal, which are the same whoever built them. When all views are sealed, `.commits` goes and only plain Zarr is left.
 
 The store's lock, which is the lock of its root `zarr.json`, is held only while names are given, never while anything is computed.
 """
@@ -22,28 +22,26 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.rows import encode_shard, row_checksums, shard_name
 from orsanet_cache.schema import MARK, ROWS_PER_UNIT, Field, decode_ids, encode_ids
+from orsanet_cache.sealing import damaged_units, fold, hex_digests, unfold
 from orsanet_cache.store import (
     CHECKSUMS,
     DAMAGE,
     PriorStore,
+    SealedView,
     open_container,
     recipe_differences,
     root_mark,
-    unit_digest,
-    view_seal,
 )
 from orsanet_cache.units import COMMITS, WHOLE, Marker, Part, Unit, UnitRecord, marker_path, units_of
 from orsanet_cache.zarr_folder import (
@@ -186,7 +184,7 @@ class StoreWriter:
         with locked(self.path / METADATA):  # or it might be sealed, and its markers go, in between
             if self.is_sealed(split, view):
                 stored = PriorStore(self._container).sealed(split, view).image_sha256
-                return {unit: [_hex(row) for row in stored[unit.rows]] for unit in self.units(split)}
+                return {unit: hex_digests(stored[unit.rows]) for unit in self.units(split)}
             markers = {unit: self.marker(unit, view) for unit in self.units(split)}
             return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
 
@@ -266,18 +264,18 @@ class StoreWriter:
                 with locked(self.path / METADATA):
                     self._discard_markers(split, view)
                 return []
-            units = self.units(split)
-            markers = [self.marker(unit, view) for unit in units]
-            complete = [marker for marker in markers if marker is not None]
-            if len(complete) < len(units):
+            found = {unit: self.marker(unit, view) for unit in self.units(split)}
+            markers = {unit: marker for unit, marker in found.items() if marker is not None}
+            if len(markers) < len(found):
                 return []
-            damaged = damaged_units(self._container, split, view, units, [marker.shards for marker in complete])
+            damaged = damaged_units(self._container, view, markers)
             if damaged:
                 return sorted(damaged)
             with locked(self.path / METADATA):
                 # Where another process took units back meanwhile, it is for that one to seal.
-                if [self.marker(unit, view) for unit in units] == markers:
-                    self._write_seal(split, view, complete, provenance)
+                if all(self.marker(unit, view) == marker for unit, marker in markers.items()):
+                    sealed = fold(self._container, split, view, list(markers.values()), provenance)
+                    self._write_records(f"{split}/{view}", sealed)
                     self._discard_markers(split, view)
             return []
 
@@ -321,52 +319,30 @@ class StoreWriter:
         except (OrsanetError, *DAMAGE):
             return False
 
-    def _write_seal(self, split: str, view: str, markers: Sequence[Marker], provenance: Mapping[str, Any]) -> None:
-        name = f"{split}/{view}"
-        fields = {field: layout for field, layout in self._container.arrays(name).items() if field in markers[0].shards}
-        image_sha256 = _digests([digest for marker in markers for digest in marker.record.image_sha256])
-        unit_sha256 = np.stack(
-            [_digests([marker.shards[field]["sha256"] for field in sorted(fields)]) for marker in markers]
-        )
-        crc32c = {
-            field: np.concatenate([np.array(marker.shards[field]["crc32c"], np.uint32) for marker in markers])
-            for field in fields
-        }
-        rejected = {image: reason for marker in markers for image, reason in marker.record.rejected.items()}
-        root = self._container.attributes("")[MARK]
-        sample_id = self._container.small(f"{split}/sample_id")
-        seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
-        for field, checksums in crc32c.items():
+    def _write_records(self, name: str, sealed: SealedView) -> None:
+        """A view's records, and last its seal."""
+        for field, checksums in sealed.crc32c.items():
             self._write_small(f"{name}/{CHECKSUMS}", field, checksums, ("sample",))
         self._write_group(f"{name}/{CHECKSUMS}", {})
-        self._write_small(name, "image_sha256", image_sha256, ("sample", "sha256"))
-        self._write_small(name, "unit_sha256", unit_sha256, ("unit", "field", "sha256"))
-        self._write_group(name, {"provenance": dict(provenance), "seal": seal, "rejected": rejected})
+        self._write_small(name, "image_sha256", sealed.image_sha256, ("sample", "sha256"))
+        self._write_small(name, "unit_sha256", sealed.unit_sha256, ("unit", "field", "sha256"))
+        attributes = {"provenance": sealed.provenance, "seal": sealed.seal, "rejected": sealed.rejected}
+        self._write_group(name, attributes)
 
     def _unseal(self, split: str, view: str, but: set[int]) -> None:
         """Turn a seal back into markers, of all units but these; without records that can be trusted, of none."""
-        name = f"{split}/{view}"
         with suppress(OrsanetError):
             sealed = PriorStore(self._container).sealed(split, view)
             for unit in self.units(split):
                 if unit.index in but:
                     continue
-                hashes = [_hex(row) for row in sealed.image_sha256[unit.rows]]
-                ids = self._ids[split][unit.rows]
-                rejected = {image: sealed.rejected[image] for image in ids if image in sealed.rejected}
-                shards = {
-                    field: {
-                        "bytes": path.stat().st_size,
-                        "sha256": digest.tobytes().hex(),
-                        "crc32c": sealed.crc32c[field][unit.rows].tolist(),
-                    }
-                    for field, digest in zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True)
-                    if (path := self._shard_path(unit, view, field)).exists()
-                }
+                shards = {field: self._shard_path(unit, view, field) for field in sealed.fields}
+                file_bytes = {field: path.stat().st_size for field, path in shards.items() if path.exists()}
+                marker = unfold(sealed, unit, self._ids[split][unit.rows], file_bytes)
                 path = self._marker_path(unit, view)
                 make_folder(path.parent)
-                self._publish(path, [Marker(UnitRecord(hashes, rejected), shards).encode()])
-        self._write_group(name, {})
+                self._publish(path, [marker.encode()])
+        self._write_group(f"{split}/{view}", {})
 
     def _write_small(self, group: str, name: str, values: NDArray[Any], axes: tuple[str, ...]) -> None:
         folder = self.path / group / name
@@ -434,46 +410,3 @@ def _refuse_links(path: Path) -> None:
         for entry in path.glob(level):
             if entry.is_symlink():
                 raise OrsanetError(f"{entry} is a link, which no build makes; remove it and run the same command again")
-
-
-def damaged_units(
-    container: ZarrFolder,
-    split: str,
-    view: str,
-    units: Sequence[Unit],
-    shards: Sequence[Mapping[str, Mapping[str, Any]]],
-) -> set[Unit]:
-    """Which units' values are not those that were committed? Reads all of them."""
-
-    name = f"{split}/{view}"
-    try:
-        layouts = container.arrays(name)
-    except DAMAGE:
-        return set(units)
-
-    def is_damaged(unit: Unit, field: str, sha256: str) -> bool:
-        try:
-            rows = container.rows(f"{name}/{field}", None)  # its own, or its lock would let one thread read at a time
-            return unit_digest(rows, layouts[field], unit.start, unit.stop).hex() != sha256
-        except DAMAGE:
-            return True
-
-    jobs = [
-        (unit, field, shard["sha256"])
-        for unit, of_unit in zip(units, shards, strict=True)
-        for field, shard in of_unit.items()
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda job: is_damaged(*job), jobs)
-        watched = tqdm(results, total=len(jobs), unit="shard", desc=f"read back {name}", delay=2, leave=False)
-        return {unit for (unit, _, _), damaged in zip(jobs, watched, strict=True) if damaged}
-
-
-def _digests(digests: Sequence[str]) -> NDArray[np.uint8]:
-    """Digests in hex, or empty -> uint8 [N, 32], zeros where empty."""
-    return np.frombuffer(bytes.fromhex("".join(digest or "00" * 32 for digest in digests)), np.uint8).reshape(-1, 32)
-
-
-def _hex(row: NDArray[np.uint8]) -> str:
-    """The inverse, of one digest."""
-    return row.tobytes().hex() if row.any() else ""

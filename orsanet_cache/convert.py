@@ -42,15 +42,7 @@ class Writer(Protocol):
 
     def group(self, group: str, attributes: Mapping[str, Any]) -> None: ...
     def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None: ...
-    def rows(
-        self,
-        array: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        axes: Sequence[str],
-        compressed: bool,
-        parts: Iterable[NDArray[Any]],
-    ) -> None: ...
+    def rows(self, group: str, field: Field, count: int, parts: Iterable[NDArray[Any]]) -> None: ...
 
 
 def convert(source: Path, target: Path) -> PriorStore:
@@ -94,20 +86,14 @@ class ZarrWriter:
         self._publish(folder / shard_name(0, values.ndim), small_content(values))
         self._publish(folder / METADATA, [array_document(values.shape, str(values.dtype), tuple(axes))])
 
-    def rows(
-        self,
-        array: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        axes: Sequence[str],
-        compressed: bool,
-        parts: Iterable[NDArray[Any]],
-    ) -> None:
-        folder = self.path / array
+    def rows(self, group: str, field: Field, count: int, parts: Iterable[NDArray[Any]]) -> None:
+        folder, shape = self.path / group / field.name, (count, *field.shape)
         for unit, part in enumerate(parts):
-            content = encode_shard(part, self.rows_per_unit, compressed)
+            content = encode_shard(part, self.rows_per_unit, field.compressed)
             self._publish(folder / shard_name(unit, len(shape)), content)
-        self._publish(folder / METADATA, [array_document(shape, dtype, tuple(axes), self.rows_per_unit, compressed)])
+        axes = ("sample", *field.axes)
+        document = array_document(shape, field.dtype, axes, self.rows_per_unit, field.compressed)
+        self._publish(folder / METADATA, [document])
 
     def _publish(self, path: Path, content: Content) -> None:
         make_folder(path.parent)
@@ -147,9 +133,8 @@ def _write_all(store: PriorStore, container: Container, writer: Writer, progress
             for checked, checksums in sealed.crc32c.items():
                 writer.small(f"{name}/{CHECKSUMS}/{checked}", checksums, ("sample",))
             for field in _schema(store, split, view):
-                shape, axes = sealed.fields[field.name].shape, ("sample", *field.axes)
                 units = _counted(_units(store, split, view, field.name), progress, stopped)
-                writer.rows(f"{name}/{field.name}", shape, field.dtype, axes, field.compressed, units)
+                writer.rows(name, field, len(store.sample_ids(split)), units)
 
 
 def _units(store: PriorStore, split: str, view: str, field: str) -> Iterator[NDArray[Any]]:

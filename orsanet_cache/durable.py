@@ -17,7 +17,8 @@ Content = Sequence[bytes | bytearray | memoryview]
 def write_temporary(path: Path, content: Content) -> None:
     """Write a file whole and have it on the disk, under a name that means nothing yet."""
     with open(path, "wb", buffering=0) as file:
-        # In one piece: the page cache then keeps it in large folios, from which rows are read nearly twice as fast.
+        # In one piece: the page cache then keeps it in large folios. Rows of a 385 MB store were read from them, measured once, at 0.77
+        # of the memory's limit instead of 0.44.
         rest = memoryview(b"".join(content))
         while rest:
             rest = rest[file.write(rest) :]

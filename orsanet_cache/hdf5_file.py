@@ -4,7 +4,7 @@
     small array        one chunk · Fletcher-32
     array of rows      one row a chunk, perhaps deflated · Fletcher-32; dimensions labelled
 
-Fletcher-32 is HDF5's own checksum, there for readers that are not ours; ours verifies the CRC-32C, which is ten times faster. As in a
+Fletcher-32 is HDF5's own checksum, there for readers that are not ours; ours verifies the CRC-32C, which is nine times as fast. As in a
 Zarr store, rows come straight from the file, at the offsets that HDF5 names, or from h5py where an array is laid out in another way.
 
 Nothing leads out of the file: links other than hard ones, external storage and virtual datasets are refused before HDF5 follows them.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.durable import leave_to_disk
+from orsanet_cache.schema import Field
 
 DEFLATE_LEVEL = 4
 VERSION = ("v110", "v110")  # the oldest with checksums on all metadata and with attributes above 64 KB
@@ -41,17 +42,16 @@ class Hdf5Writer:
         self._dataset(array, values.shape, str(values.dtype), values.shape, axes)[...] = values
         self._check()
 
-    def rows(
-        self,
-        array: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        axes: Sequence[str],
-        compressed: bool,
-        parts: Iterable[NDArray[Any]],
-    ) -> None:
-        """A large array, from parts that follow each other."""
-        dataset = self._dataset(array, shape, dtype, (1, *shape[1:]), axes, compressed)
+    def rows(self, group: str, field: Field, count: int, parts: Iterable[NDArray[Any]]) -> None:
+        """A field of `count` rows in the group, from parts [n, *field.shape] that follow each other."""
+        dataset = self._dataset(
+            f"{group}/{field.name}",
+            (count, *field.shape),
+            field.dtype,
+            (1, *field.shape),
+            ("sample", *field.axes),
+            field.compressed,
+        )
         start = 0
         for part in parts:
             dataset[start : start + len(part)] = part
