@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.command import CommandGroup as CommandGroup
+    from orsanet_cache.command import Terminated as Terminated
     from orsanet_cache.command import classes_option as classes_option
+    from orsanet_cache.demo.networks import weights_path as weights_path
     from orsanet_cache.device import choose_device as choose_device
+    from orsanet_cache.durable import make_folder as make_folder
+    from orsanet_cache.durable import sync_folder as sync_folder
+    from orsanet_cache.durable import write_temporary as write_temporary
     from orsanet_cache.errors import OrsanetError as OrsanetError
     from orsanet_cache.errors import listed as listed
     from orsanet_cache.errors import validation_findings as validation_findings
+    from orsanet_cache.images import RejectedImage as RejectedImage
+    from orsanet_cache.images import read_image as read_image
+    from orsanet_cache.images import view_pixels as view_pixels
     from orsanet_cache.manifest import Manifest as Manifest
     from orsanet_cache.manifest import Sample as Sample
     from orsanet_cache.manifest import load_manifest as load_manifest
     from orsanet_cache.mobilefacenet import MobileFaceNet as MobileFaceNet
+    from orsanet_cache.pixels import IMAGENET_MEAN as IMAGENET_MEAN
     from orsanet_cache.pixels import displayable as displayable
     from orsanet_cache.pixels import imagenet_normalised as imagenet_normalised
     from orsanet_cache.pixels import unit_range as unit_range
+    from orsanet_cache.priors import NO_CLASS as NO_CLASS
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
     from orsanet_cache.segface import LAPA_CLASSES as LAPA_CLASSES
     from orsanet_cache.segface import SegFace as SegFace
@@ -33,13 +43,16 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.weights import tensors_digest as tensors_digest
 
 _NAMES = {
-    "command": ("CommandGroup", "classes_option"),
+    "command": ("CommandGroup", "Terminated", "classes_option"),
+    "demo.networks": ("weights_path",),
     "device": ("choose_device",),
+    "durable": ("make_folder", "sync_folder", "write_temporary"),
     "errors": ("OrsanetError", "listed", "validation_findings"),
+    "images": ("RejectedImage", "read_image", "view_pixels"),
     "manifest": ("Manifest", "Sample", "load_manifest"),
     "mobilefacenet": ("MobileFaceNet",),
-    "pixels": ("displayable", "imagenet_normalised", "unit_range"),
-    "priors": ("FrozenPriors",),
+    "pixels": ("IMAGENET_MEAN", "displayable", "imagenet_normalised", "unit_range"),
+    "priors": ("NO_CLASS", "FrozenPriors"),
     "segface": ("LAPA_CLASSES", "SegFace", "SegFaceConfig"),
     "sheet": ("contact_sheet",),
     "store": ("PriorStore", "recipe_differences"),

@@ -19,7 +19,8 @@ from orsanet_train.config import load_config
 from orsanet_train.evaluate import Group, evaluate
 from orsanet_train.feed import join
 from orsanet_train.residence import Resident
-from orsanet_train.train import read_json, train, training_split
+from orsanet_train.run_folder import read_json
+from orsanet_train.train import train, training_split
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.
 VARIANTS: dict[str, tuple[str, ...]] = {

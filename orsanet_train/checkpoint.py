@@ -1,24 +1,30 @@
-"""What a run leaves behind: weights that say where they come from, and the state to go on from.
+"""Weights that say where they come from.
 
 `best.safetensors` and `last.safetensors` carry in their header the classes in label order, the model's configuration, the recipe
-of the store they were trained on and how they were chosen. `resume.pt` holds everything to continue exactly. Each file is written
-under another name and then renamed, so a kill leaves the previous one whole.
+of the store they were trained on and how they were chosen. Each is written under another name and then renamed, so a kill leaves the
+previous one whole.
 """
 
 import contextlib
-import io
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from orsanet_cache import OrsanetError, listed, load_strictly, read_weights, tensors_digest, validation_findings
+from orsanet_cache import (
+    OrsanetError,
+    listed,
+    load_strictly,
+    read_weights,
+    sync_folder,
+    tensors_digest,
+    validation_findings,
+)
 from orsanet_train.config import ModelConfig
 from orsanet_train.model import ORSANet, build_model
 
@@ -78,38 +84,15 @@ def load_weights(path: Path) -> tuple[ORSANet, Identity]:
     return model.eval(), identity
 
 
-class ResumeState(BaseModel):
-    """Everything besides the configuration and the data that decides what comes next: after len(history) epochs."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-    history: list[dict[str, float]]  # metrics.csv
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-
-    def save(self, path: Path) -> None:
-        content = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
-        torch.save(dict(self), content)
-        write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Raises OrsanetError for a damaged file."""
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save wrote
-                if (damaged := archive.testzip()) is not None:
-                    raise zipfile.BadZipFile(damaged)
-            return cls.model_validate(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch.load raises nearly every type on damaged bytes
-            raise OrsanetError(f"{path}: damaged ({type(error).__name__}); start again in another folder") from error
-
-
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary name beside `path`, then rename: readers see the old file or the new one, never a part."""
+    """Write to a temporary name beside `path`, have it on the disk, then rename: readers see the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise OrsanetError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:

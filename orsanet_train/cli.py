@@ -1,6 +1,7 @@
 """orsanet-train: run, evaluate, ablate, complexity. Commands translate and never decide; heavy imports wait for the command's body."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ resident_option = click.option(
 
 
 @click.group(
-    cls=CommandGroup, interrupted="Finished epochs are kept: run the same command again to go on (`run` with --resume)."
+    cls=CommandGroup, interrupted="What was saved is kept: run the same command again to go on (`run` with --resume)."
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:
@@ -39,51 +40,92 @@ def main() -> None:
 @classes_option
 @click.option("--preset", required=True, help=PRESET_HELP)
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. epochs=3 or model.depth=4."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. epochs=3 or precision=fast."
 )
 @click.option("--out", required=True, type=FILE, help="The run folder to write.")
 @click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
-@click.option("--resume", is_flag=True, help="Go on after the last finished epoch of --out.")
+@click.option("--resume", is_flag=True, help="Go on where --out stopped, to the same result as without the stop.")
+@click.option("--seeds", help="Separated by commas: a run for each in --out/seed-N, and their mean and spread.")
+@click.option("--fast-dev-run", is_flag=True, help="Try everything on a few batches, and leave nothing behind.")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile the model: minutes at first, then faster.")
+@click.option(
+    "--save-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True,
+    help="How much work a kill or a power cut may cost.",
+)  # fmt: skip
+@click.option("--segmenter", type=FILE, help="For priors = online: the store's SegFace weights, or demo.")
+@click.option("--landmarks", type=FILE, help="For priors = online: the store's MobileFaceNet weights, or demo.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option
 def run(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
-    out: Path, ir50: Path | None, resume: bool, device: str, resident: "Resident",
+    out: Path, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
+    segmenter: Path | None, landmarks: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
-    """Train on a store; the run folder gets config.toml, metrics.csv, curves, labelled batches, best and last weights."""
+    """Train on a store; the run folder gets config.toml, metrics.csv, curves, labelled batches, best and last weights.
+
+    Start it with `torchrun --nproc-per-node N -m orsanet_train run …` to share every batch among N processes.
+    """
     from orsanet_train.config import load_config
 
     config = load_config(preset, overrides)  # first: a typo should not wait for torch
 
     from orsanet_cache import PriorStore, choose_device, load_manifest, read_weights
-    from orsanet_train import plots
-    from orsanet_train.train import train
+    from orsanet_train import plots, watch
+    from orsanet_train.distributed import process_group
+    from orsanet_train.residence import memory_advice
+    from orsanet_train.seeds import parse_seeds, spread, train_seeds
+    from orsanet_train.train import RunSummary, dev_run, train
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     opened = PriorStore.open(store)
     chosen_device = choose_device(device)
-    if ir50 is None and not resume:
-        click.echo(
-            "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights",
-            err=True,
+    numbers = None if seeds is None else parse_seeds(seeds)
+    with process_group(chosen_device) as ranks, memory_advice():
+        say = click.echo if ranks.main else lambda *_args, **_options: None
+        if ir50 is None and not resume:
+            say(
+                "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights",
+                err=True,
+            )
+        for missing, note in (
+            (not plots.matplotlib_installed(), plots.NO_MATPLOTLIB),
+            (not watch.tensorboard_installed(), watch.NO_TENSORBOARD),
+        ):
+            if missing:
+                say(note, err=True)
+        say(
+            f"{loaded.name}: train on '{config.train_split}', best weights chosen on '{config.selection_split}'; "
+            f"{config.epochs} epochs, batch {config.batch_size}, {chosen_device}"
         )
-    if not plots.matplotlib_installed():
-        click.echo(plots.NO_MATPLOTLIB, err=True)
-    click.echo(
-        f"{loaded.name}: train on '{config.train_split}', best weights chosen on '{config.selection_split}'; "
-        f"{config.epochs} epochs, batch {config.batch_size}, {chosen_device}"
-    )
-    summary = train(
-        config, loaded, opened, out,
-        device=chosen_device, ir50=None if ir50 is None else read_weights(ir50), resume=resume,
-        resident=resident,
-    )  # fmt: skip
-    click.echo(
+        start = partial(
+            train, manifest=loaded, store=opened, device=chosen_device, ir50=None if ir50 is None else read_weights(ir50),
+            resident=resident, compiled=compiled, frozen_weights=(segmenter, landmarks), ranks=ranks,
+        )  # fmt: skip
+        if fast_dev_run:
+            dev_run(config, start)
+            say("everything ran, and nothing was kept")
+            return
+
+        def train_into(folder: Path, seed: int) -> RunSummary:
+            begun = resume and (numbers is None or (folder / "run.json").is_file())
+            seeded = config.model_copy(update={"seed": seed})
+            return start(seeded, out=folder, resume=begun, save_minutes=save_minutes)
+
+        if numbers is not None:
+            table = train_seeds(numbers, out, lambda seed, folder: train_into(folder, seed), main=ranks.main)
+            say(table.to_string(index=False))
+            say(
+                f"{out}: {len(table)} seeds; accuracy on '{config.selection_split}': last {spread(table['last_accuracy'])}, "
+                f"best {spread(table['best_accuracy'])} (mean ± standard deviation)"
+            )
+            return
+        summary = train_into(out, config.seed)
+    say(
         f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
         f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch})"
     )
     names = "" if classes is None else f" --classes {','.join(classes)}"
-    click.echo(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")
+    say(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")
 
 
 @main.command()
@@ -148,17 +190,16 @@ def ablate(
     The table reports the last checkpoint, so that no result chooses it. Finished epochs are kept; to use several processes, give each
     its own --variants and the same --out.
     """
-    from orsanet_cache import OrsanetError, PriorStore, choose_device, load_manifest
+    from orsanet_cache import PriorStore, choose_device, load_manifest
     from orsanet_train.ablate import VARIANTS, write_summary
     from orsanet_train.ablate import ablate as ablate_store
+    from orsanet_train.seeds import parse_seeds
 
-    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
-        raise OrsanetError(f"--seeds {seeds}: write numbers separated by commas, for example 0,1,2")
     for name in ablate_store(
         load_manifest(manifest, classes=classes, check_files=False), PriorStore.open(store), out,
         preset=preset, overrides=overrides,
         variants=list(VARIANTS) if variants is None else [name.strip() for name in variants.split(",")],
-        seeds=[int(seed) for seed in seeds.split(",")], groups=[name.strip() for name in splits.split(",")],
+        seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
         device=choose_device(device), resident=resident,
     ):  # fmt: skip
         click.echo(name, err=True)

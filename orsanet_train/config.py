@@ -45,6 +45,11 @@ class ModelConfig(_Strict):
     cross_interaction: bool = True
     landmark_reintegration: bool = True
 
+    @property
+    def drop_path_shape(self) -> tuple[int, int, int]:
+        """Levels, scales, branches: how many draws of drop-path one image needs in one pass."""
+        return self.depth, 3 if self.multi_scale else 1, 2
+
     @field_validator("width")
     @classmethod
     def _divisible(cls, width: int) -> int:
@@ -100,6 +105,15 @@ class RunConfig(_Strict):
     """Factor per epoch."""
     rho: Annotated[float, Field(ge=0)] = 0.05
     """Radius of the sharpness-aware perturbation; 0 is plain Adam, at half the cost."""
+    second_pass_buffers: Literal["moved", "kept"] = "moved"
+    """Batch statistics and spectral vectors after the pass at the perturbed weights: moved by it as published, or as before it."""
+    precision: Literal["exact", "parity", "fast"] = "parity"
+    """exact: float32, deterministic. parity: TF32 where the device has it, as the published code ran; on a CPU the same as exact.
+    fast: half precision where it is safe (float16 with loss scaling on a GPU, bfloat16 on a CPU)."""
+    priors: Literal["cached", "online"] = "cached"
+    """cached: from the store. online: the frozen networks run in every pass, for comparison."""
+    online: Literal["clean", "erased", "published"] = "published"
+    """What they see online: the same as the cache, the erased image, or that in training mode as published in code."""
     sampling: Literal["balanced", "shuffled"] = "balanced"
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
     train_split: str = "train"

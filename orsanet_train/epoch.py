@@ -23,24 +23,28 @@ class EpochPlan(NamedTuple):
     order: NDArray[np.int64]  # [N] index into the split
     flipped: NDArray[np.bool_]  # [N] take the hflip view
     erased: NDArray[np.int64]  # [N, 4] top, left, height, width on the 224-pixel grid; height 0: nothing
+    drop_path: NDArray[np.float32]  # [N, 2, levels, scales, 2] uniform in 0 … 1, of both passes of a step
 
 
 def epoch_plan(labels: NDArray[np.int64], config: RunConfig, epoch: int) -> EpochPlan:
     """Draw an epoch (counted from 0). `labels` [N] are the split's; balanced sampling weighs each by 1 / its class's count."""
     count = len(labels)
-    order_rng, flip_rng, erase_rng = (np.random.default_rng([config.seed, epoch, stream]) for stream in range(3))
+    order_rng, flip_rng, erase_rng, drop_rng = (
+        np.random.default_rng([config.seed, epoch, stream]) for stream in range(4)
+    )
     if config.sampling == "balanced":
         weight = 1 / np.bincount(labels)[labels]
         order = order_rng.choice(count, size=count, p=weight / weight.sum())
     else:
         order = order_rng.permutation(count)
     flipped = flip_rng.random(count) < config.augmentation.hflip
-    return EpochPlan(order, flipped, erased_rectangles(erase_rng, count, config.augmentation))
+    drop_path = drop_rng.random((count, 2, *config.model.drop_path_shape), dtype=np.float32)
+    return EpochPlan(order, flipped, erased_rectangles(erase_rng, count, config.augmentation), drop_path)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of torch's generator for an epoch."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
+def batch_spans(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) position of every batch; the last batch may be short."""
+    return [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
 
 
 def erased_rectangles(rng: np.random.Generator, count: int, config: AugmentationConfig) -> NDArray[np.int64]:

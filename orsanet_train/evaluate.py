@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
 from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, load_weights, write_whole
 from orsanet_train.feed import Feed, join
-from orsanet_train.model import ORSANet
+from orsanet_train.online import OnlineFeed
 from orsanet_train.report import SplitReport, split_report
 from orsanet_train.residence import Resident
 
@@ -24,14 +25,19 @@ EVALUATION_BATCH = 64
 
 
 @torch.no_grad()
-def predict(model: ORSANet, feed: Feed, view: str = "clean") -> NDArray[np.float32]:
-    """Class probabilities float32 [N, K] of a split's usable samples, in the manifest's order. The model's mode is kept."""
+def predict(
+    model: nn.Module, feed: Feed | OnlineFeed, view: str = "clean", between: Callable[[], None] = lambda: None
+) -> NDArray[np.float32]:
+    """Class probabilities float32 [N, K] of a split's usable samples (of this rank's part), in the manifest's order.
+
+    The model's mode is kept. `between` is called between batches; what it raises ends the prediction.
+    """
     was_training = model.training
     model.eval()
-    parts = [
-        model(batch.image, batch.segmentation, batch.landmark_features).logits.softmax(dim=1)
-        for batch in feed.in_order(EVALUATION_BATCH, view)
-    ]
+    parts = []
+    for batch in feed.in_order(EVALUATION_BATCH, view):
+        parts.append(model(*batch.inputs).logits.softmax(dim=1))
+        between()
     model.train(was_training)
     if not parts:
         raise OrsanetError(f"split '{feed.split.name}' has no usable image to evaluate")

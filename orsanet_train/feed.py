@@ -10,8 +10,8 @@ Labels are joined to store rows by image path. Where the data is kept changes no
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, Sample, imagenet_normalised, listed, unit_range
 from orsanet_train.config import ModelConfig, RunConfig
-from orsanet_train.epoch import epoch_plan, erase
+from orsanet_train.distributed import ONE, Ranks
+from orsanet_train.epoch import batch_spans, epoch_plan, erase
 from orsanet_train.residence import Resident, choose_residence
 from orsanet_train.ring import RING, Slot, ahead_in_ring
 
@@ -35,6 +36,12 @@ class PriorBatch(NamedTuple):
     segmentation: Tensor  # float32 [B, C, 7, 7] features, or uint8 [B, 224, 224] map, as the model is configured
     landmark_features: Tensor  # float32 [B, 512, 7, 7]
     label: Tensor  # int64 [B]
+    drop_path: Tensor  # float32 [B, 2, levels, scales, 2] in training, uniform in 0 … 1, of both passes; else [B, 0]
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model's forward takes."""
+        return self.image, self.segmentation, self.landmark_features
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class LabelledSplit:
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     rejected: dict[str, str]  # image -> why the build could not use it
+
+    def first(self, count: int) -> "LabelledSplit":
+        """At most `count` of the samples."""
+        return replace(self, samples=self.samples[:count], rows=self.rows[:count], labels=self.labels[:count])
 
     def sha256(self) -> str:
         """Identifies the usable images, their labels and their order."""
@@ -88,15 +99,19 @@ def join(
     )
 
 
+Along = dict[str, NDArray[Any]]
+
+
 class Draws(NamedTuple):
     """What comes into batches, position by position."""
 
     sample: NDArray[np.int64]  # [N] into the split
     view: NDArray[np.int64]  # [N] into the split's views
-    erased: NDArray[np.int64]  # [N, 4] as in EpochPlan
+    along: Along  # [N, …] label, erased, drop_path, as in PriorBatch and EpochPlan
 
-    def part(self, start: int, stop: int) -> "Draws":
-        return Draws(*(values[start:stop] for values in self))
+    def part(self, positions: slice) -> "Draws":
+        along = {name: values[positions] for name, values in self.along.items()}
+        return Draws(self.sample[positions], self.view[positions], along)
 
 
 class Feed:
@@ -113,7 +128,9 @@ class Feed:
         model: ModelConfig,
         device: torch.device,
         resident: Resident = "auto",
+        ranks: Ranks = ONE,
     ) -> None:
+        self.ranks = ranks
         self.store = store
         self.split = split
         self.device = device
@@ -133,46 +150,62 @@ class Feed:
         if self.residence.mode != "stream":
             self._load(device if self.residence.mode == "device" else torch.device("cpu"), rows * row_bytes)
 
-    def epoch(self, config: RunConfig, epoch: int) -> Iterator[PriorBatch]:
-        """The augmented training batches of an epoch, the last one possibly short.
+    def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[PriorBatch]:
+        """The augmented training batches of an epoch from number `start` on, the last one possibly short; of each this rank's rows.
 
         Leaving the iterator, however early, ends its thread.
         """
         plan = epoch_plan(self.split.labels, config, epoch)
         clean = self.split.views.index("clean")
         flipped = self.split.views.index("hflip") if plan.flipped.any() else clean
-        return self._batches(Draws(plan.order, np.where(plan.flipped, flipped, clean), plan.erased), config.batch_size)
+        along: Along = {"label": self.split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
+        draws = Draws(plan.order, np.where(plan.flipped, flipped, clean), along)
+        spans = batch_spans(len(plan.order), config.batch_size)[start:]
+        return self._batches(draws, [self.ranks.rows(*span) for span in spans])
 
     def in_order(self, batch_size: int, view: str = "clean") -> Iterator[PriorBatch]:
-        """Every sample once, in the manifest's order, unaugmented."""
-        count = len(self.split.rows)
-        view_index = np.full(count, self.split.views.index(view))
-        return self._batches(Draws(np.arange(count), view_index, np.zeros((count, 4), np.int64)), batch_size)
+        """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
+        mine = self._own()
+        sample = np.arange(mine.start, mine.stop)
+        count = len(sample)
+        nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
+        along: Along = {"label": self.split.labels[sample], **nothing}
+        draws = Draws(sample, np.full(count, self.split.views.index(view)), along)
+        return self._batches(draws, [slice(*span) for span in batch_spans(count, batch_size)])
 
-    def _batches(self, draws: Draws, batch_size: int) -> Iterator[PriorBatch]:
-        count = len(draws.sample)
-        spans = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    @property
+    def reason(self) -> str:
+        """Where the data is, in a sentence."""
+        return self.residence.reason
+
+    @property
+    def own_labels(self) -> NDArray[np.int64]:
+        """Labels of what `in_order` yields."""
+        return self.split.labels[self._own()]
+
+    def _own(self) -> slice:
+        return self.ranks.rows(0, len(self.split.rows))
+
+    def _batches(self, draws: Draws, batches: Sequence[slice]) -> Iterator[PriorBatch]:
         if self.residence.mode == "device":
             # The whole epoch's at once: a copy from ordinary memory makes the host wait for the device.
-            places, labels, erased = (
-                torch.from_numpy(values).to(self.device)
-                for values in (self._places(draws), self.split.labels[draws.sample], draws.erased)
-            )
-            for start, stop in spans:
-                chosen = places[start:stop]
+            places = torch.from_numpy(self._places(draws)).to(self.device)
+            along = {name: torch.from_numpy(values).to(self.device) for name, values in draws.along.items()}
+            for batch in batches:
+                chosen = places[batch]
                 fields = {name: values.index_select(0, chosen) for name, values in self._loaded.items()}
-                yield self._batch({**fields, "label": labels[start:stop], "erased": erased[start:stop]})
+                yield self._batch({**fields, **{name: values[batch] for name, values in along.items()}})
         else:
-            layouts = {**self._fields, "label": ((), np.dtype(np.int64)), "erased": ((4,), np.dtype(np.int64))}
-            slots = [Slot(layouts, min(batch_size, count), self.device) for _ in range(RING)]
-            parts = (draws.part(start, stop) for start, stop in spans)
-            yield from ahead_in_ring(parts, slots, self._fill, self._taken)
+            carried = {name: (values.shape[1:], values.dtype) for name, values in draws.along.items()}
+            largest = max((batch.stop - batch.start for batch in batches), default=0)
+            slots = [Slot({**self._fields, **carried}, largest, self.device) for _ in range(RING)]
+            yield from ahead_in_ring((draws.part(batch) for batch in batches), slots, self._fill, self._taken)
 
     def _fill(self, draws: Draws, slot: "Slot") -> None:
         """What the thread does."""
         buffers = slot.to_fill(len(draws.sample))
-        buffers["label"][:] = self.split.labels[draws.sample]
-        buffers["erased"][:] = draws.erased
+        for name, carried in draws.along.items():
+            buffers[name][:] = carried
         if self._loaded:
             places = self._places(draws)
             for name, values in self._loaded.items():
@@ -191,7 +224,7 @@ class Feed:
         """A batch of what is stored, both on the device; they share no memory."""
         image = erase(imagenet_normalised(unit_range(stored["image"])), stored["erased"])
         segmentation, landmark_features = (_values(stored, name) for name in (self.segmentation, "landmark_features"))
-        return PriorBatch(image, segmentation, landmark_features, stored["label"].clone())
+        return PriorBatch(image, segmentation, landmark_features, stored["label"].clone(), stored["drop_path"].clone())
 
     def _places(self, draws: Draws) -> NDArray[np.int64]:
         """Where the draws are in what is loaded."""

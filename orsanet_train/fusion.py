@@ -15,9 +15,7 @@ Shapes: B batch, D token width (512 as published), w a scale's width, T = 49 gri
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, scaled_dot_product_attention
-from torch.nn.utils import spectral_norm
-from torchvision.ops import StochasticDepth
+from torch.nn.functional import conv2d, leaky_relu, normalize, scaled_dot_product_attention
 
 GRID_TOKENS = 49
 TOKENS = 2 * (GRID_TOKENS + 1)  # image and landmark tokens, each with its mean in front
@@ -42,16 +40,49 @@ class SPADE(nn.Module):
         return self.norm(x) * (1 + self.mlp_gamma(shared)) + self.mlp_beta(shared)
 
 
-class SSGM(nn.Module):
-    """SPADE residual block without a learned shortcut; both convolutions are spectrally normalised.
+class SpectralConv(nn.Module):
+    """3x3 convolution [B, D, H, W] -> [B, D, H, W] by W / sigma, sigma = u · W v the largest singular value of W as [D, 9 D].
 
-    One power iteration per training forward moves `weight_u` and `weight_v`, as published.
+    One power iteration per training forward moves `weight_u` and `weight_v`, as published. It and sigma are float32 whatever the
+    convolution is computed in.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv_0 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
-        self.conv_1 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
+        plain = nn.Conv2d(width, width, 3)
+        self.weight_orig = plain.weight
+        self.bias = plain.bias
+        self.weight_u: Tensor
+        self.weight_v: Tensor
+        self.register_buffer("weight_u", normalize(torch.randn(width), dim=0))
+        self.register_buffer("weight_v", normalize(torch.randn(9 * width), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.weight_orig / self._largest_singular_value()
+        return conv2d(x, weight, self.bias, padding=1)
+
+    def _largest_singular_value(self) -> Tensor:
+        matrix = self.weight_orig.flatten(1)
+        if not self.training:
+            return torch.dot(self.weight_u, torch.mv(matrix, self.weight_v))
+        with torch.no_grad():
+            v = normalize(torch.mv(matrix.T, self.weight_u), dim=0, eps=1e-12)
+        stretched = torch.mv(matrix, v)
+        with torch.no_grad():
+            u = normalize(stretched, dim=0, eps=1e-12)
+            self.weight_u.copy_(u)
+            self.weight_v.copy_(v)
+        return torch.dot(u, stretched)
+
+
+class SSGM(nn.Module):
+    """SPADE residual block without a learned shortcut; both convolutions are spectrally normalised."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv_0 = SpectralConv(width)
+        self.conv_1 = SpectralConv(width)
         self.norm_0 = SPADE(width)
         self.norm_1 = SPADE(width)
 
@@ -93,22 +124,22 @@ class CrossFusionBlock(nn.Module):
     side by side. (With several scales, the convolutions between scales run over all tokens all the same.)
     """
 
-    def __init__(self, width: int, drop_path: float, cross_interaction: bool, reintegration: bool) -> None:
+    def __init__(self, width: int, cross_interaction: bool, reintegration: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if cross_interaction else None
         self.attn_img = CrossAttention(width) if cross_interaction else None
-        self.drop_path = StochasticDepth(drop_path, mode="row")
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.mlp = MLP(width)
         self.scale = nn.Parameter(torch.ones(1)) if reintegration else None
         self.conv = nn.Conv1d(TOKENS, TOKENS, 1) if reintegration else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, kept: Tensor) -> Tensor:
+        """`kept` [2, B, 1, 1]: factors of the attention's and the MLP's branch."""
         image, landmark = tokens.chunk(2, dim=1)
         if self.attn_img is not None and self.norm1 is not None:
             normed_image, normed_landmark = self.norm1(tokens).chunk(2, dim=1)
-            image = image + self.drop_path(self.attn_img(normed_landmark, normed_image))
-        image = image + self.drop_path(self.mlp(self.norm2(image)))
+            image = image + kept[0] * self.attn_img(normed_landmark, normed_image)
+        image = image + kept[1] * self.mlp(self.norm2(image))
         if self.conv is None or self.scale is None:
             return torch.cat([image, landmark], dim=1)
         return self.conv(torch.cat([image, landmark * self.scale], dim=1))
@@ -117,21 +148,23 @@ class CrossFusionBlock(nn.Module):
 class Level(nn.Module):
     """One cross-fusion block per scale, then the narrower scales are added into the wider ones."""
 
-    def __init__(
-        self, width: int, drop_path: float, multi_scale: bool, cross_interaction: bool, reintegration: bool
-    ) -> None:
+    def __init__(self, width: int, multi_scale: bool, cross_interaction: bool, reintegration: bool) -> None:
         super().__init__()
-        self.block_l = CrossFusionBlock(width, drop_path, cross_interaction, reintegration)
+        self.block_l = CrossFusionBlock(width, cross_interaction, reintegration)
         if multi_scale:
-            self.block_m = CrossFusionBlock(width // 2, drop_path, cross_interaction, reintegration)
-            self.block_s = CrossFusionBlock(width // 4, drop_path, cross_interaction, reintegration)
+            self.block_m = CrossFusionBlock(width // 2, cross_interaction, reintegration)
+            self.block_s = CrossFusionBlock(width // 4, cross_interaction, reintegration)
             self.upsample_m = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
             self.upsample_s = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
 
-    def forward(self, scales: list[Tensor]) -> list[Tensor]:
+    def forward(self, scales: list[Tensor], kept: Tensor) -> list[Tensor]:
+        """`kept` [S, 2, B, 1, 1]: of every scale."""
         if len(scales) == 1:
-            return [self.block_l(scales[0])]
-        large, middle, small = self.block_l(scales[0]), self.block_m(scales[1]), self.block_s(scales[2])
+            return [self.block_l(scales[0], kept[0])]
+        large, middle, small = (
+            block(scale, factors)
+            for block, scale, factors in zip((self.block_l, self.block_m, self.block_s), scales, kept, strict=True)
+        )
         middle = middle + self.upsample_s(small)
         large = large + self.upsample_m(middle)
         return [large, middle, small]
@@ -148,16 +181,22 @@ class MCM(nn.Module):
         if multi_scale:
             self.downsample_m = nn.Conv1d(TOKENS, TOKENS, kernel_size=2, stride=2)
             self.downsample_s = nn.Conv1d(TOKENS, TOKENS, kernel_size=4, stride=4)
-        rates = [DROP_PATH * level / max(depth - 1, 1) for level in range(depth)]
-        self.blocks = nn.ModuleList(Level(width, rate, multi_scale, cross_interaction, reintegration) for rate in rates)
+        self.blocks = nn.ModuleList(Level(width, multi_scale, cross_interaction, reintegration) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
-    def forward(self, image: Tensor, landmark: Tensor) -> Tensor:
+    def forward(self, image: Tensor, landmark: Tensor, drop_path: Tensor | None = None) -> Tensor:
+        """`drop_path` [B, levels, scales, 2], uniform in 0 … 1, decides which branches are dropped; None drops none."""
         image = _with_mean(image) + self.pos_embed
         large = torch.cat([image, _with_mean(landmark)], dim=1)
         scales = [large, self.downsample_m(large), self.downsample_s(large)] if self.multi_scale else [large]
-        for level in self.blocks:
-            scales = level(scales)
+        depth = len(self.blocks)
+        for index, level in enumerate(self.blocks):
+            rate = DROP_PATH * index / max(depth - 1, 1)
+            if drop_path is None:
+                kept = large.new_ones(len(scales), 2, 1, 1, 1)
+            else:
+                kept = (drop_path[:, index] >= rate).movedim(0, -1)[..., None, None] / (1 - rate)
+            scales = level(scales, kept)
         return self.norm(scales[0][:, 0])
 
 

@@ -58,9 +58,12 @@ class ORSANet(nn.Module):
         self.se_block = Gate(width)
         self.head = Head(width, classes)
 
-    def forward(self, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> Expression:
+    def forward(
+        self, image: Tensor, segmentation: Tensor, landmark_features: Tensor, drop_path: Tensor | None = None
+    ) -> Expression:
         """image [B, 3, 112, 112], ImageNet-normalised; segmentation_features [B, C, 7, 7] or segmentation_map uint8
-        [B, 224, 224], as configured; landmark_features [B, 512, 7, 7].
+        [B, 224, 224], as configured; landmark_features [B, 512, 7, 7]; drop_path [B, *ModelConfig.drop_path_shape], uniform in
+        0 … 1, decides which branches of the MCM are dropped (None: none is, whatever the mode).
         """
         tokens = self.ir_layer(self.image_tokens(self.ir_back(image)))  # [B, 49, D]
         if self.segmentation_prior != "none":
@@ -73,7 +76,7 @@ class ORSANet(nn.Module):
             tokens = self.seg_fusion(grid, prior).flatten(2).transpose(1, 2)
         if self.landmark_sample is not None:
             landmark_features = self.landmark_sample(landmark_features)
-        features = self.se_block(self.pyramid_fuse(tokens, landmark_features.flatten(2).transpose(1, 2)))
+        features = self.se_block(self.pyramid_fuse(tokens, landmark_features.flatten(2).transpose(1, 2), drop_path))
         return Expression(self.head(features), features)
 
 

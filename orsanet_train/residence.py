@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -54,3 +56,22 @@ def free_memory(device: torch.device) -> int:
     if found is None:  # not Linux: at least what cannot fit at all
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(found[1]) * 1024
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Out of memory becomes an OrsanetError that says what takes less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OrsanetError(_ADVICE.format(str(error).splitlines()[0] if str(error) else "no memory left")) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # how torch says it of host memory
+            raise
+        raise OrsanetError(_ADVICE.format(str(error).splitlines()[0])) from error
+
+
+_ADVICE = (
+    "out of memory ({}). In the order of what it costs: --resident stream (the data stays in its files), --set precision=fast (half the "
+    "activations), a smaller --set batch_size=N (another training: fewer images behind every gradient)"
+)

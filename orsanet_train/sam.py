@@ -1,47 +1,60 @@
-"""Sharpness-aware minimisation (Foret et al., 2021) around any optimiser.
+"""Sharpness-aware minimisation (Foret et al., 2021): the gradient that any optimiser then takes its step with.
 
-e = rho g / |g|,  g the gradient at w;  then one optimiser step at w with the gradient taken at w + e
+e = rho g / |g|,  g the gradient at w;  the step is taken at w with the gradient at w + e
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 
-class Step(NamedTuple):
-    """What a step saw, detached; nothing waits for the device."""
+class Pass(NamedTuple):
+    """What a forward pass said, detached; nothing waits for the device."""
 
-    loss: Tensor  # at w
-    perturbed_loss: Tensor  # at w + e; the same as `loss` with rho = 0
-    output: Tensor  # at w, the second value of the forward function
+    loss: Tensor  # scalar
+    logits: Tensor  # [B, K]
 
 
-def sam_step(optimizer: Optimizer, forward: Callable[[], tuple[Tensor, Tensor]], rho: float) -> Step:
-    """One step. `forward` runs the model and returns (scalar loss, output); it is called twice, with rho = 0 once.
+def sam_gradient(
+    parameters: Sequence[Tensor], backward: Callable[[int], Pass], rho: float, overflow: Tensor | None = None
+) -> tuple[Pass, Pass]:
+    """Leave in `.grad` the gradient at w + e, and w as it was, bit for bit. Returns both passes; with rho = 0 one pass, twice.
 
-    Whatever else a forward pass moves (batch statistics, spectral vectors) moves in both, as published.
+    `backward(i)` runs forward and backward pass i (0 at w, 1 at w + e). Whatever else a forward pass moves (batch statistics,
+    spectral vectors) it moves in both, as published. With loss scaling, `overflow` (float32 scalar) is set to 1 where the first
+    gradient is not finite, to 0 elsewhere; such entries then perturb nothing.
     """
-    optimizer.zero_grad(set_to_none=True)
-    loss, output = forward()
-    loss.backward()
+    _forget_gradients(parameters)
+    first = backward(0)
     if rho == 0:
-        optimizer.step()
-        return Step(loss.detach(), loss.detach(), output.detach())
+        return first, first
+    moved = [p for p in parameters if p.grad is not None]
+    gradients: list[Tensor] = [p.grad for p in moved]  # type: ignore[misc]  # not None
+    if overflow is not None:
+        overflow.copy_(~_norm(gradients).isfinite())
+        for gradient in gradients:
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
+    weights = [p.data for p in moved]
+    # The gradient's memory becomes w + e, and the parameter points there for one pass: w itself is never touched.
+    torch._foreach_mul_(gradients, rho / (_norm(gradients) + 1e-12))
+    torch._foreach_add_(gradients, weights)
+    _forget_gradients(parameters)
+    try:
+        for p, perturbed in zip(moved, gradients, strict=True):
+            p.data = perturbed
+        second = backward(1)
+    finally:
+        for p, weight in zip(moved, weights, strict=True):
+            p.data = weight
+    return first, second
 
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    gradients: list[Tensor] = [p.grad for p in parameters]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    with torch.no_grad():
-        originals = [p.clone() for p in parameters]
-        torch._foreach_add_(parameters, torch._foreach_mul(gradients, rho / (norm + 1e-12)))
 
-    optimizer.zero_grad(set_to_none=True)
-    perturbed_loss, _ = forward()
-    perturbed_loss.backward()
-    with torch.no_grad():
-        torch._foreach_copy_(parameters, originals)  # exactly w again; subtracting e would leave rounding behind
-    optimizer.step()
-    return Step(loss.detach(), perturbed_loss.detach(), output.detach())
+def _norm(gradients: list[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def _forget_gradients(parameters: Sequence[Tensor]) -> None:
+    for p in parameters:
+        p.grad = None

@@ -1,47 +1,41 @@
 """Stage two: train the trainable part on cached priors.
 
-Reads top to bottom: join labels to the store, build the model, then epoch by epoch train, evaluate, write. An epoch's randomness
-depends on seed and epoch alone, so a run resumed after any epoch continues exactly.
+Reads top to bottom: join labels to the store, build the model, then epoch by epoch train, evaluate, write. All randomness is addressed
+by seed, epoch and position, so a run that goes on from any step of any epoch ends exactly as if it had not been interrupted.
 """
 
-import json
-import math
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import pandas as pd
 import torch
-from torch import Tensor
-from torch.optim import Adam
+from torch import nn
 from tqdm import tqdm
 
-from orsanet_cache import (
-    Manifest,
-    OrsanetError,
-    PriorStore,
-    Weights,
-    listed,
-    load_strictly,
-    recipe_differences,
-    tensors_digest,
-)
+from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, listed, load_strictly, tensors_digest
 from orsanet_train import plots
-from orsanet_train.checkpoint import Identity, ResumeState, save_weights, write_whole
-from orsanet_train.config import RunConfig, config_toml, load_config
-from orsanet_train.epoch import epoch_seed
+from orsanet_train.checkpoint import Identity, load_weights
+from orsanet_train.config import RunConfig
+from orsanet_train.distributed import ONE, Ranks, summed
+from orsanet_train.engine import Engine, build_engine
+from orsanet_train.epoch import batch_spans, epoch_plan
 from orsanet_train.evaluate import predict
 from orsanet_train.feed import Feed, LabelledSplit, PriorBatch, join
-from orsanet_train.losses import training_loss
-from orsanet_train.model import ORSANet, backbone_weights
+from orsanet_train.model import backbone_weights
+from orsanet_train.online import OnlineBatch, OnlineFeed, OnlineORSANet, frozen_networks
 from orsanet_train.residence import Resident
-from orsanet_train.sam import sam_step
+from orsanet_train.run_folder import begin_folder, check_folder, write_epoch, write_last
+from orsanet_train.state import TrainingState, load_state, save_state
+from orsanet_train.step import Sums, below
+from orsanet_train.stop import StopSignals
+from orsanet_train.watch import Waited, Watch
 
-_BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all that a kill before run.json can leave
 MOSAICS = 3  # labelled pictures of the first training batches
+SAVE_MINUTES = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,14 +58,24 @@ def train(
     ir50: Weights | None = None,
     resume: bool = False,
     resident: Resident = "auto",
+    compiled: bool = False,
+    frozen_weights: tuple[Path | None, Path | None] = (None, None),
+    save_minutes: float = SAVE_MINUTES,
+    images: int | None = None,
+    ranks: Ranks = ONE,
 ) -> RunSummary:
-    """Train into the run folder `out`; `resident` says where the data is kept meanwhile, which changes no result.
+    """Train into the run folder `out`.
 
+    `resident` says where the data is kept meanwhile and `ranks` among how many processes a batch is shared, which changes no result
+    (but for rounding). `frozen_weights` are the segmenter's and the landmark network's, for priors = "online". The state is saved at least every `save_minutes`, and on Ctrl-C or SIGTERM before they are passed on. With `images`, no more
+    than the first of both splits take part.
     Raises OrsanetError for anything that does not fit, before the first step.
     """
     training = training_split(config, manifest, store)
     selection = _selection_split(config, manifest, store)
     _check_classes(training, manifest)
+    if images is not None:
+        training, selection = training.first(images), selection.first(images)
     fields = store.fields(config.train_split, "clean")
     identity = Identity(
         classes=manifest.classes,
@@ -96,39 +100,52 @@ def train(
         "training_images_sha256": training.sha256(),
         "selection_images_sha256": selection.sha256(),
         "ir50_sha256": identity.ir50_sha256,
+        "compiled": compiled,
     }
-    # Without a state nothing is finished yet, and resuming is starting.
-    state = ResumeState.load(out / "resume.pt") if resume and (out / "resume.pt").exists() else None
-    history = [] if state is None else state.history
-    if len(history) > config.epochs:
+    # Without a state no step is finished yet, and resuming is starting.
+    state = load_state(out / "checkpoints") if resume else None
+    if state is not None and len(state.history) > config.epochs:
         raise OrsanetError(
-            f"{out}: already trained for {len(history)} epochs, not {config.epochs}; ask for at least as many, or start a new run"
+            f"{out}: already trained for {len(state.history)} epochs, not {config.epochs}; ask for at least as many, or start a new run"
         )
-    _check_folder(out, config, data, resume)
-    training_feed, selection_feed = (
-        Feed(store, split, config.model, device, resident) for split in (training, selection)
-    )
-    for feed in (training_feed, selection_feed):
-        tqdm.write(f"'{feed.split.name}': {feed.residence.reason}", file=sys.stderr)
-    _begin_folder(out, config, data)
+    check_folder(out, config, data, resume)
     model = model.to(device)
-    optimizer = Adam(model.parameters(), lr=config.learning_rate)
-
-    if state is not None:
-        model.load_state_dict(state.model)
-        optimizer.load_state_dict(state.optimizer)
+    feeds: list[Feed | OnlineFeed]
+    if config.priors == "online":
+        network: nn.Module = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
+        feeds = [OnlineFeed(manifest.root, store, split, device, ranks) for split in (training, selection)]
     else:
-        for step, batch in enumerate(islice(training_feed.epoch(config, 0), MOSAICS)):
-            plots.batch_mosaic(batch, manifest.classes, out / f"train_batch{step}.png")
+        network = model
+        feeds = [Feed(store, split, config.model, device, resident, ranks) for split in (training, selection)]
+    training_feed, selection_feed = feeds
+    engine = build_engine(network, model, config, device, ranks, compiled=compiled)
+    if ranks.main:
+        tqdm.write(f"training: {engine.reason}", file=sys.stderr)
+        for feed in feeds:
+            tqdm.write(f"'{feed.split.name}': {feed.reason}", file=sys.stderr)
+        begin_folder(out, config, data)
+    if state is not None:
+        engine.step.load(state.tensors)
+        if isinstance(network, OnlineORSANet):
+            network.load_frozen_state(below("frozen/", state.tensors))
+    elif ranks.main and isinstance(training_feed, Feed):
+        for number, batch in enumerate(islice(training_feed.epoch(config, 0), MOSAICS)):
+            plots.batch_mosaic(batch, manifest.classes, out / f"train_batch{number}.png")
 
-    for epoch in range(len(history), config.epochs):
-        row = _train_epoch(model, optimizer, training_feed, config, epoch)
-        correct = predict(model, selection_feed).argmax(axis=1) == selection.labels
-        history.append({**row, "selection_accuracy": float(correct.mean())})
-        _save_epoch(out, model, optimizer, identity, history)
-
+    with StopSignals(ranks) as signals:
+        run = _Run(config, engine, model, out, signals, save_minutes, ranks)
+        history = run.train(training_feed, selection_feed, identity, state)
     best = max(history, key=lambda row: row["selection_accuracy"])
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
+
+
+def dev_run(config: RunConfig, train: Callable[..., RunSummary]) -> None:
+    """Everything that `train` does, two epochs on a few images, in a folder that does not stay."""
+    short = config.model_copy(update={"epochs": 2})
+    with TemporaryDirectory(prefix="orsanet-dev-run-") as folder:
+        out = Path(folder) / "run"
+        train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2)
+        load_weights(out / "last.safetensors")
 
 
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
@@ -137,65 +154,119 @@ def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> 
     return join(manifest, store, config.train_split, views)
 
 
-def _train_epoch(model: ORSANet, optimizer: Adam, feed: Feed, config: RunConfig, epoch: int) -> dict[str, float]:
-    """Train one epoch (counted from 0) and return its row of metrics.csv; the device is read once, at the end.
+class _Run:
+    """The loop over epochs and steps."""
 
-    Raises OrsanetError if a loss was not finite: nothing of the epoch is saved then.
-    """
-    model.train()
-    torch.manual_seed(epoch_seed(config.seed, epoch))  # drop-path draws
-    rate = config.learning_rate * config.learning_rate_decay**epoch
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    began = time.monotonic()
-    sums = torch.zeros(3, device=feed.device)  # loss, perturbed loss, correct
-    count = len(feed.split.rows)
-    with tqdm(total=count, unit="img", desc=f"epoch {epoch + 1}/{config.epochs}", leave=False) as progress:
-        for batch in feed.epoch(config, epoch):
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        network: nn.Module,
+        out: Path,
+        signals: StopSignals,
+        save_minutes: float,
+        ranks: Ranks,
+    ) -> None:
+        self.config = config
+        self.network = network
+        self.engine = engine
+        self.out = out
+        self.signals = signals
+        self.save_seconds = 60 * save_minutes
+        self.ranks = ranks
+        self.saved = self.finished = time.monotonic()  # when a state was saved last, and one at an epoch's end
 
-            def forward(batch: PriorBatch = batch) -> tuple[Tensor, Tensor]:
-                logits = model(batch.image, batch.segmentation, batch.landmark_features).logits
-                return training_loss(logits, batch.label, config.loss, epoch), logits
+    def train(
+        self, training: Feed | OnlineFeed, selection: Feed | OnlineFeed, identity: Identity, state: TrainingState | None
+    ) -> list[dict[str, float]]:
+        """From `state`, or from the beginning, to the last epoch. Returns the rows of metrics.csv."""
+        if state is None:
+            state = TrainingState(epoch=0, step=0, history=[], metrics=[], tensors={})
+        history, resumed = list(state.history), bool(state.history)
+        while len(history) < self.config.epochs:
+            epoch = len(history)
+            row, at_end = self._train_epoch(training, state)
+            try:
+                right = predict(self.network, selection, between=self.signals.stop_here).argmax(axis=1)
+            except KeyboardInterrupt:
+                self._save(at_end)
+                raise
+            correct = summed(torch.tensor(float((right == selection.own_labels).sum())), self.ranks)
+            row["selection_accuracy"] = float(correct) / len(selection.split.rows)
+            history.append(row)
+            state = TrainingState(epoch=epoch + 1, step=0, history=history, metrics=[], tensors={})
+            if self.ranks.main:
+                now = identity.model_copy(update={"epoch": epoch + 1, "selection_accuracy": row["selection_accuracy"]})
+                write_epoch(self.out, self.network, now, history, restart=resumed)
+                last = len(history) == self.config.epochs
+                if last or time.monotonic() - self.finished >= self.save_seconds:
+                    write_last(self.out, self.network, now, history)
+                    self._save(state)
+                    self.finished = time.monotonic()
+            resumed = False
+        return history
 
-            step = sam_step(optimizer, forward, config.rho)
-            size = len(batch.label)
-            correct = (step.output.argmax(dim=1) == batch.label).sum()
-            sums += torch.stack([step.loss * size, step.perturbed_loss * size, correct])
-            progress.update(size)
-    loss, perturbed_loss, accuracy = (sums / count).tolist()
-    if not math.isfinite(loss + perturbed_loss):
+    def _train_epoch(self, feed: Feed | OnlineFeed, state: TrainingState) -> tuple[dict[str, float], TrainingState]:
+        """Train what is left of the epoch. Returns its row of metrics.csv, and the state at its end."""
+        config, epoch, step = self.config, state.epoch, self.engine.step
+        *sums, seconds, waited = state.metrics or [*Sums(), 0.0, 0.0]
+        step.begin_epoch(epoch, Sums(*sums))
+        self.network.train()
+        spans = batch_spans(len(feed.split.rows), config.batch_size)
+        began = time.monotonic()
+        batches: Waited[PriorBatch | OnlineBatch] = Waited(feed.epoch(config, epoch, state.step))
+
+        def reached(done: int) -> TrainingState:
+            now = watch.last()
+            self._check_finite(now, feed, epoch)
+            metrics = [*now, seconds + time.monotonic() - began, waited + batches.seconds]
+            return TrainingState(epoch, done, state.history, metrics, {})
+
+        title = f"epoch {epoch + 1}/{config.epochs}"
+        with Watch(step.sums, len(feed.split.rows), int(sums[0]), title, shown=self.ranks.main) as watch:
+            for done, (span, batch) in enumerate(zip(spans[state.step :], batches, strict=True), state.step + 1):
+                self.engine.take(batch, span[1] - span[0])
+                if (glanced := watch.glance()) is not None and self.ranks.world == 1:
+                    self._check_finite(glanced, feed, epoch)
+                asked = self.signals.asked()
+                if asked or time.monotonic() - self.saved >= self.save_seconds:
+                    self._save(reached(done))
+                if asked:
+                    raise self.signals.interrupt()
+            at_end = reached(len(spans))
+        *sums, seconds, waited = at_end.metrics
+        whole = Sums(*sums)
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": float(step.optimizer.param_groups[0]["lr"]),
+            "loss": whole.loss / whole.images,
+            "perturbed_loss": whole.perturbed_loss / whole.images,
+            "train_accuracy": whole.correct / whole.images,
+            "images_per_second": whole.images / seconds,
+            "waiting_share": waited / seconds,
+        }
+        return row, at_end
+
+    def _save(self, state: TrainingState) -> None:
+        if self.ranks.main:
+            tensors = self.engine.step.state()
+            if isinstance(self.network, OnlineORSANet):
+                tensors |= {f"frozen/{name}": tensor for name, tensor in self.network.frozen_state().items()}
+            save_state(self.out / "checkpoints", replace(state, tensors=tensors))
+        self.saved = time.monotonic()
+
+    def _check_finite(self, sums: Sums, feed: Feed | OnlineFeed, epoch: int) -> None:
+        """Raises OrsanetError after a loss that was not finite, with the images of its batch."""
+        if not sums.stopped:
+            return
+        number = int(sums.steps)
+        first, end = batch_spans(len(feed.split.rows), self.config.batch_size)[number]
+        order = epoch_plan(feed.split.labels, self.config, epoch).order[first:end]
+        images = [feed.split.samples[index].image for index in order]
         raise OrsanetError(
-            f"the loss was not finite in epoch {epoch + 1}; nothing of it was saved. Lower learning_rate"
+            f"the loss was not finite in epoch {epoch + 1}, step {number + 1}, which changed no weight; what was saved before is kept. "
+            f"Lower learning_rate, or look at the priors of the batch's images with `orsanet-cache show`:\n{listed(images)}"
         )
-    return {
-        "epoch": epoch + 1,
-        "learning_rate": rate,
-        "loss": loss,
-        "perturbed_loss": perturbed_loss,
-        "train_accuracy": accuracy,
-        "images_per_second": count / (time.monotonic() - began),
-    }
-
-
-def _save_epoch(
-    out: Path,
-    model: ORSANet,
-    optimizer: Adam,
-    identity: Identity,
-    history: list[dict[str, float]],
-) -> None:
-    """Write what a finished epoch leaves; resume.pt last, so that what it counts as done is all there."""
-    *before, row = history
-    identity = identity.model_copy(update={"epoch": int(row["epoch"]), "selection_accuracy": row["selection_accuracy"]})
-    if row["selection_accuracy"] > max((earlier["selection_accuracy"] for earlier in before), default=-math.inf):
-        save_weights(out / "best.safetensors", model, identity.model_copy(update={"selection": "best"}))
-    save_weights(out / "last.safetensors", model, identity)
-    table = pd.DataFrame(history).astype({"epoch": int})
-    write_whole(out / "metrics.csv", lambda path: table.to_csv(path, index=False))
-    if plots.matplotlib_installed():
-        plots.curves(table, identity.selection_split, out / "curves.png")
-    state = ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
-    state.save(out / "resume.pt")
 
 
 def _selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
@@ -225,34 +296,3 @@ def _check_classes(training: LabelledSplit, manifest: Manifest) -> None:
             f"split '{training.name}' has no usable image of class {', '.join(absent)}; "
             f"remove the class from the manifest or add images"
         )
-
-
-def _check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: bool) -> None:
-    """There is no run folder yet, or one to resume that says the same; only the number of epochs may change."""
-    if resume:
-        if not (out / "run.json").exists():
-            raise OrsanetError(f"{out}: no run to resume (no run.json there); start it without --resume")
-        before = load_config(str(out / "config.toml")).model_dump(mode="json")
-        if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
-            raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
-        if changed := list(recipe_differences(read_json(out / "run.json"), data)):
-            raise OrsanetError(
-                f"{out}: resumed on other data or weights; pass the same, or start a new run:\n{listed(changed)}"
-            )
-    elif out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGUN):
-        raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
-
-
-def _begin_folder(out: Path, config: RunConfig, data: dict[str, Any]) -> None:
-    """The run folder says what it is."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
-    write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
-
-
-def read_json(path: Path) -> Any:
-    """Raises OrsanetError for a damaged file."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise OrsanetError(f"{path}: damaged ({error}); start a new run") from error

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from orsanet_cache import FrozenPriors, MobileFaceNet, SegFace, SegFaceConfig, imagenet_normalised, unit_range
-from orsanet_train.config import LossConfig, ModelConfig
-from orsanet_train.losses import training_loss
-from orsanet_train.model import ORSANet, build_model
-from orsanet_train.sam import sam_step
+from orsanet_train.config import ModelConfig, load_config
+from orsanet_train.feed import PriorBatch
+from orsanet_train.model import Expression, ORSANet, build_model
+from orsanet_train.precision import choose_arithmetic
+from orsanet_train.step import Sums, TrainingStep
 
 RELATIVE_L2 = 1e-5  # float32 rounding through 24 transformer blocks or 21 residual units, on other processors
 LOGIT_ROUNDING = (
@@ -133,26 +133,35 @@ def test_from_pixels_to_logits(
     np.testing.assert_allclose(logits.numpy(), golden["logits"], rtol=0, atol=1e-4)
 
 
+class Undropped(nn.Module):
+    """The network that the trajectory was recorded with: no branch is ever dropped. (Draws of 1 would keep them all, enlarged.)"""
+
+    def __init__(self, model: ORSANet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, segmentation: Tensor, landmark_features: Tensor, drop_path: Tensor) -> Expression:
+        return self.model(image, segmentation, landmark_features)
+
+
 def test_float64_sam_trajectory(model: ORSANet, backbone_input: Tensor, golden: dict[str, np.ndarray]) -> None:
-    """Four steps of SAM(Adam): both losses of each step to 1e-7, final logits, norms and sums to 1e-6."""
+    """The step that trains takes four: both losses of each to 1e-7, final logits, norms and sums to 1e-6."""
+    settings = ("precision=exact", "learning_rate=2e-5", "learning_rate_decay=0.98", "rho=0.05", "loss.warmup_epochs=2")
+    config = load_config("rafdb", settings)
+    cpu = torch.device("cpu")
     model = model.double().train()
-    for module in model.modules():
-        if isinstance(module, StochasticDepth):
-            module.p = 0.0
+    step = TrainingStep(Undropped(model), model, config, choose_arithmetic(config, cpu), cpu)
     inputs = [backbone_input, torch.from_numpy(golden["seg_feat"]), torch.from_numpy(golden["lm_feat"])]
     inputs = [value.double() for value in inputs]  # recorded from float32 inputs
     labels = torch.from_numpy(golden["train_labels"])
-    optimizer = torch.optim.Adam(model.parameters(), lr=float(golden["train_lr"][0]))
+    batch = PriorBatch(*inputs, labels, drop_path=torch.zeros(len(labels), 2, *config.model.drop_path_shape))
     losses = []
-    for step, rate in enumerate(golden["train_lr"]):
-        optimizer.param_groups[0]["lr"] = float(rate)
-
-        def forward(step: int = step) -> tuple[Tensor, Tensor]:
-            logits = model(*inputs).logits
-            return training_loss(logits, labels, LossConfig(warmup_epochs=2), epoch=step), logits
-
-        taken = sam_step(optimizer, forward, rho=0.05)
-        losses.append([float(taken.loss), float(taken.perturbed_loss)])
+    for epoch, rate in enumerate(golden["train_lr"]):
+        step.begin_epoch(epoch, Sums())
+        assert float(step.optimizer.param_groups[0]["lr"]) == pytest.approx(float(rate), rel=1e-12)
+        step(batch, len(labels))
+        sums = Sums(*step.sums.tolist())
+        losses.append([sums.loss / sums.images, sums.perturbed_loss / sums.images])
 
     np.testing.assert_allclose(losses, golden["train_losses"], rtol=1e-7)
     with torch.no_grad():

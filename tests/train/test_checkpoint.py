@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from orsanet_cache import OrsanetError
-from orsanet_train.checkpoint import HEADER, Identity, ResumeState, load_weights, save_weights, write_whole
+from orsanet_train.checkpoint import HEADER, Identity, load_weights, save_weights, write_whole
 from orsanet_train.config import ModelConfig
 from orsanet_train.model import ORSANet
 
@@ -193,83 +193,6 @@ def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path / "none.safetensors")
 
 
-@pytest.fixture
-def state() -> ResumeState:
-    model, optimizer = finished()
-    history = [{"epoch": 1.0, "loss": 0.1 + 0.2}, {"epoch": 2.0, "loss": 1e-300}]
-    return ResumeState(history=history, model=model.state_dict(), optimizer=optimizer.state_dict())
-
-
-@pytest.fixture
-def resume_file(state: ResumeState, tmp_path: Path) -> Path:
-    state.save(tmp_path / "resume.pt")
-    return tmp_path / "resume.pt"
-
-
-def resume_refusal(path: Path) -> str:
-    with pytest.raises(OrsanetError) as caught:
-        ResumeState.load(path)
-    assert str(path) in str(caught.value)
-    return str(caught.value)
-
-
-def test_resume_state_reads_back_exactly(state: ResumeState, resume_file: Path) -> None:
-    loaded = ResumeState.load(resume_file)
-    assert loaded.history == state.history
-    assert loaded.model.keys() == state.model.keys()
-    assert all(torch.equal(loaded.model[name], tensor) for name, tensor in state.model.items())
-    assert loaded.optimizer["param_groups"] == state.optimizer["param_groups"]
-    assert loaded.optimizer["state"].keys() == state.optimizer["state"].keys()
-    for index, moments in state.optimizer["state"].items():
-        assert all(torch.equal(loaded.optimizer["state"][index][name], value) for name, value in moments.items())
-
-
-def test_a_resumed_model_and_optimiser_take_the_same_next_step(resume_file: Path) -> None:
-    def next_step(model: ORSANet, optimizer: Adam) -> dict[str, Tensor]:
-        torch.manual_seed(5)
-        optimizer.zero_grad()
-        cross_entropy(model.train()(*inputs()).logits, torch.tensor([1, 1])).backward()
-        optimizer.step()
-        return model.state_dict()
-
-    uninterrupted = next_step(*trained_model())
-    loaded = ResumeState.load(resume_file)
-    torch.manual_seed(99)
-    model = IDENTITY.build()
-    optimizer = Adam(model.parameters(), lr=0.5)
-    model.load_state_dict(loaded.model)
-    optimizer.load_state_dict(loaded.optimizer)
-    resumed = next_step(model, optimizer)
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted.items())
-
-
-@pytest.mark.parametrize("share", [0.0, 0.0001, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_resume_file_is_refused(share: float, resume_file: Path) -> None:
-    os.truncate(resume_file, int(share * resume_file.stat().st_size))
-    assert "damaged" in resume_refusal(resume_file)
-
-
-def test_a_resume_file_with_a_byte_missing_at_the_end_is_refused(resume_file: Path) -> None:
-    os.truncate(resume_file, resume_file.stat().st_size - 1)
-    assert "damaged" in resume_refusal(resume_file)
-
-
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-def test_a_resume_file_with_a_flipped_bit_is_refused(share: float, resume_file: Path) -> None:
-    content = bytearray(resume_file.read_bytes())
-    content[int(share * len(content))] ^= 1
-    resume_file.write_bytes(content)
-    assert "damaged" in resume_refusal(resume_file)
-
-
-@pytest.mark.parametrize(
-    "content", [[], {}, {"history": [], "model": {}}, {"history": "none", "model": {}, "optimizer": {}}, Path("x")]
-)
-def test_a_file_that_holds_something_else_is_refused(content: object, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "resume.pt")
-    resume_refusal(tmp_path / "resume.pt")
-
-
 class Interruption(BaseException):
     """Like KeyboardInterrupt: not an Exception, so nothing catches it in passing."""
 
@@ -308,12 +231,7 @@ def write_weights(path: Path) -> None:
     save_weights(path, finished()[0], IDENTITY)
 
 
-def write_resume(path: Path) -> None:
-    model, optimizer = finished()
-    ResumeState(history=[], model=model.state_dict(), optimizer=optimizer.state_dict()).save(path)
-
-
-WRITERS = pytest.mark.parametrize("write", [write_text, write_weights, write_resume])
+WRITERS = pytest.mark.parametrize("write", [write_text, write_weights])
 
 
 @WRITERS

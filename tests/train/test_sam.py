@@ -1,17 +1,18 @@
-"""SAM: with radius 0 it is its base optimiser, otherwise the textbook's two passes, and it leaves nothing but the step behind."""
+"""SAM's gradient is the textbook's, bit by bit that of a loop over the parameters, and the weights are in their place afterwards."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, Optimizer
 
-from orsanet_train.sam import sam_step
+from orsanet_train.sam import Pass, sam_gradient
 
-Forward = Callable[[], tuple[Tensor, Tensor]]
+Backward = Callable[[int], Pass]
 
 
 # SAM guards its division: rho / (|g| + 1e-12). The gradients here are longer than 0.1, so e is short by less than 1e-11.
@@ -32,32 +33,57 @@ def batches(count: int, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor
     ]
 
 
-def forward_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Forward:
-    def forward() -> tuple[Tensor, Tensor]:
+def backward_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Backward:
+    def backward(index: int) -> Pass:
         logits = model(batch[0])
-        return cross_entropy(logits, batch[1]), logits
+        loss = cross_entropy(logits, batch[1])
+        loss.backward()
+        return Pass(loss.detach(), logits.detach())
 
-    return forward
+    return backward
 
 
-def textbook_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, forward: Forward, rho: float
-) -> tuple[float, float]:
-    """SAM as in the paper's algorithm 1, parameter by parameter; returns the losses at w and at w + e."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    loss, _ = forward()
-    gradients = torch.autograd.grad(loss, parameters)
-    norm = sum((g**2).sum() for g in gradients) ** 0.5
-    before = [p.detach().clone() for p in parameters]
-    with torch.no_grad():
-        for p, g in zip(parameters, gradients, strict=True):
-            p.add_(rho * g / norm)
-    perturbed_loss, _ = forward()
-    for p, w, g in zip(parameters, before, torch.autograd.grad(perturbed_loss, parameters), strict=True):
-        p.data.copy_(w)
-        p.grad = g
+def sam_step(optimizer: Optimizer, backward: Backward, rho: float) -> tuple[Pass, Pass]:
+    passes = sam_gradient([p for group in optimizer.param_groups for p in group["params"]], backward, rho)
     optimizer.step()
-    return loss.item(), perturbed_loss.item()
+    return passes
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor | None]:
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+def vector(model: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+
+def watching(model: nn.Module, backward: Backward, seen: list[Tensor]) -> Backward:
+    """Remembers the weights that each pass ran at."""
+
+    def watched(index: int) -> Pass:
+        assert index == len(seen)
+        seen.append(vector(model))
+        return backward(index)
+
+    return watched
+
+
+def textbook_gradient(model: nn.Module, backward: Backward, rho: float) -> tuple[Tensor, Tensor]:
+    """As in the paper's algorithm 1, parameter by parameter, moving the weights there and back; returns the losses at w and w + e."""
+    model.zero_grad()
+    loss = backward(0).loss
+    gradients = {p: p.grad.clone() for p in model.parameters()}
+    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+    before = {p: p.detach().clone() for p in model.parameters()}
+    with torch.no_grad():
+        for p, g in gradients.items():
+            p.add_(g * (rho / (norm + 1e-12)))
+    model.zero_grad()
+    perturbed_loss = backward(1).loss
+    with torch.no_grad():
+        for p, w in before.items():
+            p.copy_(w)
+    return loss, perturbed_loss
 
 
 def assert_same_state(one: nn.Module, other: nn.Module) -> None:
@@ -65,73 +91,89 @@ def assert_same_state(one: nn.Module, other: nn.Module) -> None:
         assert torch.equal(left, right), name
 
 
-def test_radius_zero_is_plain_adam_bit_by_bit() -> None:
+# --- the gradient ---
+
+
+def test_radius_zero_is_the_plain_gradient_bit_by_bit() -> None:
     ours = network(torch.float32)
     plain = copy.deepcopy(ours)
     our_adam, plain_adam = Adam(ours.parameters(), lr=0.01), Adam(plain.parameters(), lr=0.01)
     for batch in batches(5, torch.float32):
-        sam_step(our_adam, forward_of(ours, batch), rho=0)
+        sam_step(our_adam, backward_of(ours, batch), rho=0)
         plain_adam.zero_grad()
-        forward_of(plain, batch)()[0].backward()
+        backward_of(plain, batch)(0)
         plain_adam.step()
     assert_same_state(ours, plain)
 
 
-def test_several_steps_are_the_textbooks_two_passes() -> None:
+def test_in_float32_every_bit_is_that_of_a_loop_over_the_parameters() -> None:
+    """Gradients, losses, and with them weights and batch statistics over several steps of Adam."""
+    ours = network(torch.float32)
+    looped = copy.deepcopy(ours)
+    our_adam, loop_adam = Adam(ours.parameters(), lr=0.01), Adam(looped.parameters(), lr=0.01)
+    for batch in batches(4, torch.float32):
+        first, second = sam_gradient(list(ours.parameters()), backward_of(ours, batch), rho=0.05)
+        losses = textbook_gradient(looped, backward_of(looped, batch), rho=0.05)
+        assert torch.equal(torch.stack([first.loss, second.loss]), torch.stack(losses))
+        for (name, left), right in zip(ours.named_parameters(), looped.parameters(), strict=True):
+            assert torch.equal(left.grad, right.grad), name
+        our_adam.step()
+        loop_adam.step()
+        assert_same_state(ours, looped)
+
+
+def test_in_float64_several_steps_are_the_textbooks_without_its_guard() -> None:
+    """The same algorithm once more, by autograd.grad and with the norm over one long vector."""
     ours = network()
     textbook = copy.deepcopy(ours)
     our_adam, textbook_adam = Adam(ours.parameters(), lr=0.01), Adam(textbook.parameters(), lr=0.01)
-    for batch in batches(4):
-        step = sam_step(our_adam, forward_of(ours, batch), rho=0.05)
-        losses = textbook_step(textbook, textbook_adam, forward_of(textbook, batch), rho=0.05)
-        assert (step.loss.item(), step.perturbed_loss.item()) == pytest.approx(losses, rel=GUARD)
-    for ours_now, textbook_now in zip(ours.parameters(), textbook.parameters(), strict=True):
-        torch.testing.assert_close(ours_now, textbook_now, rtol=GUARD, atol=GUARD)
+    for images, labels in batches(4):
+        passes = sam_step(our_adam, backward_of(ours, (images, labels)), rho=0.05)
+        parameters = list(textbook.parameters())
+        losses = [cross_entropy(textbook(images), labels)]
+        slope = torch.autograd.grad(losses[0], parameters)
+        before = vector(textbook)
+        direction = torch.cat([g.flatten() for g in slope])
+        nn.utils.vector_to_parameters(before + 0.05 * direction / direction.norm(), parameters)
+        losses.append(cross_entropy(textbook(images), labels))
+        slope = torch.autograd.grad(losses[1], parameters)
+        nn.utils.vector_to_parameters(before, parameters)
+        for p, g in zip(parameters, slope, strict=True):
+            p.grad = g
+        textbook_adam.step()
+        assert [p.loss.item() for p in passes] == pytest.approx([loss.item() for loss in losses], rel=GUARD)
+    torch.testing.assert_close(vector(ours), vector(textbook), rtol=GUARD, atol=GUARD)
 
 
 def test_the_radius_matters() -> None:
     """Guards the comparisons above: SAM and its base optimiser must be told apart by them."""
     small, large = network(), network()
     for model, rho in ((small, 0.0), (large, 0.05)):
-        sam_step(SGD(model.parameters(), lr=0.1), forward_of(model, batches(1)[0]), rho)
+        sam_step(SGD(model.parameters(), lr=0.1), backward_of(model, batches(1)[0]), rho)
     assert (small[0].weight - large[0].weight).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("rho", [0.05, 10.0])
-def test_weights_before_the_optimisers_step_are_restored_bit_by_bit(rho: float) -> None:
-    """SGD with rate 0 steps nowhere. Subtracting the perturbation again would leave rounding behind, most at a large radius."""
-    model = network(torch.float32)
-    before = [p.detach().clone() for p in model.parameters()]
-    for batch in batches(3, torch.float32):
-        sam_step(SGD(model.parameters(), lr=0.0), forward_of(model, batch), rho)
-    for now, then in zip(model.parameters(), before, strict=True):
-        assert torch.equal(now, then)
 
 
 def test_the_second_pass_sees_weights_at_distance_rho_along_the_gradient() -> None:
     model, batch = network(), batches(1)[0]
-    forward = forward_of(model, batch)
+    backward_of(model, batch)(0)
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
     seen: list[Tensor] = []
-
-    def watched() -> tuple[Tensor, Tensor]:
-        seen.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
-        return forward()
-
-    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(forward()[0], list(model.parameters()))])
-    sam_step(SGD(model.parameters(), lr=0.0), watched, rho=0.05)
+    sam_gradient(list(model.parameters()), watching(model, backward_of(model, batch), seen), rho=0.05)
     assert len(seen) == 2
     assert gradient.norm() > 0.1
     torch.testing.assert_close(seen[1] - seen[0], 0.05 * gradient / gradient.norm(), rtol=GUARD, atol=1e-15)
 
 
-def test_the_norm_spans_all_parameter_groups() -> None:
-    whole, grouped = network(), network()
-    first, *rest = grouped.children()
-    batch = batches(1)[0]
-    sam_step(SGD(whole.parameters(), lr=0.1), forward_of(whole, batch), 0.5)
-    groups = [{"params": list(first.parameters())}, {"params": [p for m in rest for p in m.parameters()]}]
-    sam_step(SGD(groups, lr=0.1), forward_of(grouped, batch), 0.5)
-    assert_same_state(whole, grouped)
+def test_of_some_parameters_only_these_move_and_the_norm_is_theirs() -> None:
+    """The others have a gradient too, which does not count."""
+    model, batch = network(), batches(1)[0]
+    last = list(model[3].parameters())
+    seen: list[Tensor] = []
+    sam_gradient(last, watching(model, backward_of(model, batch), seen), rho=0.05)
+    moved = seen[1] - seen[0]
+    count = sum(p.numel() for p in last)
+    assert torch.equal(moved[:-count], torch.zeros_like(moved[:-count]))
+    assert moved.norm().item() == pytest.approx(0.05, rel=GUARD)
 
 
 def test_parameters_without_gradient_are_left_alone() -> None:
@@ -143,33 +185,37 @@ def test_parameters_without_gradient_are_left_alone() -> None:
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.5)
     inner = nn.Sequential(*(model[index] for index in range(4)))
     moved = model[3].weight.detach().clone()
-    sam_step(optimizer, forward_of(inner, batches(1)[0]), rho=0.05)
+    sam_step(optimizer, backward_of(inner, batches(1)[0]), rho=0.05)
     assert torch.equal(model[0].weight, frozen)
     assert torch.equal(model.unused, torch.ones(3, dtype=torch.float64))
     assert model.unused.grad is None
+    assert model[0].weight.grad is None
     assert not torch.equal(model[3].weight, moved)
 
 
-def test_gradients_of_earlier_steps_do_not_count() -> None:
+@pytest.mark.parametrize("rho", [0.05, 0.0])
+def test_gradients_of_earlier_steps_do_not_count(rho: float) -> None:
     fresh, stale = network(), network()
     for parameter in stale.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
-    batch = batches(1)[0]
     for model in (fresh, stale):
-        sam_step(SGD(model.parameters(), lr=0.1), forward_of(model, batch), 0.05)
-    assert_same_state(fresh, stale)
+        sam_gradient(list(model.parameters()), backward_of(model, batches(1)[0]), rho)
+    for left, right in zip(fresh.parameters(), stale.parameters(), strict=True):
+        assert torch.equal(left.grad, right.grad)
 
 
 def test_a_vanishing_gradient_leaves_the_weights_finite_and_in_place() -> None:
     model = network()
     before = copy.deepcopy(model)
 
-    def flat() -> tuple[Tensor, Tensor]:
+    def flat(index: int) -> Pass:
         logits = model(batches(1)[0][0])
-        return (0 * logits).sum(), logits
+        loss = (0 * logits).sum()
+        loss.backward()
+        return Pass(loss.detach(), logits.detach())
 
-    step = sam_step(SGD(model.parameters(), lr=1.0), flat, rho=0.05)
-    assert step.perturbed_loss == 0
+    _, second = sam_step(SGD(model.parameters(), lr=1.0), flat, rho=0.05)
+    assert second.loss == 0
     for now, then in zip(model.parameters(), before.parameters(), strict=True):
         assert torch.equal(now, then)
 
@@ -179,16 +225,119 @@ def test_batch_statistics_move_once_per_forward_pass(rho: float, passes: int) ->
     model = network()
     optimizer = Adam(model.parameters(), lr=0.01)
     for count, batch in enumerate(batches(3), start=1):
-        sam_step(optimizer, forward_of(model, batch), rho)
+        sam_step(optimizer, backward_of(model, batch), rho)
         assert model[1].num_batches_tracked.item() == passes * count
 
 
 @pytest.mark.parametrize("rho", [0.05, 0.0])
-def test_a_step_reports_what_it_saw_at_the_weights_it_started_from(rho: float) -> None:
+def test_both_passes_are_reported_and_with_radius_zero_the_first_twice(rho: float) -> None:
     model, batch = network(), batches(1)[0]
-    loss, logits = forward_of(copy.deepcopy(model), batch)()
-    step = sam_step(Adam(model.parameters(), lr=0.01), forward_of(model, batch), rho)
-    assert torch.equal(step.loss, loss)
-    assert torch.equal(step.output, logits)
-    assert torch.equal(step.perturbed_loss, loss) == (rho == 0)
-    assert not any(value.requires_grad for value in step)
+    there = copy.deepcopy(model)
+    seen: list[Tensor] = []
+    first, second = sam_gradient(list(model.parameters()), watching(model, backward_of(model, batch), seen), rho)
+    for weights, said in zip((seen[0], seen[-1]), (first, second), strict=True):
+        nn.utils.vector_to_parameters(weights, there.parameters())
+        loss, logits = backward_of(there, batch)(0)
+        assert torch.equal(said.loss, loss)
+        assert torch.equal(said.logits, logits)
+    assert torch.equal(first.loss, second.loss) == (rho == 0)
+
+
+# --- the weights ---
+
+
+@pytest.mark.parametrize("rho", [0.05, 10.0, 1e30])
+def test_weights_are_the_same_bits_afterwards(rho: float) -> None:
+    """Subtracting the perturbation again would leave rounding behind, most at a large radius."""
+    model = network(torch.float32)
+    before = vector(model)
+    for batch in batches(3, torch.float32):
+        sam_gradient(list(model.parameters()), backward_of(model, batch), rho)
+        assert torch.equal(vector(model), before)
+
+
+@pytest.mark.parametrize("fails", [None, 0, 1], ids=["no-pass", "first-pass", "second-pass"])
+def test_weights_are_in_the_memory_they_were_in_also_when_a_pass_raises(fails: int | None) -> None:
+    """Whoever holds that memory (an optimiser, a recorded graph, another process) still holds the weights."""
+    model, batch = network(torch.float32), batches(1, torch.float32)[0]
+    backward = backward_of(model, batch)
+    held = {name: p.data for name, p in model.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in held.items()}
+
+    def sometimes(index: int) -> Pass:
+        for name, p in model.named_parameters():
+            assert (p.data_ptr() == held[name].data_ptr()) == (index == 0), name  # w + e has memory of its own
+            assert torch.equal(held[name], before[name]), name
+        said = backward(index)
+        if index == fails:
+            raise MemoryError("of this pass")
+        return said
+
+    if fails is None:
+        sam_gradient(list(model.parameters()), sometimes, rho=0.05)
+    else:
+        with pytest.raises(MemoryError, match="of this pass"):
+            sam_gradient(list(model.parameters()), sometimes, rho=0.05)
+    for name, p in model.named_parameters():
+        assert p.data_ptr() == held[name].data_ptr(), name
+        assert torch.equal(p.detach(), before[name]), name
+
+
+def test_the_gradient_shares_no_memory_with_the_weights() -> None:
+    model = network(torch.float32)
+    sam_gradient(list(model.parameters()), backward_of(model, batches(1, torch.float32)[0]), rho=0.05)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert weights.isdisjoint({p.grad.untyped_storage().data_ptr() for p in model.parameters()})
+
+
+# --- gradients that are not finite ---
+
+
+def spoilt(model: nn.Module, backward: Backward, value: float) -> Backward:
+    """After the first pass one entry of one gradient is `value`."""
+
+    def backward_spoilt(index: int) -> Pass:
+        said = backward(index)
+        if index == 0:
+            model[0].weight.grad[2, 1] = value
+        return said
+
+    return backward_spoilt
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_an_entry_that_is_not_finite_is_flagged_and_perturbs_nothing_while_the_others_do(value: float) -> None:
+    """As if that entry had been 0: where the second pass runs and what gradient it leaves, to the last bit."""
+    seen: dict[float, list[Tensor]] = {value: [], 0.0: []}
+    left: dict[float, dict[str, Tensor | None]] = {}
+    for entry, expected in ((value, 1.0), (0.0, 0.0)):
+        model = network(torch.float32)
+        backward = spoilt(model, backward_of(model, batches(1, torch.float32)[0]), entry)
+        overflow = torch.full((), 7.0)
+        sam_gradient(list(model.parameters()), watching(model, backward, seen[entry]), 0.05, overflow)
+        assert overflow.item() == expected
+        left[entry] = gradients(model)
+    assert torch.equal(seen[value][1], seen[0.0][1])
+    assert seen[value][1].isfinite().all()
+    assert not torch.equal(seen[value][1], seen[value][0])
+    assert all(torch.equal(left[value][name], left[0.0][name]) for name in left[0.0])
+
+
+def test_the_flag_goes_down_with_the_next_finite_gradient() -> None:
+    model = network(torch.float32)
+    overflow = torch.zeros(())
+    backward = backward_of(model, batches(1, torch.float32)[0])
+    flags = []
+    for value in (math.inf, 1.0, math.nan, 0.0):
+        sam_gradient(list(model.parameters()), spoilt(model, backward, value), 0.05, overflow)
+        flags.append(overflow.item())
+    assert flags == [1, 0, 1, 0]
+
+
+def test_watching_for_overflow_changes_no_bit_of_a_finite_gradient() -> None:
+    watched, plain = network(torch.float32), network(torch.float32)
+    batch = batches(1, torch.float32)[0]
+    sam_gradient(list(watched.parameters()), backward_of(watched, batch), 0.05, torch.zeros(()))
+    sam_gradient(list(plain.parameters()), backward_of(plain, batch), 0.05)
+    for left, right in zip(watched.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(left.grad, right.grad)

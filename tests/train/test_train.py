@@ -14,9 +14,11 @@ from orsanet_cache import OrsanetError, load_manifest, read_weights
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model import build_model, published_unused
+from orsanet_train.state import load_state, save_state
 from orsanet_train.train import train
 
 CPU = torch.device("cpu")
+CLOCK = ["images_per_second", "waiting_share"]  # columns of metrics.csv that no two runs share
 SMALL = (
     "batch_size=6", "learning_rate=1e-3", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
     "model.backbone_units=[1,1,1]", "loss.warmup_epochs=1",
@@ -44,7 +46,7 @@ def test_a_run_folder_holds_what_a_reader_looks_for(world, tmp_path: Path) -> No
     out = tmp_path / "run"
     summary = run(world, out, "epochs=2")
     assert {path.name for path in out.iterdir()} == {
-        "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "resume.pt", "run.json",
+        "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "checkpoints", "run.json", "tensorboard",
         "train_batch0.png", "train_batch1.png", "train_batch2.png",
     }  # fmt: skip
     metrics = pd.read_csv(out / "metrics.csv")
@@ -83,7 +85,7 @@ def test_where_the_data_is_kept_changes_no_loss_and_no_weight(
         said = capsys.readouterr().err
         for split in ("train", "valid"):
             assert len([line for line in said.splitlines() if f"'{split}': " in line and "as asked for" in line]) == 1
-    tables = [pd.read_csv(tmp_path / mode / "metrics.csv").drop(columns="images_per_second") for mode in modes]
+    tables = [pd.read_csv(tmp_path / mode / "metrics.csv").drop(columns=CLOCK) for mode in modes]
     kept = [weights(tmp_path / mode / "last.safetensors") for mode in modes]
     for table, tensors in zip(tables[1:], kept[1:], strict=True):
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
@@ -105,9 +107,7 @@ def test_a_resumed_run_ends_exactly_like_the_whole_one(world, tmp_path: Path) ->
     assert load_config(str(part / "config.toml")) == config("epochs=4")
     assert equal(weights(part / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
     assert equal(weights(part / "best.safetensors"), weights(tmp_path / "whole" / "best.safetensors"))
-    a, b = (
-        pd.read_csv(folder / "metrics.csv").drop(columns="images_per_second") for folder in (part, tmp_path / "whole")
-    )
+    a, b = (pd.read_csv(folder / "metrics.csv").drop(columns=CLOCK) for folder in (part, tmp_path / "whole"))
     pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
@@ -163,9 +163,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(worl
     out = tmp_path / "run"
     run(world, out, "epochs=1")
     before = (out / "last.safetensors").read_bytes()
-    state = torch.load(out / "resume.pt", weights_only=True)
-    state["model"]["head.linear.bias"].fill_(float("nan"))
-    torch.save(state, out / "resume.pt")
+    state = load_state(out / "checkpoints")
+    state.tensors["model/head.linear.bias"].fill_(float("nan"))
+    save_state(out / "checkpoints", state)
     with pytest.raises(OrsanetError, match="not finite in epoch 2"):
         run(world, out, "epochs=2", resume=True)
     assert (out / "last.safetensors").read_bytes() == before
@@ -200,7 +200,7 @@ def test_outputs_that_are_not_finite_never_become_a_result(world, tmp_path: Path
     """The step's loss is finite, the weights after it are not: the epoch must not be saved as if it were one."""
     with pytest.raises(OrsanetError, match="outputs on 'valid' are not finite"):
         run(world, tmp_path / "run", "epochs=1", "learning_rate=1e30", "batch_size=100")
-    assert not (tmp_path / "run" / "resume.pt").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_resuming_needs_the_same_backbone_weights_and_selection_images(world, tmp_path: Path) -> None:

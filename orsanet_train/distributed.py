@@ -1,0 +1,199 @@
+"""Training on several processes under torchrun: the same global batch gives the same losses and weights as one process.
+
+    global batch ─ rows of this rank ─ forward (batch norm: statistics of all ranks) ─ loss x its scale ─ backward ─ mean over ranks
+
+The mean is DistributedDataParallel's. Batch statistics of the ranks' n_r values per channel are merged without cancellation (Chan et
+al., 1983); with x^ = (x - mean) / sigma and < > the mean over the global batch,
+
+    mean = sum_r s_r mean_r     var = sum_r s_r (var_r + (mean_r - mean)^2)     s_r = n_r / sum n     sigma = sqrt(var + eps)
+    dx = weight / sigma (dy - <dy> - x^ <dy x^>)
+
+Every rank must run the same forward and backward passes, also one whose part of a batch is empty: what the ranks tell one another is
+matched by its order alone.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.parallel import DistributedDataParallel
+
+from orsanet_cache import OrsanetError
+
+
+class Ranks(NamedTuple):
+    """Which of how many processes this is; `rank` counts from 0."""
+
+    rank: int
+    world: int
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def rows(self, start: int, stop: int) -> slice:
+        """This rank's positions of a global batch's [start, stop): contiguous, in the ranks' order, sizes as numpy.array_split's."""
+        each, more = divmod(stop - start, self.world)
+        first = start + self.rank * each + min(self.rank, more)
+        return slice(first, first + each + (self.rank < more))
+
+
+ONE = Ranks(0, 1)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, each with its own `device`; without torchrun there is one, and nothing to join.
+
+    Tensors on a GPU travel by NCCL, those of the host by gloo. Raises OrsanetError where processes would share a GPU.
+    """
+    if not dist.is_torchelastic_launched():
+        yield ONE
+        return
+    if device.type == "cuda":
+        _check_gpus(device)
+        torch.cuda.set_device(device)  # where streams and graphs are made that name no device
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    yield Ranks(dist.get_rank(), dist.get_world_size())
+    # Not in a `finally`: leaving may wait for the others, and they for this one. A process that fails ends, and torchrun ends the others.
+    dist.destroy_process_group()
+
+
+def _check_gpus(device: torch.device) -> None:
+    own, processes, gpus = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if processes > 1 and device.index != own:
+        raise OrsanetError(
+            f"--device {device}: under torchrun process {own} of this machine computes on cuda:{own}; leave --device at auto"
+        )
+    if processes > gpus:
+        raise OrsanetError(
+            f"torchrun started {processes} processes on a machine with {gpus} GPU(s); "
+            f"start one for each (--nproc-per-node {max(gpus, 1)}), or pass --device cpu"
+        )
+
+
+def any_rank(flag: bool, ranks: Ranks) -> bool:
+    """Whether any rank's flag is set, the same answer on all; the host asks the other hosts, and no GPU is waited for."""
+    if ranks.world == 1:
+        return flag
+    answer = torch.tensor(flag, dtype=torch.uint8)
+    dist.all_reduce(answer, dist.ReduceOp.MAX)
+    return bool(answer)
+
+
+def summed(values: Tensor, ranks: Ranks) -> Tensor:
+    """Sum over the ranks of tensors of one shape, on their device, the same bits on all ranks. Carries no gradient."""
+    if ranks.world == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def local_loss_scale(local: int, total: int, world: int) -> float:
+    """Factor of a rank's mean loss over its `local` rows, so that DistributedDataParallel's mean over ranks is that over all `total`.
+
+    0 for a rank without a row. The mean over none is not a number: there, take the sum of the logits, which also has a gradient.
+    """
+    return world * local / total
+
+
+def data_parallel(network: nn.Module) -> nn.Module:
+    """What to call in place of `network`, so that gradients become the mean over ranks; all weights and buffers become rank 0's.
+
+    Its batch norms are to be `synchronised` before. A gradient keeps its own memory when the next pass makes another, as SAM needs.
+    """
+    parallel = DistributedDataParallel(network, gradient_as_bucket_view=False)
+    # Every rank computes the same buffers. As an argument this has other names in other versions of PyTorch.
+    parallel.broadcast_buffers = False
+    return parallel
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d whose statistics in training are those of all ranks' rows together; made by `synchronised`.
+
+    x [B, C, H, W], on any device, B may differ between ranks and be 0. The statistics and their gradient are computed in float32
+    where x is shorter. All ranks together need more than one value per channel, which is not checked: a GPU would have to be waited
+    for.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        y, mean, var, count = _GlobalNorm.apply(x, self.weight, self.bias, self.eps)
+        # As in nn.BatchNorm2d: whoever unsets this in training keeps the buffers as they are.
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+                unbiased = var * (count / (count - 1))
+                self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        return y
+
+
+class _GlobalNorm(torch.autograd.Function):
+    """x [B, C, H, W], weight [C], bias [C] -> y as x; mean [C], var [C] (biased) and count [] of all ranks' values per channel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        channels = x.shape[1]
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        own = values.new_zeros(2 * channels + 1)  # mean, var, count
+        if len(x):
+            var, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
+            torch.cat([mean, var, own.new_full((1,), x.numel() // channels)], out=own)
+        every = own.new_empty(dist.get_world_size() * len(own))
+        dist.all_gather_into_tensor(every, own)
+        means, variances, counts = every.view(-1, len(own)).split([channels, channels, 1], dim=1)
+        count = counts.sum()
+        share = counts / count
+        mean = (share * means).sum(dim=0)
+        var = (share * (variances + (means - mean).square())).sum(dim=0)
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), count)
+        ctx.mark_non_differentiable(mean, var, count)
+        ctx.set_materialize_grads(False)
+        y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)  # with these statistics
+        return y, mean, var, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, inverse_sigma, count = ctx.saved_tensors
+        mean, inverse_sigma, scale = (row[:, None, None] for row in (mean, inverse_sigma, weight * inverse_sigma))
+        normalised = (x.to(mean.dtype) - mean) * inverse_sigma
+        dy = dy.to(mean.dtype)
+        own = torch.stack([dy.sum(dim=(0, 2, 3)), (dy * normalised).sum(dim=(0, 2, 3))])
+        sums = own.clone()
+        dist.all_reduce(sums)
+        along_bias, along_weight = (sums / count)[..., None, None]
+        dx = scale * (dy - along_bias - normalised * along_weight)
+        # Of this rank alone: DistributedDataParallel adds up the parameters' gradients.
+        return dx.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """The same model, in which every nn.BatchNorm2d has become a GlobalBatchNorm2d with the very same parameters and buffers.
+
+    Raises TypeError for a batch norm of another kind: its statistics would silently be one rank's.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        usual = module.affine and module.track_running_stats and module.momentum is not None
+        if type(module) not in (nn.BatchNorm2d, GlobalBatchNorm2d) or not usual:
+            raise TypeError(f"'{name}' is {module}: only nn.BatchNorm2d with its usual settings has a global form")
+        module.__class__ = GlobalBatchNorm2d  # a new module would need new names, hooks and modes
+    return model

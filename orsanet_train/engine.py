@@ -1,0 +1,57 @@
+"""How the steps of a run are executed: arithmetic, compilation, CUDA graphs, several processes. Chosen once, and said."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from orsanet_train.config import RunConfig
+from orsanet_train.distributed import Ranks, synchronised
+from orsanet_train.graph import GraphedStep
+from orsanet_train.model import ORSANet
+from orsanet_train.precision import choose_arithmetic
+from orsanet_train.step import Batch, TrainingStep
+
+
+class Engine(NamedTuple):
+    """What trains."""
+
+    take: Callable[[Batch, int], None]  # a step: a batch, and how many images it has over all ranks
+    step: TrainingStep  # has the state
+    reason: str
+
+
+def build_engine(
+    network: nn.Module, model: ORSANet, config: RunConfig, device: torch.device, ranks: Ranks, *, compiled: bool
+) -> Engine:
+    """`network` is called with a batch's inputs: `model`, or what runs the frozen networks before it; both are on the device.
+
+    Raises OrsanetError where the device lacks what `config.precision` needs.
+    """
+    arithmetic = choose_arithmetic(config, device)
+    chosen = [arithmetic.reason]
+    if compiled:
+        compile_parts(model)
+        chosen.append("compiled")
+    if ranks.world > 1:
+        synchronised(model)
+        network = DistributedDataParallel(
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are the same on every rank
+        )
+        chosen.append(f"{ranks.world} processes")
+    step = TrainingStep(network, model, config, arithmetic, device, ranks)
+    # Frozen networks in the step draw random numbers on the host, several processes talk to each other: neither can be recorded.
+    if device.type == "cuda" and network is model:
+        return Engine(GraphedStep(step), step, ", ".join([*chosen, "CUDA graphs"]))
+    return Engine(step, step, ", ".join(chosen))
+
+
+def compile_parts(model: ORSANet) -> None:
+    """torch.compile on what occurs many times, piece by piece: the compiler then sees each kind once, not dozens of copies."""
+    torch._dynamo.config.recompile_limit = 64  # one for every kind of unit and every size of batch
+    for part in (model.ir_back.input_layer, *model.ir_back.body, *model.pyramid_fuse.blocks):
+        part.compile(dynamic=False)

@@ -1,0 +1,92 @@
+"""The whole training step as CUDA graphs: replayed, a step costs one launch instead of some ten thousand.
+
+A graph is recorded for every batch size (the last batch of an epoch is short) and for the warm-up loss and the one after it. Recording
+needs trial steps; what they changed is put back. The first replay must say what the first trial said.
+"""
+
+import sys
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from orsanet_train.step import Batch, TrainingStep
+
+TRIALS = 3  # torch's advice: kernels are chosen and memory is laid out before recording
+AGREEMENT = 1e-3  # relative, of the losses: kernels may be others than in the trial; a graph gone wrong is far off
+
+
+class Recorded(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: Batch  # where the graph reads
+
+
+class GraphedStep:
+    """Called like the TrainingStep it replays; batches are named tuples of tensors."""
+
+    def __init__(self, step: TrainingStep) -> None:
+        self.step = step
+        self.recorded: dict[tuple[int, bool], Recorded] = {}
+        self.refused = False  # by this device or driver
+
+    def __call__(self, batch: Batch, total: int) -> None:
+        if self.refused:
+            self.step(batch, total)
+            return
+        key = (total, self.step.epoch < self.step.config.loss.warmup_epochs)
+        if key not in self.recorded:
+            try:
+                self.recorded[key] = self._record(batch, total)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                tqdm.write(f"CUDA graphs are not used, steps are launched one by one: {error}", file=sys.stderr)
+                self.refused = True
+                self.step(batch, total)
+                return
+        graph, inputs = self.recorded[key]
+        for static, value in zip(_tensors(inputs), _tensors(batch), strict=True):
+            static.copy_(value)
+        graph.replay()
+
+    def _record(self, batch: Batch, total: int) -> Recorded:
+        step = self.step
+        inputs = type(batch)(*(tensor.clone() for tensor in _tensors(batch)))
+        before = {name: tensor.clone() for name, tensor in self._everything().items()}
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for trial in range(TRIALS):
+                step(inputs, total)
+                if trial == 0:
+                    expected = step.sums - before["sums"]
+        torch.cuda.current_stream().wait_stream(aside)
+        self._put_back(before)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                step(inputs, total)
+            graph.replay()
+            found = step.sums - before["sums"]
+        finally:
+            self._put_back(before)
+        if not torch.allclose(found, expected, rtol=AGREEMENT, equal_nan=True):
+            raise RuntimeError(f"a recorded step said {found.tolist()}, the step itself {expected.tolist()}")
+        return Recorded(graph, inputs)
+
+    def _everything(self) -> dict[str, Tensor]:
+        return {**self.step.state(), "sums": self.step.sums, "stopped": self.step.stopped}
+
+    def _put_back(self, before: dict[str, Tensor]) -> None:
+        """In place: the graph knows where the tensors are. The optimiser's state begins at zero."""
+        for name, tensor in self._everything().items():
+            if name in before:
+                tensor.copy_(before[name])
+            else:
+                tensor.zero_()
+        self.step.load_scaler(before)
+
+
+def _tensors(batch: Batch) -> tuple[Tensor, ...]:
+    return cast(tuple[Tensor, ...], batch)

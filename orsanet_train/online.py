@@ -1,0 +1,331 @@
+"""The reference modes: the frozen networks run inside the training step, from the image files, instead of once into a store.
+
+    files ─ threads ─▶ ring of host buffers ─▶ OnlineBatch: pixels, rectangles ─ frozen networks ─▶ priors ─ ORSANet ─▶ logits
+
+They exist to measure what caching costs or gains. The backbone's image is erased in all of them; the frozen networks see
+
+    clean       the view before erasing, in evaluation mode: what a store keeps, before its rounding to int8, float16 or float32
+    erased      the erased view, in evaluation mode
+    published   the erased view, and the training mode of the step, as `model.train()` reaches them in the published code:
+                MobileFaceNet normalises by the batch's statistics and its running ones drift in every pass (so twice in a SAM
+                step), Swin drops residual branches; evaluation is in evaluation mode, with the drifted statistics
+
+Their parameters never change, and no gradient is computed for them. They run in float32 whatever the step's autocast says.
+"""
+
+import copy
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+from torchvision.ops import StochasticDepth
+
+from orsanet_cache import (
+    IMAGENET_MEAN,
+    NO_CLASS,
+    FrozenPriors,
+    OrsanetError,
+    PriorStore,
+    RejectedImage,
+    SegFace,
+    imagenet_normalised,
+    listed,
+    read_image,
+    recipe_differences,
+    unit_range,
+    view_pixels,
+    weights_path,
+)
+from orsanet_train.config import RunConfig
+from orsanet_train.distributed import ONE, Ranks
+from orsanet_train.epoch import INPUT_SIZE, batch_spans, epoch_plan
+from orsanet_train.feed import Along, Draws, LabelledSplit
+from orsanet_train.model import Expression, ORSANet
+from orsanet_train.ring import RING, Slot, ahead_in_ring
+
+OnlineMode = Literal["clean", "erased", "published"]
+
+DECODERS = 4  # threads; one decodes about 300 photos of 512 pixels a second
+SWIN_STOCHASTIC_DEPTH = 0.5  # of swin_b's last block, as torchvision and so the published code builds it
+SEED_STREAM = 4  # epoch_plan draws from the streams before
+
+
+class OnlineBatch(NamedTuple):
+    """One batch on the model's device."""
+
+    pixels: Tensor  # uint8 [B, 224, 224, 3], of the view
+    erased: Tensor  # int64 [B, 4] top, left, height, width on the 224-pixel grid; height 0: nothing
+    label: Tensor  # int64 [B]
+    drop_path: Tensor  # float32 [B, 2, levels, scales, 2] in training, uniform in 0 … 1, of both passes; else [B, 0]
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What OnlineORSANet's forward takes."""
+        return self.pixels, self.erased
+
+
+class OnlineFeed:
+    """Batches of one split from the image files below `root`: the samples, views, rectangles and draws that Feed would give.
+
+    `decoders` threads decode ahead, as far as RING batches. Raises OrsanetError, naming the image, where a file cannot be read, or is
+    not the one that the store was built from: the run would not be comparable with a cached one.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        store: PriorStore,
+        split: LabelledSplit,
+        device: torch.device,
+        ranks: Ranks = ONE,
+        decoders: int = DECODERS,
+    ) -> None:
+        self.root = root
+        self.split = split
+        self.device = device
+        self.ranks = ranks
+        self.decoders = decoders
+        self._store_path = store.path
+        self._sha256 = [store.sealed(split.name, view).image_sha256[split.rows] for view in split.views]  # [N, 32] each
+
+    def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[OnlineBatch]:
+        """The augmented training batches of an epoch from number `start` on, the last one possibly short; of each this rank's rows.
+
+        torch's generator is seeded before each, so what the step draws depends on seed, epoch and number alone, wherever it began.
+        Leaving the iterator, however early, ends its threads. Raises OrsanetError where online = "published" cannot be what it says.
+        """
+        spans = batch_spans(len(self.split.rows), config.batch_size)
+        if config.online == "published":
+            self._check_batch_statistics(spans)
+        plan = epoch_plan(self.split.labels, config, epoch)
+        clean = self.split.views.index("clean")
+        flipped = self.split.views.index("hflip") if plan.flipped.any() else clean
+        along: Along = {"label": self.split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
+        draws = Draws(plan.order, np.where(plan.flipped, flipped, clean), along)
+        batches = self._batches(draws, [self.ranks.rows(*span) for span in spans[start:]])
+        return _seeded(batches, config.seed, epoch, start)
+
+    def in_order(self, batch_size: int, view: str = "clean") -> Iterator[OnlineBatch]:
+        """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
+        mine = self._own()
+        sample = np.arange(mine.start, mine.stop)
+        count = len(sample)
+        nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
+        draws = Draws(
+            sample, np.full(count, self.split.views.index(view)), {"label": self.split.labels[sample], **nothing}
+        )
+        return self._batches(draws, [slice(*span) for span in batch_spans(count, batch_size)])
+
+    @property
+    def reason(self) -> str:
+        """Where the data comes from, in a sentence."""
+        return f"pictures decoded by {self.decoders} threads; the frozen networks run in every pass"
+
+    @property
+    def own_labels(self) -> NDArray[np.int64]:
+        """Labels of what `in_order` yields."""
+        return self.split.labels[self._own()]
+
+    def _own(self) -> slice:
+        return self.ranks.rows(0, len(self.split.rows))
+
+    def _check_batch_statistics(self, spans: Sequence[tuple[int, int]]) -> None:
+        if self.ranks.world > 1:
+            raise OrsanetError(
+                'online = "published": the landmark network\'s statistics would drift apart on several devices; train on one'
+            )
+        start, stop = spans[-1]
+        if stop - start == 1:
+            raise OrsanetError(
+                f'online = "published": the last batch of {len(self.split.rows)} images is a single one, which has no batch statistics; '
+                f"choose another batch_size"
+            )
+
+    def _batches(self, draws: Draws, batches: Sequence[slice]) -> Generator[OnlineBatch, None, None]:
+        layouts: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            "pixels": ((INPUT_SIZE, INPUT_SIZE, 3), np.dtype(np.uint8)),
+            **{name: (values.shape[1:], values.dtype) for name, values in draws.along.items()},
+        }
+        largest = max((batch.stop - batch.start for batch in batches), default=0)
+        slots = [Slot(layouts, largest, self.device) for _ in range(min(RING, len(batches)))]
+        parts = (draws.part(batch) for batch in batches)
+        with ThreadPoolExecutor(self.decoders, "decode") as pool:
+            yield from ahead_in_ring(parts, slots, partial(self._fill, pool), self._taken)
+
+    def _fill(self, pool: ThreadPoolExecutor, draws: Draws, slot: Slot) -> None:
+        buffers = slot.to_fill(len(draws.sample))
+        for name, carried in draws.along.items():
+            buffers[name][:] = carried
+        decoded = pool.map(self._decode, draws.sample.tolist(), draws.view.tolist(), buffers["pixels"])
+        all(outcome is None for outcome in decoded)  # waits for all, and raises what the first of them raised
+
+    def _taken(self, draws: Draws, slot: Slot) -> OnlineBatch:
+        tensors = slot.on_device(len(draws.sample))
+        return OnlineBatch(**{name: tensor.clone() for name, tensor in tensors.items()})  # the slot is filled again
+
+    def _decode(self, sample: int, view: int, pixels: NDArray[np.uint8]) -> None:
+        """Fill `pixels` [224, 224, 3]."""
+        path = self.root / self.split.samples[sample].image
+        try:
+            decoded = read_image(path)
+        except RejectedImage as reason:
+            raise OrsanetError(
+                f'{path}: {reason}; {self._store_path} was built from it: put it back to train with priors = "online"'
+            ) from reason
+        if bytes.fromhex(decoded.sha256) != self._sha256[view][sample].tobytes():
+            raise OrsanetError(
+                f"{path}: not the image that {self._store_path} was built from; put that one back, "
+                f"or run `orsanet-cache build … --accept-changed`"
+            )
+        pixels[:] = view_pixels(decoded.rgb, self.split.views[view])
+
+
+def _seeded(batches: Generator[OnlineBatch, None, None], seed: int, epoch: int, start: int) -> Iterator[OnlineBatch]:
+    with closing(batches):
+        for number, batch in enumerate(batches, start):
+            torch.manual_seed(batch_seed(seed, epoch, number))
+            yield batch
+
+
+def batch_seed(seed: int, epoch: int, number: int) -> int:
+    """Seed of torch's generator for the step of one batch, epoch and number counted from 0."""
+    return int(np.random.SeedSequence([seed, epoch, SEED_STREAM, number]).generate_state(1, np.uint64)[0])
+
+
+class OnlineORSANet(nn.Module):
+    """ORSANet behind frozen networks: pixels and rectangles -> expression logits.
+
+    To an optimiser, a checkpoint and DistributedDataParallel this is `model`: the same parameters, the same state under the same names.
+    The frozen networks go along to another device. In published mode they are a copy of those given, so that runs in the
+    same process do not hand their drift on.
+    """
+
+    def __init__(self, model: ORSANet, frozen: FrozenPriors, mode: OnlineMode) -> None:
+        super().__init__()
+        self.model = model
+        self.mode = mode
+        if mode == "published":
+            frozen = copy.deepcopy(frozen)
+            drop_residual_branches(frozen.segmenter)
+        self._frozen = (frozen,)  # a tuple: not a submodule
+        self.erased_colour: Tensor  # zero once normalised
+        self.register_buffer("erased_colour", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.train(model.training)
+
+    @property
+    def frozen(self) -> FrozenPriors:
+        return self._frozen[0]
+
+    def train(self, mode: bool = True) -> Self:
+        """Reaches the frozen networks in published mode only."""
+        super().train(mode)
+        if self.mode == "published":
+            self.frozen.segmenter.train(mode)  # one by one: FrozenPriors as a whole refuses
+            self.frozen.landmark_network.train(mode)
+        return self
+
+    def forward(self, pixels: Tensor, erased: Tensor, drop_path: Tensor | None = None) -> Expression:
+        """pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path [B, levels, scales, 2] as in ORSANet."""
+        unit = unit_range(pixels)
+        seen = torch.where(_inside(erased)[:, None], self.erased_colour, unit)
+        # In memory as a Feed's. Channels last, torch 2.15 crashes on a CPU in the weight gradient of a small 1x1 stride-2 convolution.
+        image = imagenet_normalised(seen)[..., ::2, ::2].contiguous()
+        segmentation, landmark_features = self._priors(unit if self.mode == "clean" else seen)
+        return self.model(image, segmentation, landmark_features, drop_path)
+
+    def _priors(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures [B, 3, 224, 224] in 0 … 1 -> what the model takes of FrozenPriors' answer to them."""
+        segmenter, landmark_network = self.frozen.segmenter, self.frozen.landmark_network
+        with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
+            normalised = imagenet_normalised(unit)
+            native = self.frozen.landmark_input == "native"
+            landmark_features, _ = landmark_network(avg_pool2d(unit, 2) if native else normalised[..., ::2, ::2])
+            if self.model.segmentation_prior == "none":
+                return unit.new_empty(0), landmark_features
+            stages = segmenter.encode(normalised)
+            if self.model.segmentation_prior == "features":
+                return stages[-1].movedim(-1, 1), landmark_features
+            logits = segmenter.decode(stages)
+            finite = logits.sum(dim=1).isfinite()
+            return logits.max(dim=1).indices.to(torch.uint8).masked_fill(~finite, NO_CLASS), landmark_features
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The landmark network as it has become, a copy: its state dict in published mode, empty in the others, where nothing moves."""
+        if self.mode != "published":
+            return {}
+        return {name: value.clone() for name, value in self.frozen.landmark_network.state_dict().items()}
+
+    def load_frozen_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `frozen_state` gave, in place. Raises OrsanetError for the state of another mode."""
+        if bool(state) != (self.mode == "published"):
+            raise OrsanetError(
+                f'saved {"with" if state else "without"} the statistics of a landmark network, which only online = "published" moves; '
+                f'resume with the mode of the run, not with "{self.mode}"'
+            )
+        if state:
+            self.frozen.landmark_network.load_state_dict(state)
+
+    def drifted_recipe(self) -> dict[str, object]:
+        """FrozenPriors.recipe() of the networks as they are now: no store made with the original ones has it once they drifted."""
+        return self.frozen.recipe()
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        return self.model.state_dict(*arguments, **options)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        return self.model.load_state_dict(*arguments, **options)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.frozen._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def frozen_networks(weights: tuple[Path | None, Path | None], store: PriorStore) -> FrozenPriors:
+    """The store's frozen networks from their weights files (segmenter, landmarks). Raises OrsanetError unless they are the store's."""
+    segmenter, landmarks = weights
+    if segmenter is None or landmarks is None:
+        raise OrsanetError(
+            'priors = "online" needs the frozen networks: pass --segmenter and --landmarks, as to the build'
+        )
+    paths = weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks")
+    frozen = FrozenPriors.load(*paths, store.recipe["landmarks"]["input"])
+    check_same_networks(frozen, store)
+    return frozen
+
+
+def drop_residual_branches(segmenter: SegFace) -> None:
+    """Give Swin's blocks torchvision's stochastic depth, which acts in training mode: linear from 0 to SWIN_STOCHASTIC_DEPTH.
+
+    SegFace builds them without, because everywhere else it is in evaluation mode.
+    """
+    blocks = [module for module in segmenter.backbone.modules() if isinstance(module, StochasticDepth)]
+    for index, block in enumerate(blocks):
+        block.p = SWIN_STOCHASTIC_DEPTH * index / (len(blocks) - 1)
+
+
+def check_same_networks(frozen: FrozenPriors, store: PriorStore) -> None:
+    """Raises OrsanetError, naming what differs, unless the store was built with these networks."""
+    wanted = frozen.recipe()
+    differences = list(recipe_differences({part: store.recipe.get(part) for part in wanted}, wanted))
+    if differences:
+        raise OrsanetError(
+            f"{store.path} was built with other frozen networks; pass the weights files it was built with:\n{listed(differences)}"
+        )
+
+
+def _inside(erased: Tensor) -> Tensor:
+    """Rectangles [B, 4] -> bool [B, 224, 224]."""
+    position = torch.arange(INPUT_SIZE, device=erased.device)
+    top, left, height, width = erased[:, :, None].unbind(dim=1)
+    inside_y = (position >= top) & (position < top + height)
+    inside_x = (position >= left) & (position < left + width)
+    return inside_y[:, :, None] & inside_x[:, None, :]

@@ -1,0 +1,46 @@
+"""Which arithmetic a training step may use: what `precision = "exact" | "parity" | "fast"` means on a device.
+
+Evaluation is float32 in all of them (TF32 where `parity` and `fast` have it).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from orsanet_cache import OrsanetError
+from orsanet_train.config import RunConfig
+
+
+class Arithmetic(NamedTuple):
+    """How to compute on a device."""
+
+    half: torch.dtype | None  # of the step's convolutions and products; None: float32
+    loss_scaling: bool  # float16 needs it: its smallest number is 6e-8
+    reason: str
+
+
+def choose_arithmetic(config: RunConfig, device: torch.device) -> Arithmetic:
+    """Choose, and set torch's switches for it. Raises OrsanetError where the device lacks what `fast` needs."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        _allow_tf32(config.precision != "exact")
+        torch.backends.cudnn.deterministic = config.precision == "exact"
+        torch.backends.cudnn.benchmark = config.precision != "exact"  # tries algorithms; which one wins varies
+    if config.precision == "exact" or (config.precision == "parity" and not on_gpu):
+        return Arithmetic(None, False, "float32")
+    if config.precision == "parity":
+        return Arithmetic(None, False, "float32 with TF32 products")
+    if on_gpu:
+        return Arithmetic(torch.float16, True, "float16 with loss scaling; the rest float32 with TF32 products")
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise OrsanetError(
+            'precision = "fast": this processor has no bfloat16 arithmetic and would be slower with it; '
+            "use --set precision=exact"
+        )
+    return Arithmetic(torch.bfloat16, False, "bfloat16; the rest float32")
+
+
+def _allow_tf32(allowed: bool) -> None:
+    mode = "tf32" if allowed else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = mode

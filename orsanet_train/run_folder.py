@@ -1,0 +1,89 @@
+"""What a run leaves in its folder, and what must be in one to go on from it.
+
+config.toml, run.json      what the run is: settings; data, recipe and start weights by digest
+checkpoints/               the training state (state.py)
+best, last .safetensors    weights (checkpoint.py)
+metrics.csv, curves.png, tensorboard/, train_batch*.png      to look at
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+from torch import nn
+
+from orsanet_cache import OrsanetError, listed, recipe_differences
+from orsanet_train import plots
+from orsanet_train.checkpoint import Identity, save_weights, write_whole
+from orsanet_train.config import RunConfig, config_toml, load_config
+from orsanet_train.online import OnlineORSANet
+from orsanet_train.watch import tensorboard_installed, write_events
+
+_BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all that a kill before run.json can leave
+
+
+def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: bool) -> None:
+    """There is no run folder yet, or one to resume that says the same; only the number of epochs may change."""
+    if resume:
+        if not (out / "run.json").exists():
+            raise OrsanetError(f"{out}: no run to resume (no run.json there); start it without --resume")
+        before = load_config(str(out / "config.toml")).model_dump(mode="json")
+        if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
+            raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
+        if changed := list(recipe_differences(read_json(out / "run.json"), data)):
+            raise OrsanetError(
+                f"{out}: resumed on other data or weights; pass the same, or start a new run:\n{listed(changed)}"
+            )
+    elif out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGUN):
+        raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
+
+
+def begin_folder(out: Path, config: RunConfig, data: dict[str, Any]) -> None:
+    """The run folder says what it is."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
+    write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
+
+
+def write_epoch(
+    out: Path, model: nn.Module, identity: Identity, history: list[dict[str, float]], *, restart: bool
+) -> None:
+    """What every finished epoch leaves, the newest row of `history` being its; the best weights if it is the best so far.
+
+    With `restart`, events for TensorBoard that were logged beyond where the run went on from are hidden.
+    """
+    *before, row = history
+    if row["selection_accuracy"] > max((earlier["selection_accuracy"] for earlier in before), default=-math.inf):
+        _write_weights(out, model, identity.model_copy(update={"selection": "best"}))
+    table = pd.DataFrame(history).astype({"epoch": int})
+    write_whole(out / "metrics.csv", lambda path: table.to_csv(path, index=False))
+    if tensorboard_installed():
+        write_events(out / "tensorboard", history, restart=restart)
+
+
+def write_last(out: Path, model: nn.Module, identity: Identity, history: list[dict[str, float]]) -> None:
+    """The weights after the newest epoch, and its curves."""
+    _write_weights(out, model, identity)
+    if plots.matplotlib_installed():
+        plots.curves(pd.DataFrame(history).astype({"epoch": int}), identity.selection_split, out / "curves.png")
+
+
+def _write_weights(out: Path, model: nn.Module, identity: Identity) -> None:
+    """With its landmark network, if that moved in training: evaluation then needs a store that is built with it."""
+    if isinstance(model, OnlineORSANet) and (landmarks := model.frozen_state()):
+        content = safetensors.torch.save(landmarks)
+        write_whole(out / f"{identity.selection}-landmarks.safetensors", lambda path: path.write_bytes(content))
+        recipe = {**identity.store_recipe, "landmarks": model.drifted_recipe()["landmarks"]}
+        identity = identity.model_copy(update={"store_recipe": recipe})
+    save_weights(out / f"{identity.selection}.safetensors", model, identity)
+
+
+def read_json(path: Path) -> Any:
+    """Raises OrsanetError for a damaged file."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise OrsanetError(f"{path}: damaged ({error}); start a new run") from error

@@ -1,0 +1,158 @@
+"""One training step: two passes of SAM, then Adam, on whatever arithmetic was chosen; nothing in it waits for the device.
+
+    batch ─ pass at w ─ pass at w + e ─ finite? ─ Adam ─▶ weights        sums of the epoch stay on the device until they are read
+
+A loss that is not finite stops the weights where they are: from then on no step changes them, and whoever reads the sums learns of it.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from orsanet_train.config import RunConfig
+from orsanet_train.distributed import ONE, Ranks, local_loss_scale, summed
+from orsanet_train.losses import training_loss
+from orsanet_train.precision import Arithmetic
+from orsanet_train.sam import Pass, sam_gradient
+
+
+class Batch(Protocol):
+    """What a step takes: a PriorBatch, or an OnlineBatch in the reference modes."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...  # of the network's forward
+
+    @property
+    def label(self) -> Tensor: ...  # int64 [B]
+
+    @property
+    def drop_path(self) -> Tensor: ...  # float32 [B, 2, levels, scales, 2]
+
+
+class Sums(NamedTuple):
+    """Over the images of an epoch so far, of all ranks."""
+
+    images: float = 0
+    loss: float = 0
+    perturbed_loss: float = 0
+    correct: float = 0
+    steps: float = 0
+    stopped: float = 0  # 1 after a loss that was not finite; nothing is counted from its step on
+
+
+class TrainingStep:
+    """Trains `network`; called with one batch after another. `model` has the parameters: `network` itself, or what it wraps."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        model: nn.Module,
+        config: RunConfig,
+        arithmetic: Arithmetic,
+        device: torch.device,
+        ranks: Ranks = ONE,
+    ) -> None:
+        self.network = network
+        self.model = model
+        self.config = config
+        self.half = arithmetic.half
+        self.device = device
+        self.ranks = ranks
+        self.parameters = dict(model.named_parameters())
+        self.optimizer = Adam(
+            self.parameters.values(),
+            lr=torch.tensor(config.learning_rate, dtype=torch.float64, device=device),
+            fused=True,  # the loop's arithmetic but for the last bit, in a quarter of the time
+            capturable=device.type == "cuda",
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=arithmetic.loss_scaling)
+        self.sums = torch.zeros(len(Sums._fields), dtype=torch.float64, device=device)
+        self.stopped = torch.zeros((), device=device)
+        self.overflow = torch.zeros((), device=device) if arithmetic.loss_scaling else None
+        self.epoch = 0
+
+    def begin_epoch(self, epoch: int, sums: Sums) -> None:
+        """Set the learning rate and the loss of an epoch (counted from 0); `sums` of the part of it that is done."""
+        self.epoch = epoch
+        self.optimizer.param_groups[0]["lr"].fill_(self.config.learning_rate * self.config.learning_rate_decay**epoch)
+        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
+
+    def __call__(self, batch: Batch, total: int) -> None:
+        """Take a step; `total` is the number of images in the batch over all ranks."""
+        first, second = sam_gradient(
+            list(self.parameters.values()),
+            lambda index: self._pass(index, batch, total),
+            self.config.rho,
+            self.overflow,
+        )
+        size = len(batch.label)
+        correct = (first.logits.argmax(dim=1) == batch.label).sum()
+        seen = summed(torch.stack([first.loss * size, second.loss * size, correct]).double(), self.ranks)
+        self.stopped.copy_(torch.maximum(self.stopped, ~seen.isfinite().all()))
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]  # where it is 1, fused Adam changes nothing
+            self.optimizer.step()
+        more = torch.cat([seen.new_full((1,), total), seen, seen.new_ones(1)])
+        self.sums[:-1] += torch.where(self.stopped > 0, 0.0, more)
+        self.sums[-1] = self.stopped
+
+    def _pass(self, index: int, batch: Batch, total: int) -> Pass:
+        """Forward and backward pass 0 at w, 1 at w + e."""
+        size = len(batch.label)
+        keep = index == 1 and self.config.second_pass_buffers == "kept"
+        kept = [buffer.clone() for buffer in self.model.buffers()] if keep else []
+        # A context of its own for every pass: autocast keeps its half-precision copies of the weights until its context ends, and the
+        # second pass would run on those of the first.
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            logits = self.network(*batch.inputs, batch.drop_path[:, index]).logits
+        if self.half is not None:
+            logits = logits.float()
+        # A rank without a row takes part in what the ranks do together.
+        loss = training_loss(logits, batch.label, self.config.loss, self.epoch) if size else logits.sum()
+        scaled = self.scaler.scale(loss * local_loss_scale(size, total, self.ranks.world))
+        if self.overflow is not None and (index == 1 or self.config.rho == 0):
+            # Makes the gradient infinite where the step must not be taken: the scaler then skips it.
+            scaled = scaled / (1 - torch.maximum(self.overflow, self.stopped))
+        scaled.backward()
+        for buffer, before in zip(self.model.buffers(), kept, strict=False):
+            buffer.copy_(before)
+        return Pass(loss.detach(), logits.detach())
+
+    def state(self) -> dict[str, Tensor]:
+        """All that decides the next steps besides configuration, epoch and sums: names as in checkpoints."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer/{key}/{name}"] = value
+        for key, number in self.scaler.state_dict().items():
+            tensors[f"scaler/{key}"] = torch.tensor(number, dtype=torch.float64)
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.model.load_state_dict(below("model/", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        number = {name: index for index, name in enumerate(self.parameters)}
+        for path, tensor in below("optimizer/", tensors).items():
+            key, _, name = path.partition("/")
+            state.setdefault(number[name], {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.load_scaler(tensors)
+
+    def load_scaler(self, tensors: dict[str, Tensor]) -> None:
+        """The part of `load` that is the loss scale."""
+        if self.scaler.is_enabled():
+            saved = below("scaler/", tensors)
+            self.scaler.load_state_dict(
+                {key: type(now)(saved[key].item()) for key, now in self.scaler.state_dict().items()}
+            )
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

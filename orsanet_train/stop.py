@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM wait for the end of the training step under way, so that what is saved is whole. A second one does not wait."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+from orsanet_cache import Terminated
+from orsanet_train.distributed import Ranks, any_rank
+
+
+class StopSignals:
+    """While entered, the first signal is only noted. Outside the main thread, where Python delivers none, nothing changes."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._noted: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self._noted is not None:
+            raise _interrupt(number)
+        self._noted = number
+
+    def asked(self) -> bool:
+        """Whether to stop: the same on every rank, so all ranks ask at the same steps."""
+        if any_rank(self._noted is not None, self.ranks) and self._noted is None:
+            self._noted = signal.SIGTERM
+        return self._noted is not None
+
+    def stop_here(self) -> None:
+        """Raise if this rank was asked to stop."""
+        if self._noted is not None:
+            raise self.interrupt()
+
+    def interrupt(self) -> KeyboardInterrupt:
+        """What to raise once everything is saved."""
+        return _interrupt(self._noted or signal.SIGINT)
+
+
+def _interrupt(number: int) -> KeyboardInterrupt:
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
