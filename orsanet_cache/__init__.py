@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.pixels import displayable as displayable
     from orsanet_cache.pixels import imagenet_normalised as imagenet_normalised
     from orsanet_cache.pixels import unit_range as unit_range
-    from orsanet_cache.priors import NO_CLASS as NO_CLASS
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
+    from orsanet_cache.priors import map_of as map_of
     from orsanet_cache.segface import LAPA_CLASSES as LAPA_CLASSES
     from orsanet_cache.segface import SegFace as SegFace
     from orsanet_cache.segface import SegFaceConfig as SegFaceConfig
@@ -52,7 +52,7 @@ _NAMES = {
     "manifest": ("Manifest", "Sample", "load_manifest"),
     "mobilefacenet": ("MobileFaceNet",),
     "pixels": ("IMAGENET_MEAN", "displayable", "imagenet_normalised", "unit_range"),
-    "priors": ("NO_CLASS", "FrozenPriors"),
+    "priors": ("FrozenPriors", "map_of"),
     "segface": ("LAPA_CLASSES", "SegFace", "SegFaceConfig"),
     "sheet": ("contact_sheet",),
     "store": ("PriorStore", "recipe_differences"),

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import stat
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,7 @@ def decode(data: bytes) -> Pixels:
     if data.startswith(b"version https://git-lfs"):
         raise RejectedImage("this is a Git LFS pointer, not the image: run `git lfs pull`")
     # Pillow warns about odd metadata on standard error, once, without the file's name; our answer is per file instead.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _NO_WARNINGS:
         try:
             return _decode_quietly(data)
         except PIL.UnidentifiedImageError:
@@ -90,6 +90,34 @@ def decode(data: bytes) -> Pixels:
             raise
         except Exception as error:  # on damaged or hostile bytes Pillow's plug-ins raise nearly every exception type
             raise RejectedImage(f"damaged image ({type(error).__name__}: {error})") from error
+
+
+class _NoWarnings:
+    """Silence for as long as any thread is inside. (warnings.catch_warnings changes what all threads share: the first thread to leave
+    would end the silence of the others, and the last would put theirs back for good.)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._before.__exit__(None, None, None)
+
+
+_NO_WARNINGS = _NoWarnings()
 
 
 def read_file(path: Path) -> bytes:

@@ -75,12 +75,19 @@ class FrozenPriors(nn.Module):
         unit = unit_range(images)
         normalised = imagenet_normalised(unit)
         segmentation_features, logits = self.segmenter(normalised.to(dtype))
-        crop = avg_pool2d(unit, 2) if self.landmark_input == "native" else normalised[..., ::2, ::2]
-        landmark_features, landmarks = self.landmark_network(crop.to(dtype))
-        # On a CPU max is four times as fast as argmax, and the sum finds what is not finite at a tenth of the cost of looking.
-        finite = logits.sum(dim=1, dtype=torch.float32).isfinite()
-        segmentation_map = logits.max(dim=1).indices.to(torch.uint8).masked_fill(~finite, NO_CLASS)
-        return Priors(segmentation_map, segmentation_features, landmark_features, landmarks.float())
+        landmark_features, landmarks = self.landmark_network(self.landmark_crop(unit).to(dtype))
+        return Priors(map_of(logits), segmentation_features, landmark_features, landmarks.float())
+
+    def landmark_crop(self, unit: Tensor) -> Tensor:
+        """Pictures [B, 3, 224, 224] in 0 … 1 -> what the landmark network is fed, [B, 3, 112, 112]."""
+        return avg_pool2d(unit, 2) if self.landmark_input == "native" else imagenet_normalised(unit[..., ::2, ::2])
+
+
+def map_of(logits: Tensor) -> Tensor:
+    """Segmentation logits [B, 11, H, W] -> uint8 [B, H, W]: LaPa class, NO_CLASS where one is not finite."""
+    # On a CPU max is faster than argmax, and the sum finds what is not finite faster than looking at every logit.
+    finite = logits.sum(dim=1, dtype=torch.float32).isfinite()
+    return logits.max(dim=1).indices.to(torch.uint8).masked_fill(~finite, NO_CLASS)
 
 
 def load_segmenter(path: Path) -> SegFace:

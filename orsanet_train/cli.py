@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orsanet_cache import CommandGroup, classes_option
+from orsanet_train.bench.commands import bench
 
 if TYPE_CHECKING:
     from orsanet_train.residence import Resident
@@ -223,6 +224,8 @@ def complexity(preset: str, overrides: tuple[str, ...], classes: int) -> None:
 
     click.echo(complexity_table(config.model, classes))
 
+
+main.add_command(bench)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,10 +10,10 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orsanet_cache import OrsanetError, listed, validation_findings
 
@@ -123,6 +123,14 @@ class RunConfig(_Strict):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.second_pass_buffers == "kept" and (self.priors, self.online) == ("online", "published"):
+            raise ValueError(
+                'second_pass_buffers = "kept" does not go with online = "published": its landmark network moves in both passes'
+            )
+        return self
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from orsanet_train.config import RunConfig
-from orsanet_train.distributed import Ranks, synchronised
+from orsanet_train.distributed import Ranks, data_parallel, synchronised
 from orsanet_train.graph import GraphedStep
 from orsanet_train.model import ORSANet
 from orsanet_train.precision import choose_arithmetic
@@ -37,11 +36,7 @@ def build_engine(
         chosen.append("compiled")
     if ranks.world > 1:
         synchronised(model)
-        network = DistributedDataParallel(
-            network,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # they are the same on every rank
-        )
+        network = data_parallel(network)
         chosen.append(f"{ranks.world} processes")
     step = TrainingStep(network, model, config, arithmetic, device, ranks)
     # Frozen networks in the step draw random numbers on the host, several processes talk to each other: neither can be recorded.

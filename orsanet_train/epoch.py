@@ -64,8 +64,13 @@ def erase(image: Tensor, erased: Tensor) -> Tensor:
 
     The 112-pixel image holds the even pixels of that grid, so this is exactly erasing before taking every second pixel.
     """
-    position = 2 * torch.arange(image.shape[-1], device=image.device)
+    return image.masked_fill(inside(erased, image.shape[-1])[:, None], 0.0)
+
+
+def inside(erased: Tensor, size: int) -> Tensor:
+    """Rectangles [B, 4] on the 224-pixel grid -> bool [B, size, size]; a smaller size holds every second pixel of the grid, and so on."""
+    position = torch.arange(0, INPUT_SIZE, INPUT_SIZE // size, device=erased.device)
     top, left, height, width = erased[:, :, None].unbind(dim=1)
-    inside_y = (position >= top) & (position < top + height)  # [B, 112]
+    inside_y = (position >= top) & (position < top + height)
     inside_x = (position >= left) & (position < left + width)
-    return image.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
+    return inside_y[:, :, None] & inside_x[:, None, :]

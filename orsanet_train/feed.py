@@ -114,6 +114,28 @@ class Draws(NamedTuple):
         return Draws(self.sample[positions], self.view[positions], along)
 
 
+def training_draws(
+    split: LabelledSplit, config: RunConfig, epoch: int, start: int, ranks: Ranks
+) -> tuple[Draws, list[slice]]:
+    """An epoch's draws, and where in them this rank's part of every batch from number `start` on is."""
+    plan = epoch_plan(split.labels, config, epoch)
+    clean = split.views.index("clean")
+    flipped = split.views.index("hflip") if plan.flipped.any() else clean
+    along: Along = {"label": split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
+    batches = [ranks.rows(*span) for span in batch_spans(len(plan.order), config.batch_size)[start:]]
+    return Draws(plan.order, np.where(plan.flipped, flipped, clean), along), batches
+
+
+def ordered_draws(split: LabelledSplit, batch_size: int, view: str, ranks: Ranks) -> tuple[Draws, list[slice]]:
+    """This rank's part of the split in the manifest's order, unaugmented, and where in it every batch is."""
+    mine = ranks.rows(0, len(split.rows))
+    sample = np.arange(mine.start, mine.stop)
+    count = len(sample)
+    nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
+    draws = Draws(sample, np.full(count, split.views.index(view)), {"label": split.labels[sample], **nothing})
+    return draws, [slice(*span) for span in batch_spans(count, batch_size)]
+
+
 class Feed:
     """Batches of one split for one model configuration.
 
@@ -155,23 +177,11 @@ class Feed:
 
         Leaving the iterator, however early, ends its thread.
         """
-        plan = epoch_plan(self.split.labels, config, epoch)
-        clean = self.split.views.index("clean")
-        flipped = self.split.views.index("hflip") if plan.flipped.any() else clean
-        along: Along = {"label": self.split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
-        draws = Draws(plan.order, np.where(plan.flipped, flipped, clean), along)
-        spans = batch_spans(len(plan.order), config.batch_size)[start:]
-        return self._batches(draws, [self.ranks.rows(*span) for span in spans])
+        return self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
 
     def in_order(self, batch_size: int, view: str = "clean") -> Iterator[PriorBatch]:
         """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
-        mine = self._own()
-        sample = np.arange(mine.start, mine.stop)
-        count = len(sample)
-        nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
-        along: Along = {"label": self.split.labels[sample], **nothing}
-        draws = Draws(sample, np.full(count, self.split.views.index(view)), along)
-        return self._batches(draws, [slice(*span) for span in batch_spans(count, batch_size)])
+        return self._batches(*ordered_draws(self.split, batch_size, view, self.ranks))
 
     @property
     def reason(self) -> str:
@@ -181,10 +191,7 @@ class Feed:
     @property
     def own_labels(self) -> NDArray[np.int64]:
         """Labels of what `in_order` yields."""
-        return self.split.labels[self._own()]
-
-    def _own(self) -> slice:
-        return self.ranks.rows(0, len(self.split.rows))
+        return self.split.labels[self.ranks.rows(0, len(self.split.rows))]
 
     def _batches(self, draws: Draws, batches: Sequence[slice]) -> Iterator[PriorBatch]:
         if self.residence.mode == "device":
@@ -222,7 +229,8 @@ class Feed:
 
     def _batch(self, stored: Mapping[str, Tensor]) -> PriorBatch:
         """A batch of what is stored, both on the device; they share no memory."""
-        image = erase(imagenet_normalised(unit_range(stored["image"])), stored["erased"])
+        # Contiguous: with channels last, the CPU's gradient of a strided 1x1 convolution of 8 channels corrupts memory (torch 2.15).
+        image = erase(imagenet_normalised(unit_range(stored["image"])), stored["erased"]).contiguous()
         segmentation, landmark_features = (_values(stored, name) for name in (self.segmentation, "landmark_features"))
         return PriorBatch(image, segmentation, landmark_features, stored["label"].clone(), stored["drop_path"].clone())
 

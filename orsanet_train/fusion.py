@@ -58,7 +58,7 @@ class SpectralConv(nn.Module):
         self.register_buffer("weight_v", normalize(torch.randn(9 * width), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):  # the meta device has none
             weight = self.weight_orig / self._largest_singular_value()
         return conv2d(x, weight, self.bias, padding=1)
 

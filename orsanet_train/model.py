@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, pixel_unshuffle
+from torch.nn.functional import one_hot
 
 from orsanet_cache import LAPA_CLASSES, Weights
 from orsanet_train.config import ModelConfig
@@ -86,12 +86,13 @@ def published_tokens(feature_map: Tensor) -> Tensor:
     Token 0 is all positions of the first few channels, so the 7x7 grid that follows is not spatial. Kept because published
     checkpoints need it; `contiguous` because the re-view means NCHW memory.
     """
-    return feature_map.contiguous().reshape(len(feature_map), 49, -1)
+    return feature_map.contiguous().flatten(1).unflatten(1, (49, -1))
 
 
 def spatial_tokens(feature_map: Tensor) -> Tensor:
     """[B, C, 14, 14] -> [B, 49, 4C] by 2x2 pixel-unshuffle: token n is the n-th cell of the 7x7 grid."""
-    return pixel_unshuffle(feature_map, 2).flatten(2).transpose(1, 2)
+    cells = feature_map.unflatten(3, (7, 2)).unflatten(2, (7, 2))  # [B, C, 7, 2, 7, 2]; pixel_unshuffle refuses B = 0
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 class MapEncoder(nn.Module):

@@ -25,12 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 from torchvision.ops import StochasticDepth
 
 from orsanet_cache import (
     IMAGENET_MEAN,
-    NO_CLASS,
     FrozenPriors,
     OrsanetError,
     PriorStore,
@@ -38,6 +36,7 @@ from orsanet_cache import (
     SegFace,
     imagenet_normalised,
     listed,
+    map_of,
     read_image,
     recipe_differences,
     unit_range,
@@ -46,14 +45,14 @@ from orsanet_cache import (
 )
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks
-from orsanet_train.epoch import INPUT_SIZE, batch_spans, epoch_plan
-from orsanet_train.feed import Along, Draws, LabelledSplit
+from orsanet_train.epoch import INPUT_SIZE, batch_spans, inside
+from orsanet_train.feed import Draws, LabelledSplit, ordered_draws, training_draws
 from orsanet_train.model import Expression, ORSANet
 from orsanet_train.ring import RING, Slot, ahead_in_ring
 
 OnlineMode = Literal["clean", "erased", "published"]
 
-DECODERS = 4  # threads; one decodes about 300 photos of 512 pixels a second
+DECODERS = 4  # threads; each of them decodes a hundred pictures and more a second
 SWIN_STOCHASTIC_DEPTH = 0.5  # of swin_b's last block, as torchvision and so the published code builds it
 SEED_STREAM = 4  # epoch_plan draws from the streams before
 
@@ -102,27 +101,14 @@ class OnlineFeed:
         torch's generator is seeded before each, so what the step draws depends on seed, epoch and number alone, wherever it began.
         Leaving the iterator, however early, ends its threads. Raises OrsanetError where online = "published" cannot be what it says.
         """
-        spans = batch_spans(len(self.split.rows), config.batch_size)
         if config.online == "published":
-            self._check_batch_statistics(spans)
-        plan = epoch_plan(self.split.labels, config, epoch)
-        clean = self.split.views.index("clean")
-        flipped = self.split.views.index("hflip") if plan.flipped.any() else clean
-        along: Along = {"label": self.split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
-        draws = Draws(plan.order, np.where(plan.flipped, flipped, clean), along)
-        batches = self._batches(draws, [self.ranks.rows(*span) for span in spans[start:]])
+            self._check_batch_statistics(batch_spans(len(self.split.rows), config.batch_size))
+        batches = self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
         return _seeded(batches, config.seed, epoch, start)
 
     def in_order(self, batch_size: int, view: str = "clean") -> Iterator[OnlineBatch]:
         """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
-        mine = self._own()
-        sample = np.arange(mine.start, mine.stop)
-        count = len(sample)
-        nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
-        draws = Draws(
-            sample, np.full(count, self.split.views.index(view)), {"label": self.split.labels[sample], **nothing}
-        )
-        return self._batches(draws, [slice(*span) for span in batch_spans(count, batch_size)])
+        return self._batches(*ordered_draws(self.split, batch_size, view, self.ranks))
 
     @property
     def reason(self) -> str:
@@ -132,10 +118,7 @@ class OnlineFeed:
     @property
     def own_labels(self) -> NDArray[np.int64]:
         """Labels of what `in_order` yields."""
-        return self.split.labels[self._own()]
-
-    def _own(self) -> slice:
-        return self.ranks.rows(0, len(self.split.rows))
+        return self.split.labels[self.ranks.rows(0, len(self.split.rows))]
 
     def _check_batch_statistics(self, spans: Sequence[tuple[int, int]]) -> None:
         if self.ranks.world > 1:
@@ -235,7 +218,7 @@ class OnlineORSANet(nn.Module):
     def forward(self, pixels: Tensor, erased: Tensor, drop_path: Tensor | None = None) -> Expression:
         """pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path [B, levels, scales, 2] as in ORSANet."""
         unit = unit_range(pixels)
-        seen = torch.where(_inside(erased)[:, None], self.erased_colour, unit)
+        seen = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
         # In memory as a Feed's. Channels last, torch 2.15 crashes on a CPU in the weight gradient of a small 1x1 stride-2 convolution.
         image = imagenet_normalised(seen)[..., ::2, ::2].contiguous()
         segmentation, landmark_features = self._priors(unit if self.mode == "clean" else seen)
@@ -245,17 +228,13 @@ class OnlineORSANet(nn.Module):
         """Pictures [B, 3, 224, 224] in 0 … 1 -> what the model takes of FrozenPriors' answer to them."""
         segmenter, landmark_network = self.frozen.segmenter, self.frozen.landmark_network
         with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
-            normalised = imagenet_normalised(unit)
-            native = self.frozen.landmark_input == "native"
-            landmark_features, _ = landmark_network(avg_pool2d(unit, 2) if native else normalised[..., ::2, ::2])
+            landmark_features, _ = landmark_network(self.frozen.landmark_crop(unit))
             if self.model.segmentation_prior == "none":
                 return unit.new_empty(0), landmark_features
-            stages = segmenter.encode(normalised)
+            stages = segmenter.encode(imagenet_normalised(unit))
             if self.model.segmentation_prior == "features":
                 return stages[-1].movedim(-1, 1), landmark_features
-            logits = segmenter.decode(stages)
-            finite = logits.sum(dim=1).isfinite()
-            return logits.max(dim=1).indices.to(torch.uint8).masked_fill(~finite, NO_CLASS), landmark_features
+            return map_of(segmenter.decode(stages)), landmark_features
 
     def frozen_state(self) -> dict[str, Tensor]:
         """The landmark network as it has become, a copy: its state dict in published mode, empty in the others, where nothing moves."""
@@ -320,12 +299,3 @@ def check_same_networks(frozen: FrozenPriors, store: PriorStore) -> None:
         raise OrsanetError(
             f"{store.path} was built with other frozen networks; pass the weights files it was built with:\n{listed(differences)}"
         )
-
-
-def _inside(erased: Tensor) -> Tensor:
-    """Rectangles [B, 4] -> bool [B, 224, 224]."""
-    position = torch.arange(INPUT_SIZE, device=erased.device)
-    top, left, height, width = erased[:, :, None].unbind(dim=1)
-    inside_y = (position >= top) & (position < top + height)
-    inside_x = (position >= left) & (position < left + width)
-    return inside_y[:, :, None] & inside_x[:, None, :]

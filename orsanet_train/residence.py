@@ -66,7 +66,8 @@ def memory_advice() -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OrsanetError(_ADVICE.format(str(error).splitlines()[0] if str(error) else "no memory left")) from error
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # how torch says it of host memory
+        # How torch says it of host memory, and of a GPU's outside its own pool (pinned memory, a context, a graph).
+        if not re.search("can't allocate memory|CUDA error: out of memory", str(error)):
             raise
         raise OrsanetError(_ADVICE.format(str(error).splitlines()[0])) from error
 

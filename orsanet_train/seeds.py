@@ -15,11 +15,13 @@ from orsanet_train.train import RunSummary
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`1,2,3` -> [1, 2, 3]. Raises OrsanetError for anything else, and for a seed named twice."""
+    """`1,2,3` -> [1, 2, 3]. Raises OrsanetError for anything else, for a seed too large for RunConfig, and for one named twice."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise OrsanetError(f"--seeds {text}: write numbers separated by commas, for example 0,1,2")
     seeds = [int(part) for part in parts]
+    if max(seeds) >= 2**63:
+        raise OrsanetError(f"--seeds {text}: a seed is less than 2^63")
     if len(set(seeds)) < len(seeds):
         raise OrsanetError(f"--seeds {text}: the same seed twice is the same run twice")
     return seeds

@@ -10,7 +10,10 @@ from orsanet_train.distributed import Ranks, any_rank
 
 
 class StopSignals:
-    """While entered, the first signal is only noted. Outside the main thread, where Python delivers none, nothing changes."""
+    """While entered, the first signal is only noted. Outside the main thread, where Python delivers none, nothing changes.
+
+    One that came too late for anybody to ask is passed on when all is done.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -28,6 +31,8 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+        if self._noted is not None and kind is None:
+            raise self.interrupt()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self._noted is not None:

@@ -133,7 +133,7 @@ def train(
             plots.batch_mosaic(batch, manifest.classes, out / f"train_batch{number}.png")
 
     with StopSignals(ranks) as signals:
-        run = _Run(config, engine, model, out, signals, save_minutes, ranks)
+        run = _Run(config, engine, network, out, signals, save_minutes, ranks)
         history = run.train(training_feed, selection_feed, identity, state)
     best = max(history, key=lambda row: row["selection_accuracy"])
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
@@ -182,7 +182,7 @@ class _Run:
         """From `state`, or from the beginning, to the last epoch. Returns the rows of metrics.csv."""
         if state is None:
             state = TrainingState(epoch=0, step=0, history=[], metrics=[], tensors={})
-        history, resumed = list(state.history), bool(state.history)
+        history, restart = list(state.history), True  # events that a run logged beyond its last state
         while len(history) < self.config.epochs:
             epoch = len(history)
             row, at_end = self._train_epoch(training, state)
@@ -197,13 +197,13 @@ class _Run:
             state = TrainingState(epoch=epoch + 1, step=0, history=history, metrics=[], tensors={})
             if self.ranks.main:
                 now = identity.model_copy(update={"epoch": epoch + 1, "selection_accuracy": row["selection_accuracy"]})
-                write_epoch(self.out, self.network, now, history, restart=resumed)
+                write_epoch(self.out, self.network, now, history, restart=restart)
                 last = len(history) == self.config.epochs
                 if last or time.monotonic() - self.finished >= self.save_seconds:
                     write_last(self.out, self.network, now, history)
                     self._save(state)
                     self.finished = time.monotonic()
-            resumed = False
+            restart = False
         return history
 
     def _train_epoch(self, feed: Feed | OnlineFeed, state: TrainingState) -> tuple[dict[str, float], TrainingState]:

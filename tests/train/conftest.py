@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,11 +19,10 @@ from orsanet_train.state import load_state
 
 PATIENCE = 120.0  # seconds that no command needs; one that hangs fails its test
 TINY = (
-    "epochs=3", "batch_size=6", "loss.warmup_epochs=1", "model.depth=1", "model.width=32",
+    "epochs=2", "batch_size=6", "loss.warmup_epochs=1", "model.depth=1", "model.width=32", "model.multi_scale=false",
     "model.backbone_channels=[8,8,16]", "model.backbone_units=[1,1,1]",
 )  # fmt: skip
 CLOCK = ["images_per_second", "waiting_share"]  # columns of metrics.csv that no two runs share
-INFINITE = 600.0  # seconds that nobody waits
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Ended:
     code: int
     out: str
     err: str
-    points: list[str]
+    points: list[str] = field(repr=False)
 
 
 @dataclass
@@ -144,9 +142,16 @@ def runner(world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
         process.wait(PATIENCE)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The run that nothing interrupted: treat its folder as read-only."""
+
+    out: Path
+    ended: Ended
+
+
 @pytest.fixture(scope="session")
-def whole(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts. Treat it as read-only."""
+def whole(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Two epochs of three steps, the last of two images; its state is saved after every step."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    runner.finish(out)
-    return out
+    return Whole(out, runner.finish(out, "--save-minutes", 0))

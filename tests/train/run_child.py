@@ -33,7 +33,13 @@ from orsanet_train.stop import StopSignals
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 # What a command would import later.
-for module in ("matplotlib.figure", "torch.utils.tensorboard", "orsanet_train.seeds", "zarr.storage", "orsanet_cache.store"):
+for module in (
+    "matplotlib.figure",
+    "torch.utils.tensorboard",
+    "orsanet_train.seeds",
+    "zarr.storage",
+    "orsanet_cache.store",
+):
     importlib.import_module(module)
 
 
@@ -158,7 +164,9 @@ def run_and_leave(order: dict[str, Any]) -> None:
     points = Points(Path(order["out"]), order["at"], order["number"], order["sent"], order["linger"])
     points.watch()
     if order["memory"]:
-        limit = order["memory"] + int(re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+        limit = (
+            order["memory"] + int(re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+        )
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     code = 70
     try:

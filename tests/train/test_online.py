@@ -261,10 +261,10 @@ def test_clean_meets_a_float16_store_within_its_rounding(
 def test_clean_gives_the_logits_of_a_float32_store(world: Any, frozen: FrozenPriors, tmp_path: Path) -> None:
     """Training and evaluation, flipped and not: to 1e-5, since batches of other sizes add up float32 sums in another order."""
     manifest, path, views = world.load_manifest(), tmp_path / "store.zarr", ["clean", "hflip"]
-    build(manifest, path, frozen, views, device=CPU, splits=["train"], feature_dtype="float32")
+    build(manifest, path, frozen, views, device=CPU, splits=["valid"], feature_dtype="float32")
     store = PriorStore.open(path)
-    split = join(manifest, store, "train", views)
-    config = run_config(batch_size=5)
+    split = join(manifest, store, "valid", views)
+    config = run_config(batch_size=4)
     cached, online = Feed(store, split, config.model, CPU), OnlineFeed(world.folder, store, split, CPU)
     model = small_model(frozen)
     assembled = OnlineORSANet(copy.deepcopy(model), frozen, "clean")
@@ -277,10 +277,10 @@ def test_clean_gives_the_logits_of_a_float32_store(world: Any, frozen: FrozenPri
     model.eval()
     assembled.eval()
     for view in views:
-        for ours, theirs in zip(online.in_order(5, view), cached.in_order(5, view), strict=True):
+        for ours, theirs in zip(online.in_order(4, view), cached.in_order(4, view), strict=True):
             torch.testing.assert_close(assembled(*ours.inputs).logits, model(*theirs.inputs).logits, rtol=0, atol=1e-5)
             flipped += view == "hflip"
-    assert flipped == 3
+    assert flipped == 2
 
 
 def test_erased_networks_see_zeros_in_the_rectangle_of_the_normalised_image(
@@ -446,9 +446,8 @@ def test_published_leaves_the_networks_it_was_given_as_they_were(frozen: FrozenP
     assert {module.p for module in frozen.modules() if isinstance(module, StochasticDepth)} == {0.0}
 
 
-@pytest.mark.parametrize("sampling", ["balanced", "shuffled"])
-def test_resumed_at_any_batch_it_goes_on_bit_for_bit(frozen: FrozenPriors, feed: OnlineFeed, sampling: str) -> None:
-    config = run_config(sampling=sampling, batch_size=6)
+def test_resumed_at_any_batch_it_goes_on_bit_for_bit(frozen: FrozenPriors, feed: OnlineFeed) -> None:
+    config = run_config(batch_size=7)
 
     def fresh() -> tuple[OnlineORSANet, torch.optim.Optimizer]:
         assembled = network(frozen, "published").train()
@@ -459,7 +458,7 @@ def test_resumed_at_any_batch_it_goes_on_bit_for_bit(frozen: FrozenPriors, feed:
     for batch in feed.epoch(config, 2):
         saved.append(copy.deepcopy((assembled.state_dict(), optimizer.state_dict(), assembled.frozen_state())))
         losses.append(sam_step(assembled, optimizer, batch, config))
-    assert len(losses) == 3
+    assert len(losses) == 2
     final = {**assembled.state_dict(), **assembled.frozen_state()}
 
     for start, (weights, moments, statistics) in enumerate(saved):

@@ -195,6 +195,20 @@ def test_the_safetensors_library_reads_the_same_tensors(two: Path) -> None:
     assert {name: bits(tensor) for name, tensor in read.items()} == {name: bits(tensor) for name, tensor in odd.items()}
 
 
+def test_every_tensor_lies_in_the_file_at_a_multiple_of_its_items_size(tmp_path: Path) -> None:
+    """Readers that map the file, as older safetensors releases do, need that."""
+    for length in range(1, 9):  # of a name, and so of what comes before the tensors
+        dtypes = enumerate([torch.bool, *DTYPES[::-1]])
+        tensors = {f"{i:x}" + "x" * length * (i == 0): torch.zeros(3, dtype=dtype) for i, dtype in dtypes}
+        save_state(tmp_path, TrainingState(0, 0, [], [], tensors))
+        data = (tmp_path / "00000000-000000" / "tensors.safetensors").read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        assert header.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert (start + header[name]["data_offsets"][0]) % tensor.itemsize == 0
+
+
 def test_whom_the_umask_lets_read_may_read(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

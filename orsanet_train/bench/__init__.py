@@ -1,0 +1,1 @@
+"""orsanet-train bench: what this machine makes of a training step."""

@@ -1,0 +1,83 @@
+"""The names of precision mean what they say: which arithmetic a device gets, and torch's switches for it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from orsanet_cache import OrsanetError
+from orsanet_train.config import RunConfig
+from orsanet_train.precision import choose_arithmetic
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def config(precision: str) -> RunConfig:
+    return RunConfig.model_validate({"precision": precision})
+
+
+def switches() -> dict[str, object]:
+    return {
+        "convolutions": torch.backends.cudnn.conv.fp32_precision,
+        "products": torch.backends.cuda.matmul.fp32_precision,
+        "deterministic": torch.backends.cudnn.deterministic,
+        "benchmark": torch.backends.cudnn.benchmark,
+    }
+
+
+@pytest.fixture
+def _switches_restored() -> Iterator[None]:
+    before = switches()
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before["convolutions"]
+    torch.backends.cuda.matmul.fp32_precision = before["products"]
+    torch.backends.cudnn.deterministic = before["deterministic"]
+    torch.backends.cudnn.benchmark = before["benchmark"]
+
+
+@pytest.mark.parametrize("precision", ["exact", "parity"])
+def test_on_a_cpu_exact_and_parity_are_the_same_float32(precision: str) -> None:
+    assert choose_arithmetic(config(precision), CPU) == (None, False, "float32")
+
+
+def test_on_a_cpu_fast_is_bfloat16_without_loss_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    chosen = choose_arithmetic(config("fast"), CPU)
+    assert (chosen.half, chosen.loss_scaling) == (torch.bfloat16, False)
+    assert "bfloat16" in chosen.reason
+
+
+def test_fast_is_refused_on_a_processor_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it would be emulated, slower than what it is to speed up."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(OrsanetError, match=r"this processor has no bfloat16.*--set precision=exact"):
+        choose_arithmetic(config("fast"), CPU)
+    for precision in ("exact", "parity"):
+        choose_arithmetic(config(precision), CPU)
+
+
+@pytest.mark.usefixtures("_switches_restored")
+@pytest.mark.parametrize("precision", ["exact", "parity"])
+def test_on_a_cpu_no_switch_of_a_gpu_is_touched(precision: str) -> None:
+    before = switches()
+    choose_arithmetic(config(precision), CPU)
+    assert switches() == before
+
+
+@pytest.mark.usefixtures("_switches_restored")
+@pytest.mark.parametrize(
+    ("precision", "half", "tf32"), [("exact", None, False), ("parity", None, True), ("fast", torch.float16, True)]
+)
+def test_on_a_gpu_each_mode_sets_every_switch_whatever_was_set_before(
+    precision: str, half: torch.dtype | None, tf32: bool
+) -> None:
+    """The switches can be set without a GPU. Only exact has the same algorithms, and so the same bits, in every run."""
+    mode = "tf32" if tf32 else "ieee"
+    expected = {"convolutions": mode, "products": mode, "deterministic": not tf32, "benchmark": tf32}
+    for before in ("exact", "parity"):
+        choose_arithmetic(config(before), CUDA)
+        chosen = choose_arithmetic(config(precision), CUDA)
+        assert switches() == expected
+        assert (chosen.half, chosen.loss_scaling) == (half, half is not None)
+    for word, is_said in (("TF32", tf32), ("float16", half is not None), ("loss scaling", half is not None)):
+        assert (word in chosen.reason) == is_said

@@ -1,0 +1,125 @@
+"""What a run shows is what it computed: the bar, the table, and TensorBoard's events read back with TensorBoard's own reader."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from orsanet_train.step import Sums
+from orsanet_train.watch import Waited, Watch, write_events
+
+EVERY_STEP = ("--save-minutes", 0)
+
+
+def check_events(out: Path) -> None:
+    """Every column of metrics.csv is a series of the same numbers, in the float32 that events have, each epoch once."""
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    metrics = pd.read_csv(out / "metrics.csv", index_col="epoch")
+    assert sorted(events.Tags()["scalars"]) == sorted(metrics.columns)
+    for name, column in metrics.items():
+        series = events.Scalars(str(name))
+        assert [event.step for event in series] == metrics.index.tolist()
+        assert [event.value for event in series] == column.astype(np.float32).tolist()
+
+
+def test_the_events_are_the_table(whole) -> None:
+    check_events(whole.out)
+
+
+@pytest.mark.parametrize(
+    ("options", "at", "number"),
+    [
+        (EVERY_STEP, "rename last.safetensors", 1),  # the first epoch is logged, the state is that of its last step
+        (EVERY_STEP, "rename last.safetensors", 2),
+        ((), "rename last.safetensors", 1),  # all epochs are logged, and there is no state: resuming starts anew
+    ],
+)
+def test_after_a_kill_beyond_the_last_state_every_epoch_is_seen_once(
+    runner, tmp_path: Path, options: tuple[object, ...], at: str, number: int
+) -> None:
+    out = tmp_path / "run"
+    runner.kill(out, *options, at=at, number=number)
+    runner.finish(out, *options, "--resume")
+    check_events(out)
+
+
+def test_events_of_epochs_beyond_the_restart_are_hidden(tmp_path: Path) -> None:
+    def row(epoch: int, loss: float) -> dict[str, float]:
+        return {"epoch": epoch, "loss": loss}
+
+    history = [row(1, 0.5), row(2, 0.25), row(3, 0.125)]
+    for end in (1, 2, 3):
+        write_events(tmp_path, history[:end], restart=False)
+    time.sleep(1.1)  # TensorBoard orders its files by the second that is in their names
+    write_events(tmp_path, [row(1, 0.5), row(2, 4.0)], restart=True)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 4.0)]
+
+
+def test_the_bar_of_a_run_ends_with_the_numbers_of_the_table(whole) -> None:
+    metrics = pd.read_csv(whole.out / "metrics.csv")
+    for row in metrics.itertuples():
+        bars = re.findall(rf"epoch {row.epoch}/2: .*?(\d+)/14 \[.*?, accuracy=(\S+), loss=([\d.]+)\]", whole.ended.err)
+        assert bars[-1] == ("14", f"{row.train_accuracy:.1%}", f"{row.loss:.3f}")
+    assert "img/s" in whole.ended.err
+
+
+def test_metrics_are_shares_of_the_images_and_the_wait_is_a_share_of_the_time(whole) -> None:
+    metrics = pd.read_csv(whole.out / "metrics.csv")
+    for name, images in (("train_accuracy", 14), ("selection_accuracy", 6)):
+        counts = metrics[name] * images
+        np.testing.assert_allclose(counts, counts.round(), rtol=0, atol=1e-9)  # a ratio of whole numbers, rounded twice
+    assert metrics["waiting_share"].between(0, 1).all()
+    assert (metrics["images_per_second"] > 0).all()
+
+
+def test_a_resumed_epoch_counts_the_time_and_the_images_of_its_first_part(runner, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    runner.kill(out, *EVERY_STEP, "--set", "epochs=1", at="pass one", number=3)
+    resumed = runner.finish(out, *EVERY_STEP, "--set", "epochs=1", "--resume")
+    assert re.search(r"epoch 1/1:\s+86%\|.*\| 12/14 \[", resumed.err)
+    metrics = pd.read_csv(out / "metrics.csv")
+    assert metrics["waiting_share"].between(0, 1).all()
+    # One step of two images at this rate would be over before the two steps of twelve were.
+    assert 14 / metrics["images_per_second"][0] > 0
+
+
+def test_the_bar_counts_images_and_divides_sums_by_them(capfd: pytest.CaptureFixture[str]) -> None:
+    sums = torch.tensor(Sums(images=0), dtype=torch.float64)
+    with Watch(sums, 40, 0, "epoch 1/1", shown=True) as watch:
+        assert watch.glance() == Sums()
+        sums.copy_(torch.tensor(Sums(10, 25.0, 30.0, 4, 1, 0), dtype=torch.float64))
+        assert watch.glance() is None  # not again so soon
+        assert watch.last() == Sums(10, 25.0, 30.0, 4, 1, 0)
+        assert (watch.bar.n, watch.bar.total, watch.bar.postfix) == (10, 40, "accuracy=40.0%, loss=2.500")
+        assert watch.last().images == watch.bar.n == 10
+    assert "epoch 1/1" in capfd.readouterr().err
+
+
+def test_a_bar_that_is_not_shown_says_nothing_and_knows_as_much(capfd: pytest.CaptureFixture[str]) -> None:
+    sums = torch.tensor(Sums(6, 3.0, 3.0, 6, 1, 1), dtype=torch.float64)
+    with Watch(sums, 6, 0, "epoch", shown=False) as watch:
+        assert watch.last() == Sums(6, 3.0, 3.0, 6, 1, 1)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_time_that_its_user_waited_is_counted_and_no_other() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.1)
+            yield number
+
+    began, waited, used = time.perf_counter(), Waited(slow()), []
+    for number in waited:
+        time.sleep(0.1)
+        used.append(number)
+    assert used == [0, 1, 2]
+    assert 0.3 <= waited.seconds <= time.perf_counter() - began - 0.3
