@@ -47,8 +47,10 @@ class Watch:
         return self._show(Sums(*self.copy.tolist()))
 
     def last(self) -> Sums:
-        """The sums as they are; waits for the device."""
-        return self._show(Sums(*self.sums.tolist()))
+        """The sums as they are, and the bar with them; waits for the device."""
+        sums = self._show(Sums(*self.sums.tolist()))
+        self.bar.refresh()
+        return sums
 
     def _show(self, sums: Sums) -> Sums:
         if sums.images:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,11 +18,13 @@ SMALL = [
 
 
 def line(*arguments: object) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "orsanet_train.cli", *map(str, arguments)]
+    return [sys.executable, "-W", "error", "-m", "orsanet_train", *map(str, arguments)]
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(line(*arguments), capture_output=True, text=True, timeout=240, check=False)
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        line(*arguments), capture_output=True, text=True, timeout=240, check=False, env={**os.environ, **environment}
+    )
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
@@ -56,21 +59,20 @@ def test_run_then_evaluate(world, tmp_path: Path) -> None:
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ["run", *data(world), *SMALL, "--set", "epochs=2000", "--out", out]
+    arguments = ["run", *data(world), *SMALL, "--set", "epochs=2000", "--save-minutes", 0, "--out", out]
     process = subprocess.Popen(line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (out / "resume.pt").exists() and time.monotonic() < deadline:
+    while not list((out / "checkpoints").glob("*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Error" not in errors.splitlines()[-1]
     assert "--resume" in errors
-    done = len(pd.read_csv(out / "metrics.csv"))
-    assert done >= 1
+    done = len(pd.read_csv(out / "metrics.csv")) if (out / "metrics.csv").exists() else 0
 
     process = subprocess.Popen(line(*arguments, "--resume"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while len(pd.read_csv(out / "metrics.csv")) <= done and time.monotonic() < deadline:
+    while (not (out / "metrics.csv").exists() or len(pd.read_csv(out / "metrics.csv")) <= done) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)  # and a kill leaves whole files too
     process.communicate(timeout=60)
@@ -78,6 +80,55 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) ->
         range(1, len(pd.read_csv(out / "metrics.csv")) + 1)
     )
     assert command("evaluate", out, *data(world)).returncode == 0
+
+
+ONLINE = ["--set", "priors=online", "--set", "online=published"]
+
+
+@pytest.mark.parametrize("priors", ["cached", "online"])
+def test_a_fast_dev_run_tries_everything_and_leaves_nothing_behind(world, tmp_path: Path, priors: str) -> None:
+    temporary, out = tmp_path / "temporary", tmp_path / "run"
+    temporary.mkdir()
+    frozen = [*ONLINE, "--segmenter", world.segmenter, "--landmarks", world.landmarks] if priors == "online" else []
+    arguments = [*data(world), *SMALL, "--set", "epochs=400", *frozen, "--out", out]
+    ran = command("run", *arguments, "--fast-dev-run", TMPDIR=str(temporary))
+    assert ran.returncode == 0, ran.stderr
+    assert "everything ran, and nothing was kept" in ran.stdout
+    assert "epoch 2/2" in ran.stderr
+    assert not out.exists()
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (["--set", "selection_split=dev"], "selection_split"),
+        (["--set", "learning_rate=1e30"], "not finite"),
+        (ONLINE, "pass --segmenter and --landmarks"),
+        (["--set", "epoch=3"], "epoch: unknown key"),
+    ],
+)
+def test_a_fast_dev_run_fails_where_the_run_would_and_leaves_nothing_behind_either(
+    runner, tmp_path: Path, setting: list[str], said: str
+) -> None:
+    folders = {path.name for path in Path(tempfile.gettempdir()).glob("orsanet-dev-run-*")}
+    ended = runner.run(tmp_path / "run", *setting, "--fast-dev-run")
+    assert ended.code == 1, ended.err
+    assert "Traceback" not in ended.err
+    assert said in ended.err.split("Error: ")[1]
+    assert not (tmp_path / "run").exists()
+    assert {path.name for path in Path(tempfile.gettempdir()).glob("orsanet-dev-run-*")} == folders
+
+
+def test_a_fast_dev_run_of_several_processes_ends_well_on_each(world, tmp_path: Path) -> None:
+    arguments = ["run", *data(world), *SMALL, "--device", "cpu", "--out", tmp_path / "run", "--fast-dev-run"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "orsanet_train"]
+    ran = subprocess.run(
+        [*torchrun, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("everything ran, and nothing was kept") == 1
 
 
 def test_complexity_prints_both_totals() -> None:

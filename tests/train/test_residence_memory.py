@@ -25,7 +25,7 @@ def check_advice(error: pytest.ExceptionInfo[OrsanetError], reason: str) -> None
     ("error", "reason"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines"), "CUDA out of memory. Tried"),
-        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …", 2), "CUDA error: out of memory"),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …"), "CUDA error: out of memory"),
         (MemoryError(), "no memory left"),
         (MemoryError("Unable to allocate 8 EiB"), "Unable to allocate 8 EiB"),
     ],

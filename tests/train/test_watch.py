@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from orsanet_train.state import load_state
 from orsanet_train.step import Sums
 from orsanet_train.watch import Waited, Watch, write_events
 
@@ -84,12 +85,16 @@ def test_metrics_are_shares_of_the_images_and_the_wait_is_a_share_of_the_time(wh
 def test_a_resumed_epoch_counts_the_time_and_the_images_of_its_first_part(runner, tmp_path: Path) -> None:
     out = tmp_path / "run"
     runner.kill(out, *EVERY_STEP, "--set", "epochs=1", at="pass one", number=3)
+    before = load_state(out / "checkpoints")
+    assert before is not None
+    *sums, seconds, waited = before.metrics
+    assert Sums(*sums).images == 12
+    assert 0 <= waited <= seconds
     resumed = runner.finish(out, *EVERY_STEP, "--set", "epochs=1", "--resume")
     assert re.search(r"epoch 1/1:\s+86%\|.*\| 12/14 \[", resumed.err)
     metrics = pd.read_csv(out / "metrics.csv")
     assert metrics["waiting_share"].between(0, 1).all()
-    # One step of two images at this rate would be over before the two steps of twelve were.
-    assert 14 / metrics["images_per_second"][0] > 0
+    assert metrics["images_per_second"][0] < 14 / seconds
 
 
 def test_the_bar_counts_images_and_divides_sums_by_them(capfd: pytest.CaptureFixture[str]) -> None:
