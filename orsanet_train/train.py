@@ -139,13 +139,14 @@ def train(
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
 
 
-def dev_run(config: RunConfig, train: Callable[..., RunSummary]) -> None:
-    """Everything that `train` does, two epochs on a few images, in a folder that does not stay."""
+def dev_run(config: RunConfig, train: Callable[..., RunSummary], *, main: bool = True) -> None:
+    """Everything that `train` does, two epochs on a few images, in a folder that does not stay; the `main` process writes there."""
     short = config.model_copy(update={"epochs": 2})
     with TemporaryDirectory(prefix="orsanet-dev-run-") as folder:
         out = Path(folder) / "run"
         train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2)
-        load_weights(out / "last.safetensors")
+        if main:
+            load_weights(out / "last.safetensors")
 
 
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:

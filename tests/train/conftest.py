@@ -27,11 +27,14 @@ CLOCK = ["images_per_second", "waiting_share"]  # columns of metrics.csv that no
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code (-9: killed), its words, and the points that it came by, unless it was killed."""
+    """How a command ended: its exit code (-9: killed), its words, what it left in its folder for temporary files, and the points that
+    it came by, unless it was killed.
+    """
 
     code: int
     out: str
     err: str
+    left: list[str]
     points: list[str] = field(repr=False)
 
 
@@ -68,16 +71,16 @@ class Runner:
             log=str(log), out=str(out), at=at, number=number, sent=sent, linger=linger, memory=memory, arguments=arguments
         )  # fmt: skip
 
-    def wait(self, pid: int, log: Path | None = None) -> Ended:
-        """Of the newest command, unless `log` says another."""
-        code = self._ask(wait=pid, seconds=PATIENCE)
-        log = log or self.started[-1]
+    def wait(self, pid: int) -> Ended:
+        """For the command that was started last."""
+        code, log = self._ask(wait=pid, seconds=PATIENCE), self.started[-1]
         assert code is not None, f"still running after {PATIENCE} s:\n{log.with_suffix('.err').read_text()}"
         points = log.with_suffix(".points")
         return Ended(
             code,
             log.with_suffix(".out").read_text(),
             log.with_suffix(".err").read_text(),
+            [path.name for path in log.with_suffix(".tmp").iterdir()],
             json.loads(points.read_text()) if points.exists() else [],
         )
 

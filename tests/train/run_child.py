@@ -17,6 +17,7 @@ import re
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -161,6 +162,9 @@ def run_and_leave(order: dict[str, Any]) -> None:
     log = Path(order["log"])
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    temporary = log.with_suffix(".tmp")
+    temporary.mkdir()
+    tempfile.tempdir = str(temporary)
     points = Points(Path(order["out"]), order["at"], order["number"], order["sent"], order["linger"])
     points.watch()
     if order["memory"]:

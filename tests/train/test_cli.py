@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,14 +16,15 @@ SMALL = [
 ]  # fmt: skip
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # two wait for each other where other tests run beside
+
+
 def line(*arguments: object) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "orsanet_train", *map(str, arguments)]
 
 
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        line(*arguments), capture_output=True, text=True, timeout=240, check=False, env={**os.environ, **environment}
-    )
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line(*arguments), capture_output=True, text=True, timeout=240, check=False, env=ONE_THREAD)
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
@@ -60,7 +60,9 @@ def test_run_then_evaluate(world, tmp_path: Path) -> None:
 def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["run", *data(world), *SMALL, "--set", "epochs=2000", "--save-minutes", 0, "--out", out]
-    process = subprocess.Popen(line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
+    )
     deadline = time.monotonic() + 120
     while not list((out / "checkpoints").glob("*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -71,8 +73,12 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) ->
     assert "--resume" in errors
     done = len(pd.read_csv(out / "metrics.csv")) if (out / "metrics.csv").exists() else 0
 
-    process = subprocess.Popen(line(*arguments, "--resume"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while (not (out / "metrics.csv").exists() or len(pd.read_csv(out / "metrics.csv")) <= done) and time.monotonic() < deadline:
+    process = subprocess.Popen(
+        line(*arguments, "--resume"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
+    )
+    while (
+        not (out / "metrics.csv").exists() or len(pd.read_csv(out / "metrics.csv")) <= done
+    ) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)  # and a kill leaves whole files too
     process.communicate(timeout=60)
@@ -86,17 +92,13 @@ ONLINE = ["--set", "priors=online", "--set", "online=published"]
 
 
 @pytest.mark.parametrize("priors", ["cached", "online"])
-def test_a_fast_dev_run_tries_everything_and_leaves_nothing_behind(world, tmp_path: Path, priors: str) -> None:
-    temporary, out = tmp_path / "temporary", tmp_path / "run"
-    temporary.mkdir()
+def test_a_fast_dev_run_tries_everything_and_leaves_nothing_behind(runner, world, tmp_path: Path, priors: str) -> None:
     frozen = [*ONLINE, "--segmenter", world.segmenter, "--landmarks", world.landmarks] if priors == "online" else []
-    arguments = [*data(world), *SMALL, "--set", "epochs=400", *frozen, "--out", out]
-    ran = command("run", *arguments, "--fast-dev-run", TMPDIR=str(temporary))
-    assert ran.returncode == 0, ran.stderr
-    assert "everything ran, and nothing was kept" in ran.stdout
-    assert "epoch 2/2" in ran.stderr
-    assert not out.exists()
-    assert list(temporary.iterdir()) == []
+    ran = runner.finish(tmp_path / "run", "--set", "epochs=400", *frozen, "--fast-dev-run")
+    assert "everything ran, and nothing was kept" in ran.out
+    assert "epoch 2/2" in ran.err
+    assert not (tmp_path / "run").exists()
+    assert ran.left == []
 
 
 @pytest.mark.parametrize(
@@ -111,21 +113,28 @@ def test_a_fast_dev_run_tries_everything_and_leaves_nothing_behind(world, tmp_pa
 def test_a_fast_dev_run_fails_where_the_run_would_and_leaves_nothing_behind_either(
     runner, tmp_path: Path, setting: list[str], said: str
 ) -> None:
-    folders = {path.name for path in Path(tempfile.gettempdir()).glob("orsanet-dev-run-*")}
     ended = runner.run(tmp_path / "run", *setting, "--fast-dev-run")
     assert ended.code == 1, ended.err
     assert "Traceback" not in ended.err
     assert said in ended.err.split("Error: ")[1]
     assert not (tmp_path / "run").exists()
-    assert {path.name for path in Path(tempfile.gettempdir()).glob("orsanet-dev-run-*")} == folders
+    assert ended.left == []
 
 
 def test_a_fast_dev_run_of_several_processes_ends_well_on_each(world, tmp_path: Path) -> None:
     arguments = ["run", *data(world), *SMALL, "--device", "cpu", "--out", tmp_path / "run", "--fast-dev-run"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "orsanet_train"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+        "orsanet_train",
+    ]
     ran = subprocess.run(
-        [*torchrun, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*torchrun, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False, env=ONE_THREAD,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("everything ran, and nothing was kept") == 1

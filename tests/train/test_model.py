@@ -358,19 +358,29 @@ def test_spectral_convolution_divides_by_the_largest_singular_value() -> None:
     torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_under_autocast_the_spectral_vectors_are_those_of_float32_bit_by_bit() -> None:
-    full, _ = spectral_pair()
-    half, _ = spectral_pair()
+@pytest.mark.parametrize(
+    ("device", "half"),
+    [
+        ("cpu", torch.bfloat16),
+        pytest.param(
+            "cuda",
+            torch.float16,
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ),
+    ],
+)
+def test_under_autocast_the_spectral_vectors_are_those_of_float32_bit_by_bit(device: str, half: torch.dtype) -> None:
+    full, short = (spectral_pair()[0].to(device) for _ in range(2))
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
-        x = torch.randn(2, 8, 7, 7, generator=generator)
+        x = torch.randn(2, 8, 7, 7, generator=generator).to(device)
         exact = full(x)
-        with torch.autocast("cpu", torch.bfloat16):
-            short = half(x)
-        assert (exact.dtype, short.dtype) == (torch.float32, torch.bfloat16)
-        assert_same_tensors(full, half)
-        # Operands of 8 bits: 2^-9 each, relative; 72 products and a bias add up to one value.
-        assert 0 < (short.float() - exact).norm() / exact.norm() < 2**-7
+        with torch.autocast(device, half):
+            rounded = short(x)
+        assert (exact.dtype, rounded.dtype) == (torch.float32, half)
+        assert_same_tensors(full, short)
+        # Operands of 8 bits or more: 2^-9 each, relative; 72 products and a bias add up to one value.
+        assert 0 < (rounded.float() - exact).norm() / exact.norm() < 2**-7
 
 
 # --- tokens ---

@@ -47,7 +47,9 @@ def test_more_than_the_host_has_becomes_advice() -> None:
     check_advice(caught, "Unable to allocate 1.00 EiB")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), RuntimeError(), ValueError("memory"), OSError(2, "No such file")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes do not match"), RuntimeError(), ValueError("memory"), OSError(2, "No such file")]
+)
 def test_any_other_error_stays_what_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, memory_advice():
         raise error

@@ -126,9 +126,7 @@ def test_resuming_a_finished_run_trains_nothing_and_changes_nothing(runner, whol
     assert runner.differences(out, whole.out) == []
 
 
-def test_drifting_frozen_networks_and_their_random_numbers_go_on_where_they_were(
-    runner, world, tmp_path: Path
-) -> None:
+def test_drifting_frozen_networks_and_their_random_numbers_go_on_where_they_were(runner, world, tmp_path: Path) -> None:
     """priors = online, online = published: the landmark network's statistics move, Swin draws from torch's generator."""
     online = [
         "--set", "priors=online", "--set", "online=published", "--segmenter", world.segmenter, "--landmarks", world.landmarks,

@@ -42,9 +42,11 @@ SCALE = 2.0**10  # of float16's loss where a test wants no step to be skipped
 
 # Largest relative difference of a loss from the exact one over the 20 steps, in which the losses fall from 6 to 2; each some three
 # times what was measured. Adam's own loop and the fused one differ in the last bit of a weight (2e-7 of a loss); half precision rounds
-# every product's operands to 8 bits (bfloat16: 4e-3) or 11 (float16: 4e-3, small gradients lose more of them).
+# every product's operands to 8 bits (bfloat16: 4e-3) or 11 (float16: 4e-3, small gradients lose more of them). Compiled kernels sum in
+# another order (5e-4): as far as this trajectory goes when every weight begins with another last bit, because Adam makes whole steps of
+# the rounding that is the gradient of a bias before a normalisation.
 FUSED_ROUNDING = 1e-6
-TOLERANCE = {"bfloat16": 1.5e-2, "float16": 1.2e-2, "compiled": 1e-3}
+TOLERANCE = {"bfloat16": 1.5e-2, "float16": 1.2e-2, "compiled": 1.5e-3}
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -204,13 +206,14 @@ def test_half_precision_stays_within_its_tolerance_of_exact_over_20_steps(
     os.environ.get("ORSANET_COMPILE") != "1", reason="compiles for minutes; set ORSANET_COMPILE=1 to run it"
 )
 @pytest.mark.filterwarnings("default")  # the compiler's own
-def test_compiled_stays_within_its_tolerance_of_exact_over_20_steps(exact: Trajectory) -> None:
-    engine = new_engine(settings(), compiled=True)
+def test_compiled_stays_within_its_tolerance_of_exact_over_20_steps() -> None:
+    """Channels in sixteens: with others, torch's compiler writes past the end of arrays on a CPU (pytorch #196681)."""
+    config = settings("model.backbone_channels=[16,16,32]", "model.width=128")
+    engine = new_engine(config, compiled=True)
     assert "compiled" in engine.reason
-    compiled = trained(engine.step, engine.take)
-    print("MEASURED compiled", furthest(compiled, exact))
-    assert furthest(compiled, exact) < TOLERANCE["compiled"]
-    assert compiled.state.keys() == exact.state.keys()
+    compiled, eager = trained(engine.step, engine.take), trained(new_step(config))
+    assert furthest(compiled, eager) < TOLERANCE["compiled"]
+    assert compiled.state.keys() == eager.state.keys()
 
 
 def new_engine(config: RunConfig, device: torch.device = CPU, *, compiled: bool = False) -> Engine:
@@ -433,6 +436,34 @@ def test_a_gradient_that_overflows_skips_the_step_halves_the_scale_and_the_run_g
     now = said(step)
     assert (now.images, now.steps, now.stopped) == (4 * len(scales), len(scales), 0)
     assert math.isfinite(now.perturbed_loss)
+
+
+class Steep(Linears):
+    """Says what Linears says, by way of a small number in float16 through which a scaled gradient does not fit."""
+
+    def forward(self, image: Tensor, segmentation: Tensor, landmark_features: Tensor, drop_path: Tensor) -> Expression:
+        logits, features = super().forward(image, segmentation, landmark_features, drop_path)
+        narrow = drop_path.flatten()[0].to(logits.dtype)
+        return Expression(logits * narrow / narrow, features)
+
+
+@pytest.mark.parametrize("narrow", [None, 0, 1], ids=["in-no-pass", "in-the-first-pass", "in-the-second-pass"])
+def test_an_overflow_in_either_pass_alone_skips_the_step(narrow: int | None) -> None:
+    config = settings()
+    step = new_step(config, FLOAT16, Steep())
+    before = everything(step)
+    batch = random_batch(config, 4, 0)
+    batch.drop_path.fill_(1)
+    if narrow is not None:
+        batch.drop_path[:, narrow] = 2.0**-14
+    step(batch, 4)
+    weights = {name: before[name] for name in before if name.startswith("model/")}
+    now = everything(step)
+    unmoved = [name for name in weights if torch.equal(now[name], weights[name])]
+    assert unmoved == ([] if narrow is None else list(weights))
+    assert step.scaler.get_scale() == (SCALE if narrow is None else SCALE / 2)
+    assert math.isfinite(said(step).perturbed_loss)
+    assert said(step).stopped == 0
 
 
 # --- state ---

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,11 @@ def test_a_signal_while_states_are_saved_anyway_leaves_whole_ones(runner, whole,
     """The end of an epoch's last step is saved a second time when its evaluation is interrupted."""
     out = tmp_path / "run"
     check_ended(runner.run(out, *EVERY_STEP, at=at, sent="SIGTERM"), 143)
-    assert states(out) == ["00000000-000001", "00000000-000002"] if "STATE" in at else ["00000000-000002", "00000000-000003"]
+    assert (
+        states(out) == ["00000000-000001", "00000000-000002"]
+        if "STATE" in at
+        else ["00000000-000002", "00000000-000003"]
+    )
     runner.finish(out, "--resume")
     assert runner.differences(out, whole.out) == []
 
@@ -101,35 +106,61 @@ def test_a_signal_between_two_seeds_does_not_start_the_second(runner, tmp_path: 
 # --- StopSignals by itself ---
 
 
+def ending(body: Callable[[StopSignals], None]) -> type[BaseException] | None:
+    """What comes out of a block under StopSignals that does `body`."""
+    try:
+        with StopSignals(ONE) as signals:
+            body(signals)
+    except BaseException as error:
+        return type(error)
+    return None
+
+
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-def test_signals_are_noted_asked_for_and_then_raised(number: signal.Signals, kind: type[KeyboardInterrupt]) -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, StopSignals(ONE) as signals:
-        assert not signals.asked()
-        signals.stop_here()  # nothing to stop for
-        signal.raise_signal(number)
-        assert signals.asked()
+def test_a_signal_is_noted_and_raised_where_it_is_asked_for(
+    number: signal.Signals, kind: type[KeyboardInterrupt]
+) -> None:
+    reached = []
+
+    def body(signals: StopSignals) -> None:
         signals.stop_here()
-    assert caught.type is kind
+        reached.append(signals.asked())
+        signal.raise_signal(number)
+        reached.append(signals.asked())
+        signals.stop_here()
+        reached.append(True)
+
+    assert ending(body) is kind
+    assert reached == [False, True]
 
 
 def test_the_second_signal_is_raised_where_it_comes() -> None:
-    with pytest.raises(Terminated), StopSignals(ONE):
+    reached = []
+
+    def body(_: StopSignals) -> None:
         signal.raise_signal(signal.SIGINT)
+        reached.append(1)
         signal.raise_signal(signal.SIGTERM)
+        reached.append(2)
+
+    assert ending(body) is Terminated
+    assert reached == [1]
 
 
 def test_a_signal_that_nobody_asks_for_is_raised_at_the_end() -> None:
-    done = False
-    with pytest.raises(Terminated), StopSignals(ONE):
-        signal.raise_signal(signal.SIGTERM)
-        done = True
-    assert done
+    assert ending(lambda _: signal.raise_signal(signal.SIGTERM)) is Terminated
+
+
+def test_without_a_signal_nothing_is_raised() -> None:
+    assert ending(lambda signals: signals.stop_here()) is None
 
 
 def test_an_error_is_not_hidden_by_a_signal_noted_before_it() -> None:
-    with pytest.raises(ZeroDivisionError), StopSignals(ONE):
+    def body(_: StopSignals) -> None:
         signal.raise_signal(signal.SIGTERM)
         raise ZeroDivisionError
+
+    assert ending(body) is ZeroDivisionError
 
 
 def test_afterwards_signals_do_what_they_did_before() -> None:

@@ -38,7 +38,7 @@ def test_an_epoch_on_two_processes_is_that_of_one(
 
 
 def test_the_command_shares_a_run_between_two_processes(world, tmp_path: Path) -> None:
-    """In float32 the losses of an epoch agree to rounding as Adam enlarges it: 1.4e-5 was measured after three steps."""
+    """In float32 the losses of an epoch agree to rounding as Adam enlarges it: less than 1e-4 in three steps."""
     arguments = (
         "-m", "orsanet_train", "run", "--store", str(world.store), "--manifest", str(world.manifest), "--preset", "small",
         "--set", "epochs=1", "--set", "batch_size=6", "--set", "model.depth=1", "--set", "model.width=32",
@@ -51,5 +51,5 @@ def test_the_command_shares_a_run_between_two_processes(world, tmp_path: Path) -
     assert "2 processes" in done.stderr
     one, two = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     for column in ("loss", "perturbed_loss"):
-        assert one[column].iloc[0] == pytest.approx(two[column].iloc[0], rel=1e-3)
+        assert one[column].iloc[0] == pytest.approx(two[column].iloc[0], rel=1e-4)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
