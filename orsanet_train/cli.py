@@ -70,7 +70,7 @@ def run(
 
     config = load_config(preset, overrides)  # first: a typo should not wait for torch
 
-    from orsanet_cache import PriorStore, choose_device, load_manifest, read_weights
+    from orsanet_cache import OrsanetError, PriorStore, choose_device, load_manifest, read_weights
     from orsanet_train import plots, watch
     from orsanet_train.distributed import process_group
     from orsanet_train.residence import memory_advice
@@ -81,6 +81,10 @@ def run(
     opened = PriorStore.open(store)
     chosen_device = choose_device(device)
     numbers = None if seeds is None else parse_seeds(seeds)
+    if fast_dev_run and (resume or seeds is not None):
+        raise OrsanetError("--fast-dev-run keeps nothing: leave out --resume and --seeds")
+    if seeds is not None and any(override.partition("=")[0].strip() == "seed" for override in overrides):
+        raise OrsanetError("--set seed and --seeds: give one of them")
     with process_group(chosen_device) as ranks, memory_advice():
         say = click.echo if ranks.main else lambda *_args, **_options: None
         if ir50 is None and not resume:

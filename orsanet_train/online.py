@@ -99,10 +99,8 @@ class OnlineFeed:
         """The augmented training batches of an epoch from number `start` on, the last one possibly short; of each this rank's rows.
 
         torch's generator is seeded before each, so what the step draws depends on seed, epoch and number alone, wherever it began.
-        Leaving the iterator, however early, ends its threads. Raises OrsanetError where online = "published" cannot be what it says.
+        Leaving the iterator, however early, ends its threads.
         """
-        if config.online == "published":
-            self._check_batch_statistics(batch_spans(len(self.split.rows), config.batch_size))
         batches = self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
         return _seeded(batches, config.seed, epoch, start)
 
@@ -119,18 +117,6 @@ class OnlineFeed:
     def own_labels(self) -> NDArray[np.int64]:
         """Labels of what `in_order` yields."""
         return self.split.labels[self.ranks.rows(0, len(self.split.rows))]
-
-    def _check_batch_statistics(self, spans: Sequence[tuple[int, int]]) -> None:
-        if self.ranks.world > 1:
-            raise OrsanetError(
-                'online = "published": the landmark network\'s statistics would drift apart on several devices; train on one'
-            )
-        start, stop = spans[-1]
-        if stop - start == 1:
-            raise OrsanetError(
-                f'online = "published": the last batch of {len(self.split.rows)} images is a single one, which has no batch statistics; '
-                f"choose another batch_size"
-            )
 
     def _batches(self, draws: Draws, batches: Sequence[slice]) -> Generator[OnlineBatch, None, None]:
         layouts: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
@@ -266,6 +252,22 @@ class OnlineORSANet(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.frozen._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def check_batches(config: RunConfig, split: LabelledSplit, ranks: Ranks) -> None:
+    """Raises OrsanetError where online = "published" cannot be what it says: its landmark network needs a whole batch's statistics."""
+    if config.online != "published":
+        return
+    if ranks.world > 1:
+        raise OrsanetError(
+            'online = "published": the landmark network\'s statistics would drift apart on several devices; train on one'
+        )
+    start, stop = batch_spans(len(split.rows), config.batch_size)[-1]
+    if stop - start == 1:
+        raise OrsanetError(
+            f'online = "published": the last batch of {len(split.rows)} images is a single one, which has no batch statistics; '
+            f"choose another batch_size"
+        )
 
 
 def frozen_networks(weights: tuple[Path | None, Path | None], store: PriorStore) -> FrozenPriors:

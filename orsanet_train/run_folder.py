@@ -37,6 +37,11 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
             raise OrsanetError(
                 f"{out}: resumed on other data or weights; pass the same, or start a new run:\n{listed(changed)}"
             )
+        finished = len(pd.read_csv(out / "metrics.csv")) if (out / "metrics.csv").exists() else 0
+        if finished > config.epochs:  # also where the saved state is older: the best weights may be of a later epoch
+            raise OrsanetError(
+                f"{out}: already trained for {finished} epochs, not {config.epochs}; ask for at least as many, or start a new run"
+            )
     elif out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGUN):
         raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
 

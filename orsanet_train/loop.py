@@ -1,0 +1,153 @@
+"""The loop over epochs and steps: train, evaluate, write, and save where one may go on.
+
+state ─▶ epoch: step, step, … ─▶ evaluation ─▶ row of metrics.csv ─▶ best, last weights ─▶ state
+                  └─ every few minutes, and when asked to stop ─▶ state
+"""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from orsanet_cache import OrsanetError, listed
+from orsanet_train.checkpoint import Identity
+from orsanet_train.config import RunConfig
+from orsanet_train.distributed import Ranks, summed
+from orsanet_train.engine import Engine
+from orsanet_train.epoch import batch_spans, epoch_plan
+from orsanet_train.evaluate import predict
+from orsanet_train.feed import Feed, PriorBatch
+from orsanet_train.online import OnlineBatch, OnlineFeed, OnlineORSANet
+from orsanet_train.run_folder import write_epoch, write_last
+from orsanet_train.state import TrainingState, save_state
+from orsanet_train.step import Sums
+from orsanet_train.stop import StopSignals
+from orsanet_train.watch import Waited, Watch
+
+
+class Loop:
+    """From a state to the last epoch; whatever ends it before leaves a state to go on from."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        network: nn.Module,
+        out: Path,
+        signals: StopSignals,
+        save_minutes: float,
+        ranks: Ranks,
+    ) -> None:
+        self.config = config
+        self.network = network
+        self.engine = engine
+        self.out = out
+        self.signals = signals
+        self.save_seconds = 60 * save_minutes
+        self.ranks = ranks
+        self.saved = self.finished = time.monotonic()  # when a state was saved last, and one at an epoch's end
+
+    def run(
+        self, training: Feed | OnlineFeed, selection: Feed | OnlineFeed, identity: Identity, state: TrainingState | None
+    ) -> list[dict[str, float]]:
+        """From `state`, or from the beginning, to the last epoch. Returns the rows of metrics.csv."""
+        if state is None:
+            state = TrainingState(epoch=0, step=0, history=[], metrics=[], tensors={})
+        history, restart = list(state.history), True  # events that a run logged beyond its last state
+        while len(history) < self.config.epochs:
+            epoch = len(history)
+            row, at_end = self._train_epoch(training, state)
+            try:
+                right = predict(self.network, selection, between=self.signals.stop_here).argmax(axis=1)
+            except KeyboardInterrupt:
+                self._save(at_end)
+                raise
+            correct = summed(torch.tensor(float((right == selection.own_labels).sum())), self.ranks)
+            row["selection_accuracy"] = float(correct) / len(selection.split.rows)
+            history.append(row)
+            if self.ranks.main:
+                tqdm.write(_line(row, self.config), file=sys.stderr)
+            state = TrainingState(epoch=epoch + 1, step=0, history=history, metrics=[], tensors={})
+            if self.ranks.main:
+                now = identity.model_copy(update={"epoch": epoch + 1, "selection_accuracy": row["selection_accuracy"]})
+                write_epoch(self.out, self.network, now, history, restart=restart)
+                last = len(history) == self.config.epochs
+                if last or time.monotonic() - self.finished >= self.save_seconds:
+                    write_last(self.out, self.network, now, history)
+                    self._save(state)
+                    self.finished = time.monotonic()
+            restart = False
+        return history
+
+    def _train_epoch(self, feed: Feed | OnlineFeed, state: TrainingState) -> tuple[dict[str, float], TrainingState]:
+        """Train what is left of the epoch. Returns its row of metrics.csv, and the state at its end."""
+        config, epoch, step = self.config, state.epoch, self.engine.step
+        *sums, seconds, waited = state.metrics or [*Sums(), 0.0, 0.0]
+        step.begin_epoch(epoch, Sums(*sums))
+        self.network.train()
+        spans = batch_spans(len(feed.split.rows), config.batch_size)
+        began = time.monotonic()
+        batches: Waited[PriorBatch | OnlineBatch] = Waited(feed.epoch(config, epoch, state.step))
+
+        def reached(done: int) -> TrainingState:
+            now = watch.last()
+            self._check_finite(now, feed, epoch)
+            metrics = [*now, seconds + time.monotonic() - began, waited + batches.seconds]
+            return TrainingState(epoch, done, state.history, metrics, {})
+
+        title = f"epoch {epoch + 1}/{config.epochs}"
+        with Watch(step.sums, len(feed.split.rows), int(sums[0]), title, shown=self.ranks.main) as watch:
+            for done, (span, batch) in enumerate(zip(spans[state.step :], batches, strict=True), state.step + 1):
+                self.engine.take(batch, span[1] - span[0])
+                if (glanced := watch.glance()) is not None and self.ranks.world == 1:
+                    self._check_finite(glanced, feed, epoch)
+                asked = self.signals.asked()
+                if asked or time.monotonic() - self.saved >= self.save_seconds:
+                    self._save(reached(done))
+                if asked:
+                    raise self.signals.interrupt()
+            at_end = reached(len(spans))
+        *sums, seconds, waited = at_end.metrics
+        whole = Sums(*sums)
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": float(step.optimizer.param_groups[0]["lr"]),
+            "loss": whole.loss / whole.images,
+            "perturbed_loss": whole.perturbed_loss / whole.images,
+            "train_accuracy": whole.correct / whole.images,
+            "images_per_second": whole.images / seconds,
+            "waiting_share": waited / seconds,
+        }
+        return row, at_end
+
+    def _save(self, state: TrainingState) -> None:
+        if self.ranks.main:
+            tensors = self.engine.step.state()
+            if isinstance(self.network, OnlineORSANet):
+                tensors |= {f"frozen/{name}": tensor for name, tensor in self.network.frozen_state().items()}
+            save_state(self.out / "checkpoints", replace(state, tensors=tensors))
+        self.saved = time.monotonic()
+
+    def _check_finite(self, sums: Sums, feed: Feed | OnlineFeed, epoch: int) -> None:
+        """Raises OrsanetError after a loss that was not finite, with the images of its batch."""
+        if not sums.stopped:
+            return
+        number = int(sums.steps)
+        first, end = batch_spans(len(feed.split.rows), self.config.batch_size)[number]
+        order = epoch_plan(feed.split.labels, self.config, epoch).order[first:end]
+        images = [feed.split.samples[index].image for index in order]
+        raise OrsanetError(
+            f"the loss was not finite in epoch {epoch + 1}, step {number + 1}, which changed no weight; what was saved before is kept. "
+            f"Lower learning_rate, or look at the priors of the batch's images with `orsanet-cache show`:\n{listed(images)}"
+        )
+
+
+def _line(row: dict[str, float], config: RunConfig) -> str:
+    return (
+        f"epoch {row['epoch']:.0f}/{config.epochs}: loss {row['loss']:.4f}, accuracy {row['train_accuracy']:.2%} in training, "
+        f"{row['selection_accuracy']:.2%} on '{config.selection_split}'; {row['images_per_second']:.1f} img/s"
+    )
