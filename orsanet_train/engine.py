@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from orsanet_cache import OrsanetError
+from orsanet_train.allocator import keep_freed_memory
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import Ranks, data_parallel, synchronised
 from orsanet_train.graph import GraphedStep
@@ -27,11 +29,18 @@ def build_engine(
 ) -> Engine:
     """`network` is called with a batch's inputs: `model`, or what runs the frozen networks before it; both are on the device.
 
-    Raises OrsanetError where the device lacks what `config.precision` needs.
+    Raises OrsanetError where the device lacks what `config.precision` needs, or cannot run the compiled model.
     """
     arithmetic = choose_arithmetic(config, device)
     chosen = [arithmetic.reason]
+    if device.type == "cpu":
+        keep_freed_memory()
     if compiled:
+        if device.type == "cpu" and any(channels % 16 for channels in config.model.backbone_channels):
+            raise OrsanetError(
+                "--compile on a CPU needs model.backbone_channels in multiples of 16, as the published ones are: "
+                "for others PyTorch's compiler writes beyond the end of its buffers (pytorch #196681)"
+            )
         compile_parts(model)
         chosen.append("compiled")
     if ranks.world > 1:

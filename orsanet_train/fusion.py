@@ -102,7 +102,16 @@ class CrossAttention(nn.Module):
     def forward(self, query: Tensor, source: Tensor) -> Tensor:
         q = query.unflatten(-1, (HEADS, -1)).transpose(1, 2)
         k, v = self.kv(source).unflatten(-1, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention, [B, heads, T, w / heads] each; on a CPU in float32, where the half-precision kernel is far slower."""
+    if q.is_cuda:
+        return scaled_dot_product_attention(q, k, v)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        return scaled_dot_product_attention(q.to(wide), k.to(wide), v.to(wide))
 
 
 class MLP(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from orsanet_cache import FrozenPriors, MobileFaceNet, SegFace, SegFaceConfig
+from orsanet_train.allocator import keep_freed_memory
 from orsanet_train.bench.published import PublishedStep
 from orsanet_train.complexity import complexity
 from orsanet_train.config import RunConfig
@@ -95,10 +96,8 @@ def _contenders(
     with torch.device(device):
         frozen = FrozenPriors(SegFace(SegFaceConfig()), MobileFaceNet(), "published")
         network = OnlineORSANet(_model(config, device), frozen, "published").train()
-    yield (
-        "online, published",
-        _exactly(PublishedStep(network, config), _pictures(config, device, batch_size), config, device),
-    )
+    published = PublishedStep(network, config.model_copy(update={"precision": "exact"}))
+    yield "online, published", _turn(published, _pictures(config, device, batch_size), published.config, device)
     modes = [("exact", False), *([("parity", False)] if device.type == "cuda" else []), ("fast", False)]
     if compiled:
         modes += [(mode, True) for mode, _ in modes]
@@ -108,16 +107,18 @@ def _contenders(
         engine = build_engine(model, model, chosen, device, ONE, compiled=is_compiled)
         engine.step.begin_epoch(config.loss.warmup_epochs, Sums())
         name = f"cached, {mode}{', compiled' if is_compiled else ''}"
-        yield name, _exactly(engine.take, _priors(chosen, device, batch_size), chosen, device)
+        yield name, _turn(engine.take, _priors(chosen, device, batch_size), chosen, device)
 
 
-def _exactly(
+def _turn(
     take: Callable[..., None], batch: PriorBatch | OnlineBatch, config: RunConfig, device: torch.device
 ) -> Callable[[], None]:
-    """A turn's step with torch's switches as the contender has them: they are the process's, and the others set theirs."""
+    """A contender's step, with the switches that belong to the whole process as it has them."""
+    ours = not isinstance(take, PublishedStep)
 
     def step() -> None:
         choose_arithmetic(config, device)
+        keep_freed_memory(ours)
         take(batch, len(batch.label))
 
     return step
