@@ -17,6 +17,10 @@ def choose_device(name: str) -> torch.device:
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("only cpu and cuda are")
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            # Streams, events and graphs that name no device belong to the current one.
+            device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise OrsanetError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
     # fp32 means fp32: PyTorch's default lets convolutions on a GPU round their inputs to TF32.

@@ -107,7 +107,7 @@ def run(
             resident=resident, compiled=compiled, frozen_weights=(segmenter, landmarks), ranks=ranks,
         )  # fmt: skip
         if fast_dev_run:
-            dev_run(config, start, main=ranks.main)
+            dev_run(config, start, ranks)
             say("everything ran, and nothing was kept")
             return
 

@@ -44,6 +44,8 @@ def build_engine(
         compile_parts(model)
         chosen.append("compiled")
     if ranks.world > 1:
+        if compiled:
+            raise OrsanetError("--compile and several processes do not go together yet: leave one of them out")
         synchronised(model)
         network = data_parallel(network)
         chosen.append(f"{ranks.world} processes")

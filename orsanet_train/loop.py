@@ -49,7 +49,7 @@ class Loop:
         self.signals = signals
         self.save_seconds = 60 * save_minutes
         self.ranks = ranks
-        self.saved = self.finished = time.monotonic()  # when a state was saved last, and one at an epoch's end
+        self.last_save = self.last_epoch_save = time.monotonic()  # of any state; of one at an epoch's end
 
     def run(
         self, training: Feed | OnlineFeed, selection: Feed | OnlineFeed, identity: Identity, state: TrainingState | None
@@ -62,7 +62,11 @@ class Loop:
             epoch = len(history)
             row, at_end = self._train_epoch(training, state)
             try:
-                right = predict(self.network, selection, between=self.signals.stop_here).argmax(axis=1)
+                # Several processes must stop together: they ask each other afterwards.
+                between = self.signals.stop_here if self.ranks.world == 1 else lambda: None
+                right = predict(self.network, selection, between=between).argmax(axis=1)
+                if self.signals.asked():
+                    raise self.signals.interrupt()
             except KeyboardInterrupt:
                 self._save(at_end)
                 raise
@@ -76,10 +80,10 @@ class Loop:
                 now = identity.model_copy(update={"epoch": epoch + 1, "selection_accuracy": row["selection_accuracy"]})
                 write_epoch(self.out, self.network, now, history, restart=restart)
                 last = len(history) == self.config.epochs
-                if last or time.monotonic() - self.finished >= self.save_seconds:
+                if last or time.monotonic() - self.last_epoch_save >= self.save_seconds:
                     write_last(self.out, self.network, now, history)
                     self._save(state)
-                    self.finished = time.monotonic()
+                    self.last_epoch_save = time.monotonic()
             restart = False
         return history
 
@@ -106,7 +110,7 @@ class Loop:
                 if (glanced := watch.glance()) is not None and self.ranks.world == 1:
                     self._check_finite(glanced, feed, epoch)
                 asked = self.signals.asked()
-                if asked or time.monotonic() - self.saved >= self.save_seconds:
+                if asked or time.monotonic() - self.last_save >= self.save_seconds:
                     self._save(reached(done))
                 if asked:
                     raise self.signals.interrupt()
@@ -115,7 +119,7 @@ class Loop:
         whole = Sums(*sums)
         row = {
             "epoch": epoch + 1,
-            "learning_rate": float(step.optimizer.param_groups[0]["lr"]),
+            "learning_rate": step.learning_rate,
             "loss": whole.loss / whole.images,
             "perturbed_loss": whole.perturbed_loss / whole.images,
             "train_accuracy": whole.correct / whole.images,
@@ -130,7 +134,7 @@ class Loop:
             if isinstance(self.network, OnlineORSANet):
                 tensors |= {f"frozen/{name}": tensor for name, tensor in self.network.frozen_state().items()}
             save_state(self.out / "checkpoints", replace(state, tensors=tensors))
-        self.saved = time.monotonic()
+        self.last_save = time.monotonic()
 
     def _check_finite(self, sums: Sums, feed: Feed | OnlineFeed, epoch: int) -> None:
         """Raises OrsanetError after a loss that was not finite, with the images of its batch."""

@@ -3,6 +3,7 @@
 Evaluation is float32 in all of them (TF32 where `parity` and `fast` have it).
 """
 
+import platform
 from typing import NamedTuple
 
 import torch
@@ -32,12 +33,19 @@ def choose_arithmetic(config: RunConfig, device: torch.device) -> Arithmetic:
         return Arithmetic(None, False, "float32 with TF32 products")
     if on_gpu:
         return Arithmetic(torch.float16, True, "float16 with loss scaling; the rest float32 with TF32 products")
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not _has_bfloat16():
         raise OrsanetError(
             'precision = "fast": this processor has no bfloat16 arithmetic and would be slower with it; '
             "use --set precision=exact"
         )
     return Arithmetic(torch.bfloat16, False, "bfloat16; the rest float32")
+
+
+def _has_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16, rather than pretending to."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _allow_tf32(allowed: bool) -> None:

@@ -35,7 +35,7 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
             raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
         if changed := list(recipe_differences(read_json(out / "run.json"), data)):
             raise OrsanetError(
-                f"{out}: resumed on other data or weights; pass the same, or start a new run:\n{listed(changed)}"
+                f"{out}: resumed with other data, weights or options; pass the same, or start a new run:\n{listed(changed)}"
             )
         finished = len(pd.read_csv(out / "metrics.csv")) if (out / "metrics.csv").exists() else 0
         if finished > config.epochs:  # also where the saved state is older: the best weights may be of a later epoch

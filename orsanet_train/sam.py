@@ -33,12 +33,12 @@ def sam_gradient(
     moved = [p for p in parameters if p.grad is not None]
     gradients: list[Tensor] = [p.grad for p in moved]  # type: ignore[misc]  # not None
     if overflow is not None:
-        overflow.copy_(~_norm(gradients).isfinite())
+        overflow.copy_(~gradient_norm(gradients).isfinite())
         for gradient in gradients:
             gradient.nan_to_num_(0.0, 0.0, 0.0)
     weights = [p.data for p in moved]
     # The gradient's memory becomes w + e, and the parameter points there for one pass: w itself is never touched.
-    torch._foreach_mul_(gradients, rho / (_norm(gradients) + 1e-12))
+    torch._foreach_mul_(gradients, rho / (gradient_norm(gradients) + 1e-12))
     torch._foreach_add_(gradients, weights)
     _forget_gradients(parameters)
     try:
@@ -51,7 +51,8 @@ def sam_gradient(
     return first, second
 
 
-def _norm(gradients: list[Tensor]) -> Tensor:
+def gradient_norm(gradients: list[Tensor]) -> Tensor:
+    """Length of all gradients together, a scalar."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 

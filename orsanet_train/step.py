@@ -2,7 +2,8 @@
 
     batch ─ pass at w ─ pass at w + e ─ finite? ─ Adam ─▶ weights        sums of the epoch stay on the device until they are read
 
-A loss that is not finite stops the weights where they are: from then on no step changes them, and whoever reads the sums learns of it.
+A loss or gradient that is not finite stops the weights where they are: from then on no step changes them, and whoever reads the sums
+learns of it.
 """
 
 from typing import NamedTuple, Protocol
@@ -15,7 +16,7 @@ from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks, local_loss_scale, summed
 from orsanet_train.losses import training_loss
 from orsanet_train.precision import Arithmetic
-from orsanet_train.sam import Pass, sam_gradient
+from orsanet_train.sam import Pass, gradient_norm, sam_gradient
 
 
 class Batch(Protocol):
@@ -39,7 +40,7 @@ class Sums(NamedTuple):
     perturbed_loss: float = 0
     correct: float = 0
     steps: float = 0
-    stopped: float = 0  # 1 after a loss that was not finite; nothing is counted from its step on
+    stopped: float = 0  # 1 after a loss or gradient that was not finite; nothing is counted from its step on
 
 
 class TrainingStep:
@@ -61,11 +62,13 @@ class TrainingStep:
         self.device = device
         self.ranks = ranks
         self.parameters = dict(model.named_parameters())
+        on_gpu = device.type == "cuda"
         self.optimizer = Adam(
             self.parameters.values(),
-            lr=torch.tensor(config.learning_rate, dtype=torch.float64, device=device),
+            # The CUDA kernel reads a float32; on a CPU the number stays as it is written.
+            lr=torch.tensor(config.learning_rate, dtype=torch.float32 if on_gpu else torch.float64, device=device),
             fused=True,  # the loop's arithmetic but for the last bit, in a quarter of the time
-            capturable=device.type == "cuda",
+            capturable=on_gpu,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=arithmetic.loss_scaling)
         self.sums = torch.zeros(len(Sums._fields), dtype=torch.float64, device=device)
@@ -73,25 +76,33 @@ class TrainingStep:
         self.overflow = torch.zeros((), device=device) if arithmetic.loss_scaling else None
         self.epoch = 0
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the present epoch."""
+        return self.config.learning_rate * self.config.learning_rate_decay**self.epoch
+
     def begin_epoch(self, epoch: int, sums: Sums) -> None:
         """Set the learning rate and the loss of an epoch (counted from 0); `sums` of the part of it that is done."""
         self.epoch = epoch
-        self.optimizer.param_groups[0]["lr"].fill_(self.config.learning_rate * self.config.learning_rate_decay**epoch)
+        self.optimizer.param_groups[0]["lr"].fill_(self.learning_rate)
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
 
     def __call__(self, batch: Batch, total: int) -> None:
         """Take a step; `total` is the number of images in the batch over all ranks."""
         first, second = sam_gradient(
             list(self.parameters.values()),
-            lambda index: self._pass(index, batch, total),
+            lambda index: self.backward_pass(index, batch, total),
             self.config.rho,
             self.overflow,
         )
         size = len(batch.label)
         correct = (first.logits.argmax(dim=1) == batch.label).sum()
         seen = summed(torch.stack([first.loss * size, second.loss * size, correct]).double(), self.ranks)
-        self.stopped.copy_(torch.maximum(self.stopped, ~seen.isfinite().all()))
-        if self.scaler.is_enabled():
+        finite = seen.isfinite().all()
+        if not self.scaler.is_enabled():
+            finite = finite & gradient_norm([p.grad for p in self.parameters.values() if p.grad is not None]).isfinite()
+        self.stopped.copy_(torch.maximum(self.stopped, ~finite))
+        if self.scaler.is_enabled():  # it looks at the gradients alone, and skips the step where they are not finite
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
@@ -101,7 +112,7 @@ class TrainingStep:
         self.sums[:-1] += torch.where(self.stopped > 0, 0.0, more)
         self.sums[-1] = self.stopped
 
-    def _pass(self, index: int, batch: Batch, total: int) -> Pass:
+    def backward_pass(self, index: int, batch: Batch, total: int) -> Pass:
         """Forward and backward pass 0 at w, 1 at w + e."""
         size = len(batch.label)
         keep = index == 1 and self.config.second_pass_buffers == "kept"

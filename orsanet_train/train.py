@@ -106,16 +106,17 @@ def train(
     if len(selection.rows) < ranks.world:
         raise OrsanetError(f"split '{selection.name}' has fewer images than there are processes; start fewer")
     model = model.to(device)
+    network: nn.Module = model
+    if config.priors == "online":
+        check_batches(config, training, ranks)
+        network = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
+    engine = build_engine(network, model, config, device, ranks, compiled=compiled)
     feeds: list[Feed | OnlineFeed]
     if config.priors == "online":
-        network: nn.Module = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
         feeds = [OnlineFeed(manifest.root, store, split, device, ranks) for split in (training, selection)]
-        check_batches(config, training, ranks)
     else:
-        network = model
         feeds = [Feed(store, split, config.model, device, resident, ranks) for split in (training, selection)]
     training_feed, selection_feed = feeds
-    engine = build_engine(network, model, config, device, ranks, compiled=compiled)
     if ranks.main:
         tqdm.write(f"training: {engine.reason}", file=sys.stderr)
         for feed in feeds:
@@ -136,13 +137,17 @@ def train(
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
 
 
-def dev_run(config: RunConfig, train: Callable[..., RunSummary], *, main: bool = True) -> None:
-    """Everything that `train` does, two epochs on a few images, in a folder that does not stay; the `main` process writes there."""
-    short = config.model_copy(update={"epochs": 2})
+def dev_run(config: RunConfig, train: Callable[..., RunSummary], ranks: Ranks) -> None:
+    """Everything that `train` does, two epochs on a few images, in a folder that does not stay.
+
+    One process resumes the second epoch from the state after the first; several have no such folder in common.
+    """
     with TemporaryDirectory(prefix="orsanet-dev-run-") as folder:
         out = Path(folder) / "run"
-        train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2)
-        if main:
+        for epochs in (1, 2) if ranks.world == 1 else (2,):
+            short = config.model_copy(update={"epochs": epochs})
+            train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2, resume=(out / "run.json").exists())
+        if ranks.main:
             load_weights(out / "last.safetensors")
 
 

@@ -38,7 +38,7 @@ def step(
     speeds, parts = bench_step(config, chosen, size, rounds, compiled)
     where = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     click.echo(f"{where}; batch {size}; medians of {rounds} turn(s)")
-    click.echo(f"{'':<28} {'img/s':>9} {'ratio':>7} {'of a product':>13} {'RAF-DB epoch':>13}")
+    click.echo(f"{'':<28} {'img/s':>9} {'ratio':>7} {'of a product':>13} {'RAF-DB steps':>13}")
     for speed in speeds:
         click.echo(
             f"{speed.name:<28} {speed.images_per_second:>9.2f} {speed.ratio:>6.2f}x {speed.utilisation:>13.0%} "

@@ -49,6 +49,8 @@ def test_on_a_cpu_fast_is_bfloat16_without_loss_scaling(monkeypatch: pytest.Monk
 
 def test_fast_is_refused_on_a_processor_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """There it would be emulated, slower than what it is to speed up."""
+    for asked in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, asked, lambda: False)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with pytest.raises(OrsanetError, match=r"this processor has no bfloat16.*--set precision=exact"):
         choose_arithmetic(config("fast"), CPU)
