@@ -88,7 +88,10 @@ def test_from_nothing_to_a_report_and_again_with_what_is_there(tmp_path: Path) -
     assert [line for line in commands(again) if line not in commands(lines)] == [f"{commands(lines)[4]} --resume"]
     assert run(again) == table
     expensive = {path for path in before if path.is_relative_to(demo / "faces") or path.is_relative_to(store.path)}
-    trained = {demo / "run" / name for name in ("metrics.csv", "best.safetensors", "last.safetensors", "resume.pt")}
+    trained = {demo / "run" / name for name in ("metrics.csv", "best.safetensors", "last.safetensors")}
+    states = {path for path in before if path.is_relative_to(demo / "run" / "checkpoints")}
+    assert {path.name for path in states} >= {"state.json", "tensors.safetensors"}
+    trained |= states
     assert len(expensive) > IMAGES
     after = contents(demo)
     assert {path: after[path] for path in expensive | trained} == {path: before[path] for path in expensive | trained}

@@ -64,6 +64,9 @@ class Runner:
         """
         log = self.logs / f"{len(self.started)}"
         self.started.append(log)
+        for suffix in (".out", ".err"):  # a kill may come before the process opens them
+            log.with_suffix(suffix).touch()
+        log.with_suffix(".tmp").mkdir()
         settings = [part for key in TINY for part in ("--set", key)]
         data = ["--store", self.store, "--manifest", self.manifest, "--preset", "small"]
         arguments = [*map(str, ["run", *data, *settings, "--device", "cpu", "--out", out, *options])]

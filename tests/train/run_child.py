@@ -164,7 +164,7 @@ def run_and_leave(order: dict[str, Any]) -> None:
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     temporary = log.with_suffix(".tmp")
-    temporary.mkdir()
+    temporary.mkdir(exist_ok=True)
     tempfile.tempdir = str(temporary)
     points = Points(Path(order["out"]), order["at"], order["number"], order["sent"], order["linger"])
     points.watch()

@@ -15,7 +15,9 @@ from orsanet_train.report import split_report
 
 def test_a_mosaic_shows_the_images_as_the_backbone_sees_them(tmp_path: Path) -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (7, 112, 112, 3), dtype=np.uint8))
-    batch = PriorBatch(imagenet_normalised(unit_range(images)), torch.zeros(0), torch.zeros(0), torch.arange(7))
+    batch = PriorBatch(
+        imagenet_normalised(unit_range(images)), torch.zeros(0), torch.zeros(0), torch.arange(7), torch.zeros(7, 0)
+    )
     plots.batch_mosaic(batch, [f"class {index}" for index in range(7)], tmp_path / "mosaic.png")
     with Image.open(tmp_path / "mosaic.png") as picture:
         pixels = np.asarray(picture)
