@@ -1,6 +1,8 @@
 """Losses: each is its formula, gradients flow where they should, and the schedule is the published one."""
 
 import math
+import subprocess
+import sys
 from typing import Literal
 
 import pytest
@@ -9,7 +11,8 @@ from torch import Tensor
 from torch.autograd import grad, gradcheck
 
 from orsanet_train.config import LossConfig
-from orsanet_train.losses import dare_loss, training_loss
+from orsanet_train.dare import dare_loss
+from orsanet_train.losses import training_loss
 
 Form = Literal["published", "paper"]
 FORMS: tuple[Form, ...] = ("published", "paper")
@@ -125,6 +128,35 @@ def test_extreme_logits_give_a_finite_loss_and_gradient(form: Form) -> None:
     (found,) = grad(loss, logits)
     assert loss.isfinite()
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_further_axes_are_positions_as_in_cross_entropy(form: Form) -> None:
+    """A map of 2 x 3 positions is six samples an image."""
+    logits, target = random_batch(4 * 6, 5)
+    on_axis_one = logits.view(4, 2, 3, 5).movedim(3, 1)
+    torch.testing.assert_close(
+        dare_loss(on_axis_one, target.view(4, 2, 3), form=form), dare_loss(logits, target, form=form), **FLOAT64
+    )
+
+
+def test_one_class_has_no_rival() -> None:
+    with pytest.raises(ValueError, match=r"logits \[3, 1\]: a rival needs at least two classes"):
+        dare_loss(torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))
+
+
+def test_a_form_that_does_not_exist_is_not_taken_for_another() -> None:
+    logits, target = random_batch(3, 4)
+    with pytest.raises(ValueError, match="form 'papr': there are 'published' and 'paper'"):
+        dare_loss(logits, target, form="papr")  # type: ignore[arg-type]
+
+
+def test_dare_alone_needs_torch_and_nothing_of_ours() -> None:
+    code = "import sys; from orsanet_train.dare import dare_loss; print(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = result.stdout.split()
+    assert {name for name in loaded if name.startswith("orsanet")} == {"orsanet_train", "orsanet_train.dare"}
+    assert not {"pydantic", "pandas", "sklearn", "zarr"} & set(loaded)
 
 
 def cross_entropies(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:

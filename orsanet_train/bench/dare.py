@@ -1,0 +1,187 @@
+"""DARELoss outside faces: does it help a small network on data sets that come with scikit-learn?
+
+    data set ─ per seed: split, first weights, order of the images ─▶ cross-entropy | + w DARE, published | + w DARE, paper ─▶ held-out accuracy
+
+Within a seed the arms differ in the loss alone, so their differences are taken seed by seed. The settings below were fixed before any arm
+with DARELoss had been trained: one hidden layer, Adam at torch's own learning rate, steps enough for cross-entropy to fit clean labels.
+The result is the last step's; nothing is chosen by it. There is no warm-up.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import sem, t
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from orsanet_train.dare import dare_loss
+
+HIDDEN, BATCH, STEPS = 64, 64, 600
+
+
+class Task(NamedTuple):
+    """A data set, and how it is made hard enough that there is something to win."""
+
+    name: str
+    load: Callable[..., tuple[NDArray[np.float64], NDArray[np.int64]]]
+    training: int  # images, each class in its share; all others are held out
+    wrong_labels: float  # share of the training labels that are changed to another class
+
+
+class Arm(NamedTuple):
+    """Cross-entropy + weight x DARELoss."""
+
+    weight: float
+    form: Literal["published", "paper"]
+
+    def __str__(self) -> str:
+        return f"CE + {self.weight:.1f} DARE, {self.form}" if self.weight else "CE"
+
+
+TASKS = (
+    Task("digits", load_digits, 898, 0.0),
+    Task("digits, ten a class", load_digits, 100, 0.0),
+    Task("digits, 30 % wrong labels", load_digits, 898, 0.3),
+    Task("breast cancer", load_breast_cancer, 284, 0.0),
+)
+CROSS_ENTROPY = Arm(0.0, "published")
+PRIMARY = (Arm(0.1, "published"), Arm(0.1, "paper"))  # the paper's weight
+SECONDARY = (Arm(0.5, "published"), Arm(0.5, "paper"), Arm(1.0, "published"), Arm(1.0, "paper"))
+ARMS = (CROSS_ENTROPY, *PRIMARY, *SECONDARY)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on several, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Split(NamedTuple):
+    """A task as S seeds see it: N training and M held-out samples of F standardised features."""
+
+    inputs: Tensor  # float32 [S, N, F]
+    labels: Tensor  # int64 [S, N], with the wrong ones
+    held_out_inputs: Tensor  # float32 [S, M, F]
+    held_out_labels: Tensor  # int64 [S, M], all right
+
+
+class Result(NamedTuple):
+    """Held-out accuracy of every arm on a task."""
+
+    task: Task
+    classes: int
+    held_out: int  # images
+    accuracy: dict[Arm, NDArray[np.float64]]  # shares [S]
+
+
+def bench_dare(seeds: Sequence[int], tasks: Sequence[Task] = TASKS, arms: Sequence[Arm] = ARMS) -> list[Result]:
+    """Train every arm on every task with every seed, to the same numbers on every call."""
+    results = []
+    with tqdm(total=len(tasks) * len(arms) * STEPS, unit="step", leave=False) as progress:
+        for task in tasks:
+            split = split_task(task, seeds)
+            accuracy = {}
+            for arm in arms:
+                progress.set_description(f"{task.name}: {arm}")
+                logits = train(split, seeds, arm, progress.update)
+                accuracy[arm] = (logits.argmax(dim=2) == split.held_out_labels).double().mean(dim=1).numpy()
+            classes, held_out = int(split.labels.max()) + 1, split.held_out_labels.shape[1]
+            results.append(Result(task, classes, held_out, accuracy))
+    return results
+
+
+def split_task(task: Task, seeds: Sequence[int]) -> Split:
+    """The task's data, divided anew by every seed."""
+    inputs, labels = task.load(return_X_y=True)
+    parts = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        ours, held_out = train_test_split(
+            np.arange(len(labels)), train_size=task.training, stratify=labels, random_state=seed
+        )
+        given = labels[ours]
+        wrong = rng.choice(len(given), round(task.wrong_labels * len(given)), replace=False)
+        classes = labels.max() + 1
+        given[wrong] = (given[wrong] + rng.integers(1, classes, len(wrong))) % classes
+        scaler = StandardScaler().fit(inputs[ours])
+        scaled = (scaler.transform(inputs[rows]).astype(np.float32) for rows in (ours, held_out))
+        parts.append((next(scaled), given, next(scaled), labels[held_out]))
+    return Split(*(torch.from_numpy(np.stack(arrays)) for arrays in zip(*parts, strict=True)))
+
+
+@one_thread()
+def train(split: Split, seeds: Sequence[int], arm: Arm, after_step: Callable[[], object] = lambda: None) -> Tensor:
+    """Train a network for every seed, and return their logits for the held-out samples, float32 [S, M, K].
+
+    All of them train side by side as one batched network: the sum of their losses gives each its own gradient, and Adam treats every
+    weight by itself.
+    """
+    features, classes = split.inputs.shape[2], int(split.labels.max()) + 1
+    networks = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        networks.append(nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes)))
+    weights, _ = stack_module_state(networks)
+
+    def logits_of(inputs: Tensor) -> Tensor:
+        return vmap(lambda one, x: functional_call(networks[0], one, (x,)))(weights, inputs)
+
+    optimizer = torch.optim.Adam(weights.values())
+    which = torch.arange(len(seeds))[:, None]
+    for batch in _order(split.inputs.shape[1], seeds):
+        logits = logits_of(split.inputs[which, batch]).flatten(0, 1)
+        label = split.labels[which, batch].flatten()
+        loss = cross_entropy(logits, label)
+        if arm.weight:
+            loss = loss + arm.weight * dare_loss(logits, label, form=arm.form)
+        optimizer.zero_grad()
+        (len(seeds) * loss).backward()  # every network has as many samples here: the sum of their mean losses
+        optimizer.step()
+        after_step()
+    with torch.no_grad():
+        return logits_of(split.held_out_inputs)
+
+
+def _order(images: int, seeds: Sequence[int]) -> Tensor:
+    """int64 [STEPS, S, BATCH]: every seed's own order of its training images, each once before any comes again."""
+    epochs = -(-STEPS * BATCH // images)
+    orders = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.cat([torch.randperm(images, generator=generator) for _ in range(epochs)])
+        orders.append(order[: STEPS * BATCH].view(STEPS, BATCH))
+    return torch.stack(orders, dim=1)
+
+
+def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % t interval of the mean difference over seeds. Needs two seeds."""
+    half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
+    return float(differences.mean()) - half, float(differences.mean()) + half
+
+
+def table(result: Result) -> str:
+    """One task for a terminal: mean ± sample standard deviation over the seeds in per cent, difference from cross-entropy in points."""
+    task, plain = result.task, 100 * result.accuracy[CROSS_ENTROPY]
+    lines = [f"{task.name}: {task.training} training and {result.held_out} held-out samples, {result.classes} classes"]
+    for arm, shares in result.accuracy.items():
+        accuracy = 100 * shares
+        line = f"  {arm!s:<26} {accuracy.mean():6.2f} ± {accuracy.std(ddof=1):.2f}"
+        if arm != CROSS_ENTROPY:
+            low, high = paired_interval(accuracy - plain)
+            line += f"   {(accuracy - plain).mean():+.2f} ({low:+.2f} … {high:+.2f})"
+        lines.append(line)
+    return "\n".join(lines)
