@@ -4,6 +4,7 @@ Both networks stay in evaluation mode whatever is asked of them. (The published 
 its landmark network drifts during training; a cache cannot and should not.)
 """
 
+import math
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -31,6 +32,7 @@ class Priors(NamedTuple):
     """What the frozen networks say about a batch. Field names are the store's, the batch's and the model's."""
 
     segmentation_map: Tensor  # uint8 [B, 224, 224], LaPa class per pixel, NO_CLASS where a logit is not finite
+    segmentation_entropy: Tensor  # float32 [B], 0 (sure of every pixel) … 1 (knows nothing)
     segmentation_features: Tensor  # [B, 1024, 7, 7], last Swin stage before its LayerNorm
     landmark_features: Tensor  # [B, 512, 7, 7]
     landmarks: Tensor  # float32 [B, 68, 2], x and y in units of the crop
@@ -76,7 +78,7 @@ class FrozenPriors(nn.Module):
         normalised = imagenet_normalised(unit)
         segmentation_features, logits = self.segmenter(normalised.to(dtype))
         landmark_features, landmarks = self.landmark_network(self.landmark_crop(unit).to(dtype))
-        return Priors(map_of(logits), segmentation_features, landmark_features, landmarks.float())
+        return Priors(map_of(logits), mean_entropy(logits), segmentation_features, landmark_features, landmarks.float())
 
     def landmark_crop(self, unit: Tensor) -> Tensor:
         """Pictures [B, 3, 224, 224] in 0 … 1 -> what the landmark network is fed, [B, 3, 112, 112]."""
@@ -88,6 +90,17 @@ def map_of(logits: Tensor) -> Tensor:
     # On a CPU max is faster than argmax, and the sum finds what is not finite faster than looking at every logit.
     finite = logits.sum(dim=1, dtype=torch.float32).isfinite()
     return logits.max(dim=1).indices.to(torch.uint8).masked_fill(~finite, NO_CLASS)
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Segmentation logits [B, K, H, W] -> float32 [B]: mean over the pixels of the softmax's entropy / log K, 0 … 1.
+
+    Not a number where a logit is not finite.
+    """
+    log_probability = logits.float().log_softmax(dim=1)
+    entropy = log_probability.exp().mul_(log_probability).sum(dim=1).neg_()
+    # Row means first: a picture alone in its batch would be summed by several threads, and so in another order than beside others.
+    return entropy.mean(dim=2).mean(dim=1) / math.log(logits.shape[1])
 
 
 def load_segmenter(path: Path) -> SegFace:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MARK = "orsanet_store"  # the root attribute that makes a folder or file ours
 ROWS_PER_UNIT = 256
 
@@ -41,6 +41,7 @@ def schema(segmentation_channels: int, landmark_channels: int, feature_dtype: st
         Field("image", IMAGE_SHAPE, "uint8", ("image_y", "image_x", "rgb")),
         # Piecewise constant: zstd gains 40x. It gains nothing on images and features.
         Field("segmentation_map", MAP_SHAPE, "uint8", ("map_y", "map_x"), compressed=True),
+        Field("segmentation_entropy", (), "float32", ()),
     ]
     for source, channels in (("segmentation", segmentation_channels), ("landmark", landmark_channels)):
         channel = f"{source}_channel"

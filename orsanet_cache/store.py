@@ -7,7 +7,7 @@
           image_sha256 uint8 [N, 32]       of the image files
           unit_sha256  uint8 [U, F, 32]    of every unit of work in every field, fields by name
           crc32c/<field> uint32 [N]        of every row's bytes
-          image, segmentation_map, segmentation_features, landmark_features, landmarks   [N, …]
+          image, segmentation_map, segmentation_entropy, segmentation_features, landmark_features, landmarks   [N, …]
 
 Row n of every array belongs to sample n; a rejected sample's rows mean nothing. Labels are not here: they are joined from the manifest
 when read. A view is readable once it has its seal, a digest over everything that says what its rows are.

@@ -150,7 +150,7 @@ class Points:
         place = re.sub(r"begun-.*", "begun", place)
         for pattern, name in ((r"train|test", "SPLIT"), (r"clean|hflip", "VIEW"), (r"\d+", "0")):
             place = re.sub(pattern, name, place)
-        fields = "image|segmentation_map|segmentation_features|landmark_features|landmarks"
+        fields = "image|segmentation_map|segmentation_entropy|segmentation_features|landmark_features|landmarks"
         return re.sub(rf"(?<=/)({fields})(?=$|[/.])", "FIELD", place)
 
 

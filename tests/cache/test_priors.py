@@ -98,6 +98,7 @@ def test_names_shapes_and_types(world) -> None:
     said = world.load_priors()(torch.zeros(2, 224, 224, 3, dtype=torch.uint8))
     assert {name: (tuple(value.shape), value.dtype) for name, value in said._asdict().items()} == {
         "segmentation_map": ((2, 224, 224), torch.uint8),
+        "segmentation_entropy": ((2,), torch.float32),
         "segmentation_features": ((2, 128, 7, 7), torch.float32),
         "landmark_features": ((2, 512, 7, 7), torch.float32),
         "landmarks": ((2, 68, 2), torch.float32),

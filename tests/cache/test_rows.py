@@ -74,7 +74,8 @@ def test_rows_in_any_order_are_the_values(
 
 
 @pytest.mark.parametrize(
-    "field", ["image", "segmentation_map", "segmentation_features", "landmark_features", "landmarks"]
+    "field",
+    ["image", "segmentation_map", "segmentation_entropy", "segmentation_features", "landmark_features", "landmarks"],
 )
 def test_every_field_of_a_store_is_read_directly(world, field: str) -> None:
     folder = world.store / "train" / "hflip" / field

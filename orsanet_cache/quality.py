@@ -1,0 +1,224 @@
+"""How far the priors of an image can be trusted, judged by the priors alone: no label, no truth, no network.
+
+    segmentation_entropy     how unsure the segmenter was                               0 … 1, small is good
+    part_plausibility        does the map show the parts of one face, in order?         0 … 1, large is good
+    landmark_agreement       do the landmarks lie on the parts of the map?              0 … 1, large is good
+    flip_disagreement        how far landmarks move when the picture is mirrored        eye distances, small is good
+    score                    mean percentile rank in these                              0 … 1, large is good
+
+Bad priors on poor images are the limitation that the paper states. What the measures are worth: docs/prior-quality.md.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.store import PriorStore
+
+CHUNK = 64  # maps in memory at a time, 3 MB
+TOLERANCE = 0.1  # eye distances: about the landmark network's own median error on real faces
+SIZE_FACTOR = 4
+
+# True where a large value is a good one.
+MEASURES = {
+    "segmentation_entropy": False,
+    "part_plausibility": True,
+    "landmark_agreement": True,
+    "flip_disagreement": False,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Classes first … last of the map, and the share they typically have: the face of the picture, any other part of the face."""
+
+    first: int
+    last: int
+    typical: float
+
+
+# LaPa classes: 1 face, 2 and 3 brows, 4 and 5 eyes, 6 nose, 7 to 9 lips and inner mouth. The sizes are round numbers, for tight crops and
+# whole heads alike: the true parts of uncovered synthetic faces are all within SIZE_FACTOR of them, but for brows under hair.
+PARTS = {
+    "face": Part(1, 9, 0.4),
+    "left brow": Part(2, 2, 0.015),
+    "right brow": Part(3, 3, 0.015),
+    "left eye": Part(4, 4, 0.01),
+    "right eye": Part(5, 5, 0.01),
+    "nose": Part(6, 6, 0.07),
+    "mouth": Part(7, 9, 0.04),
+}
+ABOVE = (
+    ("left brow", "left eye"), ("right brow", "right eye"), ("left eye", "nose"), ("right eye", "nose"), ("nose", "mouth"),
+)  # fmt: skip
+
+# Classes first … last of the map -> landmarks, iBUG order, that belong on them. The outline of the face belongs on no part.
+LANDMARKS_ON = {(2, 3): slice(17, 27), (4, 5): slice(36, 48), (6, 6): slice(27, 36), (7, 9): slice(48, 68)}
+EYES = slice(36, 42), slice(42, 48)
+
+# What each of the 68 points is in a mirrored picture.
+MIRRORED = np.array(
+    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+     41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+)  # fmt: skip
+
+
+def prior_quality(store: PriorStore, split: str, view: str, rows: NDArray[np.int64]) -> pd.DataFrame:
+    """Judge the priors of some rows of a view.
+
+    One line per row, in the order given: column `image` (path as in the manifest), the four measures, `score`; the index is the row.
+    `flip_disagreement` is NaN where it is not known: for any view but clean, and where the split has no finished hflip view or the
+    image was rejected in it.
+
+    `score` orders these images among each other and is no absolute number: an image's percentile rank among `rows` in each of the
+    measures it has, turned so that 1 is the best, and of these the mean. No measure weighs more than another.
+
+    Raises OrsanetError where the view is not finished or damaged, or rejected one of the rows.
+    """
+    _check_accepted(store, split, view, rows)
+    ids = store.sample_ids(split)
+    quality = pd.DataFrame(
+        {
+            "image": [ids[row] for row in rows],
+            "segmentation_entropy": store.read(split, view, "segmentation_entropy", rows),
+        },
+        index=pd.Index(rows, name="row"),
+    )
+    landmarks = store.read(split, view, "landmarks", rows)
+    judged: list[tuple[float, float]] = []
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0)), "quality") as pool,
+        tqdm(total=len(rows), unit="img", desc=f"quality of {split}/{view}") as progress,
+    ):
+        for start in range(0, len(rows), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            maps = store.read(split, view, "segmentation_map", rows[chunk])
+            judged += pool.map(_judge, maps, landmarks[chunk])
+            progress.update(len(maps))
+    quality[["part_plausibility", "landmark_agreement"]] = np.array(judged, np.float64).reshape(-1, 2)
+    quality["flip_disagreement"] = np.nan
+    if view == "clean" and "hflip" in store.views(split):
+        both = store.accepted(split, "hflip")[rows]
+        mirrored = store.read(split, "hflip", "landmarks", rows[both])
+        quality.loc[both, "flip_disagreement"] = flip_disagreement(landmarks[both], mirrored)
+    quality["score"] = score(quality)
+    return quality
+
+
+def part_plausibility(segmentation_map: NDArray[np.uint8]) -> float:
+    """Does a map, uint8 [H, W] of LaPa classes, show the parts of one face in their places? 0 … 1, the mean of 13 answers.
+
+    Seven parts (face with all in it, both brows, both eyes, nose, mouth with lips): the share of the part's pixels in its largest
+    connected piece; 0 where the part is missing or is not within a factor of SIZE_FACTOR of the size it typically has.
+    Six places, 1 or 0, by the centres of those pieces: each brow above its eye, each eye above the nose, the nose above the
+    mouth, and left and right the same way round for brows and eyes; 0 where a part of the question is missing.
+
+    Which of left and right is on which side of the picture is not asked: sources differ on what LaPa means by them.
+    A part that something covers is missing here too.
+    """
+    pieces = {name: _largest_piece(_mask(segmentation_map, part.first, part.last)) for name, part in PARTS.items()}
+    whole = {"face": segmentation_map.size}
+    answers = []
+    for name, part in PARTS.items():
+        share = pieces[name].pixels / max(whole.get(name, pieces["face"].pixels), 1)
+        sane = part.typical / SIZE_FACTOR <= share <= part.typical * SIZE_FACTOR
+        answers.append(pieces[name].largest / pieces[name].pixels if sane else 0.0)
+    answers += [float(pieces[upper].y < pieces[lower].y) for upper, lower in ABOVE]
+    brows = pieces["left brow"].x - pieces["right brow"].x
+    eyes = pieces["left eye"].x - pieces["right eye"].x
+    answers.append(float(brows * eyes > 0))
+    return float(np.mean(answers))
+
+
+def landmark_agreement(segmentation_map: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> float:
+    """Share, 0 … 1, of the 51 landmarks of brows, eyes, nose and mouth that lie on their part of the map or near it.
+
+    Map uint8 [H, W], landmarks [68, 2] in units of the crop, iBUG order. Near: its pixel is within TOLERANCE times the distance
+    between the centres of the eyes (by the landmarks). A landmark outside the picture, or of a part that the map does not have,
+    does not agree. Both brows are one part here, and both eyes (see `part_plausibility`).
+    """
+    size = np.array(segmentation_map.shape[::-1])
+    tolerance = TOLERANCE * eye_distance(landmarks) * size.mean()
+    place = np.floor(landmarks * size)
+    inside = np.logical_and(place >= 0, place < size).all(axis=1)
+    x, y = place.clip(0, size - 1).astype(np.int64).T
+    agree = []
+    for (first, last), points in LANDMARKS_ON.items():
+        elsewhere = ~_mask(segmentation_map, first, last)
+        if elsewhere.all():
+            agree.append(np.zeros(points.stop - points.start, np.bool_))
+            continue
+        distance = cv2.distanceTransform(elsewhere, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        agree.append(inside[points] & (distance[y[points], x[points]] <= tolerance))
+    return float(np.concatenate(agree).mean())
+
+
+def flip_disagreement(landmarks: NDArray[np.floating], of_mirrored: NDArray[np.floating]) -> NDArray[np.float64]:
+    """[N, 68, 2] of pictures, the same of the mirrored pictures -> [N]: mean distance of the points when the second are mirrored back.
+
+    In units of the distance between the centres of the eyes; infinite where the landmarks put both eyes in one place.
+    """
+    back = of_mirrored[:, MIRRORED] * (-1.0, 1.0) + (1.0, 0.0)
+    distance = np.linalg.norm(landmarks - back, axis=2).mean(axis=1)
+    eyes = eye_distance(landmarks)
+    return np.divide(distance, eyes, out=np.full(len(eyes), np.inf), where=eyes > 0)
+
+
+def eye_distance(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
+    """[..., 68, 2] -> [...]: the distance between the mean points of the two eyes."""
+    one, other = (landmarks[..., eye, :].mean(axis=-2, dtype=np.float64) for eye in EYES)
+    return np.asarray(np.linalg.norm(one - other, axis=-1))
+
+
+def score(measures: pd.DataFrame) -> pd.Series:
+    """The mean percentile rank of each line in the MEASURES it has, up to 1, the best. Equal values share the mean of their ranks."""
+    ranks = {name: measures[name].rank(ascending=large_is_good, pct=True) for name, large_is_good in MEASURES.items()}
+    return pd.DataFrame(ranks).mean(axis=1)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Of a part: its pixels, those in its largest connected piece, and the centre of that; NaN where there is none."""
+
+    pixels: int
+    largest: int
+    x: float
+    y: float
+
+
+def _largest_piece(mask: NDArray[np.uint8]) -> _Piece:
+    left, top, width, height = cv2.boundingRect(mask)
+    if not width:
+        return _Piece(0, 0, np.nan, np.nan)
+    around = mask[top : top + height, left : left + width]  # the whole map for each part would take six times as long
+    _, _, statistics, centres = cv2.connectedComponentsWithStats(around)
+    areas = statistics[1:, cv2.CC_STAT_AREA]  # the first is what is not the part
+    largest = int(areas.argmax())
+    x, y = centres[1 + largest].tolist()
+    return _Piece(int(areas.sum()), int(areas[largest]), left + x, top + y)
+
+
+def _mask(segmentation_map: NDArray[np.uint8], first: int, last: int) -> NDArray[np.uint8]:
+    """255 where the class is one of first … last, else 0."""
+    return np.asarray(cv2.inRange(segmentation_map, first, last), np.uint8)
+
+
+def _judge(segmentation_map: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> tuple[float, float]:
+    return part_plausibility(segmentation_map), landmark_agreement(segmentation_map, landmarks)
+
+
+def _check_accepted(store: PriorStore, split: str, view: str, rows: NDArray[np.int64]) -> None:
+    rejected = rows[~store.accepted(split, view)[rows]]
+    if len(rejected):
+        image = store.sample_ids(split)[rejected[0]]
+        raise OrsanetError(
+            f"{store.path}: '{image}' was rejected in {split}/{view} ({store.rejected(split, view)[image]}); "
+            f"judge only rows that were accepted"
+        )
