@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.manifest import Manifest as Manifest
     from orsanet_cache.manifest import Sample as Sample
     from orsanet_cache.manifest import load_manifest as load_manifest
+    from orsanet_cache.manifest import with_tags as with_tags
     from orsanet_cache.mobilefacenet import MobileFaceNet as MobileFaceNet
     from orsanet_cache.pixels import IMAGENET_MEAN as IMAGENET_MEAN
     from orsanet_cache.pixels import displayable as displayable
@@ -31,10 +32,14 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.pixels import unit_range as unit_range
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
     from orsanet_cache.priors import map_of as map_of
+    from orsanet_cache.quality import prior_quality as prior_quality
     from orsanet_cache.segface import LAPA_CLASSES as LAPA_CLASSES
     from orsanet_cache.segface import SegFace as SegFace
     from orsanet_cache.segface import SegFaceConfig as SegFaceConfig
-    from orsanet_cache.sheet import contact_sheet as contact_sheet
+    from orsanet_cache.sheet import printable as printable
+    from orsanet_cache.sheet import shortened as shortened
+    from orsanet_cache.sheet import with_landmarks as with_landmarks
+    from orsanet_cache.sheet import with_map as with_map
     from orsanet_cache.store import PriorStore as PriorStore
     from orsanet_cache.store import recipe_differences as recipe_differences
     from orsanet_cache.weights import Weights as Weights
@@ -49,12 +54,13 @@ _NAMES = {
     "durable": ("make_folder", "sync_folder", "write_temporary"),
     "errors": ("OrsanetError", "listed", "validation_findings"),
     "images": ("RejectedImage", "read_image", "view_pixels"),
-    "manifest": ("Manifest", "Sample", "load_manifest"),
+    "manifest": ("Manifest", "Sample", "load_manifest", "with_tags"),
     "mobilefacenet": ("MobileFaceNet",),
     "pixels": ("IMAGENET_MEAN", "displayable", "imagenet_normalised", "unit_range"),
     "priors": ("FrozenPriors", "map_of"),
+    "quality": ("prior_quality",),
     "segface": ("LAPA_CLASSES", "SegFace", "SegFaceConfig"),
-    "sheet": ("contact_sheet",),
+    "sheet": ("printable", "shortened", "with_landmarks", "with_map"),
     "store": ("PriorStore", "recipe_differences"),
     "weights": ("Weights", "load_strictly", "read_weights", "tensors_digest"),
 }

@@ -8,7 +8,7 @@ Either a small TOML that names the data set and its CSV, or the CSV alone with i
     root = "."                                      # folder the CSV's image paths start from, relative to this file
     splits = ["train", "valid", "test"]             # optional: the split names that may occur
 
-A sample's id is its image path as written in the CSV. Tags are separated by `;`. Further columns are allowed and unused. The
+A sample's id is its image path as written in the CSV. Tags are separated by `;` and contain no `@`. Further columns are allowed and unused. The
 whole manifest is validated before any work, and all findings are reported at once.
 """
 
@@ -17,7 +17,7 @@ import io
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -108,13 +108,45 @@ def load_manifest(
         first_line.setdefault(image, line)
         findings += [f"line {line}: {problem}" for problem in problems]
         if not problems:
-            tags = frozenset(tag.strip() for tag in row.get("tags", "").split(";") if tag.strip())
-            samples.append(Sample(image, descriptor.classes.index(row["label"]), row["split"], tags))
+            label = descriptor.classes.index(row["label"])
+            samples.append(Sample(image, label, row["split"], _tags(row.get("tags", ""))))
     if findings:
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
     if not samples:
         raise OrsanetError(f"{table}: no samples, only a header; add one row per image")
     return Manifest(descriptor.name, tuple(descriptor.classes), image_root, tuple(samples))
+
+
+def with_tags(manifest: Manifest, table: Path) -> Manifest:
+    """The same samples, with the further tags of a CSV `image,tags`: lists of occluded or posed images that others have made.
+
+    An image may occur on several lines; further columns are allowed and unused. Raises OrsanetError with every finding: an image that the
+    manifest does not have, or a line without a tag.
+    """
+    known = {sample.image for sample in manifest.samples}
+    findings: list[str] = []
+    added: dict[str, frozenset[str]] = {}
+    for line, row in _rows(table, findings, ("image", "tags")):
+        image, tags = row["image"], _tags(row["tags"])
+        if image not in known:
+            findings.append(f"line {line}: manifest '{manifest.name}' has no image {image!r}")
+        if not tags:
+            findings.append(f"line {line}: no tag")
+        findings += [f"line {line}: {problem}" for problem in _tag_problems(row["tags"])]
+        added[image] = added.get(image, frozenset()) | tags
+    if findings:
+        raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
+    samples = (replace(sample, tags=sample.tags | added.get(sample.image, frozenset())) for sample in manifest.samples)
+    return replace(manifest, samples=tuple(samples))
+
+
+def _tags(cell: str) -> frozenset[str]:
+    return frozenset(tag.strip() for tag in cell.split(";") if tag.strip())
+
+
+def _tag_problems(cell: str) -> Iterator[str]:
+    if "@" in cell:
+        yield f"tag {cell!r} contains '@', which names a view where groups of images are written (test:occluded@erase-20)"
 
 
 def _descriptor(
@@ -155,7 +187,7 @@ def _text(path: Path) -> str:
         raise OrsanetError(f"{str(path)!r}: not a file name ({error})") from error
 
 
-def _rows(table: Path, findings: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number where the row begins, row), with the header checked; rows of another length become findings."""
     text = _text(table)
     if "\0" in text:
@@ -164,7 +196,7 @@ def _rows(table: Path, findings: list[str]) -> Iterator[tuple[int, dict[str, str
     line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
-        missing = [name for name in COLUMNS if name not in header]
+        missing = [name for name in columns if name not in header]
         if missing:
             raise OrsanetError(f"{table}: line 1: missing column(s) {', '.join(missing)}; the header has {header}")
         repeated = sorted({name for name in header if header.count(name) > 1})
@@ -195,6 +227,7 @@ def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "_FileChec
         yield from files.problems(image)
     if row["label"] not in descriptor.classes:
         yield f"unknown class '{row['label']}'; the classes are {', '.join(descriptor.classes)}"
+    yield from _tag_problems(row.get("tags", ""))
     if row["split"] not in descriptor.splits:
         yield f"unknown split '{row['split']}'; the splits are {', '.join(descriptor.splits)}"
 

@@ -1,6 +1,7 @@
 """Contact sheets: pictures that show at once whether the priors make sense."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def contact_sheet(tiles: Sequence[Pixels], captions: Sequence[str], columns: int
     for index, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         left, top = index % columns * width, index // columns * (height + CAPTION)
         sheet.paste(Image.fromarray(tile), (left, top))
-        draw.text((left + 3, top + height + 2), _shortened(caption, draw, width - 6), fill="black")
+        draw.text((left + 3, top + height + 2), shortened(caption, width - 6, draw.textlength), fill="black")
     return sheet
 
 
@@ -82,8 +83,15 @@ def _enlarged(image: Pixels) -> Image.Image:
     return Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR)
 
 
-def _shortened(text: str, draw: ImageDraw.ImageDraw, width: int) -> str:
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    while len(printable) > 1 and draw.textlength(printable) > width:
-        printable = "…" + printable[2:]
-    return printable
+def printable(text: str) -> str:
+    """With a question mark for every character that cannot be drawn: a file's name may hold anything."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def shortened(text: str, width: float, length: Callable[[str], float]) -> str:
+    """The printable text, or as much of its end as `length` says fits into `width`."""
+    text = printable(text)
+    if length(text) <= width:
+        return text
+    cuts = range(1, len(text))  # found by halving: drawing a long text to measure it takes its time
+    return "…" + text[1 + bisect_left(cuts, True, key=lambda cut: length("…" + text[cut:]) <= width) :]

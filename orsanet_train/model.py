@@ -65,15 +65,24 @@ class ORSANet(nn.Module):
         [B, 224, 224], as configured; landmark_features [B, 512, 7, 7]; drop_path [B, *ModelConfig.drop_path_shape], uniform in
         0 … 1, decides which branches of the MCM are dropped (None: none is, whatever the mode).
         """
-        tokens = self.ir_layer(self.image_tokens(self.ir_back(image)))  # [B, 49, D]
-        if self.segmentation_prior != "none":
-            grid = tokens.transpose(1, 2).unflatten(2, (7, 7))
-            prior = (
-                self.seg_sample(segmentation)
-                if self.segmentation_prior == "features"
-                else self.map_encoder(segmentation)
-            )
-            tokens = self.seg_fusion(grid, prior).flatten(2).transpose(1, 2)
+        tokens = self.guided(self.tokens(self.ir_back(image)), segmentation)
+        return self.expression(tokens, landmark_features, drop_path)
+
+    def tokens(self, feature_map: Tensor) -> Tensor:
+        """The backbone's [B, C, 14, 14] -> [B, 49, D]."""
+        return self.ir_layer(self.image_tokens(feature_map))
+
+    def guided(self, tokens: Tensor, segmentation: Tensor) -> Tensor:
+        """Tokens [B, 49, D] as the SSGM hands them on; as they are where no segmentation prior is configured."""
+        if self.segmentation_prior == "none":
+            return tokens
+        prior = (
+            self.seg_sample(segmentation) if self.segmentation_prior == "features" else self.map_encoder(segmentation)
+        )
+        return self.seg_fusion(tokens.transpose(1, 2).unflatten(2, (7, 7)), prior).flatten(2).transpose(1, 2)
+
+    def expression(self, tokens: Tensor, landmark_features: Tensor, drop_path: Tensor | None = None) -> Expression:
+        """Tokens [B, 49, D] and landmark features, as `forward` takes them -> MCM, gate, head."""
         if self.landmark_sample is not None:
             landmark_features = self.landmark_sample(landmark_features)
         features = self.se_block(self.pyramid_fuse(tokens, landmark_features.flatten(2).transpose(1, 2), drop_path))

@@ -1,73 +1,293 @@
-"""Pictures of a run: labelled batches, training curves, confusion matrices."""
+"""Figures of a run and of its evaluation: matplotlib, on white, readable 360 pixels wide and without colour.
 
-from collections.abc import Sequence
+Every function returns a Figure; `write_picture` and `data_uri` take it, and the pictures of gallery.py, to a file or a page.
+matplotlib is an optional extra: ask `matplotlib_installed` before calling anything that draws a Figure.
+
+Shapes: N images, D features.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
 
-from orsanet_cache import contact_sheet, displayable
+from orsanet_cache import OrsanetError, printable
 from orsanet_train.checkpoint import write_whole
-from orsanet_train.feed import PriorBatch
-from orsanet_train.report import SplitReport
+from orsanet_train.metrics import Estimate, GroupReport
 
-NO_MATPLOTLIB = "curves and confusion matrices need matplotlib: pip install 'orsanet[plots]'"
-TILES = 25  # of a mosaic
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.container import Container
+    from matplotlib.figure import Figure
+
+NO_MATPLOTLIB = "curves, confusion matrices and other figures need matplotlib: pip install 'orsanet[plots]'"
+WIDTH = 5.0  # inches: text of 10 points has 9 pixels where the figure is 360 wide
+DPI = 200
+LONGEST_NAME = 28  # characters; a tag may hold anything
+COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip # told apart by colour-blind readers (Petroff 2021)
+BLUE, ORANGE, RED = COLOURS[:3]
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven and ten have no common divisor: 70 pairs of colour and marker
+SHOWN = 2000  # images of a t-SNE map
+TSNE_STEPS = 500  # half of scikit-learn's default: the divergence ends 2 % higher, in half the time
+FEWEST = 5
 
 
 def matplotlib_installed() -> bool:
-    """Curves and confusion matrices can be drawn; everything else works without."""
+    """Figures can be drawn; everything else works without."""
     return find_spec("matplotlib") is not None
 
 
-def batch_mosaic(batch: PriorBatch, classes: Sequence[str], path: Path) -> None:
-    """The images of a training batch as the backbone sees them, each with its class name: a swapped label order shows here."""
-    tiles = [
-        np.repeat(np.repeat(tile, 2, axis=0), 2, axis=1) for tile in displayable(batch.image[:TILES]).cpu().numpy()
-    ]
-    captions = [classes[label] for label in batch.label[:TILES].tolist()]
-    sheet = contact_sheet(tiles, captions, columns=min(5, len(tiles)))
-    write_whole(path, lambda temporary: sheet.save(temporary, format="PNG"))
+def write_picture(picture: "Figure | Image.Image", path: Path) -> None:
+    """As a PNG file that is whole or not there."""
+    write_whole(path, lambda temporary: temporary.write_bytes(_encoded(picture, "PNG")))
 
 
-def curves(history: pd.DataFrame, selection_split: str, path: Path) -> None:
+def data_uri(picture: "Figure | Image.Image") -> str:
+    """For the `src` of a page's img: figures as PNG, pictures of faces as JPEG, which is smaller."""
+    kind = "JPEG" if isinstance(picture, Image.Image) else "PNG"
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(_encoded(picture, kind)).decode()}"
+
+
+def curves(history: pd.DataFrame, selection_split: str) -> "Figure":
     """Loss and accuracy per epoch."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(history["epoch"], history["loss"], label="at the weights", marker=".")
-    left.plot(history["epoch"], history["perturbed_loss"], label="perturbed (SAM)", marker=".")
-    left.set(xlabel="epoch", ylabel="training loss")
-    right.plot(history["epoch"], 100 * history["train_accuracy"], label="training batches (augmented)", marker=".")
-    right.plot(history["epoch"], 100 * history["selection_accuracy"], label=f"split '{selection_split}'", marker=".")
-    right.set(xlabel="epoch", ylabel="accuracy, %")
-    for axes in (left, right):
+    figure = _figure(6.0)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    epoch = history["epoch"]
+    for axes, label, series in (
+        (upper, "training loss", {"at the weights": history["loss"], "perturbed (SAM)": history["perturbed_loss"]}),
+        (
+            lower,
+            "accuracy, %",
+            {
+                "training batches (augmented)": 100 * history["train_accuracy"],
+                f"split '{selection_split}'": 100 * history["selection_accuracy"],
+            },
+        ),
+    ):
+        lines = [
+            axes.plot(epoch, values, style, color=colour, marker=".")[0]
+            for values, style, colour in zip(series.values(), ("-", "--"), (BLUE, RED), strict=True)
+        ]
+        axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        axes.legend()
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+        _legend(axes, lines, series)
+    lower.set_xlabel("epoch")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    return figure
 
 
-def confusion(report: SplitReport, path: Path) -> None:
-    """Confusion matrix: counts, coloured by the share of each true class."""
-    from matplotlib.figure import Figure
-
-    classes = list(report.recall)
+def confusion(report: GroupReport) -> "Figure":
+    """Confusion matrix: counts, shaded by the share of each true class."""
+    classes = [_name(name) for name in report.classes]
     counts = np.array(report.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = 2.5 + 0.6 * len(classes)
-    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    size = max(WIDTH, 1.8 + 0.45 * len(classes))
+    figure = _figure(size, size)
     axes = figure.subplots()
-    image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    figure.colorbar(image, label="share of the true class")
-    # parse_math=False: a "$" in a name is a "$"
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", parse_math=False)
+    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(len(classes)), classes, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"{report.name}: {report.images} images, {report.accuracy:.2%}", parse_math=False)
+    _title(
+        axes,
+        f"{_name(report.name)}: {report.images} images, {100 * report.accuracy.value:.2f} % right",
+        "shade: share of the true class",
+    )
     for (row, column), count in np.ndenumerate(counts):
         axes.text(
             column, row, str(count), ha="center", va="center", color="white" if share[row, column] > 0.5 else "black"
         )
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+    return figure
+
+
+def reliability(report: GroupReport) -> "Figure":
+    """Accuracy of the images by how sure the model was of them, the gap to what it claimed, and how many they are."""
+    bins = report.reliability
+    low, width, images, confidence, accuracy = (
+        np.array(values)
+        for values in zip(*((b.low, b.high - b.low, b.images, b.confidence, b.accuracy) for b in bins), strict=True)
+    )
+    figure = _figure(5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    # A gap hangs from the bar where the model is surer than it is right, and stands on it where it is less sure.
+    bars = upper.bar(low, 100 * accuracy, width, align="edge", color=BLUE, edgecolor="white")
+    gaps = [
+        upper.bar(
+            low[side], 100 * np.abs(confidence - accuracy)[side], width[side],
+            bottom=100 * np.minimum(confidence, accuracy)[side], align="edge", facecolor="none", edgecolor=colour, hatch=hatch,
+        )
+        for side, colour, hatch in ((confidence > accuracy, RED, "////"), (confidence <= accuracy, "black", "...."))
+    ]  # fmt: skip
+    (ideal,) = upper.plot((0, 1), (0, 100), "--", color="black", linewidth=1)
+    upper.set(ylabel="accuracy, %", xlim=(0, 1), ylim=(0, 100))
+    _legend(upper, (bars, *gaps, ideal), ("accuracy", "overconfident by", "underconfident by", "perfectly calibrated"))
+    _title(
+        upper, _name(report.name), f"calibration error {100 * report.calibration_error:.1f} %, {report.images} images"
+    )
+    lower.bar(low, 100 * images / report.images, width, align="edge", color="#717581", edgecolor="white")
+    lower.set(xlabel="probability of the predicted class", ylabel="images, %")
+    return figure
+
+
+def robustness_curve(
+    runs: Mapping[str, Mapping[int, Estimate]], published: Mapping[int, float] | None = None
+) -> "Figure":
+    """Accuracy with its 95 % interval against the occluded share of the picture in per cent, one line per run.
+
+    `published`: the paper's accuracies (0 … 1) by the same shares.
+    """
+    figure = _figure(4.0)
+    axes = figure.subplots()
+    lines: dict[str, Artist | Container] = {}
+    for number, (name, by_share) in enumerate(runs.items()):
+        shares = np.array(sorted(by_share))
+        estimates = [by_share[share] for share in shares.tolist()]
+        aside = 0.4 * (number - (len(runs) - 1) / 2)  # so that intervals do not cover each other
+        lines[name] = axes.errorbar(
+            shares + aside, _per_cent(estimates), _intervals(estimates),
+            color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], capsize=3,
+        )  # fmt: skip
+    if published:
+        shares = np.array(sorted(published))
+        (line,) = axes.plot(shares, [100 * published[share] for share in shares.tolist()], "k--", marker="x")
+        lines["published"] = line
+    axes.set(xlabel="occluded share of the picture, %", ylabel="accuracy, %")
+    axes.set_xticks(sorted({share for by_share in (*runs.values(), published or {}) for share in by_share}))
+    axes.grid(alpha=0.3)
+    _legend(axes, lines.values(), lines)
+    return figure
+
+
+def robustness_bars(differences: Mapping[str, Estimate]) -> "Figure":
+    """Accuracy under each occluder minus that of the same images without it, in points, with its 95 % interval."""
+    figure = _figure(1.3 + 0.42 * len(differences))
+    axes = figure.subplots()
+    estimates = list(differences.values())
+    places = range(len(estimates))
+    axes.barh(places, _per_cent(estimates), 0.6, color=BLUE, xerr=_intervals(estimates), capsize=3)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(places, [_name(name) for name in differences], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("change of accuracy, points")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def accuracy_by_quality(quartiles: Mapping[str, Estimate]) -> "Figure":
+    """Accuracy with its 95 % interval of images whose priors are about equally good, in the order given."""
+    figure = _figure(3.4)
+    axes = figure.subplots()
+    estimates = list(quartiles.values())
+    axes.errorbar(range(len(estimates)), _per_cent(estimates), _intervals(estimates), fmt="o", color=BLUE, capsize=4)
+    axes.set_xticks(range(len(estimates)), [_name(name) for name in quartiles], parse_math=False)
+    axes.set_xlim(-0.5, len(estimates) - 0.5)
+    axes.set(xlabel="quarter of the images, by the quality of their priors", ylabel="accuracy, %")
+    axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def tsne(
+    features: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    classes: Sequence[str],
+    seed: int = 0,
+) -> "Figure":
+    """t-SNE of features [N, D], coloured by label [N]; what was taken for another class has a black edge.
+
+    At most 2,000 images, drawn by `seed`. Raises OrsanetError where there is nothing to lay out.
+    """
+    shown = np.arange(len(labels))
+    if len(shown) > SHOWN:
+        shown = np.sort(np.random.default_rng(seed).choice(shown, SHOWN, replace=False))
+    places = _tsne_places(features[shown].astype(np.float32), seed)
+    wrong = predicted[shown] != labels[shown]
+    figure = _figure(6.0)
+    axes = figure.subplots()
+    points: dict[str, Artist] = {}
+    for label, (name, colour, marker) in enumerate(zip(classes, cycle(COLOURS), cycle(MARKERS))):
+        of_class = labels[shown] == label
+        for edge, size, some in (("none", 14, ~wrong), ("black", 22, wrong)):
+            x, y = places[of_class & some].T
+            above = 2 + (edge == "black")
+            dots = axes.scatter(x, y, size, colour, marker=marker, edgecolors=edge, linewidths=0.8, zorder=above)
+            if edge == "none":
+                points[name] = dots
+    drawn = (
+        f"{len(shown)} of {len(labels)} images, drawn at random" if len(shown) < len(labels) else f"{len(shown)} images"
+    )
+    _title(axes, "t-SNE of the gated features", f"{drawn}; black edge: {wrong.sum()} wrong")
+    axes.set(xticks=[], yticks=[], xlabel="who is near whom means something, how far does not")
+    _legend(axes, points.values(), points, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, markerscale=1.6)
+    return figure
+
+
+def _tsne_places(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """[N, D] -> [N, 2]."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if len(features) < FEWEST:
+        raise OrsanetError(f"t-SNE needs {FEWEST} images, there are {len(features)}; show a larger group")
+    if (features == features[0]).all():
+        raise OrsanetError("t-SNE: the model has the same features for all images; train it for longer")
+    reduced = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
+    perplexity = min(30, (len(features) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", max_iter=TSNE_STEPS, random_state=seed).fit_transform(reduced)
+
+
+def _figure(height: float, width: float = WIDTH) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+
+
+def _encoded(picture: "Figure | Image.Image", kind: str) -> bytes:
+    buffer = io.BytesIO()
+    if isinstance(picture, Image.Image):
+        picture.save(buffer, kind, quality=88)
+    else:
+        picture.savefig(buffer, format=kind.lower())
+    return buffer.getvalue()
+
+
+def _name(name: str) -> str:
+    """One line of bounded length."""
+    name = printable(name)
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def _title(axes: "Axes", *lines: str) -> None:
+    axes.set_title("\n".join(lines), fontsize=10, parse_math=False)  # a "$" in a name is a "$"
+
+
+def _legend(axes: "Axes", artists: Iterable["Artist | Container"], names: Iterable[str], **place: Any) -> None:
+    """Names are set after the fact: a legend leaves out those that begin with "_" and sets others as formulas."""
+    handles = list(artists)
+    legend = axes.legend(handles, ["name"] * len(handles), fontsize=9, **place)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=_name(name), parse_math=False)
+
+
+def _per_cent(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
+    return np.array([100 * estimate.value for estimate in estimates])
+
+
+def _intervals(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
+    """[2, n] below and above the values, in per cent; NaN draws nothing where there is no interval."""
+    low, high = np.array([(estimate.low, estimate.high) for estimate in estimates], float).reshape(-1, 2).T
+    value = _per_cent(estimates)
+    return np.maximum((value - 100 * low, 100 * high - value), 0)  # an interval of resamples may leave the value out

@@ -73,7 +73,8 @@ def write_last(out: Path, model: nn.Module, identity: Identity, history: list[di
     """The weights after the newest epoch, and its curves."""
     _write_weights(out, model, identity)
     if plots.matplotlib_installed():
-        plots.curves(pd.DataFrame(history).astype({"epoch": int}), identity.selection_split, out / "curves.png")
+        table = pd.DataFrame(history).astype({"epoch": int})
+        plots.write_picture(plots.curves(table, identity.selection_split), out / "curves.png")
 
 
 def _write_weights(out: Path, model: nn.Module, identity: Identity) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orsanet_cache import Manifest, OrsanetError, Sample, load_manifest
+from orsanet_cache import Manifest, OrsanetError, Sample, load_manifest, with_tags
 
 CLASSES = ("anger", "happiness", "neutral")
 HEADER = "image,label,split,tags\n"
@@ -225,7 +225,7 @@ def test_composed_and_decomposed_names_are_two_samples(root: Path) -> None:
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 names = text.filter(lambda name: name and not name.startswith("/") and ".." not in name.split("/"))
-tags = text.filter(lambda tag: ";" not in tag and tag and tag == tag.strip())
+tags = text.filter(lambda tag: not set(";@") & set(tag) and tag and tag == tag.strip())
 samples = st.builds(
     Sample,
     image=names,
@@ -467,3 +467,28 @@ def test_an_upper_case_suffix_is_a_suffix(root: Path) -> None:
 @pytest.mark.parametrize("name", ["..", ".commits", "a/b", "a:b", "", "zarr.json", "x" * 65])
 def test_a_split_name_is_a_plain_folder_name(root: Path, name: str) -> None:
     assert "splits.0" in toml_refusal(root, TOML + f'splits = ["{name}"]\n')
+
+
+def test_further_tags_are_added_to_those_of_the_manifest(world, tmp_path: Path) -> None:
+    manifest = world.load_manifest()
+    first, second = manifest.split("test")[:2]
+    (tmp_path / "lists.csv").write_text(
+        f"image,degrees,tags\n{first.image},30,pose\n{second.image},45,pose; occluded\n{first.image},1,glasses\n"
+    )
+    tagged = {sample.image: sample for sample in with_tags(manifest, tmp_path / "lists.csv").samples}
+    assert tagged[first.image].tags == first.tags | {"pose", "glasses"}
+    assert tagged[second.image].tags == second.tags | {"pose", "occluded"}
+    untouched = [sample for sample in manifest.samples if sample.image not in (first.image, second.image)]
+    assert [tagged[sample.image] for sample in untouched] == untouched
+
+
+def test_a_list_of_other_images_is_refused_with_every_finding(world, tmp_path: Path) -> None:
+    (tmp_path / "lists.csv").write_text("image,tags\nelsewhere.png,pose\nimages/test_0.png, ;\nimages/test_1.png,a@b\n")
+    with pytest.raises(OrsanetError) as error:
+        with_tags(world.load_manifest(), tmp_path / "lists.csv")
+    assert "line 2: manifest 'small' has no image 'elsewhere.png'" in str(error.value)
+    assert "line 3: no tag" in str(error.value)
+    assert "line 4: tag 'a@b' contains '@'" in str(error.value)
+    (tmp_path / "lists.csv").write_text("name,tags\n")
+    with pytest.raises(OrsanetError, match=r"missing column\(s\) image"):
+        with_tags(world.load_manifest(), tmp_path / "lists.csv")

@@ -1,0 +1,74 @@
+"""Where the backbone looks: Grad-CAM at IR50's last feature map, with the semantic prior and without it.
+
+With A [C, 14, 14] an image's feature map and y the logit of its predicted class, the map is (Selvaraju et al. 2017, Eq. 1 and 2)
+
+    relu(sum_c w_c A_c)        w_c = mean over positions of dy / dA_c
+
+It is well defined although the published tokens re-view A: a position of A is a position of the picture, whatever reads it.
+
+Shapes: B images, C channels of the feature map.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orsanet_train.model import ORSANet
+
+BATCH = 16  # images at a time: what the gradient needs to keep bounds the memory
+
+
+class Attention(NamedTuple):
+    """Each image's map is divided by its largest value; it is 0 everywhere where nothing speaks for the class."""
+
+    with_prior: Tensor  # float32 [B, 14, 14] on the CPU, 0 … 1
+    without_prior: Tensor | None  # the same; None: the model has no segmentation prior
+
+
+def attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> Attention:
+    """Grad-CAM of the class that the model predicts; arguments as of its forward, on any device.
+
+    `without_prior` is of the same class and the same weights with the SSGM bypassed: the MCM gets the image tokens as they are. It shows
+    what the prior changes in this model. It is not the attention of a model trained without the prior, which the paper's Fig. 4
+    compares with.
+    The model computes in evaluation mode and is left as it was; no image's map depends on the others.
+    """
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    try:
+        model.eval()
+        parts = [
+            _attention(model, *(values.to(device) for values in inputs))
+            for inputs in zip(*(x.split(BATCH) for x in (image, segmentation, landmark_features)), strict=True)
+        ]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    with_prior, without_prior = zip(*parts, strict=True)
+    bypassed = None if model.segmentation_prior == "none" else torch.cat(without_prior)
+    return Attention(torch.cat(with_prior), bypassed)
+
+
+def _attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps of one batch."""
+    with torch.no_grad():
+        feature_map = model.ir_back(image)
+    with torch.enable_grad():
+        # A leaf of its own: no parameter of the backbone takes part, and none gets a gradient.
+        feature_map.requires_grad_()
+        tokens = model.tokens(feature_map)
+        logits = model.expression(model.guided(tokens, segmentation), landmark_features).logits
+        bypassed = model.expression(tokens, landmark_features).logits
+        predicted = logits.argmax(dim=1, keepdim=True)
+        return grad_cam(feature_map, logits.gather(1, predicted)), grad_cam(feature_map, bypassed.gather(1, predicted))
+
+
+def grad_cam(feature_map: Tensor, logit: Tensor) -> Tensor:
+    """Feature map [B, C, H, W] and a logit of each image [B, 1] computed from it -> float32 [B, H, W] on the CPU, 0 … 1."""
+    (gradient,) = torch.autograd.grad(logit.sum(), feature_map, retain_graph=True)
+    with torch.no_grad():
+        weights = gradient.mean(dim=(2, 3), keepdim=True)
+        cam = (weights * feature_map).sum(dim=1).relu()
+        largest = cam.amax(dim=(1, 2), keepdim=True)
+        return torch.where(largest > 0, cam / largest, 0).float().cpu()

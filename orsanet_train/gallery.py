@@ -1,0 +1,175 @@
+"""Pictures made of faces: labelled batches, the surest mistakes, what the backbone attends to, the worst priors.
+
+Every function returns a Pillow image of tiles in columns, 224 pixels each, with writing that stays readable where the
+whole is shown 360 pixels wide.
+
+Shapes: N images, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from orsanet_cache import PriorStore, displayable, shortened, with_landmarks, with_map
+from orsanet_train.attention import Attention
+from orsanet_train.feed import PriorBatch
+
+TILE = 224
+GAP = 8
+TEXT = 26  # pixels: nine of them where a sheet of four columns is 360 wide
+LINE = TEXT + 10
+ABOVE_TITLE = 20
+MOSAIC_TILES, MOSAIC_COLUMNS = 24, 4
+HEAT, DIMMED = 0.75, 0.7  # of a picture that the strongest attention covers; of its light that is left elsewhere
+Tile = NDArray[np.uint8]  # [224, 224, 3]
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images of one view of a store, by their rows."""
+
+    store: PriorStore
+    split: str
+    view: str
+    rows: NDArray[np.int64]  # [N]
+
+    def read(self, field: str, positions: Sequence[int] | NDArray[np.integer] | slice = slice(None)) -> NDArray[Any]:
+        """A field of all of them, or of those at `positions`, in that order."""
+        return self.store.read(self.split, self.view, field, self.rows[positions])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A title over the whole width, tiles, and a caption below each; any of them may be empty."""
+
+    title: str = ""
+    tiles: Sequence[Tile] = ()
+    captions: Sequence[str] = ()
+
+
+def sheet(rows: Sequence[Row], columns: int) -> Image.Image:
+    """Rows below each other on white; text that does not fit loses its beginning."""
+    font = ImageFont.load_default(TEXT)
+    heights = [
+        (ABOVE_TITLE + LINE) * bool(row.title) + TILE * bool(row.tiles) + LINE * bool(row.captions) + GAP
+        for row in rows
+    ]
+    width = columns * (TILE + GAP) + GAP
+    picture = Image.new("RGB", (width, sum(heights) + GAP), "white")
+    draw = ImageDraw.Draw(picture)
+
+    def write(text: str, left: int, top: int, room: int) -> None:
+        draw.text((left, top + 4), shortened(text, room, font.getlength), fill="black", font=font)
+
+    bottom = GAP
+    for row, height in zip(rows, heights, strict=True):
+        below = bottom + (ABOVE_TITLE if row.title else 0)
+        if row.title:
+            write(row.title, GAP, below, width - 2 * GAP)
+            below += LINE
+        for column, tile in enumerate(row.tiles):
+            picture.paste(Image.fromarray(tile), (GAP + column * (TILE + GAP), below))
+        below += TILE * bool(row.tiles)
+        for column, caption in enumerate(row.captions):
+            write(caption, GAP + column * (TILE + GAP), below, TILE)
+        bottom += height
+    return picture
+
+
+def batch_mosaic(batch: PriorBatch, classes: Sequence[str]) -> Image.Image:
+    """The images of a training batch as the backbone sees them, each with its class name: a swapped label order shows here."""
+    tiles = [enlarged(image) for image in displayable(batch.image[:MOSAIC_TILES]).cpu().numpy()]
+    captions = [classes[label] for label in batch.label[:MOSAIC_TILES].tolist()]
+    return sheet(_wrapped(tiles, captions), min(MOSAIC_COLUMNS, len(tiles)))
+
+
+def mistakes(
+    images: StoredImages,
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    per_class: int = 4,
+) -> Image.Image:
+    """For every true class its surest mistakes, the surest first: the picture as the backbone sees it, what it was taken for.
+
+    labels [N] and probabilities [N, K] are those of `images`. A class without mistakes says so.
+    """
+    predicted, certainty = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    rows = []
+    for label, name in enumerate(classes):
+        of_class = labels == label
+        wrong = np.flatnonzero(of_class & (predicted != label))
+        surest = wrong[np.argsort(-certainty[wrong], kind="stable")][:per_class]
+        told = f"{len(wrong) or 'none'} of {of_class.sum()} wrong" if of_class.any() else "no image"
+        captions = [said(classes[predicted[n]], certainty[n]) for n in surest]
+        rows.append(Row(f"true {name}: {told}", [enlarged(image) for image in images.read("image", surest)], captions))
+    return sheet(rows, per_class)
+
+
+def attention_columns(
+    images: StoredImages,
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    attention: Attention,
+) -> Image.Image:
+    """The columns of the paper's Fig. 4, one row per image: image, landmarks, segmentation map, attention with the prior and without.
+
+    labels [N], probabilities [N, K] and the attention are those of `images`. A model without a segmentation prior has one column of
+    attention.
+    """
+    columns = [attention.with_prior.numpy()]
+    headings = ["image", "landmarks", "segmentation", "attention"]
+    if attention.without_prior is not None:
+        columns.append(attention.without_prior.numpy())
+        headings.append("… without prior")
+    rows = [Row(captions=headings)]
+    fields = [images.read(field) for field in ("image", "landmarks", "segmentation_map")]
+    for n, (image, landmarks, segmentation_map) in enumerate(zip(*fields, strict=True)):
+        best = probabilities[n].argmax()
+        title = f"true {classes[labels[n]]}, predicted {said(classes[best], probabilities[n, best])}"
+        tiles = [enlarged(image), with_landmarks(image, landmarks), with_map(image, segmentation_map)]
+        rows.append(Row(title, [*tiles, *(with_attention(image, column[n]) for column in columns)]))
+    return sheet(rows, len(headings))
+
+
+def worst_priors(images: StoredImages, score: NDArray[np.floating[Any]], count: int = 12) -> Image.Image:
+    """The `count` images with the lowest score [N] of their priors, the lowest first: landmarks, map, score and file name."""
+    worst = np.argsort(score, kind="stable")[:count]
+    ids = images.store.sample_ids(images.split)
+    tiles, captions = [], []
+    fields = [images.read(field, worst) for field in ("image", "landmarks", "segmentation_map")]
+    for n, image, landmarks, segmentation_map in zip(worst, *fields, strict=True):
+        tiles += [with_landmarks(image, landmarks), with_map(image, segmentation_map)]
+        captions += [f"score {score[n]:.2f}", ids[images.rows[n]].rsplit("/", 1)[-1]]
+    return sheet(_wrapped(tiles, captions), 4)
+
+
+def with_attention(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> Tile:
+    """Picture [112, 112, 3], grey, under the colours of its attention [14, 14] in 0 … 1: the stronger, the denser."""
+    heat = np.clip(cv2.resize(attention, (TILE, TILE), interpolation=cv2.INTER_CUBIC), 0, 1)
+    colours = cv2.applyColorMap((255 * heat).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    grey = DIMMED * cv2.cvtColor(enlarged(image), cv2.COLOR_RGB2GRAY)[..., None]
+    share = HEAT * heat[..., None]
+    return ((1 - share) * grey + share * colours).round().astype(np.uint8)
+
+
+def enlarged(image: NDArray[np.uint8]) -> Tile:
+    """[112, 112, 3] -> [224, 224, 3]."""
+    return np.asarray(Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR))
+
+
+def said(name: str, probability: float) -> str:
+    """A prediction in a caption."""
+    return f"{name} {100 * probability:.0f} %"
+
+
+def _wrapped(tiles: Sequence[Tile], captions: Sequence[str]) -> list[Row]:
+    """Tiles with captions in rows of four."""
+    starts = range(0, len(tiles), MOSAIC_COLUMNS)
+    return [Row(tiles=tiles[n : n + MOSAIC_COLUMNS], captions=captions[n : n + MOSAIC_COLUMNS]) for n in starts]
