@@ -7,6 +7,7 @@ BIN := .venv/bin
 
 DEMO ?= demo
 DEMO_IMAGES ?= 1200
+OCCLUDED := erase-10,erase-20,erase-30,sunglasses,mask,hand,half-face,cap,second-face
 
 .PHONY: demo test crash-test check lint types contracts clean
 
@@ -14,17 +15,18 @@ DEMO_IMAGES ?= 1200
 demo: .venv/installed
 	$(BIN)/orsanet-cache demo-faces --out $(DEMO)/faces --images $(DEMO_IMAGES)
 	$(BIN)/orsanet-cache build $(DEMO)/faces/faces.toml --out $(DEMO)/store.zarr --segmenter demo --landmarks demo
-	$(BIN)/orsanet-cache build $(DEMO)/faces/faces.toml --out $(DEMO)/store.zarr --segmenter demo --landmarks demo --views erase-20 --splits test
+	$(BIN)/orsanet-cache build $(DEMO)/faces/faces.toml --out $(DEMO)/store.zarr --segmenter demo --landmarks demo --views $(OCCLUDED) --splits test
 	$(BIN)/orsanet-cache show $(DEMO)/store.zarr --split test -n 12 --out $(DEMO)/priors.png
 	$(BIN)/orsanet-train run --store $(DEMO)/store.zarr --manifest $(DEMO)/faces/faces.toml --preset small --out $(DEMO)/run $(if $(wildcard $(DEMO)/run/run.json),--resume)
-	$(BIN)/orsanet-train evaluate $(DEMO)/run --store $(DEMO)/store.zarr --manifest $(DEMO)/faces/faces.toml --splits valid,test,test:unoccluded,test:occluded,test@erase-20
+	$(BIN)/orsanet-train evaluate $(DEMO)/run --store $(DEMO)/store.zarr --manifest $(DEMO)/faces/faces.toml
+	$(BIN)/orsanet-train report $(DEMO)/run
 	@echo
 	@echo "Look at:"
 	@echo "  $(DEMO)/priors.png                                what the frozen networks say: landmarks and parts, in every view"
 	@echo "  $(DEMO)/run/train_batch0.png                      pictures of a training batch with their labels"
 	@echo "  $(DEMO)/run/curves.png                            loss and accuracy per epoch"
-	@echo "  $(DEMO)/run/evaluation-best/confusion_*.png       confusion matrices"
-	@echo "  $(DEMO)/run/evaluation-best/report.json           every number of the table above"
+	@echo "  $(DEMO)/run/report-best/report.html               the report: open it in a browser"
+	@echo "  $(DEMO)/run/evaluation-best/evaluation.json       every number of the table above"
 
 test: .venv/installed
 	$(BIN)/python -m pytest

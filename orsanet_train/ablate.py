@@ -3,24 +3,28 @@
     OUT/<variant>/seed-<n>/   a run folder with its evaluation      OUT/ablation.csv   one row per run and group
     OUT/ablation.md           mean and standard deviation over the seeds, and the difference from `full`, seed by seed
 
+One store serves all variants but one: what the landmark network is fed is decided when a store is built, so that ablation has a second store.
 Finished epochs are kept: called again, or with further variants or seeds, only what is missing is trained.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from scipy.stats import sem, t
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import Group, evaluate
+from orsanet_train.evaluate import evaluate
 from orsanet_train.feed import join
+from orsanet_train.predictions import EVALUATION, Evaluation, Group
 from orsanet_train.residence import Resident
 from orsanet_train.run_folder import read_json
-from orsanet_train.train import train, training_split
+from orsanet_train.selection import selection_split, training_split
+from orsanet_train.train import train
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -36,7 +40,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "spatial-no-segmentation": ("model.tokens=spatial", "model.segmentation_prior=none"),
     "paper-dare": ("loss.dare=paper",),
 }
-EVALUATION = "evaluation"  # of the last checkpoint: no result chooses it
+# `full`, trained on the second store, by what the landmark network was fed for that.
+LANDMARK_VARIANTS = {"native": "native-landmarks", "published": "published-landmarks"}
+LAST = "evaluation-last"  # of the last checkpoint: no result chooses it
+LEAST_SEEDS = 3  # for an interval: with two it is ten times as wide as what it is about
 
 
 def ablate(
@@ -46,46 +53,124 @@ def ablate(
     *,
     preset: str,
     overrides: Sequence[str],
-    variants: Sequence[str],
+    variants: Sequence[str] | None,
     seeds: Sequence[int],
     groups: Sequence[str],
     device: torch.device,
+    landmark_store: PriorStore | None = None,
     resident: Resident = "auto",
 ) -> Iterator[str]:
     """Train and evaluate every variant with every seed, yielding the name of each run before it starts.
 
-    Raises OrsanetError for a variant that is not in VARIANTS, and for whatever `train` and `evaluate` do.
+    `landmark_store` holds the same images, its recipe differing from the store's in landmarks.input alone, and adds the variant named after
+    that; None for `variants` means all that there is a store for.
+    Raises OrsanetError for a variant that does not exist or has no store, and for whatever `train` and `evaluate` do.
     """
-    if unknown := [variant for variant in variants if variant not in VARIANTS]:
-        raise OrsanetError(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
-    for group in map(Group.parse, groups):  # a slip should not wait for the first training
-        join(manifest, store, group.split, [group.view], group.tag)
+    stores = stores_of_variants(store, landmark_store)
+    variants = list(stores) if variants is None else variants
+    _check_variants(variants, store, landmark_store)
     _check_settings(out, preset, overrides, manifest, store)
+    config = load_config(preset, overrides)
+    chosen = [Group.parse(group) for group in groups]
+    for used in {id(stores[variant]): stores[variant] for variant in variants}.values():
+        for group in chosen:  # a slip should not wait for the first training
+            join(manifest, used, group.split, [group.view], group.tag)
+    if landmark_store is not None:
+        parts = [training_split(config, manifest, store), selection_split(config, manifest, store)]
+        views = [(part.name, view) for part in parts for view in part.views]
+        _check_landmark_store(store, landmark_store, [*views, *((group.split, group.view) for group in chosen)])
     for seed in seeds:  # seeds outside: interrupted, every variant has the seeds of the others
         for variant in variants:
             run = out / variant / f"seed-{seed}"
-            config = load_config(preset, [*overrides, *VARIANTS[variant], f"seed={seed}"])
+            config = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
             yield f"{variant}, seed {seed}"
             begun = (run / "run.json").is_file()
-            train(config, manifest, store, run, device=device, resume=begun, resident=resident)
+            train(config, manifest, stores[variant], run, device=device, resume=begun, resident=resident)
             weights = run / "last.safetensors"
-            evaluate(weights, manifest, store, run / EVALUATION, groups=groups, device=device, resident=resident)
+            evaluate(weights, manifest, stores[variant], run / LAST, groups=groups, device=device, resident=resident)
+
+
+def stores_of_variants(store: PriorStore, landmark_store: PriorStore | None) -> dict[str, PriorStore]:
+    """The variants that can be trained with these stores, each with its own."""
+    stores = dict.fromkeys(VARIANTS, store)
+    return stores if landmark_store is None else {**stores, _landmark_variant(store): landmark_store}
+
+
+def _changes(variant: str) -> tuple[str, ...]:
+    """To the configuration; the landmark variants change the store."""
+    return VARIANTS.get(variant, ())
+
+
+def _landmark_variant(store: PriorStore) -> str:
+    """The one that a second store beside this one makes possible."""
+    fed = store.recipe["landmarks"]["input"]
+    return next(variant for other, variant in LANDMARK_VARIANTS.items() if other != fed)
+
+
+def _check_variants(variants: Sequence[str], store: PriorStore, landmark_store: PriorStore | None) -> None:
+    possible = _landmark_variant(store)
+    names = (*VARIANTS, possible)
+    if unknown := [variant for variant in variants if variant not in names]:
+        raise OrsanetError(f"no variant {', '.join(unknown)} with {store.path}; there are {', '.join(names)}")
+    if possible in variants and landmark_store is None:
+        fed = next(fed for fed, variant in LANDMARK_VARIANTS.items() if variant == possible)
+        raise OrsanetError(
+            f"variant {possible} needs a second store, all else as in {store.path}; make it with `orsanet-cache build MANIFEST --out NEW "
+            f"--segmenter … --landmarks … --landmark-input {fed}`, then pass --landmark-store NEW"
+        )
+
+
+def _check_landmark_store(store: PriorStore, other: PriorStore, views: Sequence[tuple[str, str]]) -> None:
+    """Only what the landmark network was fed is different: the rest of the recipe is the same, and so are the pictures of the (split, view)."""
+    wanted = _recipe_of(_landmark_variant(store), store)
+    if found := list(recipe_differences(wanted, other.recipe)):
+        raise OrsanetError(
+            f"--landmark-store {other.path}: must differ from {store.path} in landmarks.input alone; build it with the same weights and "
+            f"options (before: what is needed, now: what it has):\n{listed(found)}"
+        )
+    for split, view in dict.fromkeys(views):
+        ours, others = (_pictures(one, split, view) for one in (store, other))
+        if changed := [image for image in ours | others if ours.get(image) != others.get(image)]:
+            raise OrsanetError(
+                f"--landmark-store {other.path}: other pictures than in {store.path}, split '{split}', view {view}; build it of the same "
+                f"images, and leave out of --splits the views whose occluders each store places by its own landmarks:\n{listed(changed)}"
+            )
+
+
+def _recipe_of(variant: str, store: PriorStore) -> dict[str, Any]:
+    """What the store of a variant says, given the store of the others."""
+    recipe = store.recipe
+    for fed, landmark_variant in LANDMARK_VARIANTS.items():
+        if variant == landmark_variant:
+            recipe["landmarks"] = {**recipe["landmarks"], "input": fed}
+    return recipe
+
+
+def _pictures(store: PriorStore, split: str, view: str) -> dict[str, int]:
+    """Checksum of every picture that the backbone can be shown."""
+    sealed = store.sealed(split, view)
+    checksums = zip(store.sample_ids(split), sealed.crc32c["image"].tolist(), strict=True)
+    return {image: checksum for image, checksum in checksums if image not in sealed.rejected}
 
 
 def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: Manifest, store: PriorStore) -> None:
-    """Nobody sets what the variants change; runs that are there differ in that alone, and have the same data. (Epochs may grow: the
-    table says where they differ.)
+    """Nobody sets what the variants change; runs that are there differ in that alone, and have the same data, a landmark variant's but for
+    that. (Epochs may grow: the table says where they differ.)
     """
     varied = {"seed", *(override.split("=")[0] for changes in VARIANTS.values() for override in changes)}
     if taken := sorted(varied & {override.split("=")[0].strip() for override in overrides}):
         raise OrsanetError(f"--set {', '.join(taken)}: the variants and --seeds decide this")
     training = training_split(load_config(preset, overrides), manifest, store)
-    data = {"classes": list(manifest.classes), "store": store.recipe, "training_images_sha256": training.sha256()}
     for path in sorted(out.glob("*/seed-*/run.json")):
         run, variant, seed = path.parent, path.parents[1].name, path.parent.name.removeprefix("seed-")
-        if variant not in VARIANTS:
-            raise OrsanetError(f"{run}: no variant has this name; use another --out")
-        wanted = load_config(preset, [*overrides, *VARIANTS[variant], f"seed={seed}"])
+        if variant not in (*VARIANTS, _landmark_variant(store)):
+            raise OrsanetError(f"{run}: with {store.path} no variant has this name; use another --out")
+        data = {
+            "classes": list(manifest.classes),
+            "store": _recipe_of(variant, store),
+            "training_images_sha256": training.sha256(),
+        }
+        wanted = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
         before = load_config(str(run / "config.toml")).model_copy(update={"epochs": wanted.epochs})
         here = {name: read_json(path).get(name) for name in data}
         found = [
@@ -101,29 +186,30 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
 def collect(out: Path) -> pd.DataFrame:
     """Every finished run below `out`: variant, seed, epochs, group, images, accuracy and balanced accuracy (shares)."""
     rows = []
-    for path in sorted(out.glob(f"*/seed-*/{EVALUATION}/report.json")):
+    for path in sorted(out.glob(f"*/seed-*/{LAST}/{EVALUATION}")):
         variant, seed = path.parents[2].name, int(path.parents[1].name.removeprefix("seed-"))
-        report = json.loads(path.read_bytes())
-        for split in report["splits"]:
-            rows.append(
-                {
-                    "variant": variant,
-                    "seed": seed,
-                    "epochs": report["checkpoint"]["epoch"],
-                    "group": split["name"],
-                    "images": split["images"],
-                    "accuracy": split["accuracy"],
-                    "balanced_accuracy": split["balanced_accuracy"],
-                }
-            )
+        evaluation = Evaluation.read(path.parent)
+        rows += [
+            {
+                "variant": variant,
+                "seed": seed,
+                "epochs": evaluation.checkpoint.epoch,
+                "group": group.name,
+                "images": group.images,
+                "accuracy": group.accuracy.value,
+                "balanced_accuracy": group.balanced_accuracy.value,
+            }
+            for group in evaluation.groups
+        ]
     return pd.DataFrame(rows)
 
 
 def summary(runs: pd.DataFrame) -> str:
     """Markdown: per variant and group, accuracy as mean ± standard deviation over the seeds, in per cent; with the mean difference
-    from `full`, taken seed by seed, in points. Below it a warning if the runs were not trained for the same number of epochs.
+    from `full`, taken seed by seed, in points, and its 95 % t interval where there are three seeds. Below it a warning if the runs were
+    not trained for the same number of epochs.
     """
-    order = [name for name in VARIANTS if name in set(runs["variant"])]
+    order = [name for name in (*VARIANTS, *LANDMARK_VARIANTS.values()) if name in set(runs["variant"])]
     groups = list(dict.fromkeys(runs["group"]))
     header = ["variant", "seeds", *(column for group in groups for column in (group, "− full"))]
     per_cent = runs.pivot(index="seed", columns=["variant", "group"], values="accuracy").mul(100)
@@ -135,7 +221,7 @@ def summary(runs: pd.DataFrame) -> str:
                 per_cent.get((name, group), pd.Series(dtype=float)).dropna() for name in (variant, "full")
             )
             difference = (accuracy - full).dropna()
-            cells += [_spread(accuracy), "" if variant == "full" else _spread(difference, sign=True)]
+            cells += [_spread(accuracy), "" if variant == "full" else _difference(difference)]
         lines.append(cells)
     rows = [header, ["---"] * len(header), *lines]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
@@ -143,6 +229,11 @@ def summary(runs: pd.DataFrame) -> str:
         "\nAccuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. "
         "− full: points, seed by seed.\n"
     )
+    if any(cell.endswith(")") for cells in lines for cell in cells):
+        table += (
+            "In brackets the 95 % t interval of the mean difference over training seeds, the images being the same; each by itself, so that "
+            "one in twenty lies beside 0 by chance.\n"
+        )
     if runs["epochs"].nunique() > 1:
         counts = ", ".join(map(str, sorted(set(runs["epochs"]))))
         table += f"\nNot comparable yet: these runs have {counts} epochs. Call again with every variant and seed.\n"
@@ -158,8 +249,16 @@ def write_summary(out: Path) -> str:
     return table
 
 
-def _spread(values: "pd.Series[float]", sign: bool = False) -> str:
+def _spread(values: "pd.Series[float]", form: str = ".2f") -> str:
     if values.empty:
         return ""
-    mean = f"{values.mean():+.2f}" if sign else f"{values.mean():.2f}"
+    mean = f"{values.mean():{form}}"
     return mean if len(values) < 2 else f"{mean} ± {values.std():.2f}"
+
+
+def _difference(values: "pd.Series[float]") -> str:
+    said = _spread(values, "+.2f")
+    if len(values) < LEAST_SEEDS:
+        return said
+    mean, half = float(values.mean()), float(t.ppf(0.975, len(values) - 1) * sem(values))
+    return f"{said} ({mean - half:+.2f} … {mean + half:+.2f})"

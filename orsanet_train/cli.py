@@ -1,4 +1,4 @@
-"""orsanet-train: run, evaluate, ablate, complexity. Commands translate and never decide; heavy imports wait for the command's body."""
+"""orsanet-train: run, evaluate, report, compare, ablate, complexity. Commands translate and never decide; heavy imports wait for the command's body."""
 
 import sys
 from functools import partial
@@ -23,6 +23,8 @@ resident_option = click.option(
     help="Where the priors are kept meanwhile: in the device's memory, in the host's, or streamed from the store. auto: while training, on "
     "a GPU of which they take at most half the free memory; else streamed. The results are the same.",
 )
+
+checkpoint_option = click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
 
 
 @click.group(
@@ -139,35 +141,107 @@ def run(
 @click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
 @classes_option
 @click.option(
+    "--tags", "tag_tables", type=FILE, multiple=True,
+    help="A CSV of image,tags that adds to the manifest's tags: lists of occluded or posed images. May be given again.",
+)  # fmt: skip
+@click.option(
     "--splits",
     help="Separated by commas: a split (test), its images with a tag (test:occluded), either in a view of the store "
-    "(test@erase-20).  [default: all but training]",
+    "(test@erase-20).  [default: all there are, but for the training split]",
 )
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
-@click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/evaluation-CHECKPOINT]")
+@checkpoint_option
+@click.option("--out", type=FILE, help="Folder for the evaluation.  [default: RUN/evaluation-CHECKPOINT]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option
 def evaluate(
-    run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, splits: str | None,
+    run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, tag_tables: tuple[Path, ...], splits: str | None,
     checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
-    """Accuracy of RUN per split: a table, report.json, predictions.csv and confusion matrices."""
-    from orsanet_cache import PriorStore, choose_device, load_manifest
+    """Accuracy of RUN per split, tag and view: a table, evaluation.json and predictions.csv. `report` and `compare` go on from them."""
+    from orsanet_cache import PriorStore, choose_device, load_manifest, with_tags
     from orsanet_train.evaluate import evaluate as evaluate_run
-    from orsanet_train.report import text_table
+    from orsanet_train.metrics import text_table
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
+    for table in tag_tables:
+        loaded = with_tags(loaded, table)
     folder = out or run_folder / f"evaluation-{checkpoint}"
     evaluation = evaluate_run(
         run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store), folder,
         groups=None if splits is None else [name.strip() for name in splits.split(",")], device=choose_device(device),
         resident=resident,
     )  # fmt: skip
-    click.echo(text_table(evaluation.reports))
+    click.echo(text_table(evaluation.groups))
     click.echo(evaluation.protocol)
     for note in evaluation.notes:
         click.echo(note, err=True)
     click.echo(f"wrote {folder}")
+    if out is None:
+        click.echo(
+            f"next: orsanet-train report {run_folder}{'' if checkpoint == 'best' else f' --checkpoint {checkpoint}'}"
+        )
+
+
+@main.command()
+@click.argument("runs", metavar="RUN...", type=FILE, nargs=-1, required=True)
+@checkpoint_option
+@click.option(
+    "--split", help="The split to show class by class and in pictures.  [default: test, else the first evaluated]"
+)
+@click.option("--images", help="Separated by commas: images whose attention to show.  [default: the surest mistakes]")
+@click.option("--store", type=FILE, help="Where the store is, if it was moved since the evaluation.")
+@click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/report-CHECKPOINT, of the first RUN]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def report(
+    runs: tuple[Path, ...],
+    checkpoint: str,
+    split: str | None,
+    images: str | None,
+    store: Path | None,
+    out: Path | None,
+    device: str,
+) -> None:
+    """One page about evaluated RUNs: report.html (a single file that needs no network), report.md and report.json.
+
+    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several are compared with the first.
+    """
+    from orsanet_cache import choose_device
+    from orsanet_train.album import album
+    from orsanet_train.page import write_report
+    from orsanet_train.report import make_report
+
+    wanted = None if images is None else [name.strip() for name in images.split(",")]
+    chosen_device = choose_device(device)
+    made, sources = make_report(runs, checkpoint, split, store)
+    folder = out or runs[0] / f"report-{checkpoint}"
+    write_report(made, [album(source, wanted, chosen_device) for source in sources], folder)
+    for run in made.runs:
+        click.echo(f"{run.name}: {run.stamp}")
+        for warning in run.warnings:
+            click.echo(warning, err=True)
+    click.echo(f"wrote {folder}/report.html, report.md and report.json")
+
+
+@main.command()
+@click.argument("runs", metavar="RUN_A RUN_B...", type=FILE, nargs=-1, required=True)
+@checkpoint_option
+@click.option("--out", type=FILE, help="A .json file for the numbers.")
+def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
+    """Evaluated runs against the first, image by image: exact McNemar test, difference and its 95 % interval.
+
+    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it: then also mean and spread over the seeds that both have.
+    """
+    import json
+
+    from orsanet_train.checkpoint import write_whole
+    from orsanet_train.compare import compare as compare_runs
+
+    comparison = compare_runs(runs, checkpoint)
+    click.echo(comparison.text())
+    if out is not None:
+        text = json.dumps(comparison.as_json(), indent=2)
+        write_whole(out, lambda path: path.write_text(text, encoding="utf-8"))
+        click.echo(f"wrote {out}")
 
 
 @main.command()
@@ -178,7 +252,11 @@ def evaluate(
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every run, e.g. epochs=20."
 )
-@click.option("--variants", help="Separated by commas.  [default: all]")
+@click.option("--variants", help="Separated by commas.  [default: all there is a store for]")
+@click.option(
+    "--landmark-store", type=FILE, help="A second store, built of the same images with the other --landmark-input and nothing else changed: "
+    "adds the variant native-landmarks (or published-landmarks, where --store is native).",
+)  # fmt: skip
 @click.option(
     "--seeds", default="0,1,2", show_default=True, help="Separated by commas; each trains every variant once."
 )
@@ -188,7 +266,7 @@ def evaluate(
 @resident_option
 def ablate(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
-    variants: str | None, seeds: str, splits: str, out: Path, device: str, resident: "Resident",
+    variants: str | None, landmark_store: Path | None, seeds: str, splits: str, out: Path, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which paper and code differ.
 
@@ -196,14 +274,15 @@ def ablate(
     its own --variants and the same --out.
     """
     from orsanet_cache import PriorStore, choose_device, load_manifest
-    from orsanet_train.ablate import VARIANTS, write_summary
     from orsanet_train.ablate import ablate as ablate_store
+    from orsanet_train.ablate import write_summary
     from orsanet_train.seeds import parse_seeds
 
     for name in ablate_store(
         load_manifest(manifest, classes=classes, check_files=False), PriorStore.open(store), out,
         preset=preset, overrides=overrides,
-        variants=list(VARIANTS) if variants is None else [name.strip() for name in variants.split(",")],
+        variants=None if variants is None else [name.strip() for name in variants.split(",")],
+        landmark_store=None if landmark_store is None else PriorStore.open(landmark_store),
         seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
         device=choose_device(device), resident=resident,
     ):  # fmt: skip

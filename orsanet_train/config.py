@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orsanet_cache import OrsanetError, listed, validation_findings
 
+HELD_OUT = "held-out"  # as selection_split: a part of the training split
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
 
 Positive = Annotated[int, Field(ge=1)]
@@ -118,7 +119,10 @@ class RunConfig(_Strict):
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
     train_split: str = "train"
     selection_split: str = "valid"
-    """The split whose accuracy chooses best.safetensors. The published code uses the test split; reports say so."""
+    """The split whose accuracy chooses best.safetensors; "held-out": a stratified part of the training split, not trained on. The published
+    code uses the test split; reports say so."""
+    held_out_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """How much of every class is held out, where it is."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -59,6 +59,12 @@ class LabelledSplit:
         """At most `count` of the samples."""
         return replace(self, samples=self.samples[:count], rows=self.rows[:count], labels=self.labels[:count])
 
+    def where(self, chosen: Sequence[bool]) -> "LabelledSplit":
+        """The samples for which `chosen` is true."""
+        mask = np.array(chosen, dtype=bool)
+        samples = tuple(sample for sample, taken in zip(self.samples, chosen, strict=True) if taken)
+        return replace(self, samples=samples, rows=self.rows[mask], labels=self.labels[mask])
+
     def sha256(self) -> str:
         """Identifies the usable images, their labels and their order."""
         lines = (f"{sample.label} {sample.image}\0" for sample in self.samples)

@@ -62,9 +62,7 @@ class Loop:
             epoch = len(history)
             row, at_end = self._train_epoch(training, state)
             try:
-                # Several processes must stop together: they ask each other afterwards.
-                between = self.signals.stop_here if self.ranks.world == 1 else lambda: None
-                right = predict(self.network, selection, between=between).argmax(axis=1)
+                right = predict(self.network, selection, after_batch=self._stop_here).probabilities.argmax(axis=1)
                 if self.signals.asked():
                     raise self.signals.interrupt()
             except KeyboardInterrupt:
@@ -127,6 +125,10 @@ class Loop:
             "waiting_share": waited / seconds,
         }
         return row, at_end
+
+    def _stop_here(self, _images: int) -> None:
+        if self.ranks.world == 1:  # several processes must stop together: they ask each other afterwards
+            self.signals.stop_here()
 
     def _save(self, state: TrainingState) -> None:
         if self.ranks.main:

@@ -1,73 +1,313 @@
-"""Predictions -> the numbers of a report. Metrics are scikit-learn's, the confidence interval is scipy's."""
+"""Evaluated runs -> what a report says: report.json, and with pictures (album.py) the page and report.md (page/).
+
+    RUN/evaluation-<checkpoint>, metrics.csv, config.toml ─┐
+    store: priors' quality ────────────────────────────────┴─▶ RunReport ─┐
+    several runs ─ compare.py ─▶ paired differences ──────────────────────┴─▶ Report
+
+Nothing is computed by the model here; every number follows from the evaluation folder, so the three files cannot disagree.
+"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+from numpy.typing import NDArray
+
+from orsanet_cache import OrsanetError, PriorStore, listed, prior_quality, recipe_differences
+from orsanet_train.compare import Comparison, compare, paired, seed_folders
+from orsanet_train.config import RunConfig, load_config
+from orsanet_train.metrics import Estimate, GroupReport, group_report
+from orsanet_train.paper import published
+from orsanet_train.predictions import Evaluation, Group, labels_of, probability_columns, right
+from orsanet_train.run_folder import read_json
+
+QUALITY = (
+    "image", "label", "predicted", "score", "segmentation_entropy", "part_plausibility", "landmark_agreement", "flip_disagreement"
+)  # fmt: skip
+WORST = 12  # images of the worst priors to name
+LAST_SHARE = 8  # the mean of the last eighth of the epochs: 50 of the published 400
 
 
 @dataclass(frozen=True)
-class SplitReport:
-    """Metrics of one evaluated group of images. Shares are in 0 … 1."""
+class Choice:
+    """What one way of choosing a checkpoint would report, on the split that chooses."""
+
+    protocol: str
+    epoch: str
+    accuracy: float
+    deviation: float | None  # over epochs
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An occluded view against the clean one, image by image."""
+
+    group: str
+    view: str
+    images: int
+    clean: float  # accuracy of the same images
+    accuracy: Estimate
+    difference: Estimate  # accuracy − clean
+    p_value: float  # exact McNemar
+
+
+@dataclass(frozen=True)
+class Quartile:
+    """Images whose priors are about equally good."""
 
     name: str
     images: int
-    rejected: int  # images of the group that the build could not use: not in any number here
-    accuracy: float
-    accuracy_interval: tuple[
-        float, float
-    ]  # 95 % confidence (Wilson), as if images were independent; not of the training seed
-    balanced_accuracy: float  # mean recall over the classes that occur
-    macro_f1: float  # mean F1 over the classes that occur or are predicted
-    recall: dict[str, float | None]  # per class, in label order; None: no image of it here
-    confusion: list[list[int]]  # [true][predicted], in label order
-    chose_checkpoint: bool  # this split's accuracy chose the checkpoint, so its numbers flatter it
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
+    low: float  # scores from … to
+    high: float
+    occluded: (
+        float | None
+    )  # share of them with the tag `occluded`: covered faces have bad priors; None: no image has it
+    accuracy: Estimate
 
 
-def split_report(
-    name: str, predictions: pd.DataFrame, classes: Sequence[str], rejected: int, chose_checkpoint: bool
-) -> SplitReport:
-    """Metrics of a predictions table with the columns `label` and `predicted`."""
-    label, predicted = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
-    present = [name for name in classes if (label == name).any()]
-    recall = recall_score(label, predicted, labels=present, average=None)
-    right = binomtest(int((label == predicted).sum()), len(predictions)).proportion_ci(method="wilson")
-    by_class = dict(zip(present, map(float, recall), strict=True))
-    return SplitReport(
-        name=name,
-        images=len(predictions),
-        rejected=rejected,
-        accuracy=float(accuracy_score(label, predicted)),
-        accuracy_interval=(float(right.low), float(right.high)),
-        balanced_accuracy=float(recall.mean()),
-        macro_f1=float(f1_score(label, predicted, average="macro", zero_division=0)),
-        recall={name: by_class.get(name) for name in classes},
-        confusion=confusion_matrix(label, predicted, labels=list(classes)).tolist(),
-        chose_checkpoint=chose_checkpoint,
+@dataclass(frozen=True)
+class Beside:
+    """A number of the paper and ours for the same images."""
+
+    what: str
+    group: str
+    published: float
+    ours: Estimate | None  # None: not evaluated here
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run with one checkpoint."""
+
+    name: str
+    stamp: str  # the selection protocol, short: it stands above everything
+    protocol: str
+    warnings: tuple[str, ...]
+    weights: str  # file name
+    manifest: str
+    store: str
+    groups: tuple[GroupReport, ...]
+    detailed: GroupReport  # the group that tables per class and pictures are of
+    choices: tuple[Choice, ...]
+    robustness: tuple[Drop, ...]
+    quartiles: tuple[Quartile, ...]
+    worst: tuple[
+        dict[str, Any], ...
+    ]  # images of the worst priors: image, label, predicted, score and the measures behind it
+    beside: tuple[Beside, ...]
+    config: RunConfig
+    recipe: dict[str, Any]
+    data: dict[str, Any]  # run.json: digests of the images and start weights
+
+    def as_json(self) -> dict[str, Any]:
+        config = self.config.model_dump(mode="json")
+        groups = [group.as_json() for group in self.groups]
+        return {
+            **{
+                name: _plain(value)
+                for name, value in vars(self).items()
+                if name not in ("groups", "detailed", "config")
+            },
+            "detailed": self.detailed.name,
+            "groups": groups,
+            "config": config,
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """What pictures of a run are made from."""
+
+    run: Path
+    evaluation: Evaluation
+    store: PriorStore
+    group: Group  # the detailed one
+    rows: NDArray[np.int64]  # of the evaluation's table that belong to it
+    quality: pd.DataFrame  # of the same, row by row, with the columns QUALITY
+    history: pd.DataFrame | None  # metrics.csv, where the run has one
+    report: RunReport
+
+
+@dataclass(frozen=True)
+class Report:
+    """Some runs, and how they compare with the first."""
+
+    runs: tuple[RunReport, ...]
+    comparison: Comparison | None
+
+    def as_json(self) -> dict[str, Any]:
+        comparison = None if self.comparison is None else _plain(self.comparison.as_json())
+        return {"runs": [run.as_json() for run in self.runs], "comparison": comparison}
+
+
+def make_report(
+    runs: Sequence[Path], checkpoint: str, split: str | None, store: Path | None
+) -> tuple[Report, list[Source]]:
+    """The report of run folders, or of folders of seeds (whose first seed is shown in detail).
+
+    `split` is the one to show in detail (None: `test`, else the first evaluated); `store` is where the store is now, if it was moved.
+    Raises OrsanetError for a run without an evaluation, and where the store does not hold what was evaluated.
+    """
+    shown = [_shown(run) for run in runs]
+    sources = [_source(run, checkpoint, split, store) for run in shown]
+    several = len(runs) > 1 or bool(seed_folders(runs[0]))
+    comparison = compare(runs, checkpoint) if several else None
+    return Report(tuple(source.report for source in sources), comparison), sources
+
+
+def _shown(run: Path) -> Path:
+    seeds = seed_folders(run)
+    return seeds[min(seeds)] if seeds else run
+
+
+def _source(run: Path, checkpoint: str, split: str | None, store: Path | None) -> Source:
+    evaluation = Evaluation.read(run / f"evaluation-{checkpoint}")
+    group = _detailed_group(evaluation, split, run)
+    opened = PriorStore.open(store or Path(evaluation.store))
+    _check_store(evaluation, opened)
+    rows = np.flatnonzero(group.of(evaluation.table))
+    table = evaluation.table.iloc[rows]
+    quality = prior_quality(opened, group.split, group.view, store_rows(opened, group.split, table)).reset_index(
+        drop=True
     )
+    quality[["label", "predicted"]] = table[["label", "predicted"]].to_numpy()
+    config = load_config(str(run / "config.toml"))
+    detailed = evaluation.group(str(group))
+    assert detailed is not None  # _detailed_group took it from there
+    history = pd.read_csv(run / "metrics.csv") if (run / "metrics.csv").exists() else None
+    report = RunReport(
+        name=run.resolve().name,
+        stamp=_stamp(evaluation, config),
+        protocol=evaluation.protocol,
+        warnings=tuple(_warnings(evaluation)),
+        weights=evaluation.weights,
+        manifest=evaluation.manifest,
+        store=evaluation.store,
+        groups=evaluation.groups,
+        detailed=detailed,
+        choices=tuple(_choices(history, evaluation.checkpoint.selection_split)) if history is not None else (),
+        robustness=tuple(robustness(evaluation, group.split)),
+        quartiles=tuple(_quartiles(evaluation, rows, quality["score"].to_numpy())),
+        worst=tuple(quality.nsmallest(WORST, "score")[list(QUALITY)].to_dict("records")),  # type: ignore[arg-type]
+        beside=tuple(
+            Beside(
+                row.what,
+                row.group,
+                row.accuracy,
+                None if (own := evaluation.group(row.group)) is None else own.accuracy,
+            )
+            for row in published(evaluation.manifest)
+        ),
+        config=config,
+        recipe=evaluation.checkpoint.store_recipe,
+        data=read_json(run / "run.json"),
+    )
+    return Source(run, evaluation, opened, group, rows, quality, history, report)
 
 
-def text_table(reports: Sequence[SplitReport]) -> str:
-    """The reports side by side, in per cent, for a terminal."""
-    columns = ["split", "images", "rejected", "accuracy", "95 %", "balanced", "macro F1", *reports[0].recall]
-    rows = [
-        [
-            report.name + (" *" if report.chose_checkpoint else ""),
-            report.images,
-            report.rejected,
-            _percent(report.accuracy),
-            "–".join(map(_percent, report.accuracy_interval)),
-            *map(_percent, (report.balanced_accuracy, report.macro_f1, *report.recall.values())),
-        ]
-        for report in reports
+def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Group:
+    plain = [group for report in evaluation.groups if (group := Group.parse(report.name)).tag is None]
+    splits = list(dict.fromkeys(group.split for group in plain if group.view == "clean"))
+    if not splits:
+        raise OrsanetError(f"{run}: no whole split was evaluated; run `orsanet-train evaluate {run} --splits test …`")
+    if split is not None and split not in splits:
+        raise OrsanetError(f"{run}: split '{split}' was not evaluated; there is {', '.join(splits)}")
+    return Group(split or ("test" if "test" in splits else splits[0]), None, "clean")
+
+
+def _check_store(evaluation: Evaluation, store: PriorStore) -> None:
+    differences = list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe))
+    if differences:
+        raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
+
+
+def store_rows(store: PriorStore, split: str, table: pd.DataFrame) -> NDArray[np.int64]:
+    """Where the images of a predictions table are in the store. Raises OrsanetError for one that is not there."""
+    rows = pd.Index(store.sample_ids(split)).get_indexer(pd.Index(table["image"]))
+    if (rows < 0).any():
+        absent = table["image"][rows < 0].tolist()
+        raise OrsanetError(
+            f"{store.path}: split '{split}' lacks {len(absent)} image(s) that were evaluated:\n{listed(absent)}"
+        )
+    return rows.astype(np.int64)
+
+
+def _stamp(evaluation: Evaluation, config: RunConfig) -> str:
+    chosen = evaluation.checkpoint
+    if chosen.selection == "last":
+        return f"last of {config.epochs} epochs"
+    stamp = f"best of {config.epochs} epochs on '{chosen.selection_split}'"
+    if any(group.chose_checkpoint for group in evaluation.groups) and chosen.selection_split != "valid":
+        stamp += ", as published: optimistic"
+    return stamp
+
+
+def _warnings(evaluation: Evaluation) -> list[str]:
+    chose = [group.name for group in evaluation.groups if group.chose_checkpoint]
+    warnings = list(evaluation.notes)
+    if chose:
+        warnings.insert(0, f"the checkpoint was chosen on {', '.join(chose)}: numbers there are optimistic")
+    return warnings
+
+
+def _choices(history: pd.DataFrame, split: str) -> list[Choice]:
+    accuracy = history["selection_accuracy"]
+    best, last = int(accuracy.argmax()), len(accuracy) - 1
+    count = max(1, len(accuracy) // LAST_SHARE)
+    tail = accuracy.iloc[-count:]
+    deviation = float(tail.std()) if count > 1 else None
+    return [
+        Choice("last epoch", str(last + 1), float(accuracy.iloc[last]), None),
+        Choice(f"best epoch on '{split}'", str(best + 1), float(accuracy.iloc[best]), None),
+        Choice(f"mean of the last {count} epoch(s)", f"{last + 2 - count}–{last + 1}", float(tail.mean()), deviation),
     ]
-    return pd.DataFrame(rows, columns=columns).to_string(index=False)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
+def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
+    """Every evaluated view of a split against its clean view, over the images that both have."""
+    table = evaluation.table
+    clean = table[Group(split, None, "clean").of(table)].set_index("image")
+    drops = []
+    for report in evaluation.groups:
+        group = Group.parse(report.name)
+        if group.split != split or group.tag is not None or group.view == "clean" or clean.empty:
+            continue
+        occluded = table[group.of(table)].set_index("image")
+        images = occluded.index.intersection(clean.index, sort=False)
+        before, after = right(clean.loc[images]), right(occluded.loc[images])
+        pair = paired(report.name, before, after)
+        drops.append(
+            Drop(report.name, group.view, len(images), pair.first, report.accuracy, pair.difference, pair.p_value)
+        )
+    return drops
+
+
+def _quartiles(evaluation: Evaluation, rows: NDArray[np.int64], score: NDArray[np.float64]) -> list[Quartile]:
+    """From the worst priors to the best."""
+    if len(rows) < 4:
+        return []
+    table = evaluation.table.iloc[rows]
+    labels = labels_of(table, evaluation.classes)
+    probabilities = table[probability_columns(evaluation.classes)].to_numpy()
+    occluded = table["tags"].str.split(";").map(lambda tags: "occluded" in tags).to_numpy(bool)
+    quartiles = []
+    for number, part in enumerate(np.array_split(np.argsort(score, kind="stable"), 4), 1):
+        name = {1: "1 (worst priors)", 4: "4 (best priors)"}.get(number, str(number))
+        accuracy = group_report(name, labels[part], probabilities[part], evaluation.classes).accuracy
+        share = float(occluded[part].mean()) if occluded.any() else None
+        quartiles.append(Quartile(name, len(part), float(score[part].min()), float(score[part].max()), share, accuracy))
+    return quartiles
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, NaN (not measured) as null."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    return None if isinstance(value, float) and np.isnan(value) else value

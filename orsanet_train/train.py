@@ -16,17 +16,19 @@ from torch import nn
 from tqdm import tqdm
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, load_strictly, tensors_digest
-from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, load_weights
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks
 from orsanet_train.engine import build_engine
-from orsanet_train.feed import Feed, LabelledSplit, join
+from orsanet_train.feed import Feed
+from orsanet_train.gallery import batch_mosaic
 from orsanet_train.loop import Loop
 from orsanet_train.model import backbone_weights
 from orsanet_train.online import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
+from orsanet_train.plots import write_picture
 from orsanet_train.residence import Resident
 from orsanet_train.run_folder import begin_folder, check_folder
+from orsanet_train.selection import selection_split, training_split
 from orsanet_train.state import load_state
 from orsanet_train.step import below
 from orsanet_train.stop import StopSignals
@@ -70,8 +72,7 @@ def train(
     Raises OrsanetError for anything that does not fit, before the first step.
     """
     training = training_split(config, manifest, store)
-    selection = _selection_split(config, manifest, store)
-    _check_classes(training, manifest)
+    selection = selection_split(config, manifest, store)
     if images is not None:
         training, selection = training.first(images), selection.first(images)
     fields = store.fields(config.train_split, "clean")
@@ -104,7 +105,7 @@ def train(
     state = load_state(out / "checkpoints") if resume else None
     check_folder(out, config, data, resume)
     if len(selection.rows) < ranks.world:
-        raise OrsanetError(f"split '{selection.name}' has fewer images than there are processes; start fewer")
+        raise OrsanetError(f"split '{config.selection_split}' has fewer images than there are processes; start fewer")
     model = model.to(device)
     network: nn.Module = model
     if config.priors == "online":
@@ -128,7 +129,7 @@ def train(
             network.load_frozen_state(below("frozen/", state.tensors))
     elif ranks.main and isinstance(training_feed, Feed):
         for number, batch in enumerate(islice(training_feed.epoch(config, 0), MOSAICS)):
-            plots.batch_mosaic(batch, manifest.classes, out / f"train_batch{number}.png")
+            write_picture(batch_mosaic(batch, manifest.classes), out / f"train_batch{number}.png")
 
     with StopSignals(ranks) as signals:
         loop = Loop(config, engine, network, out, signals, save_minutes, ranks)
@@ -149,38 +150,3 @@ def dev_run(config: RunConfig, train: Callable[..., RunSummary], ranks: Ranks) -
             train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2, resume=(out / "run.json").exists())
         if ranks.main:
             load_weights(out / "last.safetensors")
-
-
-def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
-    """The images that a run of this configuration trains on."""
-    views = ["clean", "hflip"] if config.augmentation.hflip > 0 else ["clean"]
-    return join(manifest, store, config.train_split, views)
-
-
-def _selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
-    if config.selection_split not in manifest.splits:
-        others = [split for split in manifest.splits if split != config.train_split]
-        raise OrsanetError(
-            f"selection_split = \"{config.selection_split}\", but manifest '{manifest.name}' has no such split; "
-            f"choose one with --set selection_split=NAME (it has {', '.join(others) or 'none besides training'})"
-        )
-    if config.selection_split == config.train_split:
-        raise OrsanetError(
-            f"selection_split is the training split '{config.train_split}': choose images not trained on"
-        )
-    selection = join(manifest, store, config.selection_split, ["clean"])
-    if not selection.samples:
-        raise OrsanetError(
-            f"split '{selection.name}' has no usable image to choose the best epoch by; see `orsanet-cache info`"
-        )
-    return selection
-
-
-def _check_classes(training: LabelledSplit, manifest: Manifest) -> None:
-    present = set(training.labels.tolist())
-    absent = [name for label, name in enumerate(manifest.classes) if label not in present]
-    if absent:
-        raise OrsanetError(
-            f"split '{training.name}' has no usable image of class {', '.join(absent)}; "
-            f"remove the class from the manifest or add images"
-        )

@@ -51,20 +51,22 @@ def test_the_commands_for_your_own_data(desk: Path) -> None:
     commands = block("bash").strip().splitlines()
     assert [line.split()[:2] for line in commands] == [
         ["orsanet-cache", "build"], ["orsanet-cache", "info"], ["orsanet-cache", "show"],
-        ["orsanet-train", "run"], ["orsanet-train", "evaluate"],
+        ["orsanet-train", "run"], ["orsanet-cache", "build"], ["orsanet-train", "evaluate"], ["orsanet-train", "report"],
     ]  # fmt: skip
-    output = ""
+    outputs = []
     for line in commands:
         program, *arguments = line.split()
         path = Path(sys.executable).with_name(program)
         result = subprocess.run([path, *arguments], cwd=desk, capture_output=True, text=True, timeout=600, check=False)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
-        output = result.stdout
-    for said in ("valid *", "test ", "test:occluded", "chosen by its accuracy on split 'valid'"):
-        assert said in output
+        outputs.append(result.stdout)
+    for said in ("valid *", "test ", "test:occluded", "test@mask", "chosen by its accuracy on split 'valid'"):
+        assert said in outputs[-2]
+    assert "best of 8 epochs on 'valid'" in outputs[-1]
     with Image.open(desk / "sheet.png") as sheet:
         assert sheet.size == (8 * 224, 8 * 240)
-    assert (desk / "run" / "evaluation-best" / "confusion_test_occluded.png").exists()
+    page = (desk / "run" / "report-best" / "report.html").read_text(encoding="utf-8")
+    assert "best of 8 epochs on &#39;valid&#39;" in page
 
 
 def test_every_shipped_descriptor_is_valid(tmp_path: Path) -> None:

@@ -113,12 +113,12 @@ class Points:
             self.pass_by("pass one" if passes % 2 else "pass two")
             return loss(*arguments)
 
-        def counted_predict(*arguments: Any, between: Callable[[], None]) -> Any:
-            def counted_between() -> None:
+        def counted_predict(*arguments: Any, after_batch: Callable[[int], object]) -> Any:
+            def counted_after_batch(images: int) -> None:
                 self.pass_by("evaluating")
-                between()
+                after_batch(images)
 
-            predicted = predict(*arguments, between=counted_between)
+            predicted = predict(*arguments, after_batch=counted_after_batch)
             self.pass_by("evaluated")
             return predicted
 

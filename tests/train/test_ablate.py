@@ -1,20 +1,32 @@
 """Ablations train what is missing and nothing else, change one thing at a time, and report the spread honestly."""
 
-import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import ttest_rel
 
-from orsanet_cache import OrsanetError, load_manifest
-from orsanet_train.ablate import VARIANTS, ablate, collect, summary, write_summary
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
+from orsanet_cache.build import build
+from orsanet_train.ablate import (
+    LANDMARK_VARIANTS,
+    VARIANTS,
+    ablate,
+    collect,
+    stores_of_variants,
+    summary,
+    write_summary,
+)
 from orsanet_train.config import load_config
+from orsanet_train.predictions import Evaluation
+from orsanet_train.run_folder import read_json
 from orsanet_train.train import train
 
 CPU = torch.device("cpu")
@@ -26,18 +38,30 @@ GROUPS = ["test", "test:occluded"]
 RUNS = [(variant, seed) for seed in (0, 1) for variant in ("full", "no-dare")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def run_all(
     world,
     out: Path,
-    variants: Sequence[str] = ("full", "no-dare"),
+    variants: Sequence[str] | None = ("full", "no-dare"),
     seeds: Sequence[int] = (0, 1),
     overrides: Sequence[str] = ("epochs=1",),
     groups: Sequence[str] = GROUPS,
+    store: Path | None = None,
+    landmark_store: Path | None = None,
 ) -> list[str]:
     return list(
         ablate(
-            world.load_manifest(), world.open_store(), out,
+            world.load_manifest(), PriorStore.open(store or world.store), out,
             preset="small", overrides=(*SMALL, *overrides), variants=variants, seeds=seeds, groups=groups, device=CPU,
+            landmark_store=None if landmark_store is None else PriorStore.open(landmark_store),
         )
     )  # fmt: skip
 
@@ -96,9 +120,9 @@ def test_every_run_has_its_folder_with_its_configuration(ablated: Path, variant:
         full = full.model_copy(update={"loss": full.loss.model_copy(update={"dare": "none"})})
     assert config == full
     assert len(pd.read_csv(run / "metrics.csv")) == 1
-    report = json.loads((run / "evaluation" / "report.json").read_text())
-    assert report["protocol"] == "last checkpoint (epoch 1), not chosen by any result"
-    assert (run / "evaluation" / "predictions.csv").is_file()
+    evaluation = Evaluation.read(run / "evaluation-last")
+    assert evaluation.protocol == "last checkpoint (epoch 1), not chosen by any result"
+    assert evaluation.weights == "last.safetensors"
 
 
 def test_seeds_and_variants_train_other_weights(ablated: Path) -> None:
@@ -113,21 +137,21 @@ def test_a_run_of_an_ablation_is_the_run_of_that_configuration_alone(world, abla
     pd.testing.assert_frame_equal(alone.drop(columns=clock), ours.drop(columns=clock), check_exact=True)
 
 
-def test_collecting_gives_the_numbers_of_every_report(ablated: Path) -> None:
+def test_collecting_gives_the_numbers_of_every_evaluation(ablated: Path) -> None:
     runs = collect(ablated)
     assert list(zip(runs["variant"], runs["seed"], runs["group"], strict=True)) == [
         (variant, seed, group) for variant in ("full", "no-dare") for seed in (0, 1) for group in GROUPS
     ]
     for row in runs.itertuples():
-        report = json.loads((ablated / row.variant / f"seed-{row.seed}" / "evaluation" / "report.json").read_text())
-        (split,) = (split for split in report["splits"] if split["name"] == row.group)
+        group = Evaluation.read(ablated / row.variant / f"seed-{row.seed}" / "evaluation-last").group(row.group)
+        assert group is not None
         assert (row.images, row.accuracy, row.balanced_accuracy) == (
-            split["images"], split["accuracy"], split["balanced_accuracy"]
+            group.images, group.accuracy.value, group.balanced_accuracy.value
         )  # fmt: skip
 
 
 def test_an_unfinished_run_is_left_out_of_the_table(copy: Path) -> None:
-    (copy / "no-dare" / "seed-1" / "evaluation" / "report.json").unlink()
+    (copy / "no-dare" / "seed-1" / "evaluation-last" / "evaluation.json").unlink()
     assert [row[:2] for row in table_cells(summary(collect(copy)))[1:]] == [["full", "2"], ["no-dare", "1"]]
 
 
@@ -171,8 +195,7 @@ def test_more_epochs_go_on_from_those_that_are_done(ablated: Path, longer: Path)
     before, after = (pd.read_csv(out / "full" / "seed-0" / "metrics.csv") for out in (ablated, longer))
     assert after["epoch"].tolist() == [1, 2]
     pd.testing.assert_frame_equal(after[:1], before, check_exact=True)
-    report = json.loads((longer / "full" / "seed-0" / "evaluation" / "report.json").read_text())
-    assert report["checkpoint"]["epoch"] == 2
+    assert Evaluation.read(longer / "full" / "seed-0" / "evaluation-last").checkpoint.epoch == 2
 
 
 def test_fewer_epochs_than_are_done_are_refused_and_the_run_stays_what_it_was(world, longer: Path) -> None:
@@ -219,7 +242,7 @@ def test_what_the_variants_decide_cannot_be_set(world, tmp_path: Path, override:
 
 def test_a_folder_of_an_unknown_variant_is_refused(world, copy: Path) -> None:
     (copy / "no-dare").rename(copy / "no-dares")
-    with pytest.raises(OrsanetError, match="no-dares/seed-0: no variant has this name"):
+    with pytest.raises(OrsanetError, match=r"no-dares/seed-0: with .*store\.zarr no variant has this name"):
         run_all(world, copy)
 
 
@@ -233,7 +256,9 @@ def test_a_kill_before_the_first_epoch_does_not_keep_a_run_from_starting(world, 
 
 
 def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
-    with pytest.raises(OrsanetError, match=r"no variant fulll, dare; there are full, no-segmentation, "):
+    with pytest.raises(
+        OrsanetError, match=r"no variant fulll, dare with .*store\.zarr; there are full, no-segmentation, "
+    ):
         run_all(world, tmp_path / "out", ["full", "fulll", "dare"])
     assert not (tmp_path / "out").exists()
 
@@ -254,6 +279,130 @@ def test_every_variant_is_a_valid_configuration_of_its_own(variant: str) -> None
     assert (variant == "full") == (VARIANTS[variant] == ())
 
 
+# --- what the landmark network is fed: a second store ---
+
+
+@pytest.fixture(scope="module")
+def native(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small world's store with the other input of the landmark network. Treat it as read-only."""
+    out = tmp_path_factory.mktemp("native") / "native.zarr"
+    priors = FrozenPriors.load(world.segmenter, world.landmarks, "native")
+    build(world.load_manifest(), out, priors, ["clean", "hflip"], device=CPU)
+    return out
+
+
+@pytest.fixture(scope="module")
+def with_landmarks(world, native: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`full` and `native-landmarks` with seed 0. Treat it as read-only."""
+    out = tmp_path_factory.mktemp("landmarks") / "out"
+    said = run_all(world, out, ["full", "native-landmarks"], [0], landmark_store=native)
+    assert said == ["full, seed 0", "native-landmarks, seed 0"]
+    return out
+
+
+def test_the_landmark_variant_is_full_trained_and_evaluated_on_the_second_store(
+    world, native: Path, with_landmarks: Path, tmp_path: Path
+) -> None:
+    ours = with_landmarks / "native-landmarks" / "seed-0"
+    assert load_config(str(ours / "config.toml")) == load_config(
+        str(with_landmarks / "full" / "seed-0" / "config.toml")
+    )
+    assert read_json(ours / "run.json")["store"] == PriorStore.open(native).recipe
+    config = load_config("small", (*SMALL, "epochs=1", "seed=0"))
+    train(config, world.load_manifest(), PriorStore.open(native), tmp_path / "alone", device=CPU)
+    assert (tmp_path / "alone" / "last.safetensors").read_bytes() == (ours / "last.safetensors").read_bytes()
+    evaluation = Evaluation.read(ours / "evaluation-last")
+    assert (evaluation.store, evaluation.checkpoint.store_recipe) == (str(native), PriorStore.open(native).recipe)
+
+
+def test_the_landmark_variant_is_the_last_row_of_the_table(with_landmarks: Path) -> None:
+    assert [row[0] for row in table_cells(summary(collect(with_landmarks)))[1:]] == ["full", "native-landmarks"]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["without its store", "with it"])
+def test_runs_of_the_landmark_variant_are_kept(
+    world, native: Path, with_landmarks: Path, tmp_path: Path, given: bool
+) -> None:
+    """Also when other variants go on without its store: its runs are known by what that store's recipe must be."""
+    out = shutil.copytree(with_landmarks, tmp_path / "out")
+    before = trained_files(out)
+    variants = ["full", "native-landmarks", "no-dare"] if given else ["full", "no-dare"]
+    run_all(world, out, variants, [0], landmark_store=native if given else None)
+    after = trained_files(out)
+    assert {path: after[path] for path in before} == before
+    assert [row[0] for row in table_cells(summary(collect(out)))[1:]] == ["full", "no-dare", "native-landmarks"]
+
+
+def test_runs_of_the_landmark_variant_with_other_weights_are_refused(
+    world, native: Path, with_landmarks: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(with_landmarks / "native-landmarks", out / "native-landmarks")
+    path = out / "native-landmarks" / "seed-0" / "run.json"
+    digest = PriorStore.open(native).recipe["landmarks"]["weights_sha256"]
+    path.write_text(path.read_text().replace(digest, "0" * 64))
+    with pytest.raises(OrsanetError, match=r"trained with other settings or data.*\n.*landmarks\.weights_sha256"):
+        run_all(world, out, ["full"], [0])
+
+
+def test_all_variants_are_those_that_there_is_a_store_for(world, native: Path) -> None:
+    store, other = world.open_store(), PriorStore.open(native)
+    assert stores_of_variants(store, None) == dict.fromkeys(VARIANTS, store)
+    assert stores_of_variants(store, other) == {**dict.fromkeys(VARIANTS, store), "native-landmarks": other}
+    assert list(stores_of_variants(other, store)) == [*VARIANTS, "published-landmarks"]
+
+
+def test_beside_a_native_store_the_other_is_the_published(world, native: Path, tmp_path: Path) -> None:
+    said = run_all(world, tmp_path / "out", ["published-landmarks"], [0], store=native, landmark_store=world.store)
+    assert said == ["published-landmarks, seed 0"]
+    recipe = read_json(tmp_path / "out" / "published-landmarks" / "seed-0" / "run.json")["store"]
+    assert recipe == world.open_store().recipe
+    with pytest.raises(OrsanetError, match=r"no variant native-landmarks with .*native\.zarr; there are full, "):
+        run_all(world, tmp_path / "out", ["native-landmarks"], [0], store=native, landmark_store=world.store)
+
+
+def test_without_its_store_the_landmark_variant_is_refused_with_the_command_that_makes_it(
+    world, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        OrsanetError, match=r"native-landmarks needs a second store.*orsanet-cache build.*--landmark-input native"
+    ):
+        run_all(world, tmp_path / "out", ["full", "native-landmarks"], [0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_input_is_no_second_store(world, tmp_path: Path) -> None:
+    with pytest.raises(
+        OrsanetError, match=r'landmarks\.input alone.*\n  landmarks\.input: "native" before, "published" now$'
+    ):
+        run_all(world, tmp_path / "out", ["full"], [0], landmark_store=world.store)
+
+
+def test_a_second_store_that_differs_in_more_is_refused_by_name(world, tmp_path: Path) -> None:
+    priors = FrozenPriors.load(world.segmenter, world.landmarks, "native")
+    build(world.load_manifest(), tmp_path / "n.zarr", priors, ["clean", "hflip"], device=CPU, feature_dtype="float32")
+    with pytest.raises(
+        OrsanetError, match=r'n\.zarr: must differ.*\n  feature_dtype: "float16" before, "float32" now$'
+    ):
+        run_all(world, tmp_path / "out", ["full"], [0], landmark_store=tmp_path / "n.zarr")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_store_of_other_pictures_is_refused_by_name(world, tmp_path: Path) -> None:
+    """The same names, one picture changed: a manifest cannot tell."""
+    shutil.copytree(world.manifest.parent / "images", tmp_path / "images")
+    for name in ("dataset.toml", "samples.csv"):
+        shutil.copy(world.manifest.with_name(name), tmp_path)
+    shutil.copy(tmp_path / "images" / "test_1.png", tmp_path / "images" / "test_4.png")
+    priors = FrozenPriors.load(world.segmenter, world.landmarks, "native")
+    changed = load_manifest(tmp_path / "dataset.toml")
+    build(changed, tmp_path / "n.zarr", priors, ["clean", "hflip"], device=CPU)
+    with pytest.raises(
+        OrsanetError, match=r"n\.zarr: other pictures than in .*'test', view clean.*\n  images/test_4\.png$"
+    ):
+        run_all(world, tmp_path / "out", ["full"], [0], landmark_store=tmp_path / "n.zarr")
+
+
 # --- the table ---
 
 
@@ -263,8 +412,32 @@ def test_the_table_shows_mean_and_sample_deviation_and_the_difference_seed_by_se
     assert table_cells(summary(runs)) == [
         ["variant", "seeds", "test", "− full"],
         ["full", "3", "83.00 ± 3.61", ""],  # sqrt((9 + 1 + 16) / 2)
-        ["no-dare", "3", "80.00 ± 1.00", "-3.00 ± 2.65"],
+        [
+            "no-dare",
+            "3",
+            "80.00 ± 1.00",
+            "-3.00 ± 2.65 (-9.57 … +3.57)",
+        ],  # 2.65 / sqrt 3 * t(0.975; 2) = 6.57, t = 4.303
     ]
+
+
+def test_the_interval_of_the_difference_is_that_of_the_paired_t_test() -> None:
+    rng = np.random.default_rng(1)
+    full, other = rng.uniform(50, 90, (2, 6))
+    low, high = ttest_rel(other, full).confidence_interval(0.95)
+    cell = table_cells(summary(made_up({"full": dict(enumerate(full)), "map": dict(enumerate(other))})))[2][3]
+    assert cell.endswith(f" ({low:+.2f} … {high:+.2f})")
+
+
+def test_an_interval_needs_three_pairs_and_is_then_explained() -> None:
+    two = made_up({"full": {0: 70, 1: 72, 2: 74}, "map": {0: 71, 1: 75, 3: 10}})
+    assert table_cells(summary(two))[2][3] == "+2.00 ± 1.41"
+    assert "t interval" not in summary(two)
+    three = made_up({"full": {0: 70, 1: 72}, "map": {0: 71, 1: 75}, "no-dare": {0: 71, 1: 73}})
+    assert "t interval" not in summary(three)
+    three = made_up({"full": {0: 70, 1: 72, 2: 74}, "map": {0: 71, 1: 73, 2: 75}})
+    assert table_cells(summary(three))[2][3] == "+1.00 ± 0.00 (+1.00 … +1.00)"
+    assert "95 % t interval of the mean difference over training seeds" in summary(three)
 
 
 def test_the_table_says_what_it_shows_and_where_budgets_differ() -> None:
@@ -282,7 +455,7 @@ def test_numbers_agree_with_numpys() -> None:
     _, first, second = table_cells(summary(runs))
     assert first[2] == f"{full.mean():.2f} ± {full.std(ddof=1):.2f}"
     assert second[2] == f"{other.mean():.2f} ± {other.std(ddof=1):.2f}"
-    assert second[3] == f"{(other - full).mean():+.2f} ± {(other - full).std(ddof=1):.2f}"
+    assert second[3].startswith(f"{(other - full).mean():+.2f} ± {(other - full).std(ddof=1):.2f} ")
 
 
 def test_the_difference_is_taken_over_the_seeds_that_both_have() -> None:
@@ -332,8 +505,9 @@ def test_a_variant_that_was_not_evaluated_on_a_group_has_empty_cells_there(lacki
 
 
 def test_rows_are_in_the_order_of_the_variants_whatever_the_order_of_the_runs() -> None:
-    runs = made_up({name: {0: 70, 1: 71} for name in VARIANTS}).sample(frac=1, random_state=0)
-    assert [row[0] for row in table_cells(summary(runs))[1:]] == list(VARIANTS)
+    names = [*VARIANTS, *LANDMARK_VARIANTS.values()]
+    runs = made_up({name: {0: 70, 1: 71} for name in names}).sample(frac=1, random_state=0)
+    assert [row[0] for row in table_cells(summary(runs))[1:]] == names
 
 
 # --- the command ---
@@ -342,7 +516,7 @@ def test_rows_are_in_the_order_of_the_variants_whatever_the_order_of_the_runs() 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "orsanet_train.cli", "ablate", *map(str, arguments)],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
@@ -365,12 +539,19 @@ def test_the_command_trains_prints_and_writes_the_table(world, tmp_path: Path) -
     assert len(pd.read_csv(out / "ablation.csv")) == 4
 
 
+def test_the_command_takes_the_second_store(world, native: Path, tmp_path: Path) -> None:
+    options = ("--landmark-store", native, "--variants", "native-landmarks", "--seeds", "0", "--splits", "test")
+    ran = command(*arguments(world, tmp_path / "out"), *options)
+    assert ran.returncode == 0, ran.stderr
+    assert [row[:2] for row in table_cells(ran.stdout)[1:]] == [["native-landmarks", "1"]]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
         ("--seeds", "0,one", "--seeds 0,one: write numbers separated by commas"),
         ("--seeds", "0,-1", "--seeds 0,-1: write numbers separated by commas"),
-        ("--variants", "full,no-dares", "no variant no-dares; there are full, no-segmentation"),
+        ("--variants", "full,no-dares", "there are full, no-segmentation"),
     ],
 )
 def test_mistakes_end_in_one_sentence(world, tmp_path: Path, option: str, value: str, said: str) -> None:

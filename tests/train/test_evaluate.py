@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, imagenet_norma
 from orsanet_cache.build import build
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import Group, evaluate, predict
+from orsanet_train.evaluate import evaluate, predict
 from orsanet_train.feed import Feed, join
+from orsanet_train.predictions import Evaluation, Group
 from orsanet_train.train import train
 
 CPU = torch.device("cpu")
@@ -37,24 +39,29 @@ def evaluated(world, run: Path, out: Path, groups: list[str] | None = None, chec
     return evaluate(weights, world.load_manifest(), world.open_store(), out, groups=groups, device=CPU)
 
 
-def test_every_split_but_training_by_default(world, run: Path, tmp_path: Path) -> None:
+def test_by_default_everything_but_training_and_the_mirrored_view(world, run: Path, tmp_path: Path) -> None:
     evaluation = evaluated(world, run, tmp_path)
-    assert [report.name for report in evaluation.reports] == ["valid", "test"]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "report.json", "predictions.csv", "confusion_valid.png", "confusion_test.png"
-    }  # fmt: skip
+    assert [report.name for report in evaluation.groups] == ["valid", "valid:occluded", "test", "test:occluded"]
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "predictions.csv", "features.npy"}
 
 
-def test_report_and_predictions_say_the_same(world, run: Path, tmp_path: Path) -> None:
+def test_by_default_the_occluded_views_of_the_store_too(world, run: Path, erased: PriorStore, tmp_path: Path) -> None:
+    weights = run / "best.safetensors"
+    evaluation = evaluate(weights, world.load_manifest(), erased, tmp_path, groups=None, device=CPU)
+    names = [report.name for report in evaluation.groups]
+    assert names == ["valid", "valid:occluded", "test", "test:occluded", "test@erase-20"]
+
+
+def test_metrics_and_predictions_say_the_same(world, run: Path, tmp_path: Path) -> None:
     evaluated(world, run, tmp_path, ["test", "test:occluded"])
-    predictions = pd.read_csv(tmp_path / "predictions.csv")
-    report = json.loads((tmp_path / "report.json").read_text())
-    for split in report["splits"]:
-        rows = predictions[predictions["split"] == split["name"]]
-        assert len(rows) == split["images"]
-        assert accuracy_score(rows["label"], rows["predicted"]) == split["accuracy"]
-        assert np.sum(split["confusion"]) == split["images"]
-    occluded = predictions[predictions["split"] == "test:occluded"]["image"].tolist()
+    predictions = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
+    assert len(predictions) == 6  # every image once, however many groups it is in
+    for group in json.loads((tmp_path / "evaluation.json").read_text())["groups"]:
+        rows = predictions[predictions["tags"] == "occluded"] if ":" in group["name"] else predictions
+        assert len(rows) == group["images"]
+        assert accuracy_score(rows["label"], rows["predicted"]) == group["accuracy"]["value"]
+        assert np.sum(group["confusion"]) == group["images"]
+    occluded = predictions[predictions["tags"] == "occluded"]["image"].tolist()
     assert occluded == ["images/test_1.png", "images/test_3.png", "images/test_5.png"]
     shares = predictions.filter(like="p_")
     assert list(shares.columns) == ["p_anger", "p_happiness", "p_neutral"]
@@ -78,16 +85,17 @@ def test_the_protocol_is_stated_and_a_flattering_split_is_marked(world, run: Pat
     best = evaluated(world, run, tmp_path / "best")
     assert "chosen by its accuracy on split 'valid'" in best.protocol
     assert "optimistic" in best.protocol
-    assert [report.chose_checkpoint for report in best.reports] == [True, False]
+    chose = {report.name: report.chose_checkpoint for report in best.groups}
+    assert chose == {"valid": True, "valid:occluded": True, "test": False, "test:occluded": False}
     last = evaluated(world, run, tmp_path / "last", checkpoint="last")
     assert last.protocol == "last checkpoint (epoch 2), not chosen by any result"
-    assert not any(report.chose_checkpoint for report in last.reports)
+    assert not any(report.chose_checkpoint for report in last.groups)
 
 
 def test_the_best_checkpoint_repeats_the_accuracy_that_chose_it(world, run: Path, tmp_path: Path) -> None:
     evaluation = evaluated(world, run, tmp_path, ["valid"])
     _, identity = load_weights(run / "best.safetensors")
-    assert evaluation.reports[0].accuracy == identity.selection_accuracy
+    assert evaluation.groups[0].accuracy.value == identity.selection_accuracy
 
 
 def test_another_class_order_is_refused(world, run: Path, tmp_path: Path) -> None:
@@ -147,25 +155,25 @@ def test_a_group_with_a_view_is_predicted_from_that_views_rows(
     groups = ["test", "test@erase-20", "test:occluded@erase-20"]
     weights = run / "best.safetensors"
     evaluation = evaluate(weights, world.load_manifest(), erased, tmp_path, groups=groups, device=CPU)
-    assert [(report.name, report.images) for report in evaluation.reports] == [
+    assert [(report.name, report.images) for report in evaluation.groups] == [
         ("test", 6), ("test@erase-20", 6), ("test:occluded@erase-20", 3)
     ]  # fmt: skip
     model, _ = load_weights(weights)
     model.eval()
-    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    predictions = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
     by_group = {}
     for group, view, rows in (
         ("test", "clean", np.arange(6)),
         ("test@erase-20", "erase-20", np.arange(6)),
         ("test:occluded@erase-20", "erase-20", np.array([1, 3, 5])),
     ):
+        table = predictions[Group.parse(group).of(predictions)]
         image, segmentation, landmark_features = (
             torch.from_numpy(erased.read("test", view, field, rows))
             for field in ("image", "segmentation_features", "landmark_features")
         )
         with torch.no_grad():
             by_hand = model(imagenet_normalised(unit_range(image)), segmentation.float(), landmark_features.float())
-        table = predictions[predictions["split"] == group]
         assert table["image"].tolist() == [f"images/test_{row}.png" for row in rows]
         shares = table.filter(like="p_").to_numpy()
         np.testing.assert_allclose(shares, by_hand.logits.softmax(dim=1).numpy(), rtol=1e-6)  # float32 in decimal
@@ -189,24 +197,47 @@ def test_a_view_that_the_store_lacks_is_answered_with_those_it_has(
         evaluate(run / "best.safetensors", world.load_manifest(), erased, tmp_path, groups=[group], device=CPU)
 
 
-def test_every_group_has_its_own_confusion_matrix(world, run: Path, erased: PriorStore, tmp_path: Path) -> None:
-    """A tag may have the name of a view."""
+def test_a_tag_may_have_the_name_of_a_view(world, run: Path, erased: PriorStore, tmp_path: Path) -> None:
     shutil.copy(world.manifest, tmp_path)
     table = world.manifest.with_name("samples.csv").read_text().replace("occluded", "erase-20")
     (tmp_path / "samples.csv").write_text(table)
     manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
     groups = ["test", "test:erase-20", "test@erase-20", "test:erase-20@erase-20"]
-    evaluate(run / "best.safetensors", manifest, erased, tmp_path / "out", groups=groups, device=CPU)
-    assert len(list((tmp_path / "out").glob("confusion_*.png"))) == len(groups)
+    evaluation = evaluate(run / "best.safetensors", manifest, erased, tmp_path / "out", groups=groups, device=CPU)
+    assert [(report.name, report.images) for report in evaluation.groups] == list(
+        zip(groups, (6, 3, 6, 3), strict=True)
+    )
 
 
-def test_the_report_has_each_groups_confidence_interval(world, run: Path, tmp_path: Path) -> None:
-    evaluation = evaluated(world, run, tmp_path, ["test", "test:occluded"])
-    written = json.loads((tmp_path / "report.json").read_text())["splits"]
-    for report, split in zip(evaluation.reports, written, strict=True):
-        low, high = split["accuracy_interval"]
-        assert (low, high) == report.accuracy_interval
-        assert 0 <= low <= split["accuracy"] <= high <= 1
+def test_an_evaluation_reads_back_as_it_was_written(world, run: Path, tmp_path: Path) -> None:
+    evaluation = evaluated(world, run, tmp_path)
+    read = Evaluation.read(tmp_path)
+    pd.testing.assert_frame_equal(read.table, evaluation.table, check_exact=True)
+    assert np.array_equal(read.features, evaluation.features)
+    assert read.groups == evaluation.groups
+    assert (read.checkpoint, read.weights, read.manifest, read.store, read.notes, read.protocol) == (
+        evaluation.checkpoint, evaluation.weights, evaluation.manifest, evaluation.store, evaluation.notes, evaluation.protocol,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["evaluation.json", "predictions.csv", "features.npy"])
+def test_half_an_evaluation_is_refused(world, run: Path, tmp_path: Path, file: str) -> None:
+    evaluated(world, run, tmp_path)
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(OrsanetError, match="run `orsanet-train evaluate` again"):
+        Evaluation.read(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(OrsanetError, match="orsanet-train evaluate"):
+        Evaluation.read(tmp_path)
+
+
+def test_names_that_look_like_something_else_come_back_as_text(world, run: Path, tmp_path: Path) -> None:
+    evaluation = evaluated(world, run, tmp_path, ["test"])
+    names = ["NA", "1", "1.0", "", 'a,"b', "two\nlines"]
+    odd = evaluation.table.assign(image=names)
+    replace(evaluation, table=odd).write(tmp_path)
+    assert Evaluation.read(tmp_path).table["image"].tolist() == names
 
 
 def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path) -> None:
@@ -220,7 +251,7 @@ def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path
         run / "best.safetensors", manifest, PriorStore.open(tmp_path / "s"), tmp_path / "out",
         groups=["test", "test:occluded"], device=CPU,
     )  # fmt: skip
-    assert [(report.images, report.rejected) for report in evaluation.reports] == [(5, 1), (2, 1)]
+    assert [(report.images, report.rejected) for report in evaluation.groups] == [(5, 1), (2, 1)]
     assert any("1 image(s) that the build rejected" in note for note in evaluation.notes)
 
 
@@ -231,7 +262,8 @@ def test_predicting_leaves_the_model_as_it_was(world, run: Path) -> None:
     )
     before = {name: value.clone() for name, value in model.train().state_dict().items()}
     first, second = predict(model, feed), predict(model, feed)
-    assert np.array_equal(first, second)
+    assert np.array_equal(first.probabilities, second.probabilities)
+    assert np.array_equal(first.features, second.features)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -244,16 +276,7 @@ def test_a_manifest_of_training_images_alone_needs_a_named_split(world, run: Pat
     with pytest.raises(OrsanetError, match="no split besides 'train'; name one with --splits"):
         evaluate(best, manifest, world.open_store(), tmp_path / "out", groups=None, device=CPU)
     evaluation = evaluate(best, manifest, world.open_store(), tmp_path / "out", groups=["train"], device=CPU)
-    assert evaluation.notes == ["'train': the model was trained on these images"]
-
-
-def test_names_that_only_a_picture_would_stumble_over(tmp_path: Path) -> None:
-    from orsanet_train import plots
-    from orsanet_train.report import split_report
-
-    predictions = pd.DataFrame({"label": ["$\\q$", "b"], "predicted": ["b", "b"]})
-    plots.confusion(split_report("test:$\\foo$", predictions, ["$\\q$", "b"], 0, False), tmp_path / "confusion.png")
-    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    assert evaluation.notes[0] == "'train': the model was trained on these images"
 
 
 def test_an_empty_tag_is_no_tag(world, run: Path, tmp_path: Path) -> None:

@@ -1,164 +1,212 @@
-"""Reports: every metric is scikit-learn's, every count adds up, and nothing depends on the names of the classes."""
+"""A report says how its checkpoint was chosen, follows from the evaluation alone, and refuses a store that is not the evaluated one."""
 
 import json
-import warnings
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, classification_report, confusion_matrix
+import torch
 
-from orsanet_train.report import SplitReport, split_report, text_table
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest, prior_quality
+from orsanet_cache.build import build
+from orsanet_train.album import album
+from orsanet_train.config import load_config
+from orsanet_train.evaluate import evaluate
+from orsanet_train.predictions import Evaluation
+from orsanet_train.report import Report, Source, make_report
+from orsanet_train.train import train
 
-CLASSES = ("surprise", "fear", "anger", "neutral")  # label order, on purpose not the alphabet's
-PAIRS = st.lists(st.tuples(st.sampled_from(CLASSES), st.sampled_from(CLASSES)), min_size=1, max_size=40)
-
-
-def report_of(pairs: list[tuple[str, str]], name: str = "test", rejected: int = 0, chose: bool = False) -> SplitReport:
-    """The report of (true, predicted) pairs."""
-    return split_report(name, pd.DataFrame(pairs, columns=["label", "predicted"]), CLASSES, rejected, chose)
-
-
-@given(pairs=PAIRS)
-@settings(max_examples=60, deadline=None)
-def test_metrics_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
-    true, predicted = zip(*pairs, strict=True)
-    report = report_of(pairs)
-    # Sums of at most four shares in another order: a few units in the last place.
-    near = {"rel": 1e-14, "abs": 1e-14}
-    assert report.images == len(pairs)
-    assert report.accuracy == accuracy_score(true, predicted)
-    assert report.confusion == confusion_matrix(true, predicted, labels=CLASSES).tolist()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's warning about classes that are predicted and never true
-        assert report.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, predicted), **near)
-    by_class = classification_report(true, predicted, output_dict=True, zero_division=0)
-    assert report.macro_f1 == pytest.approx(by_class["macro avg"]["f1-score"], **near)
-    for name in CLASSES:
-        assert report.recall[name] == (by_class[name]["recall"] if name in true else None)
+CPU = torch.device("cpu")
+SMALL = (
+    "epochs=9", "batch_size=6", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
+    "model.backbone_units=[1,1,1]", "rho=0.0",
+)  # fmt: skip
 
 
-@given(pairs=PAIRS)
-@settings(max_examples=60, deadline=None)
-def test_counts_add_up(pairs: list[tuple[str, str]]) -> None:
-    report = report_of(pairs)
-    confusion = np.array(report.confusion)
-    true, predicted = zip(*pairs, strict=True)
-    assert confusion.sum(axis=1).tolist() == [true.count(name) for name in CLASSES]
-    assert confusion.sum(axis=0).tolist() == [predicted.count(name) for name in CLASSES]
-    assert report.accuracy == np.trace(confusion) / len(pairs)
+@pytest.fixture(scope="module")
+def store(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
+    """The small store with two more views of the test split."""
+    path = tmp_path_factory.mktemp("report") / "store.zarr"
+    shutil.copytree(world.store, path)
+    build(world.load_manifest(), path, world.load_priors(), ["erase-10", "erase-20"], device=CPU, splits=["test"])
+    return PriorStore.open(path)
 
 
-@given(pairs=PAIRS)
-@settings(max_examples=60, deadline=None)
-def test_recall_and_f1_follow_from_the_confusion_matrix(pairs: list[tuple[str, str]]) -> None:
-    """From first principles: recall = hits / true, F1 = 2 hits / (true + predicted), averaged over the classes that occur."""
-    report = report_of(pairs)
-    confusion = np.array(report.confusion)
-    hits, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    recall = [hit / count if count else None for hit, count in zip(hits.tolist(), true.tolist(), strict=True)]
-    assert list(report.recall.values()) == recall
-    assert report.balanced_accuracy == pytest.approx(np.mean(hits[true > 0] / true[true > 0]), rel=1e-14, abs=1e-14)
-    seen = true + predicted > 0
-    f1 = 2 * hits[seen] / (true + predicted)[seen]
-    assert report.macro_f1 == pytest.approx(f1.mean(), rel=1e-14, abs=1e-14)
+@pytest.fixture(scope="module")
+def seeds(world, store: PriorStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two seeds, evaluated."""
+    out = tmp_path_factory.mktemp("seeds")
+    for seed in (3, 11):
+        run = out / f"seed-{seed}"
+        train(load_config("small", [*SMALL, f"seed={seed}"]), world.load_manifest(), store, run, device=CPU)
+        for checkpoint in ("best", "last"):
+            folder = run / f"evaluation-{checkpoint}"
+            evaluate(run / f"{checkpoint}.safetensors", world.load_manifest(), store, folder, groups=None, device=CPU)
+    return out
 
 
-@given(pairs=PAIRS, order=st.permutations(CLASSES))
-@settings(max_examples=30, deadline=None)
-def test_classes_are_in_label_order_and_only_order_depends_on_it(
-    pairs: list[tuple[str, str]], order: list[str]
-) -> None:
-    report = report_of(pairs)
-    other = split_report("test", pd.DataFrame(pairs, columns=["label", "predicted"]), order, 0, False)
-    assert list(report.recall) == list(CLASSES)
-    assert list(other.recall) == order
-    assert other.recall == report.recall
-    index = [CLASSES.index(name) for name in order]
-    assert other.confusion == np.array(report.confusion)[np.ix_(index, index)].tolist()
-    assert (other.accuracy, other.images) == (report.accuracy, report.images)
+@pytest.fixture(scope="module")
+def run(seeds: Path) -> Path:
+    return seeds / "seed-3"
 
 
-def test_an_absent_class_has_no_recall_and_no_part_in_the_balanced_accuracy() -> None:
-    """`neutral` is predicted and never true; `anger` is neither. No warning either: warnings fail every test here."""
-    report = report_of([("surprise", "surprise"), ("surprise", "neutral"), ("fear", "fear")])
-    assert report.recall == {"surprise": 0.5, "fear": 1.0, "anger": None, "neutral": None}
-    assert report.balanced_accuracy == 0.75
-    assert report.confusion == [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+def reported(run: Path, checkpoint: str = "best", split: str | None = None, store: Path | None = None) -> Source:
+    report, (source,) = make_report([run], checkpoint, split, store)
+    assert report.runs == (source.report,)
+    return source
 
 
-def test_all_wrong_and_a_single_image_are_reports_too() -> None:
-    report = report_of([("fear", "anger")])
-    assert (report.images, report.accuracy, report.balanced_accuracy, report.macro_f1) == (1, 0.0, 0.0, 0.0)
-    assert report_of([("fear", "fear")]).macro_f1 == 1.0
+def copied(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
-@given(pairs=PAIRS)
-@settings(max_examples=20, deadline=None)
-def test_a_report_survives_json(pairs: list[tuple[str, str]]) -> None:
-    report = report_of(pairs, "test:occluded", 3, True)
-    read = json.loads(json.dumps(report.as_json(), allow_nan=False))
-    read["accuracy_interval"] = tuple(read["accuracy_interval"])  # JSON has arrays only
-    assert SplitReport(**read) == report
+def test_the_choices_are_those_of_the_history(run: Path) -> None:
+    accuracy = pd.read_csv(run / "metrics.csv")["selection_accuracy"]
+    last, best, mean = reported(run).report.choices
+    assert (last.epoch, last.accuracy) == ("9", accuracy.iloc[-1])
+    assert (best.epoch, best.accuracy) == (str(accuracy.argmax() + 1), accuracy.max())
+    assert (mean.epoch, mean.accuracy, mean.deviation) == ("9–9", accuracy.iloc[-1], None)
 
 
-NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: 2.5 % are left out on either side
+def test_the_mean_is_over_the_last_eighth_of_the_epochs(run: Path, tmp_path: Path) -> None:
+    """50 of the published 400."""
+    copy = copied(run, tmp_path)
+    history = pd.concat([pd.read_csv(run / "metrics.csv")] * 50, ignore_index=True).iloc[:400]
+    history["selection_accuracy"] = np.arange(400) / 400
+    history.to_csv(copy / "metrics.csv", index=False)
+    *_, mean = reported(copy).report.choices
+    assert (mean.protocol, mean.epoch) == ("mean of the last 50 epoch(s)", "351–400")
+    assert mean.accuracy == pytest.approx(np.arange(350, 400).mean() / 400, rel=1e-12)
 
 
-@given(count=st.integers(1, 400), share=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
-def test_the_interval_is_wilsons_and_holds_the_accuracy(count: int, share: float) -> None:
-    """The accuracies p at which (observed - p) / sqrt(p (1 - p) / n) is the quantile, solved for p."""
-    right = round(share * count)
-    report = report_of([("fear", "fear")] * right + [("fear", "anger")] * (count - right))
-    low, high = report.accuracy_interval
-    observed, z = right / count, NORMAL_QUANTILE
-    centre = (observed + z**2 / (2 * count)) / (1 + z**2 / count)
-    reach = z * np.sqrt(observed * (1 - observed) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    assert report.accuracy_interval == pytest.approx((centre - reach, centre + reach), rel=0, abs=1e-12)  # rounding
-    assert 0 <= low <= report.accuracy <= high <= 1
-    assert high - low > 0
+def test_the_stamp_says_what_chose(world, store: PriorStore, run: Path, tmp_path: Path) -> None:
+    assert reported(run).report.stamp == "best of 9 epochs on 'valid'"
+    assert reported(run, "last").report.stamp == "last of 9 epochs"
+    on_test = tmp_path / "on-test"
+    config = load_config("small", [*SMALL, "epochs=1", "selection_split=test"])
+    train(config, world.load_manifest(), store, on_test, device=CPU)
+    evaluate(
+        on_test / "best.safetensors", world.load_manifest(), store, on_test / "evaluation-best", groups=None, device=CPU
+    )
+    report = reported(on_test).report
+    assert report.stamp == "best of 1 epochs on 'test', as published: optimistic"
+    assert report.warnings[0].startswith(
+        "the checkpoint was chosen on test, test:occluded, test@erase-10, test@erase-20:"
+    )
 
 
-@pytest.mark.parametrize("right", [0, 1, 3, 4])
-def test_the_interval_shrinks_with_more_images(right: int) -> None:
-    widths = []
-    for times in (1, 4, 16, 64):
-        report = report_of([("fear", "fear")] * right * times + [("fear", "anger")] * (4 - right) * times)
-        widths.append(report.accuracy_interval[1] - report.accuracy_interval[0])
-    assert widths == sorted(widths, reverse=True)
-    assert len(set(widths)) == 4
-    assert widths[0] > 0.4
-    assert widths[3] < 0.15
+def test_a_drop_is_the_difference_on_the_same_images(run: Path) -> None:
+    report = reported(run).report
+    groups = {group.name: group.accuracy.value for group in report.groups}
+    assert [drop.view for drop in report.robustness] == ["erase-10", "erase-20"]
+    for drop in report.robustness:
+        assert drop.images == 6
+        assert drop.clean == groups["test"]
+        assert drop.accuracy.value == groups[drop.group]
+        assert drop.difference.value == pytest.approx(groups[drop.group] - groups["test"], abs=1e-15)
 
 
-def test_the_table_has_a_row_per_report_in_per_cent() -> None:
-    first = report_of([("surprise", "surprise"), ("surprise", "fear"), ("fear", "fear")], "valid", 2, True)
-    second = report_of([("anger", "anger")] * 7, "test:occluded")
-    header, *rows = text_table([first, second]).splitlines()
-    assert header.split() == ["split", "images", "rejected", "accuracy", "95", "%", "balanced", "macro", "F1", *CLASSES]
-    assert [row.split() for row in rows] == [
-        ["valid", "*", "3", "2", "66.67", "20.77–93.85", "75.00", "66.67", "50.00", "100.00", "-", "-"],
-        ["test:occluded", "7", "0", "100.00", "64.57–100.00", "100.00", "100.00", "-", "-", "100.00", "-"],
-    ]
+def test_an_image_that_one_view_lacks_is_in_no_drop(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path)
+    evaluation = Evaluation.read(copy / "evaluation-best")
+    kept = ~((evaluation.table["view"] == "erase-20") & (evaluation.table["image"] == "images/test_0.png")).to_numpy()
+    table, features = evaluation.table[kept].reset_index(drop=True), evaluation.features[kept]
+    replace(evaluation, table=table, features=features).write(copy / "evaluation-best")
+    assert [drop.images for drop in reported(copy).report.robustness] == [6, 5]
 
 
-def test_the_table_shortens_no_name_and_leaves_out_no_column() -> None:
-    """Data frames abbreviate long cells and wide tables unless told not to."""
-    classes = [f"expression-number-{index}" for index in range(30)]
-    group = "test:" + "a" * 80
-    frame = pd.DataFrame({"label": classes, "predicted": classes})
-    reports = [split_report(f"{group}{index}", frame, classes, 0, False) for index in range(70)]
-    lines = text_table(reports).splitlines()
-    assert len(lines) == 71
-    assert lines[0].split()[-30:] == classes
-    assert [line.split()[0] for line in lines[1:]] == [report.name for report in reports]
+def test_quartiles_part_the_images_the_worst_first(run: Path, store: PriorStore) -> None:
+    source = reported(run)
+    quartiles = source.report.quartiles
+    assert sum(part.images for part in quartiles) == 6
+    ends = [end for part in quartiles for end in (part.low, part.high)]
+    assert ends == sorted(ends)
+    quality = prior_quality(store, "test", "clean", np.arange(6))
+    assert [image["image"] for image in source.report.worst] == quality.sort_values("score", kind="stable")[
+        "image"
+    ].tolist()
 
 
-def test_a_class_may_be_called_like_a_column() -> None:
-    """The count of images stays beside the recall of a class called `images`."""
-    frame = pd.DataFrame({"label": ["images"] * 3, "predicted": ["images"] * 3})
-    _, row = text_table([split_report("test", frame, ["images", "rejected"], 5, False)]).splitlines()
-    assert row.split() == ["test", "3", "5", "100.00", "43.85–100.00", "100.00", "100.00", "100.00", "-"]
+def test_the_paper_stands_beside_a_known_data_set_only(run: Path, tmp_path: Path) -> None:
+    assert reported(run).report.beside == ()
+    copy = copied(run, tmp_path)
+    replace(Evaluation.read(run / "evaluation-best"), manifest="rafdb").write(copy / "evaluation-best")
+    report = reported(copy).report
+    ours = {row.group: row.ours for row in report.beside}
+    assert {row.group: row.published for row in report.beside} == {
+        "test": 0.9228, "test:occluded": 0.8775, "test@erase-10": 0.9051, "test@erase-20": 0.8787, "test@erase-30": 0.8402,
+    }  # fmt: skip
+    assert ours["test@erase-30"] is None
+    evaluated = {group.name: group.accuracy for group in report.groups}
+    assert all(estimate == evaluated[group] for group, estimate in ours.items() if estimate is not None)
+
+
+def test_the_split_in_detail_can_be_chosen(run: Path) -> None:
+    assert reported(run).report.detailed.name == "test"
+    assert reported(run, split="valid").report.detailed.name == "valid"
+    with pytest.raises(OrsanetError, match="split 'train' was not evaluated; there is valid, test"):
+        reported(run, split="train")
+
+
+def test_a_run_without_an_evaluation_is_told_how_to_make_one(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path)
+    shutil.rmtree(copy / "evaluation-best")
+    with pytest.raises(OrsanetError, match="orsanet-train evaluate RUN --store"):
+        reported(copy)
+
+
+def test_a_moved_store_is_found_and_another_one_refused(world, run: Path, store: PriorStore, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(store.path, tmp_path / "moved.zarr"))
+    assert reported(run, store=moved).report == reported(run).report
+    native = FrozenPriors.load(world.segmenter, world.landmarks, "native")
+    build(world.load_manifest(), tmp_path / "native.zarr", native, ["clean"], device=CPU)
+    with pytest.raises(OrsanetError, match=r"not the store that was evaluated:\n.*landmarks\.input"):
+        reported(run, store=tmp_path / "native.zarr")
+    table = world.manifest.with_name("samples.csv").read_text().replace("images/test_0.png", "images/test_0b.png")
+    shutil.copytree(world.folder / "images", tmp_path / "images")
+    shutil.move(tmp_path / "images" / "test_0.png", tmp_path / "images" / "test_0b.png")
+    (tmp_path / "samples.csv").write_text(table)
+    shutil.copy(world.manifest, tmp_path / "dataset.toml")
+    build(load_manifest(tmp_path / "dataset.toml"), tmp_path / "b.zarr", world.load_priors(), ["clean"], device=CPU)
+    with pytest.raises(OrsanetError, match=r"lacks 1 image\(s\) that were evaluated:\n.*test_0\.png"):
+        reported(run, store=tmp_path / "b.zarr")
+
+
+def test_seeds_are_shown_by_the_first_and_compared_over_all(seeds: Path) -> None:
+    report, sources = make_report([seeds], "best", None, None)
+    assert [source.run.name for source in sources] == ["seed-3"]
+    assert report.comparison is not None
+    (accuracy,) = [one for one in report.comparison.accuracies if one.group == "test"]
+    assert accuracy.seeds == (3, 11)
+    values = [Evaluation.read(seeds / f"seed-{seed}" / "evaluation-best").group("test") for seed in (3, 11)]
+    assert accuracy.mean == pytest.approx(np.mean([value.accuracy.value for value in values if value]), abs=1e-15)
+
+
+def test_a_report_is_json_as_it_stands(run: Path, seeds: Path) -> None:
+    report: Report = make_report([run, seeds / "seed-11"], "best", None, None)[0]
+    content = report.as_json()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["runs"][0]["config"]["epochs"] == 9
+
+
+def test_chosen_images_are_those_whose_attention_is_shown(run: Path) -> None:
+    source = reported(run)
+    pictures = {picture.name: picture for picture in album(source, ["images/test_4.png"], CPU)}
+    everyone = {picture.name: picture for picture in album(source, None, CPU)}
+    assert pictures["attention"].source != everyone["attention"].source
+    assert {name: picture for name, picture in pictures.items() if name != "attention"} == {
+        name: picture for name, picture in everyone.items() if name != "attention"
+    }
+    assert all(picture.source for picture in everyone.values())
+    with pytest.raises(OrsanetError, match=r"--images: not among .*\n.*elsewhere\.png"):
+        album(source, ["elsewhere.png"], CPU)
+
+
+def test_weights_that_changed_since_the_evaluation_are_refused(run: Path, seeds: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path)
+    shutil.copy(seeds / "seed-11" / "best.safetensors", copy)
+    with pytest.raises(OrsanetError, match="has changed since it was evaluated"):
+        album(reported(copy), None, CPU)

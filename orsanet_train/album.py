@@ -1,0 +1,174 @@
+"""The pictures of a report: what plots.py and gallery.py draw, with the words that go with each."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from orsanet_cache import OrsanetError, listed
+from orsanet_train import gallery, plots
+from orsanet_train.attention import Attention, attention
+from orsanet_train.checkpoint import load_weights
+from orsanet_train.feed import Feed, LabelledSplit
+from orsanet_train.metrics import Estimate
+from orsanet_train.model import ORSANet
+from orsanet_train.paper import published
+from orsanet_train.predictions import labels_of, probability_columns
+from orsanet_train.report import Source, store_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ATTENTION_ROWS = 6  # images whose attention is shown, unless they are named
+ERASED = re.compile(r"erase-(\d+)")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page, with what it shows; without a source it is the reason why there is none."""
+
+    name: str  # unique among a run's
+    title: str
+    caption: str
+    source: str | None  # data URI
+
+
+def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[Picture]:
+    """The pictures of one run. `images` are those whose attention is shown; None: the surest mistakes.
+
+    Raises OrsanetError for an image that was not evaluated, weights that have changed since, or where matplotlib is not installed.
+    """
+    if not plots.matplotlib_installed():
+        raise OrsanetError(f"a report has pictures; {plots.NO_MATPLOTLIB}")
+    model = _evaluated_model(source)
+    evaluation, report = source.evaluation, source.report
+    classes = evaluation.classes
+    table = evaluation.table.iloc[source.rows]
+    labels = labels_of(table, classes)
+    probabilities = table[probability_columns(classes)].to_numpy()
+    rows = store_rows(source.store, source.group.split, table)
+    stored = gallery.StoredImages(source.store, source.group.split, source.group.view, rows)
+    chosen = _chosen(table, labels, probabilities, images)
+    seen = gallery.StoredImages(stored.store, stored.split, stored.view, rows[chosen])
+    detailed, features = report.detailed, evaluation.features[source.rows]
+
+    pictures = [
+        _picture("confusion", "Confusion matrix", "Counts; the shade is the share of the true class.", lambda: plots.confusion(detailed)),
+        _picture(
+            "reliability", "Is it as sure as it is right?", f"Expected calibration error {detailed.calibration_error:.1%}, 15 bins.",
+            lambda: plots.reliability(detailed),
+        ),
+    ]  # fmt: skip
+    if (curve := erased_shares(source)) and len(curve) > 1:
+        drawn = {row.group: row.accuracy for row in published(evaluation.manifest)}
+        beside = {share: drawn[group] for share, group in _erased_groups(source).items() if group in drawn}
+        pictures.append(
+            _picture(
+                "robustness-curve", "Accuracy under erased squares",
+                "One square of so much of the picture, at a place drawn from its pixels; the frozen networks see it too.",
+                lambda: plots.robustness_curve({report.name: curve}, beside),
+            )
+        )  # fmt: skip
+    if report.robustness:
+        pictures.append(
+            _picture(
+                "robustness", "What each occlusion costs", "The same images with and without it.",
+                lambda: plots.robustness_bars({drop.view: drop.difference for drop in report.robustness}),
+            )
+        )  # fmt: skip
+    if report.quartiles:
+        pictures.append(
+            _picture(
+                "quality", "Accuracy by the quality of the priors", "Quarters of the images by their score, the worst first.",
+                lambda: plots.accuracy_by_quality({part.name: part.accuracy for part in report.quartiles}),
+            )
+        )  # fmt: skip
+    if source.history is not None:
+        history = source.history
+        split = evaluation.checkpoint.selection_split
+        pictures.append(
+            _picture("curves", "Training", "Loss and accuracy per epoch.", lambda: plots.curves(history, split))
+        )
+    pictures += [
+        _picture(
+            "t-sne", "What the head sees", "t-SNE: who is near whom means something, distances and sizes do not.",
+            lambda: plots.tsne(features, labels, probabilities.argmax(axis=1), classes),
+        ),
+        _picture(
+            "mistakes", "The surest mistakes", "Of each true class, with what the model said instead.",
+            lambda: gallery.mistakes(stored, labels, probabilities, classes),
+        ),
+        _picture(
+            "attention", "Where the backbone looks",
+            "Image, landmarks, segmentation map, and Grad-CAM of the predicted class at the backbone's last map: as the model is, and with "
+            "the semantic guidance bypassed in the same model (not a model trained without it).",
+            lambda: gallery.attention_columns(
+                seen, labels[chosen], probabilities[chosen], classes, _attention(source, model, seen.rows, labels[chosen], device)
+            ),
+        ),
+        _picture(
+            "worst-priors", "The worst priors", "Images with the lowest scores: landmarks and segmentation map.",
+            lambda: gallery.worst_priors(stored, source.quality["score"].to_numpy()),
+        ),
+    ]  # fmt: skip
+    return pictures
+
+
+def erased_shares(source: Source) -> dict[int, Estimate]:
+    """Accuracy of the detailed split by the share of the picture that is erased, in per cent; 0 is the clean view."""
+    reports = {share: source.evaluation.group(group) for share, group in _erased_groups(source).items()}
+    return {share: report.accuracy for share, report in reports.items() if report is not None}
+
+
+def _erased_groups(source: Source) -> dict[int, str]:
+    """Share in per cent -> the evaluated group that has it."""
+    views = {drop.view: drop.group for drop in source.report.robustness}
+    erased = {int(match[1]): group for view, group in views.items() if (match := ERASED.fullmatch(view))}
+    return {0: str(source.group), **dict(sorted(erased.items()))}
+
+
+def _picture(name: str, title: str, caption: str, draw: "Callable[[], Figure | Image.Image]") -> Picture:
+    """Where something cannot be drawn (too few images) the page says so."""
+    try:
+        return Picture(name, title, caption, plots.data_uri(draw()))
+    except OrsanetError as reason:
+        return Picture(name, title, f"Not drawn: {reason}", None)
+
+
+def _chosen(
+    table: pd.DataFrame, labels: NDArray[np.int64], probabilities: NDArray[np.float32], images: Sequence[str] | None
+) -> NDArray[np.int64]:
+    """Positions of the images named, or of the surest mistakes, and where there are fewer, the least sure successes."""
+    if images is not None:
+        found = pd.Index(table["image"].to_numpy()).get_indexer(list(images))
+        if absent := [image for image, position in zip(images, found, strict=True) if position < 0]:
+            raise OrsanetError(f"--images: not among the images of this split that were evaluated:\n{listed(absent)}")
+        return found.astype(np.int64)
+    wrong = probabilities.argmax(axis=1) != labels
+    certainty = probabilities.max(axis=1)
+    return np.lexsort((np.where(wrong, -certainty, certainty), ~wrong))[:ATTENTION_ROWS]
+
+
+def _evaluated_model(source: Source) -> ORSANet:
+    weights = source.run / source.evaluation.weights
+    model, identity = load_weights(weights)
+    if identity.tensors_sha256 != source.evaluation.checkpoint.tensors_sha256:
+        raise OrsanetError(
+            f"{weights} has changed since it was evaluated; run `orsanet-train evaluate {source.run} …` again"
+        )
+    return model
+
+
+def _attention(
+    source: Source, model: ORSANet, rows: NDArray[np.int64], labels: NDArray[np.int64], device: torch.device
+) -> Attention:
+    split = LabelledSplit(source.group.split, (source.group.view,), (), rows, labels, {})
+    feed = Feed(source.store, split, source.evaluation.checkpoint.model, device, "stream")
+    (batch,) = feed.in_order(len(rows), source.group.view)
+    return attention(model.to(device), *batch.inputs)

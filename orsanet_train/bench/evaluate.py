@@ -1,0 +1,57 @@
+"""How much an evaluation adds to what it cannot do without: the model's forward over the same number of images.
+
+    forward ½ ─▶ evaluate, whole: checkpoint, reading, forward, metrics, files ─▶ forward ½
+
+The forward is of one batch that stays in memory, again and again. Half of it runs before and half after, so that a machine that gets slower
+in between is the same for both.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from orsanet_cache import Manifest, OrsanetError, PriorStore
+from orsanet_train.checkpoint import load_weights
+from orsanet_train.evaluate import EVALUATION_BATCH, evaluate
+from orsanet_train.feed import Feed, PriorBatch, join
+from orsanet_train.model import ORSANet
+
+
+class EvaluationSpeed(NamedTuple):
+    images: int
+    evaluation: float  # seconds
+    forward: float  # seconds for as many images
+
+
+def bench_evaluate(
+    weights: Path, manifest: Manifest, store: PriorStore, split_name: str, device: torch.device
+) -> EvaluationSpeed:
+    """Evaluate a checkpoint on a split and throw the result away. Raises OrsanetError as `evaluate` does."""
+    split = join(manifest, store, split_name, ["clean"])
+    if not len(split.rows):
+        raise OrsanetError(f"no image of '{split_name}' can be used: the build rejected all; see `orsanet-cache info`")
+    model, identity = load_weights(weights)
+    batch = next(iter(Feed(store, split, identity.model, device, "stream").in_order(EVALUATION_BATCH)))
+    model = model.to(device)
+    _forward(model, batch, len(batch.label), device)  # chooses kernels, takes memory
+    before = _forward(model, batch, len(split.rows) // 2, device)
+    with tempfile.TemporaryDirectory(prefix="orsanet-bench-") as folder:
+        began = time.perf_counter()
+        evaluate(weights, manifest, store, Path(folder), groups=[split_name], device=device)
+        seconds = time.perf_counter() - began
+    after = _forward(model, batch, len(split.rows) - len(split.rows) // 2, device)
+    return EvaluationSpeed(len(split.rows), seconds, before + after)
+
+
+@torch.no_grad()
+def _forward(model: ORSANet, batch: PriorBatch, images: int, device: torch.device) -> float:
+    """Seconds for so many images."""
+    began = time.perf_counter()
+    for start in range(0, images, len(batch.label)):
+        model(*(values[: images - start] for values in batch.inputs))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

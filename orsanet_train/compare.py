@@ -1,0 +1,350 @@
+"""Evaluated runs against the first of them, image by image; seeds as mean and spread.
+
+Two models see the same images, so what they have in common cancels: only the images that one of them gets right tell them apart
+(exact McNemar test). That says which of two trained models is better. Whether a method is better takes several seeds.
+
+    RUN/evaluation-<checkpoint>/, or RUN/seed-<n>/evaluation-<checkpoint>/ ─▶ Comparison
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest, ttest_1samp
+
+from orsanet_cache import OrsanetError, listed
+from orsanet_train.metrics import CONFIDENCE, RESAMPLES, Estimate, GroupReport, interval
+from orsanet_train.predictions import Evaluation, Group, right
+
+EXAMPLES = 5  # images to name where two evaluations do not fit
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same images."""
+
+    name: str
+    images: int
+    first: float  # accuracy
+    second: float
+    only_first: int  # images that only the first model gets right
+    only_second: int
+    difference: Estimate  # second - first
+    p_value: float  # exact McNemar, two-sided
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A run on a group."""
+
+    run: str
+    group: str
+    seeds: tuple[int, ...]  # none: a single run
+    mean: float
+    deviation: float | None  # sample standard deviation over the seeds; one says nothing of it
+    chose_checkpoint: bool  # these images chose a checkpoint of the run, so the number flatters it
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A further run against the first on a group."""
+
+    run: str
+    group: str
+    seeds: tuple[int, ...]  # that both runs have; none: single runs
+    pairs: tuple[Paired, ...]  # one for each seed, or the only one
+    over_seeds: Estimate | None  # mean difference with its t interval; None: single runs
+    p_value: float | None  # paired t test over the seeds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the groups that all of them were evaluated on. Shares are in 0 … 1."""
+
+    runs: tuple[str, ...]
+    protocols: tuple[str, ...]  # of each run
+    accuracies: tuple[Accuracy, ...]
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]  # what was left out, what flatters
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        """Tables for a terminal, in per cent and points."""
+        parts = [_accuracy_table(self.accuracies)]
+        if self.differences:
+            first = self.runs[0]
+            parts.append(f"Against {first}, image by image (exact McNemar test):\n{_pair_table(self.differences)}")
+            if any(difference.over_seeds for difference in self.differences):
+                parts.append(f"Against {first}, over the seeds (paired t test):\n{_seed_table(self.differences)}")
+        stated = [f"{run}: {protocol}" for run, protocol in zip(self.runs, self.protocols, strict=True)]
+        return "\n\n".join([*parts, "\n".join([*stated, *self.notes])])
+
+
+def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.bool_], seed: int = 0) -> Paired:
+    """Two models on the same N images, which of them each gets right being bool [N].
+
+    The p-value is the exact McNemar test: were the models equally good, an image that only one gets right would be either's with
+    probability 1/2. The interval is the percentile bootstrap over images, with the counts of the three outcomes drawn from their
+    multinomial distribution; it is None where no image, or every image, tells the models apart.
+    """
+    images = len(first_right)
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    # The larger count is drawn first, so that exchanging the models mirrors the interval.
+    more, fewer = max(only_first, only_second), min(only_first, only_second)
+    shares = np.array([more, fewer, images - more - fewer]) / images
+    drawn = np.random.default_rng(seed).multinomial(images, shares, size=RESAMPLES)
+    sign = 1 if only_second >= only_first else -1
+    return Paired(
+        name=name,
+        images=images,
+        first=float(first_right.mean()),
+        second=float(second_right.mean()),
+        only_first=only_first,
+        only_second=only_second,
+        difference=interval((only_second - only_first) / images, sign * (drawn[:, 0] - drawn[:, 1]) / images),
+        p_value=float(binomtest(only_second, only_first + only_second).pvalue) if more else 1.0,
+    )
+
+
+def seed_folders(run: Path) -> dict[int, Path]:
+    """The runs of a folder of seeds by seed, in order; none for any other folder."""
+    found = {int(match[1]): path for path in run.glob("seed-*") if (match := re.fullmatch(r"seed-(\d+)", path.name))}
+    return dict(sorted(found.items()))
+
+
+def compare(runs: Sequence[Path], checkpoint: str) -> Comparison:
+    """Every further run against the first, by their folders evaluation-<checkpoint>, on the groups that both were evaluated on.
+
+    All are run folders, or all are folders of seeds. Raises OrsanetError for a mixture of the two, for a run without an evaluation, for
+    runs without a common group or seed, and for other classes, images or labels.
+    """
+    first, *others = read = _read(runs, checkpoint)
+    notes: list[str] = []
+    for run in read:
+        _check_same(first, run)
+        notes += [*_left_out(first, run), *_trained_on(run)]
+    accuracies = tuple(_accuracy(run, group) for group in first.groups for run in read if group in run.groups)
+    if any(one.chose_checkpoint for one in accuracies):
+        notes.append("* these images chose the checkpoint, so the number is optimistic")
+    return Comparison(
+        runs=tuple(run.name for run in read),
+        protocols=tuple(run.protocol for run in read),
+        accuracies=accuracies,
+        differences=tuple(
+            _difference(first, run, group) for group in first.groups for run in others if group in run.groups
+        ),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is compared: one evaluation, or one for each seed."""
+
+    name: str
+    folder: Path
+    by_seed: dict[int | None, Evaluation]  # None: a single run
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(seed for seed in self.by_seed if seed is not None)
+
+    @property
+    def groups(self) -> list[str]:
+        """Those that it was evaluated on with every seed."""
+        one, *more = self.by_seed.values()
+        return [report.name for report in one.groups if all(other.group(report.name) for other in more)]
+
+    @property
+    def protocol(self) -> str:
+        """How its checkpoints were chosen."""
+        chosen = [evaluation.checkpoint for evaluation in self.by_seed.values()]
+        epochs = ", ".join(map(str, dict.fromkeys(checkpoint.epoch for checkpoint in chosen)))
+        if chosen[0].selection == "last":
+            return f"last checkpoint (epoch {epochs}), not chosen by any result"
+        splits = "', '".join(dict.fromkeys(checkpoint.selection_split for checkpoint in chosen))
+        return f"best checkpoint (epoch {epochs}), chosen by its accuracy on split '{splits}'"
+
+    def reports(self, group: str) -> list[GroupReport]:
+        """Of one of its groups, by seed."""
+        return [report for evaluation in self.by_seed.values() if (report := evaluation.group(group))]
+
+    def outcomes(self, seed: int | None, group: str) -> pd.DataFrame:
+        """The group's rows of the predictions table, by (split, view, image)."""
+        table = self.by_seed[seed].table
+        return table[Group.parse(group).of(table)].set_index(["split", "view", "image"])
+
+
+def _read(runs: Sequence[Path], checkpoint: str) -> list[_Run]:
+    found = [seed_folders(run) for run in runs]
+    several = [run for run, seeds in zip(runs, found, strict=True) if seeds]
+    single = [run for run, seeds in zip(runs, found, strict=True) if not seeds]
+    if several and single:
+        raise OrsanetError(
+            f"{several[0]} is a folder of seeds and {single[0]} is not; name one of its runs ({several[0]}/seed-…) instead"
+        )
+    if len(single) == 1:
+        raise OrsanetError(f"{single[0]}: name another run to compare it with")
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    read = []
+    for name, run, seeds in zip(names, runs, found, strict=True):
+        folders: list[tuple[int | None, Path]] = [*seeds.items()] or [(None, run)]
+        by_seed = {seed: Evaluation.read(folder / f"evaluation-{checkpoint}") for seed, folder in folders}
+        read.append(_Run(name, run, by_seed))
+    return read
+
+
+def _check_same(first: _Run, run: _Run) -> None:
+    """The run has with every seed the classes, images and labels of the first run's first seed."""
+    reference, expected = next(iter(first.by_seed.items()))
+    common = [group for group in first.groups if group in run.groups]
+    if not common:
+        raise OrsanetError(
+            f"{run.folder} was evaluated on {_enumerated(run.groups)}, {first.folder} on {_enumerated(first.groups)}: nothing in common; "
+            "evaluate both, with every seed, with the same --splits"
+        )
+    if not first.by_seed.keys() & run.by_seed.keys():
+        raise OrsanetError(
+            f"{run.folder} has the seeds {_enumerated(run.seeds)}, {first.folder} {_enumerated(first.seeds)}: none in common; "
+            "train both with the same --seeds"
+        )
+    for seed, evaluation in run.by_seed.items():
+        where = run.folder if seed is None else run.folder / f"seed-{seed}"
+        if evaluation.classes != expected.classes:
+            raise OrsanetError(
+                f"{where}: the classes are {', '.join(evaluation.classes)} (in this order), those of {first.folder} "
+                f"{', '.join(expected.classes)}; compare runs that were trained with the same"
+            )
+        for group in common:
+            here, there = run.outcomes(seed, group)["label"], first.outcomes(reference, group)["label"]
+            if unmatched := [key[-1] for key in here.index.symmetric_difference(there.index)]:
+                raise OrsanetError(
+                    f"{where}: '{group}' has other images than in {first.folder}; evaluate both with the same manifest and store. "
+                    f"In one of them only:\n{listed(unmatched, EXAMPLES)}"
+                )
+            there = there.loc[here.index]
+            if differing := [
+                f"{key[-1]}: {label}, in {first.folder} {other}"
+                for key, label, other in zip(here.index, here, there, strict=True)
+                if label != other
+            ]:
+                raise OrsanetError(
+                    f"{where}: images of '{group}' have other labels than in {first.folder}; evaluate both with the same manifest:\n"
+                    f"{listed(differing, EXAMPLES)}"
+                )
+
+
+def _left_out(first: _Run, run: _Run) -> Iterator[str]:
+    for one, other in ((first, run), (run, first)):
+        if groups := [group for group in one.groups if group not in other.groups]:
+            yield f"{other.name} was not evaluated on {_enumerated(groups)}: left out"
+        if seeds := [seed for seed in one.seeds if seed not in other.seeds]:
+            yield f"{other.name} has no seed {_enumerated(seeds)}: left out of the differences"
+    somewhere = dict.fromkeys(report.name for evaluation in run.by_seed.values() for report in evaluation.groups)
+    if groups := [group for group in somewhere if group not in run.groups]:
+        yield f"{run.name}: not every seed was evaluated on {_enumerated(groups)}: left out"
+
+
+def _trained_on(run: _Run) -> Iterator[str]:
+    for group in run.groups:
+        if any(report.trained_on for report in run.reports(group)):
+            yield f"{run.name} was trained on the images of {group}"
+
+
+def _enumerated(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items)) or "nothing"
+
+
+def _accuracy(run: _Run, group: str) -> Accuracy:
+    reports = run.reports(group)
+    values = [report.accuracy.value for report in reports]
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    chose = any(report.chose_checkpoint for report in reports)
+    return Accuracy(run.name, group, run.seeds, float(np.mean(values)), deviation, chose)
+
+
+def _difference(first: _Run, run: _Run, group: str) -> Difference:
+    pairs = []
+    seeds = [seed for seed in first.by_seed if seed in run.by_seed]
+    for seed in seeds:
+        theirs = first.outcomes(seed, group)
+        pairs.append(paired(group, right(theirs), right(run.outcomes(seed, group).loc[theirs.index])))
+    named = tuple(seed for seed in seeds if seed is not None)
+    over_seeds, p_value = _over_seeds(pairs) if named else (None, None)
+    return Difference(run.name, group, named, tuple(pairs), over_seeds, p_value)
+
+
+def _over_seeds(pairs: Sequence[Paired]) -> tuple[Estimate, float | None]:
+    """Mean difference with its t interval, and the p-value of the paired t test. Neither, where no two seeds differ."""
+    images = pairs[0].images
+    gained = np.array([pair.only_second - pair.only_first for pair in pairs])  # counts: equal ones are exactly equal
+    mean = float(gained.mean() / images)
+    if np.ptp(gained) == 0:
+        return Estimate(mean, None, None), None
+    test = ttest_1samp(gained, 0)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return Estimate(mean, float(low / images), float(high / images)), float(test.pvalue)
+
+
+def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:
+    rows = [
+        {
+            "group": one.group + (" *" if one.chose_checkpoint else ""),
+            "run": one.run,
+            "seeds": len(one.seeds),
+            "accuracy": f"{100 * one.mean:.2f}" + ("" if one.deviation is None else f" ± {100 * one.deviation:.2f}"),
+        }
+        for one in accuracies
+    ]
+    table = pd.DataFrame(rows)
+    return (table if any(one.seeds for one in accuracies) else table.drop(columns="seeds")).to_string(index=False)
+
+
+def _pair_table(differences: Sequence[Difference]) -> str:
+    rows = [
+        {
+            "group": difference.group,
+            "run": difference.run,
+            **({} if seed is None else {"seed": seed}),
+            "images": pair.images,
+            "only first right": pair.only_first,
+            "only this right": pair.only_second,
+            **_points(pair.difference, pair.p_value),
+        }
+        for difference in differences
+        for seed, pair in zip(difference.seeds or (None,), difference.pairs, strict=True)
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def _seed_table(differences: Sequence[Difference]) -> str:
+    rows = [
+        {
+            "group": difference.group,
+            "run": difference.run,
+            "seeds": len(difference.seeds),
+            **_points(difference.over_seeds, difference.p_value),
+        }
+        for difference in differences
+        if difference.over_seeds is not None
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def _points(difference: Estimate, p_value: float | None) -> dict[str, str]:
+    ends = [f"{100 * end:+.2f}" for end in (difference.low, difference.high) if end is not None]
+    return {
+        "difference": f"{100 * difference.value:+.2f}",
+        "95 %": " … ".join(ends) or "-",
+        "p": "-" if p_value is None else f"{p_value:.2g}",
+    }

@@ -1,0 +1,91 @@
+"""A report as one HTML file that needs nothing else, and as Markdown.
+
+Everything that comes from a user (file, class, tag and run names) is text: jinja2 escapes it, and the page's content security policy allows
+its own style sheet and pictures within the page, no script, no request.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import textwrap
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from orsanet_train.album import Picture
+from orsanet_train.checkpoint import write_whole
+from orsanet_train.config import config_toml
+from orsanet_train.metrics import Estimate
+from orsanet_train.report import Report
+
+PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
+
+
+def write_report(report: Report, pictures: Sequence[Sequence[Picture]], out: Path) -> None:
+    """Write report.html, report.md and report.json into the folder `out`. `pictures` are those of each run of the report."""
+    environment = _environment()
+    style = _file("style.css")
+    content = report.as_json()
+    said = {"report": report, "runs": list(zip(report.runs, pictures, strict=True))}
+    page = environment.get_template("report.html").render(
+        **said, style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    )
+    markdown = environment.get_template("report.md").render(**said)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in ((NUMBERS, json.dumps(content, indent=2, allow_nan=False)), (MARKDOWN, markdown), (PAGE, page)):
+        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=DictLoader({name: _file(name) for name in ("report.html", "comparison.html", "report.md")}),
+        autoescape=lambda name: name != "report.md",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["zip"] = zip
+    environment.filters |= {
+        "percent": percent, "points": points, "between": between, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(text, "    "),
+        "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
+    }  # fmt: skip
+    return environment
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """0.9228 -> 92.28"""
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return "–" if share is None else f"{100 * share:+.2f}"
+
+
+def between(estimate: Estimate, signed: bool = False) -> str:
+    """Its 95 % interval."""
+    if estimate.low is None or estimate.high is None:
+        return "–"
+    show = points if signed else percent
+    return f"{show(estimate.low)} … {show(estimate.high)}"
+
+
+def images(estimate: Estimate, count: int) -> str:
+    """How many images wide the interval is."""
+    width = estimate.images(count)
+    return "–" if width is None else f"{width:.0f}"
+
+
+def markdown_text(value: Any) -> str:
+    """A user's text in Markdown: no HTML, no table bars, one line."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)
+
+
+def _file(name: str) -> str:
+    return (files("orsanet_train.page") / name).read_text(encoding="utf-8")

@@ -1,0 +1,177 @@
+"""What an evaluation leaves in its folder, and how it is read back.
+
+    evaluation.json    the checkpoint, how it was chosen, the data, and the metrics of every group (metrics.py)
+    predictions.csv    one row per image and view: split, view, image, tags, label, predicted, and p_<class> per class
+    features.npy       float32 [rows of predictions.csv, D]: what the model's head sees
+
+Reports, comparisons and pictures are made from this folder: the model runs once.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orsanet_cache import OrsanetError, Sample
+from orsanet_train.checkpoint import Identity, write_whole
+from orsanet_train.metrics import GroupReport
+
+EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
+NAMES = ("split", "view", "image", "tags", "label", "predicted")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images to evaluate together, written SPLIT[:TAG][@VIEW]: `test`, `test:occluded`, `test@erase-20`."""
+
+    split: str
+    tag: str | None
+    view: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        rest, at, view = text.partition("@")
+        split, colon, tag = rest.partition(":")
+        return cls(split, tag if colon else None, view if at else "clean")
+
+    def __str__(self) -> str:
+        tag = "" if self.tag is None else f":{self.tag}"
+        return f"{self.split}{tag}{'' if self.view == 'clean' else f'@{self.view}'}"
+
+    def of(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """bool [rows]: the rows of a predictions table that belong to it."""
+        chosen = (table["split"] == self.split) & (table["view"] == self.view)
+        if self.tag is not None:
+            chosen &= table["tags"].str.split(";").map(lambda tags: self.tag in tags)
+        return chosen.to_numpy(bool)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint's predictions for some images, and what they amount to."""
+
+    checkpoint: Identity
+    weights: str  # file name in the run folder
+    manifest: str
+    store: str  # absolute path
+    notes: tuple[str, ...]  # what was left out, what was trained on
+    groups: tuple[GroupReport, ...]
+    table: pd.DataFrame  # predictions.csv
+    features: NDArray[np.float32]  # [rows of the table, D]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.checkpoint.classes
+
+    def group(self, name: str) -> GroupReport | None:
+        return next((report for report in self.groups if report.name == name), None)
+
+    @property
+    def protocol(self) -> str:
+        """How the checkpoint was chosen, in a sentence that stands under every table."""
+        chosen = self.checkpoint
+        if chosen.selection == "last":
+            return f"last checkpoint (epoch {chosen.epoch}), not chosen by any result"
+        said = f"best checkpoint: epoch {chosen.epoch}, chosen by its accuracy on split '{chosen.selection_split}'"
+        if any(report.chose_checkpoint for report in self.groups):
+            said += "; * chosen on these images, so their numbers are optimistic"
+        return said
+
+    def write(self, folder: Path) -> None:
+        """Write the folder. evaluation.json comes last: where it is, the others are its."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / EVALUATION).unlink(missing_ok=True)
+        content = {
+            "checkpoint": {"file": self.weights, **self.checkpoint.model_dump(mode="json")},
+            "protocol": self.protocol,
+            "manifest": self.manifest,
+            "store": self.store,
+            "notes": self.notes,
+            "groups": [report.as_json() for report in self.groups],
+        }
+        features = io.BytesIO()
+        np.save(features, self.features)
+        write_whole(folder / PREDICTIONS, partial(self.table.to_csv, index=False))
+        write_whole(folder / FEATURES, lambda path: path.write_bytes(features.getbuffer()))
+        write_whole(folder / EVALUATION, lambda path: path.write_text(json.dumps(content, indent=2), encoding="utf-8"))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises OrsanetError where there is none, or a damaged one."""
+        if not (folder / EVALUATION).is_file():
+            raise OrsanetError(
+                f"{folder}: no evaluation there; make one with `orsanet-train evaluate RUN --store … --manifest …`"
+            )
+        try:
+            content = json.loads((folder / EVALUATION).read_bytes())
+            checkpoint = dict(content["checkpoint"])
+            weights = checkpoint.pop("file")
+            identity = Identity.model_validate_json(json.dumps(checkpoint))
+            table = _read_table(folder / PREDICTIONS, identity.classes)
+            features = np.load(folder / FEATURES)
+            groups = tuple(GroupReport.from_json(group) for group in content["groups"])
+            if len(features) != len(table):
+                raise ValueError(f"{len(features)} rows of features, {len(table)} predictions")
+            return cls(
+                identity,
+                weights,
+                content["manifest"],
+                content["store"],
+                tuple(content["notes"]),
+                groups,
+                table,
+                features,
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OrsanetError(
+                f"{folder}: not a whole evaluation ({error}); run `orsanet-train evaluate` again"
+            ) from error
+
+
+def predictions_table(
+    samples: tuple[Sample, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32], classes: tuple[str, ...],
+    split: str, view: str,
+) -> pd.DataFrame:  # fmt: skip
+    """One row per image, float32 probabilities [N, K] in columns named after the classes."""
+    names = np.array(classes, dtype=object)
+    said = {
+        "split": split,
+        "view": view,
+        "image": [sample.image for sample in samples],
+        "tags": [";".join(sorted(sample.tags)) for sample in samples],
+        "label": names[labels],
+        "predicted": names[probabilities.argmax(axis=1)],
+    }
+    shares = pd.DataFrame(probabilities, columns=probability_columns(classes))
+    return pd.concat([pd.DataFrame(said, columns=NAMES), shares], axis=1)
+
+
+def probability_columns(classes: tuple[str, ...]) -> list[str]:
+    """Their names in a predictions table, in label order."""
+    return [f"p_{name}" for name in classes]
+
+
+def labels_of(table: pd.DataFrame, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Label of every row, as an index into the classes."""
+    return pd.Index(classes).get_indexer(pd.Index(table["label"])).astype(np.int64)
+
+
+def right(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """bool [rows]: predicted what is true."""
+    return (table["label"] == table["predicted"]).to_numpy()
+
+
+def _read_table(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Names stay text, even "NA" and "1"."""
+    columns = probability_columns(classes)
+    dtypes: dict[str, Any] = {**dict.fromkeys(NAMES, str), **dict.fromkeys(columns, np.float32)}
+    table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
+    if list(table.columns) != [*NAMES, *columns]:
+        raise ValueError(f"{path.name} has other columns than an evaluation's")
+    return table

@@ -1,0 +1,75 @@
+"""Which images a run trains on, and which choose its best epoch.
+
+The choice is made by a split of its own; where the data set has none, by a part of the training split that is then not trained on
+(`selection_split = "held-out"`): of every class the images whose names have the smallest digests, so that the part is the same for every
+seed and machine. The published code chooses on the test split, which is possible too, and then said in every report.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from orsanet_cache import Manifest, OrsanetError, PriorStore, Sample
+from orsanet_train.config import HELD_OUT, RunConfig
+from orsanet_train.feed import LabelledSplit, join
+
+
+def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
+    """The images that a run of this configuration trains on. Raises OrsanetError where a class has none."""
+    views = ["clean", "hflip"] if config.augmentation.hflip > 0 else ["clean"]
+    training = join(manifest, store, config.train_split, views)
+    if config.selection_split == HELD_OUT:
+        held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)
+        training = training.where([sample.image not in held_out for sample in training.samples])
+    present = set(training.labels.tolist())
+    absent = [name for label, name in enumerate(manifest.classes) if label not in present]
+    if absent:
+        raise OrsanetError(
+            f"split '{training.name}' has no usable image of class {', '.join(absent)}; "
+            f"remove the class from the manifest or add images"
+        )
+    return training
+
+
+def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
+    """The images whose accuracy chooses the best epoch. Raises OrsanetError where there are none, or they are trained on."""
+    name = config.selection_split
+    if name in manifest.splits and name == HELD_OUT:
+        raise OrsanetError(
+            f"manifest '{manifest.name}' has a split named '{HELD_OUT}', which as selection_split means a part of the training split; "
+            f"rename the split"
+        )
+    if name == HELD_OUT:
+        held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)
+        whole = join(manifest, store, config.train_split, ["clean"])
+        selection = whole.where([sample.image in held_out for sample in whole.samples])
+    elif name not in manifest.splits:
+        others = [split for split in manifest.splits if split != config.train_split]
+        raise OrsanetError(
+            f"selection_split = \"{name}\", but manifest '{manifest.name}' has no such split; keep a part of the training images for it "
+            f"with --set selection_split={HELD_OUT}, or choose one with --set selection_split=NAME "
+            f"(it has {', '.join(others) or 'none besides training'})"
+        )
+    elif name == config.train_split:
+        raise OrsanetError(
+            f"selection_split is the training split '{config.train_split}': choose images not trained on"
+        )
+    else:
+        selection = join(manifest, store, name, ["clean"])
+    if not selection.samples:
+        raise OrsanetError(f"split '{name}' has no usable image to choose the best epoch by; see `orsanet-cache info`")
+    return selection
+
+
+def held_out_images(samples: Sequence[Sample], share: float) -> frozenset[str]:
+    """Of every class that share, rounded, at least one and never all; a class of a single image keeps it for training."""
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for sample in samples:
+        by_class[sample.label].append(sample.image)
+    chosen: list[str] = []
+    for images in by_class.values():
+        count = int(np.clip(round(share * len(images)), 1, len(images) - 1))
+        chosen += sorted(images, key=lambda image: hashlib.sha256(image.encode()).digest())[:count]
+    return frozenset(chosen)

@@ -1,0 +1,374 @@
+"""Comparisons: the test is McNemar's, exchanging the runs mirrors everything, and only the same images with the same labels are compared."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binomtest, ttest_rel
+
+from orsanet_cache import OrsanetError
+from orsanet_train.checkpoint import Identity
+from orsanet_train.compare import Paired, compare, paired, seed_folders
+from orsanet_train.config import ModelConfig
+from orsanet_train.metrics import Estimate, group_report
+from orsanet_train.predictions import Evaluation, Group, probability_columns
+
+CLASSES = ("surprise", "fear", "anger")
+IMAGES = 60
+RIGHT = st.lists(st.booleans(), min_size=1, max_size=60)
+
+
+def identity(classes: Sequence[str] = CLASSES, selection: str = "last", epoch: int = 20) -> Identity:
+    return Identity.model_validate(
+        {
+            "classes": tuple(classes), "model": ModelConfig(), "segmentation_channels": 8, "landmark_channels": 8,
+            "store_recipe": {}, "ir50_sha256": None, "epoch": epoch, "train_split": "train", "selection": selection,
+            "selection_split": "test", "selection_accuracy": 0.5,
+        }
+    )  # fmt: skip
+
+
+def evaluation(
+    right: NDArray[np.bool_], groups: Sequence[str] = ("test", "test:occluded"), checkpoint: Identity | None = None
+) -> Evaluation:
+    """What a model left that is right on some of the images of split `test`, every third of which is occluded."""
+    chosen = checkpoint or identity()
+    labels = np.arange(len(right)) % len(chosen.classes)
+    probabilities = np.full((len(right), len(chosen.classes)), 0.1, np.float32)
+    probabilities[np.arange(len(right)), np.where(right, labels, (labels + 1) % len(chosen.classes))] = 0.8
+    names = np.array(chosen.classes, dtype=object)
+    said = {
+        "split": "test",
+        "view": "clean",
+        "image": [f"images/{index}.png" for index in range(len(right))],
+        "tags": ["" if index % 3 else "occluded" for index in range(len(right))],
+        "label": names[labels],
+        "predicted": names[probabilities.argmax(axis=1)],
+    }
+    table = pd.concat(
+        [pd.DataFrame(said), pd.DataFrame(probabilities, columns=probability_columns(chosen.classes))], axis=1
+    )
+    reports = []
+    for name in groups:
+        rows = Group.parse(name).of(table)
+        best = chosen.selection == "best"
+        reports.append(group_report(name, labels[rows], probabilities[rows], chosen.classes, chose_checkpoint=best))
+    features = np.zeros((len(right), 2), np.float32)
+    return Evaluation(chosen, "last.safetensors", "small", "/a/store", (), tuple(reports), table, features)
+
+
+def write(folder: Path, content: Evaluation, checkpoint: str = "last") -> Path:
+    content.write(folder / f"evaluation-{checkpoint}")
+    return folder
+
+
+def outcomes(seed: int, accuracy: float = 0.7) -> NDArray[np.bool_]:
+    return np.random.default_rng(seed).random(IMAGES) < accuracy
+
+
+@given(first=RIGHT, data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_p_value_is_mcnemars(first: list[bool], data: st.DataObject) -> None:
+    """From first principles: how likely coins for the images that only one gets right fall at least as unevenly; and as scipy says."""
+    second = data.draw(st.lists(st.booleans(), min_size=len(first), max_size=len(first)))
+    pair = paired("test", np.array(first), np.array(second))
+    assert pair.only_first == sum(a and not b for a, b in zip(first, second, strict=True))
+    assert pair.only_second == sum(b and not a for a, b in zip(first, second, strict=True))
+    discordant, fewer = pair.only_first + pair.only_second, min(pair.only_first, pair.only_second)
+    tail = sum(comb(discordant, k) for k in range(fewer + 1)) / 2**discordant
+    assert pair.p_value == pytest.approx(min(1.0, 2 * tail), rel=1e-10)  # scipy's incomplete beta function
+    if discordant:
+        assert pair.p_value == binomtest(pair.only_first, discordant).pvalue
+    assert [pair.first, pair.second] == [np.mean(first), np.mean(second)]
+    assert pair.difference.value == pytest.approx(pair.second - pair.first, abs=1e-15)  # rounding
+
+
+@given(first=RIGHT, data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_exchanging_the_models_mirrors_everything(first: list[bool], data: st.DataObject) -> None:
+    second = data.draw(st.lists(st.booleans(), min_size=len(first), max_size=len(first)))
+    there, back = paired("test", np.array(first), np.array(second)), paired("test", np.array(second), np.array(first))
+    assert there.p_value == back.p_value
+    assert (there.first, there.only_first) == (back.second, back.only_second)
+    assert there.difference.value == -back.difference.value
+    if there.difference.low is not None and back.difference.high is not None:
+        assert there.difference.low <= there.difference.value
+        if there.only_first != there.only_second:
+            assert there.difference.low == pytest.approx(-back.difference.high, abs=1e-14)  # rounding
+        else:  # a quantile of 2,000 is known to 0.06 deviations, two to 0.085: four of these, and a step
+            deviation = np.sqrt(2 * there.only_first) / len(first)
+            assert there.difference.low == pytest.approx(-back.difference.high, abs=0.34 * deviation + 1 / len(first))
+
+
+def test_equal_predictions_differ_by_nothing_and_prove_nothing() -> None:
+    right = outcomes(0)
+    assert paired("test", right, right) == Paired(
+        "test", IMAGES, right.mean(), right.mean(), 0, 0, Estimate(0.0, None, None), 1.0
+    )
+    assert paired("test", right & False, right | True).difference == Estimate(1.0, None, None)
+
+
+def test_the_resamples_are_those_of_the_seed() -> None:
+    first, second = outcomes(0), outcomes(1)
+    assert paired("test", first, second, 3) == paired("test", first, second, 3)
+    lows = {paired("test", first, second, seed).difference.low for seed in range(30)}
+    assert len(lows) > 1
+
+
+@pytest.mark.parametrize("shares", [(0.04, 0.04), (0.07, 0.03)])
+def test_the_interval_of_the_difference_covers_the_true_one_and_equal_models_are_told_apart_rarely(
+    shares: tuple[float, float],
+) -> None:
+    """Within the simulation's own error: a count that far from 95 % would come by chance once in a thousand. The exact test errs at most
+    5 times in a hundred.
+    """
+    rng = np.random.default_rng(0)
+    truth, count, rejected = shares[1] - shares[0], 0, 0
+    for seed in range(1000):
+        only_first, only_second, _ = rng.multinomial(300, [*shares, 1 - sum(shares)])
+        index = np.arange(300)
+        first, second = index < only_first, (index >= only_first) & (index < only_first + only_second)
+        pair = paired("test", first, second, seed)
+        assert pair.difference.low is not None
+        assert pair.difference.high is not None
+        count += pair.difference.low - 1e-12 <= truth <= pair.difference.high + 1e-12  # the ends are multiples of 1/300
+        rejected += pair.p_value < 0.05
+    assert binomtest(count, 1000, 0.95).pvalue > 0.001
+    if truth == 0:
+        assert binomtest(rejected, 1000, 0.05, alternative="greater").pvalue > 0.001
+    else:
+        assert rejected > 300  # and models that differ are told apart: 30 images against 9 are not luck
+
+
+def test_runs_are_paired_image_by_image_whatever_the_order_of_their_rows(tmp_path: Path) -> None:
+    a, b = outcomes(0), outcomes(1)
+    first = write(tmp_path / "a", evaluation(a))
+    shuffled = evaluation(b)
+    order = np.random.default_rng(0).permutation(IMAGES)
+    second = write(tmp_path / "b", replace(shuffled, table=shuffled.table.iloc[order].reset_index(drop=True)))
+    comparison = compare([first, second], "last")
+    occluded = np.arange(IMAGES) % 3 == 0
+    expected = {"test": paired("test", a, b), "test:occluded": paired("test:occluded", a[occluded], b[occluded])}
+    assert {difference.group: difference.pairs for difference in comparison.differences} == {
+        name: (pair,) for name, pair in expected.items()
+    }
+    assert [(one.run, one.group, one.mean, one.deviation) for one in comparison.accuracies] == [
+        ("a", "test", a.mean(), None),
+        ("b", "test", b.mean(), None),
+        ("a", "test:occluded", a[occluded].mean(), None),
+        ("b", "test:occluded", b[occluded].mean(), None),
+    ]
+    assert all(difference.over_seeds is None and difference.p_value is None for difference in comparison.differences)
+    assert comparison.notes == ()
+
+
+def test_every_further_run_is_compared_with_the_first_and_with_no_other(tmp_path: Path) -> None:
+    runs = [write(tmp_path / name, evaluation(outcomes(seed), ["test"])) for seed, name in enumerate("abc")]
+    comparison = compare(runs, "last")
+    assert comparison.runs == ("a", "b", "c")
+    assert [difference.run for difference in comparison.differences] == ["b", "c"]
+    assert comparison.differences[1].pairs[0] == paired("test", outcomes(0), outcomes(2))
+
+
+def test_a_run_compared_with_itself_differs_by_nothing(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", evaluation(outcomes(0)))
+    for difference in compare([run, run], "last").differences:
+        assert difference.pairs[0].difference == Estimate(0.0, None, None)
+        assert difference.pairs[0].p_value == 1
+
+
+def test_seeds_have_mean_and_spread_and_a_paired_t_interval(tmp_path: Path) -> None:
+    right = {
+        run: [outcomes(10 * index + seed, 0.6 + 0.2 * index) for seed in range(4)] for index, run in enumerate("ab")
+    }
+    for run, each in right.items():
+        for seed, content in enumerate(each):
+            write(tmp_path / run / f"seed-{seed}", evaluation(content, ["test"]))
+    comparison = compare([tmp_path / "a", tmp_path / "b"], "last")
+    accuracy = {run: np.array([content.mean() for content in each]) for run, each in right.items()}
+    for one in comparison.accuracies:
+        assert one.seeds == (0, 1, 2, 3)
+        assert one.mean == pytest.approx(accuracy[one.run].mean(), rel=1e-14)  # rounding, here and below
+        assert one.deviation == pytest.approx(np.std(accuracy[one.run], ddof=1), rel=1e-12)
+    (difference,) = comparison.differences
+    test = ttest_rel(accuracy["b"], accuracy["a"])
+    expected = test.confidence_interval(0.95)
+    assert difference.over_seeds is not None
+    assert difference.over_seeds.value == pytest.approx((accuracy["b"] - accuracy["a"]).mean(), rel=1e-12)
+    assert [difference.over_seeds.low, difference.over_seeds.high] == pytest.approx(
+        [expected.low, expected.high], rel=1e-10
+    )
+    assert difference.p_value == pytest.approx(test.pvalue, rel=1e-10)
+    assert difference.pairs == tuple(paired("test", a, b) for a, b in zip(right["a"], right["b"], strict=True))
+
+
+def test_only_common_seeds_are_paired_and_the_others_named(tmp_path: Path) -> None:
+    for run, seeds in (("a", (1, 2, 10)), ("b", (2, 10, 30))):
+        for seed in seeds:
+            write(tmp_path / run / f"seed-{seed}", evaluation(outcomes(seed), ["test"]))
+    comparison = compare([tmp_path / "a", tmp_path / "b"], "last")
+    assert [one.seeds for one in comparison.accuracies] == [(1, 2, 10), (2, 10, 30)]
+    (difference,) = comparison.differences
+    assert difference.seeds == (2, 10)
+    assert difference.over_seeds == Estimate(0.0, None, None)  # the same predictions: seeds that cannot tell
+    assert difference.p_value is None
+    assert comparison.notes == (
+        "b has no seed 1: left out of the differences",
+        "a has no seed 30: left out of the differences",
+    )
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    for index, run in enumerate("ab"):
+        write(tmp_path / run / "seed-7", evaluation(outcomes(index), ["test"]))
+    comparison = compare([tmp_path / "a", tmp_path / "b"], "last")
+    assert [one.deviation for one in comparison.accuracies] == [None, None]
+    assert comparison.differences[0].over_seeds == Estimate(
+        comparison.differences[0].pairs[0].difference.value, None, None
+    )
+
+
+def test_a_folder_of_seeds_alone_shows_their_spread(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path / "a" / f"seed-{seed}", evaluation(outcomes(seed), ["test"]))
+    comparison = compare([tmp_path / "a"], "last")
+    assert comparison.accuracies[0].deviation == pytest.approx(
+        np.std([outcomes(seed).mean() for seed in range(3)], ddof=1)
+    )
+    assert comparison.differences == ()
+    assert "±" in comparison.text()
+
+
+def test_seed_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("seed-10", "seed-9", "seed-x", "seed-1.old", "evaluation-last"):
+        (tmp_path / name).mkdir()
+    assert list(seed_folders(tmp_path).items()) == [(9, tmp_path / "seed-9"), (10, tmp_path / "seed-10")]
+    assert seed_folders(tmp_path / "absent") == {}
+
+
+def test_groups_that_one_run_lacks_are_left_out_and_named(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", evaluation(outcomes(0), ["test", "test:occluded"]))
+    second = write(tmp_path / "b", evaluation(outcomes(1), ["test"]))
+    third = write(tmp_path / "c", evaluation(outcomes(1), ["test:occluded", "test"]))
+    comparison = compare([first, second, third], "last")
+    assert [(difference.run, difference.group) for difference in comparison.differences] == [
+        ("b", "test"), ("c", "test"), ("c", "test:occluded")
+    ]  # fmt: skip
+    assert comparison.notes == ("b was not evaluated on test:occluded: left out",)
+
+
+def test_a_group_that_a_seed_lacks_is_left_out_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "seed-0", evaluation(outcomes(0), ["test", "test:occluded"]))
+    write(tmp_path / "a" / "seed-1", evaluation(outcomes(1), ["test"]))
+    comparison = compare([tmp_path / "a"], "last")
+    assert [one.group for one in comparison.accuracies] == ["test"]
+    assert comparison.notes == ("a: not every seed was evaluated on test:occluded: left out",)
+
+
+def test_the_protocol_is_stated_and_what_it_flatters_is_marked(tmp_path: Path) -> None:
+    best = write(tmp_path / "a", evaluation(outcomes(0), ["test"], identity(selection="best", epoch=7)), "best")
+    other = write(tmp_path / "b", evaluation(outcomes(1), ["test"], identity(selection="best", epoch=9)), "best")
+    comparison = compare([best, other], "best")
+    assert comparison.protocols[0] == "best checkpoint (epoch 7), chosen by its accuracy on split 'test'"
+    assert all(one.chose_checkpoint for one in comparison.accuracies)
+    text = comparison.text()
+    assert "test *" in text
+    assert "* these images chose the checkpoint, so the number is optimistic" in text
+    last = compare(
+        [write(tmp_path / "a", evaluation(outcomes(0))), write(tmp_path / "b", evaluation(outcomes(1)))], "last"
+    )
+    assert last.protocols == ("last checkpoint (epoch 20), not chosen by any result",) * 2
+    assert "*" not in last.text()
+
+
+def test_a_run_on_images_it_was_trained_on_is_named(tmp_path: Path) -> None:
+    trained = evaluation(outcomes(0), ["test"])
+    trained = replace(trained, groups=(replace(trained.groups[0], trained_on=True),))
+    runs = [write(tmp_path / "a", trained), write(tmp_path / "b", evaluation(outcomes(1), ["test"]))]
+    assert compare(runs, "last").notes == ("a was trained on the images of test",)
+
+
+def test_other_images_are_refused_with_examples(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", evaluation(outcomes(0)))
+    whole = evaluation(outcomes(1))
+    fewer = replace(whole, table=whole.table.drop(index=[0, 5]), features=whole.features[2:])
+    second = write(tmp_path / "b", fewer)
+    with pytest.raises(
+        OrsanetError, match=r"(?s)b: 'test' has other images than in .*a; .*images/0.png\n  images/5.png"
+    ):
+        compare([first, second], "last")
+    many = write(tmp_path / "c", evaluation(np.concatenate([outcomes(1), outcomes(2)])))
+    with pytest.raises(OrsanetError, match=r"and 55 more"):
+        compare([first, many], "last")
+
+
+def test_other_labels_are_refused_with_examples(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", evaluation(outcomes(0)))
+    other = evaluation(outcomes(1))
+    other.table.loc[4, "label"] = "anger"
+    with pytest.raises(
+        OrsanetError, match=r"(?s)b: images of 'test' have other labels .*images/4.png: anger, in .*a fear"
+    ):
+        compare([first, write(tmp_path / "b", other)], "last")
+
+
+def test_another_class_order_is_refused(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", evaluation(outcomes(0)))
+    second = write(tmp_path / "b", evaluation(outcomes(1), checkpoint=identity(CLASSES[::-1])))
+    with pytest.raises(
+        OrsanetError, match=r"anger, fear, surprise \(in this order\), those of .* surprise, fear, anger"
+    ):
+        compare([first, second], "last")
+
+
+def test_what_has_nothing_in_common_is_refused(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a", evaluation(outcomes(0), ["test"]))
+    occluded = write(tmp_path / "b", evaluation(outcomes(1), ["test:occluded"]))
+    with pytest.raises(
+        OrsanetError, match=r"b was evaluated on test:occluded, .*a on test: nothing in common; .*--splits"
+    ):
+        compare([whole, occluded], "last")
+    write(tmp_path / "c" / "seed-1", evaluation(outcomes(0)))
+    write(tmp_path / "d" / "seed-2", evaluation(outcomes(0)))
+    with pytest.raises(OrsanetError, match=r"d has the seeds 2, .*c 1: none in common; .*--seeds"):
+        compare([tmp_path / "c", tmp_path / "d"], "last")
+    with pytest.raises(OrsanetError, match=r"c is a folder of seeds and .*a is not; name one of its runs"):
+        compare([whole, tmp_path / "c"], "last")
+    with pytest.raises(OrsanetError, match=r"a: name another run to compare it with"):
+        compare([whole], "last")
+    with pytest.raises(OrsanetError, match=r"e/evaluation-last: no evaluation there"):
+        compare([whole, tmp_path / "e"], "last")
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    runs = [write(tmp_path / parent / "run", evaluation(outcomes(seed), ["test"])) for seed, parent in enumerate("ab")]
+    assert compare(runs, "last").runs == tuple(str(run) for run in runs)
+
+
+def test_the_text_has_every_number_and_the_json_too(tmp_path: Path) -> None:
+    for index, run in enumerate("ab"):
+        for seed in range(2):
+            write(tmp_path / run / f"seed-{seed}", evaluation(outcomes(10 * index + seed, 0.5 + 0.3 * index), ["test"]))
+    comparison = compare([tmp_path / "a", tmp_path / "b"], "last")
+    text = comparison.text()
+    (difference,) = comparison.differences
+    for pair in difference.pairs:
+        low, high = pair.difference.low, pair.difference.high
+        assert low is not None
+        assert high is not None
+        row = ["60", str(pair.only_first), str(pair.only_second), f"{100 * pair.difference.value:+.2f}"]
+        row += [f"{100 * low:+.2f}", "…", f"{100 * high:+.2f}", f"{pair.p_value:.2g}"]
+        assert any(line.split()[-8:] == row for line in text.splitlines())
+    for one in comparison.accuracies:
+        assert f"{100 * one.mean:.2f} ± {100 * (one.deviation or 0):.2f}" in text
+    content = json.loads(json.dumps(comparison.as_json(), allow_nan=False))
+    assert content["differences"][0]["pairs"][1]["p_value"] == difference.pairs[1].p_value
+    assert content["runs"] == ["a", "b"]

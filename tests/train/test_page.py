@@ -1,0 +1,177 @@
+"""The report's page in a real browser: it needs nothing else, shows every picture, fits a phone, and a user's text stays text."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from orsanet_cache import PriorStore, load_manifest
+from orsanet_cache.build import build
+from orsanet_train.album import album
+from orsanet_train.config import load_config
+from orsanet_train.evaluate import evaluate
+from orsanet_train.page import write_report
+from orsanet_train.report import make_report
+from orsanet_train.train import train
+
+CPU = torch.device("cpu")
+HOSTILE_FILE = '"><img src=x onerror=alert(1)>.png'
+HOSTILE_CLASS = "<script>alert(2)</script>|`*"
+SMALL = (
+    "epochs=2", "batch_size=6", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
+    "model.backbone_units=[1,1,1]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reported(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of two small runs on pictures one of which has a hostile name, of classes one of which has, with an occluded view."""
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copytree(world.folder / "images", folder / "images")
+    shutil.move(folder / "images" / "test_0.png", folder / "images" / HOSTILE_FILE)
+    quoted = HOSTILE_FILE.replace('"', '""')
+    table = (world.folder / "samples.csv").read_text(encoding="utf-8")
+    table = table.replace("images/test_0.png", f'"images/{quoted}"').replace(",anger,", f",{HOSTILE_CLASS},")
+    (folder / "samples.csv").write_text(table, encoding="utf-8")
+    text = (world.folder / "dataset.toml").read_text(encoding="utf-8").replace("anger", HOSTILE_CLASS)
+    (folder / "dataset.toml").write_text(text, encoding="utf-8")
+    manifest = load_manifest(folder / "dataset.toml")
+    build(manifest, folder / "store.zarr", world.load_priors(), ["clean", "hflip", "erase-20"], device=CPU)
+    store = PriorStore.open(folder / "store.zarr")
+    runs = [folder / "first", folder / "second"]
+    for seed, run in enumerate(runs):
+        train(load_config("small", [*SMALL, f"seed={seed}"]), manifest, store, run, device=CPU)
+        evaluate(run / "best.safetensors", manifest, store, run / "evaluation-best", groups=None, device=CPU)
+    report, sources = make_report(runs, "best", None, None)
+    write_report(report, [album(source, None, CPU) for source in sources], folder / "report")
+    return folder / "report"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs the browser chromium (on Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        # --no-sandbox: without it Chromium refuses to run as root, as CI does
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """The page opened at one width, with everything it said and asked for."""
+
+    def __init__(self, browser: Browser, path: Path, width: int, scheme: str = "light") -> None:
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri(), wait_until="load")
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.page.close()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_in_silence_asks_for_nothing_and_shows_every_picture(
+    reported: Path, browser: Browser, width: int, scheme: str
+) -> None:
+    with Visit(browser, reported / "report.html", width, scheme) as visit:
+        sizes = visit.page.evaluate("Array.from(document.images, image => [image.complete, image.naturalWidth])")
+        assert len(sizes) >= 2 * 6  # of both runs
+        assert all(complete and natural > 0 for complete, natural in sizes)
+        assert visit.said == []
+        assert [url for url in visit.requests if not url.startswith("data:image/")] == [
+            (reported / "report.html").as_uri(), *(["data:,"] if "data:," in visit.requests else [])
+        ]  # fmt: skip
+        # Tables and code scroll in themselves; the page does not.
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        ground = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        red = int(re.findall(r"\d+", ground)[0])
+        assert red < 64 if scheme == "dark" else red > 192
+
+
+def test_a_hostile_name_stays_text(reported: Path, browser: Browser) -> None:
+    with Visit(browser, reported / "report.html", 1280) as visit:
+        text = visit.page.evaluate("document.body.innerText")
+        assert f"images/{HOSTILE_FILE}" in text
+        assert HOSTILE_CLASS in text
+        assert visit.page.evaluate("document.scripts.length") == 0
+        sources = visit.page.evaluate("Array.from(document.images, image => image.getAttribute('src').slice(0, 11))")
+        assert set(sources) == {"data:image/"}
+        assert visit.page.evaluate("document.querySelectorAll('[onerror]').length") == 0
+
+
+def test_the_policy_forbids_what_the_page_does_not_need(reported: Path, browser: Browser) -> None:
+    """A script that got into the page all the same would not run, and nothing would be fetched."""
+    injected = reported / "injected.html"
+    page = (reported / "report.html").read_text(encoding="utf-8")
+    attack = '<script>document.title="owned"</script><img src="http://127.0.0.1:9/x.png"><p style="color:red">'
+    injected.write_text(page.replace("<main>", f"<main>{attack}"), encoding="utf-8")
+    with Visit(browser, injected, 1280) as visit:
+        assert visit.page.title() != "owned"
+        assert len([line for line in visit.said if "Content Security Policy" in line]) >= 3
+    injected.unlink()
+
+
+def test_it_prints(reported: Path, browser: Browser) -> None:
+    with Visit(browser, reported / "report.html", 1280, "dark") as visit:
+        visit.page.emulate_media(media="print")
+        assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert visit.page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert visit.page.pdf().startswith(b"%PDF-")
+
+
+def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
+    said = json.loads((reported / "report.json").read_text(encoding="utf-8"))
+    page = (reported / "report.html").read_text(encoding="utf-8")
+    markdown = (reported / "report.md").read_text(encoding="utf-8")
+    assert [run["name"] for run in said["runs"]] == ["first", "second"]
+    for run in said["runs"]:
+        assert run["stamp"] == "best of 2 epochs on 'valid'"
+        assert [group["name"] for group in run["groups"]] == [
+            "valid", "valid:occluded", "valid@erase-20", "test", "test:occluded", "test@erase-20"
+        ]  # fmt: skip
+        for group in run["groups"]:
+            for headline in ("accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy"):
+                number = f"{100 * group[headline]['value']:.2f}"
+                assert number in page
+                assert number in markdown
+        assert [drop["view"] for drop in run["robustness"]] == ["erase-20"]
+        assert len(run["worst"]) == 6
+    (difference,) = [one for one in said["comparison"]["differences"] if one["group"] == "test"]
+    assert f"{100 * difference['pairs'][0]['difference']['value']:+.2f}" in page
+
+
+def test_markdown_holds_no_html_of_a_user(reported: Path) -> None:
+    markdown = (reported / "report.md").read_text(encoding="utf-8")
+    assert "<img" not in markdown
+    assert "<script" not in markdown
+    assert "&lt;script&gt;" in markdown
+
+
+def test_every_picture_is_whole_and_within_the_page(reported: Path) -> None:
+    page = (reported / "report.html").read_text(encoding="utf-8")
+    encoded = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page)
+    assert len(encoded) >= 2 * 6
+    for number, content in enumerate(encoded):
+        path = reported / f"picture{number}"
+        path.write_bytes(base64.b64decode(content))
+        with Image.open(path) as picture:
+            picture.load()
+        path.unlink()
