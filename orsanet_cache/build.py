@@ -2,6 +2,8 @@
 
     manifest → units that lack views → pipeline.py (decode, networks) → commit.py (shards, marker) → … → read back → seal
 
+Views with occluders come second: they are placed by the landmarks of the sealed clean view.
+
 Images that cannot be used are collected with their reasons, never guessed; their rows exist and are marked as rejected. Any number of
 processes may build one store, each its part, with nothing between them but the file system.
 """
@@ -11,13 +13,14 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -27,11 +30,13 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.images import PREPROCESSING, RejectedImage, read_file
 from orsanet_cache.manifest import Manifest
 from orsanet_cache.pipeline import Decoding, Inference, Pipeline, ahead
+from orsanet_cache.placing import Placement, begin, check_clean, check_sealed, drawn_by, is_placed, placement
 from orsanet_cache.precision import chosen_precision, in_half_precision
 from orsanet_cache.priors import FrozenPriors, Precision
 from orsanet_cache.schema import Field, schema
 from orsanet_cache.store import PriorStore
 from orsanet_cache.units import WHOLE, Part, Unit, UnitRecord
+from orsanet_cache.views import CLEAN
 from orsanet_cache.zarr_folder import METADATA
 
 # What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
@@ -83,12 +88,15 @@ def build(
     `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
     `precision` is the networks' arithmetic (fp16 on CUDA only; "auto" decides as precision.py says), `feature_dtype` how the store keeps
     features: float16, float32, or int8 with scales. `rows_per_unit` is a new store's. With `accept_changed`, units whose images have
-    changed since are computed again, in every view; so are the units of views named by `recompute`.
+    changed since are computed again, in every view; so are the units of views named by `recompute`, and with those of the clean view
+    what they place.
     Raises OrsanetError for another recipe, image list or image than the store's, a part that another process builds, too little disk,
-    or a split without a usable image.
+    a split without a usable image, or views with occluders where the clean view that places them is not finished, or was another, or
+    another version drew them.
     """
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
     splits = manifest.splits if splits is None else splits
+    check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
     if not out.exists():  # leave nothing behind where a new store would not fit
         _check_disk(out, bytes_needed(images * len(views), fields))
@@ -110,29 +118,26 @@ def build(
         units = [unit for split in splits for unit in writer.units(split)]
         own = [unit for position, unit in enumerate(units) if part.has(position)]
         _treat_changed(writer, manifest, own, accept_changed, {(unit.split, view) for unit, view in recompute})
-        for view in dict.fromkeys(view for _, view in recompute):
-            writer.uncommit([unit for unit, of_view in recompute if of_view == view], view)
-        wanted = _wanted(writer, splits, views, accept_changed)
+        reopened = _take_back(writer, recompute)
+        wanted = _wanted(writer, splits, views, accept_changed, reopened)
         for split in splits:
             for view in wanted[split]:
+                if is_placed(view):
+                    _check_drawing(writer, split, view)
                 writer.add_view(split, view)
 
-        work = _lacking(writer, own, wanted)
-        rows = sum(lacking.rows for lacking in work)
+        rows = sum(lacking.rows for lacking in _lacking(writer, own, wanted))
         _check_disk(out, bytes_needed(rows, fields))
-        if work:
+        if rows:
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
         began = time.monotonic()
         with Pipeline(manifest.root, priors, fields, device, batch_size) as pipeline:
-            _compute(work, writer, pipeline, manifest)
             provenance = _provenance(manifest, device)
-            damaged = _seal(writer, wanted, provenance)
-            if damaged:  # they did not read back as they were written
-                _compute(damaged, writer, pipeline, manifest)
-                damaged = _seal(writer, wanted, provenance)
-            if damaged:
-                names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
-                raise OrsanetError(f"{out}: the disk does not give back what was written:\n{listed(names)}")
+            _finish(_only(wanted, placed=False), own, writer, pipeline, manifest, provenance)
+            placed = _only(wanted, placed=True)
+            placeable = {split: views for split, views in placed.items() if writer.is_sealed(split, CLEAN)}
+            _finish(placeable, own, writer, pipeline, manifest, provenance)
+            _check_placeable(writer, own, {split: views for split, views in placed.items() if split not in placeable})
             networks_seconds = pipeline.networks_seconds()
         waiting = len({unit for split in splits for view in wanted[split] for unit in writer.missing(split, view)})
     return BuildSummary(
@@ -155,20 +160,61 @@ def _treat_changed(
             f"{writer.path}: {len(found)} image(s) are not those that the store was built from; put them back, or run "
             f"`orsanet-cache build … --accept-changed`, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
         )
-    for unit in changed:
-        for view in writer.views(unit.split):
-            writer.uncommit([unit], view)
+    _take_back(writer, [(unit, view) for unit in changed for view in writer.views(unit.split)])
+
+
+def _take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tuple[str, str]]:
+    """Uncommit units of views, and with those of a clean view what they place -> the placed views (split, view) that were sealed."""
+    follow = [(unit, view) for unit, of_view in units if of_view == CLEAN for view in writer.views(unit.split)]
+    # What is placed goes first: wherever this ends, nothing is left that was placed by landmarks that will be others.
+    units = sorted(
+        dict.fromkeys([*units, *(one for one in follow if is_placed(one[1]))]), key=lambda one: not is_placed(one[1])
+    )
+    sealed = []
+    for split, view in dict.fromkeys((unit.split, view) for unit, view in units):
+        if is_placed(view):
+            sealed += [(split, view)] if writer.is_sealed(split, view) else []
+            begin(writer.path, split, view)
+        writer.uncommit([unit for unit, of_view in units if (unit.split, of_view) == (split, view)], view)
+    return sealed
 
 
 def _wanted(
-    writer: StoreWriter, splits: Sequence[str], views: Sequence[str], accept_changed: bool
+    writer: StoreWriter,
+    splits: Sequence[str],
+    views: Sequence[str],
+    accept_changed: bool,
+    reopened: Sequence[tuple[str, str]],
 ) -> dict[str, tuple[str, ...]]:
     """Per split the views to finish: with changed images also those that were begun or had to be opened again for them."""
     wanted = {}
     for split in splits:
         opened = [view for view in writer.views(split) if not writer.is_sealed(split, view)] if accept_changed else []
-        wanted[split] = tuple(dict.fromkeys((*views, *opened)))
+        wanted[split] = tuple(dict.fromkeys((*views, *opened, *(view for of, view in reopened if of == split))))
     return wanted
+
+
+def _only(wanted: Mapping[str, Sequence[str]], placed: bool) -> dict[str, tuple[str, ...]]:
+    return {split: tuple(view for view in views if is_placed(view) is placed) for split, views in wanted.items()}
+
+
+def _check_drawing(writer: StoreWriter, split: str, view: str) -> None:
+    if writer.is_sealed(split, view):
+        check_sealed(PriorStore.open(writer.path), split, view)
+    else:
+        begin(writer.path, split, view)
+
+
+def _check_placeable(writer: StoreWriter, own: Sequence[Unit], placed: Mapping[str, Sequence[str]]) -> None:
+    """Raises OrsanetError where views of these splits wait for a clean view that other parts are at."""
+    waiting = _lacking(writer, own, placed)
+    if waiting:
+        splits = ", ".join(dict.fromkeys(lacking.unit.split for lacking in waiting))
+        views = ", ".join(dict.fromkeys(view for lacking in waiting for view in lacking.views))
+        raise OrsanetError(
+            f"{writer.path}: {views} go where the landmarks of the clean view say, and other parts are still at the clean view of {splits}; "
+            f"what was computed is kept: run the same command again when they have finished"
+        )
 
 
 def _lacking(writer: StoreWriter, own: Sequence[Unit], wanted: Mapping[str, Sequence[str]]) -> list[Work]:
@@ -176,19 +222,47 @@ def _lacking(writer: StoreWriter, own: Sequence[Unit], wanted: Mapping[str, Sequ
     missing = {
         (unit, view) for split, views in wanted.items() for view in views for unit in writer.missing(split, view)
     }
-    work = [Work(unit, tuple(view for view in wanted[unit.split] if (unit, view) in missing)) for unit in own]
+    work = [Work(unit, tuple(view for view in wanted.get(unit.split, ()) if (unit, view) in missing)) for unit in own]
     return [lacking for lacking in work if lacking.views]
 
 
-def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, manifest: Manifest) -> None:
-    """Decode, run the networks and write, all three at once."""
+def _finish(
+    wanted: Mapping[str, Sequence[str]],
+    own: Sequence[Unit],
+    writer: StoreWriter,
+    pipeline: Pipeline,
+    manifest: Manifest,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Compute what this part lacks of these views, and seal what is complete."""
+    placed = any(is_placed(view) for views in wanted.values() for view in views)
+    place = partial(placement, PriorStore.open(writer.path)) if placed else None
+    _compute(_lacking(writer, own, wanted), writer, pipeline, manifest, place)
+    damaged = _seal(writer, wanted, provenance)
+    if damaged:  # they did not read back as they were written
+        _compute(damaged, writer, pipeline, manifest, place)
+        damaged = _seal(writer, wanted, provenance)
+    if damaged:
+        names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
+        raise OrsanetError(f"{writer.path}: the disk does not give back what was written:\n{listed(names)}")
+
+
+def _compute(
+    work: Sequence[Work],
+    writer: StoreWriter,
+    pipeline: Pipeline,
+    manifest: Manifest,
+    place: Callable[[Unit], Placement] | None,
+) -> None:
+    """Decode, run the networks and write, all three at once; `place` says where the occluders of views that have some go."""
     total = sum(lacking.rows for lacking in work)
     samples = {split: manifest.split(split) for split in {lacking.unit.split for lacking in work}}
 
     def decoding() -> Iterator[tuple[Work, Decoding]]:
         for lacking in work:
             unit = lacking.unit
-            yield lacking, pipeline.start_decoding(samples[unit.split][unit.rows], lacking.views)
+            where = place(unit) if place else None
+            yield lacking, pipeline.start_decoding(samples[unit.split][unit.rows], lacking.views, where)
 
     def inference() -> Iterator[tuple[Unit, str, Inference]]:
         for lacking, images in ahead(decoding()):
@@ -207,12 +281,13 @@ def _compute(work: Sequence[Work], writer: StoreWriter, pipeline: Pipeline, mani
             safe += unit.stop - unit.start
 
 
-def _seal(writer: StoreWriter, wanted: Mapping[str, Sequence[str]], provenance: Mapping[str, str]) -> list[Work]:
+def _seal(writer: StoreWriter, wanted: Mapping[str, Sequence[str]], provenance: Mapping[str, Any]) -> list[Work]:
     """Seal every complete view; what does not read back as it was committed loses its marker and is returned."""
     damaged = []
     for split, views in wanted.items():
         for view in views:
-            units = writer.seal(split, view, provenance)
+            drawing = drawn_by(PriorStore.open(writer.path), split) if is_placed(view) else {}
+            units = writer.seal(split, view, {**provenance, **drawing})
             if units:
                 writer.uncommit(units, view)
             damaged += [Work(unit, (view,)) for unit in units]

@@ -11,6 +11,7 @@ import click
 from orsanet_cache.bench.commands import bench
 from orsanet_cache.command import CommandGroup, classes_option
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
+from orsanet_cache.views import POSSIBLE_VIEWS
 
 FILE = click.Path(path_type=Path)
 
@@ -58,7 +59,7 @@ def main() -> None:
     "--views",
     default="clean,hflip",
     show_default=True,
-    help="Views to compute, separated by commas: clean, hflip, erase-10, erase-20, erase-30.",
+    help=f"Views to compute, separated by commas: {POSSIBLE_VIEWS}.",
 )
 @click.option("--splits", help="Compute only these splits, separated by commas.  [default: all of the manifest]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -106,16 +107,15 @@ def build(
     from orsanet_cache.demo.networks import DEMO, weights_path
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.images import VIEWS
     from orsanet_cache.manifest import load_manifest
     from orsanet_cache.priors import FrozenPriors
     from orsanet_cache.schema import schema
     from orsanet_cache.units import Part
+    from orsanet_cache.views import View
 
-    chosen_views = [view.strip() for view in views.split(",")]
-    unknown = [view for view in chosen_views if view not in VIEWS]
-    if unknown or len(set(chosen_views)) < len(chosen_views):
-        raise OrsanetError(f"--views {views}: name each view once, from {', '.join(VIEWS)}")
+    chosen_views = [str(View.parse(view.strip())) for view in views.split(",")]
+    if len(set(chosen_views)) < len(chosen_views):
+        raise OrsanetError(f"--views {views}: name each view once")
     loaded = load_manifest(manifest, root, classes)
     chosen_splits = loaded.splits if splits is None else tuple(dict.fromkeys(s.strip() for s in splits.split(",")))
     images = sum(len(loaded.split(split)) for split in chosen_splits)

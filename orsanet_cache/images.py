@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.views import ERASED, View
 
 Pixels = NDArray[np.uint8]
 
@@ -181,27 +182,33 @@ def _to_rgb(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-# A view is a deterministic change of the picture that both frozen networks see too. Each has its own group in the store.
-# erase-N is the published artificial occlusion: a square of N % of the image, at a random place, in the colour that ImageNet
-# normalisation makes (nearly) zero.
-VIEWS = ("clean", "hflip", "erase-10", "erase-20", "erase-30")
 ERASED_COLOUR = (124, 116, 104)  # 255 times the ImageNet mean, rounded: after normalisation within 0.009 of zero
 
 
-def view_pixels(rgb: Pixels, view: str) -> Pixels:
-    """Upright image [H, W, 3] -> the view's network input, uint8 [224, 224, 3]."""
-    seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if view == "hflip" else rgb))
+def view_pixels(rgb: Pixels, name: str) -> Pixels:
+    """Upright image [H, W, 3] -> the view's network input, uint8 [224, 224, 3].
+
+    Raises OrsanetError for a view that there is not, and for one that needs landmarks: those are drawn by a build.
+    """
+    view = View.parse(name)
+    if view.is_placed:
+        raise OrsanetError(
+            f"view '{name}' is drawn where the landmarks of the clean view say, so by `orsanet-cache build` only; read it from a store"
+        )
+    seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if view.kind == "hflip" else rgb))
     pixels = np.array(seen.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
-    if view.startswith("erase-"):
-        _erase_square(pixels, int(view.removeprefix("erase-")))
+    if view.kind in ERASED:
+        _erase_square(pixels, int(view.kind.removeprefix("erase-")), view.seed)
     return pixels
 
 
-def _erase_square(pixels: Pixels, per_cent: int) -> None:
-    """In place; where, is drawn from the pixels themselves, so that the same picture always loses the same square."""
+def _erase_square(pixels: Pixels, per_cent: int, seed: int) -> None:
+    """In place, in the colour that ImageNet normalisation makes (nearly) zero; where, is drawn from the pixels themselves, so that
+    the same picture always loses the same square."""
     side = round((per_cent / 100) ** 0.5 * IMAGE_SIZE)
     digest = hashlib.sha256(pixels.tobytes()).digest()
-    top, left = np.random.default_rng([per_cent, *digest]).integers(0, IMAGE_SIZE - side + 1, 2)
+    entropy = [per_cent, seed, *digest] if seed else [per_cent, *digest]
+    top, left = np.random.default_rng(entropy).integers(0, IMAGE_SIZE - side + 1, 2)
     pixels[top : top + side, left : left + side] = ERASED_COLOUR
 
 

@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.images import IMAGE_SIZE, Pixels, RejectedImage, decode, every_second_pixel, read_file, view_pixels
 from orsanet_cache.manifest import Sample
+from orsanet_cache.occluders import occluded
 from orsanet_cache.pixels import imagenet_normalised
+from orsanet_cache.placing import Placement
 from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
 from orsanet_cache.schema import Field
+from orsanet_cache.views import CLEAN, View
 
 T = TypeVar("T")
 
@@ -38,12 +41,12 @@ GPU_THREADS = 2  # one batch computes while the other's results are copied
 
 @dataclass(frozen=True)
 class DecodedUnit:
-    """A unit's images, read once. Rows that could not be read are black."""
+    """A unit's images, read once. Rows that could not be read, or that the placing clean view rejected, are black."""
 
     samples: Sequence[Sample]
     pixels: dict[str, Pixels]  # view -> [N, 224, 224, 3]
     sha256: list[str]  # per row; empty where the file could not be read
-    unreadable: dict[str, str]  # sample id -> reason
+    rejected: dict[str, str]  # sample id -> reason
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ class Pipeline:
             pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads)  # the initialiser's call also set what threads to come would take
 
-    def start_decoding(self, samples: Sequence[Sample], views: Sequence[str]) -> "Decoding":
-        """Begin to read a unit's images and to make its views."""
-        return Decoding(self._decoders, self.root, samples, views)
+    def start_decoding(
+        self, samples: Sequence[Sample], views: Sequence[str], placement: Placement | None = None
+    ) -> "Decoding":
+        """Begin to read a unit's images and to make its views; those with occluders need their placement."""
+        return Decoding(self._decoders, self.root, samples, views, placement)
 
     def start_networks(self, unit: DecodedUnit, view: str) -> "Inference":
         """Begin to run the networks on one view of a decoded unit."""
@@ -134,7 +139,15 @@ class Pipeline:
 class Decoding:
     """A unit whose images are being read."""
 
-    def __init__(self, pool: ThreadPoolExecutor, root: Path, samples: Sequence[Sample], views: Sequence[str]) -> None:
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        root: Path,
+        samples: Sequence[Sample],
+        views: Sequence[str],
+        placement: Placement | None,
+    ) -> None:
+        self._placement = placement
         shape = (len(samples), IMAGE_SIZE, IMAGE_SIZE, 3)
         self._unit = DecodedUnit(samples, {view: np.zeros(shape, np.uint8) for view in views}, [""] * len(samples), {})
         self._reasons = [pool.submit(self._read, root, row) for row in range(len(samples))]
@@ -144,7 +157,7 @@ class Decoding:
         for sample, future in zip(self._unit.samples, self._reasons, strict=True):
             reason = future.result()
             if reason:
-                self._unit.unreadable[sample.image] = reason
+                self._unit.rejected[sample.image] = reason
         return self._unit
 
     def _read(self, root: Path, row: int) -> str:
@@ -155,8 +168,15 @@ class Decoding:
             rgb = decode(data)
         except RejectedImage as reason:
             return str(reason)
+        if self._placement is None:
+            for view, pixels in self._unit.pixels.items():
+                pixels[row] = view_pixels(rgb, view)
+            return ""
+        if reason_of_clean := self._placement.rejected.get(self._unit.samples[row].image):
+            return reason_of_clean
+        clean, landmarks = view_pixels(rgb, CLEAN), self._placement.landmarks[row]
         for view, pixels in self._unit.pixels.items():
-            pixels[row] = view_pixels(rgb, view)
+            pixels[row] = occluded(clean, landmarks, View.parse(view))
         return ""
 
 
@@ -168,7 +188,7 @@ class Inference:
         self._unit = unit
         self._arrays = {field.name: np.zeros((len(pixels), *field.shape), field.dtype) for field in pipeline.fields}
         self._arrays["image"][:] = every_second_pixel(pixels)
-        readable = np.array([sample.image not in unit.unreadable for sample in unit.samples])
+        readable = np.array([sample.image not in unit.rejected for sample in unit.samples])
         rows = np.flatnonzero(readable)
         parts = [rows[start : start + pipeline.batch_size] for start in range(0, len(rows), pipeline.batch_size)]
         self._batches = [(len(part), pipeline.submit(pixels, part, self._arrays)) for part in parts]
@@ -178,8 +198,8 @@ class Inference:
         for count, batch in self._batches:
             batch.result()
             progress(count)
-        progress(len(self._unit.unreadable))
-        rejected = self._unit.unreadable | not_finite(self._unit.samples, self._arrays)
+        progress(len(self._unit.rejected))
+        rejected = self._unit.rejected | not_finite(self._unit.samples, self._arrays)
         return ComputedUnit(self._arrays, self._unit.sha256, rejected)
 
 
@@ -215,7 +235,7 @@ def quantised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """A network output that is not a number is never trained on: sample id -> reason."""
-    rejected = {}
+    rejected: dict[str, str] = {}
     for name, array in arrays.items():
         if array.dtype.kind == "f":
             bad = ~np.isfinite(array)
@@ -226,5 +246,6 @@ def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) ->
         advice = "; what overflows float16 may fit --features float32" if array.dtype == np.float16 else ""
         for row in np.flatnonzero(bad.reshape(len(array), -1).any(axis=1)).tolist():
             prior = name.removesuffix("_scale")
-            rejected[samples[row].image] = f"the networks' {prior} is not finite as {array.dtype}{advice}"
+            # Of several the first: an entropy that is not finite only says again what the map says.
+            rejected.setdefault(samples[row].image, f"the networks' {prior} is not finite as {array.dtype}{advice}")
     return rejected

@@ -20,7 +20,9 @@ from orsanet_cache.schema import schema
 from orsanet_cache.units import Part, UnitRecord
 
 CPU = torch.device("cpu")
-FIELDS = ("image", "segmentation_map", "segmentation_features", "landmark_features", "landmarks")
+FIELDS = (
+    "image", "segmentation_map", "segmentation_entropy", "segmentation_features", "landmark_features", "landmarks"
+)  # fmt: skip
 # oneDNN picks other kernels for other batch sizes; float32 sums then differ in their last bits.
 BATCH_ROUNDING = 1e-4
 
@@ -46,7 +48,8 @@ def test_every_row_is_what_the_networks_say_of_that_view(world, one_thread) -> N
             stored = store.read("test", view, field, slice(None))
             assert stored.dtype == np.float16
             np.testing.assert_array_equal(stored, getattr(said, field).numpy().astype(np.float16))
-        np.testing.assert_array_equal(store.read("test", view, "landmarks", slice(None)), said.landmarks)
+        for field in ("segmentation_entropy", "landmarks"):
+            np.testing.assert_array_equal(store.read("test", view, field, slice(None)), getattr(said, field))
 
 
 def test_priors_do_not_depend_on_the_batch_size(world, tmp_path: Path) -> None:

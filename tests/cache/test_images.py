@@ -29,7 +29,6 @@ from orsanet_cache.images import (
     MAX_BYTES,
     MAX_PIXELS,
     MIN_SIDE,
-    VIEWS,
     Pixels,
     RejectedImage,
     decode,
@@ -37,6 +36,7 @@ from orsanet_cache.images import (
     read_image,
     view_pixels,
 )
+from orsanet_cache.views import ERASED, UNSEEDED
 
 Transpose = Image.Transpose
 
@@ -571,11 +571,11 @@ def test_the_flipped_view_of_the_mirrored_picture_is_the_clean_view() -> None:
     assert np.array_equal(view_pixels(mirrored, "hflip"), view_pixels(PICTURE, "clean"))
 
 
-def test_the_views_are_these() -> None:
-    assert list(VIEWS) == ["clean", "hflip", *SIDES]
+def test_the_views_of_the_picture_alone_are_these() -> None:
+    assert [*UNSEEDED, *ERASED] == ["clean", "hflip", *SIDES]
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", [*UNSEEDED, *ERASED])
 @pytest.mark.parametrize("size", [(32, 40), (IMAGE_SIZE, IMAGE_SIZE)])  # the second needs no resize
 def test_views_leave_their_input_alone(view: str, size: tuple[int, int]) -> None:
     original = picture(0, *size)

@@ -1,0 +1,99 @@
+"""Views drawn where the clean view's landmarks say: what places them, and that drawings of two versions never meet in one view.
+
+A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Until then the version is in
+
+    STORE/.commits/<split>/<view>/drawn-by
+
+which is there before the view's first unit, and goes with the markers when the view is sealed.
+"""
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orsanet_cache.durable import make_folder, publish_new
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.occluders import OCCLUDERS_VERSION
+from orsanet_cache.store import PriorStore
+from orsanet_cache.units import COMMITS, Unit
+from orsanet_cache.views import CLEAN, View
+from orsanet_cache.zarr_folder import METADATA, read_whole
+
+
+class Placement(NamedTuple):
+    """What the sealed clean view says of a unit's rows."""
+
+    landmarks: NDArray[np.float32]  # [N, 68, 2]
+    rejected: Mapping[str, str]  # sample id -> reason
+
+
+def is_placed(view: str) -> bool:
+    """Does the view of this name need the clean view's landmarks?"""
+    return View.parse(view).is_placed
+
+
+def placement(store: PriorStore, unit: Unit) -> Placement:
+    """Where the occluders of a unit go. Raises OrsanetError where the clean view is not sealed, or damaged."""
+    landmarks = store.read(unit.split, CLEAN, "landmarks", unit.rows)
+    return Placement(landmarks, store.rejected(unit.split, CLEAN))
+
+
+def drawn_by(store: PriorStore, split: str) -> dict[str, Any]:
+    """What the provenance of a placed view says of its drawing."""
+    return {"occluders": OCCLUDERS_VERSION, "placed_by": store.sealed(split, CLEAN).seal}
+
+
+def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
+    """Raises OrsanetError for placed views of splits that neither have a sealed clean view nor are to get one."""
+    placed = [view for view in views if is_placed(view)]
+    if not placed or CLEAN in views:
+        return
+    store = PriorStore.open(out) if (out / METADATA).exists() else None
+    for split in splits:
+        if store is None or split not in store.splits or CLEAN not in store.views(split):
+            raise OrsanetError(
+                f"{out}: {' and '.join(placed)} go where the landmarks of the clean view say, which is not finished for split "
+                f"'{split}'; ask for it too: --views {CLEAN},{','.join(views)}"
+            )
+
+
+def check_sealed(store: PriorStore, split: str, view: str) -> None:
+    """Raises OrsanetError where a sealed placed view is not what would be drawn now."""
+    provenance = store.provenance(split, view)
+    where = store.path / split / view
+    _check_version(where, provenance.get("occluders"), f"delete {where}")
+    if CLEAN in store.views(split) and provenance.get("placed_by") != store.sealed(split, CLEAN).seal:
+        raise OrsanetError(
+            f"{where}: was placed by the landmarks of another clean view than the store has now; delete {where} and run the same "
+            f"command again, which draws it anew"
+        )
+
+
+def begin(path: Path, split: str, view: str) -> None:
+    """Note the version before a placed view gets its first unit, or is opened again. Raises OrsanetError where another drew it."""
+    where = path / split / view
+    store = PriorStore.open(path)
+    if split in store.splits and view in store.views(split):
+        try:
+            provenance = store.provenance(split, view)
+        except OrsanetError:  # its records are damaged, and so none of its units will be kept
+            provenance = {"occluders": OCCLUDERS_VERSION}
+        _check_version(where, provenance.get("occluders"), f"delete {where}")
+    note = path / COMMITS / split / view / "drawn-by"
+    make_folder(note.parent)
+    temporary = note.with_name(f"{note.name}-{socket.gethostname()}-{os.getpid()}")
+    if not publish_new(note, [str(OCCLUDERS_VERSION).encode()], temporary):
+        _check_version(where, read_whole(note).decode(errors="replace"), f"delete {where} and {note.parent}")
+
+
+def _check_version(where: Path, found: Any, mend: str) -> None:
+    if str(found) != str(OCCLUDERS_VERSION):
+        raise OrsanetError(
+            f"{where}: was drawn by version {found} of the occluders, this is version {OCCLUDERS_VERSION}, and the two do not mix; {mend} "
+            f"and run the same command again, which draws it anew"
+        )

@@ -1,0 +1,332 @@
+"""A build draws occluders where the sealed clean view's landmarks say, and never mixes what was placed or drawn otherwise."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
+from orsanet_cache.build import BuildSummary, build
+from orsanet_cache.images import read_image, view_pixels
+from orsanet_cache.occluders import OCCLUDERS_VERSION, occluded
+from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.repair import repair
+from orsanet_cache.units import WHOLE, Part
+from orsanet_cache.verify import verify
+from orsanet_cache.views import PLACED, View
+
+CPU = torch.device("cpu")
+ROWS = 2  # of a unit: the test split's six images are three units
+FEATURES = ("segmentation_features", "landmark_features")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A build computes every batch with one thread; two would round differently in the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Stop(Exception):
+    """Raised by the networks in the middle of a build."""
+
+
+class Changing(FrozenPriors):
+    """The same networks by their recipe, whose landmarks are moved, or not finite for pictures that `spoils` picks."""
+
+    move = 0.0
+    spoils: NDArray[np.uint8] | None = None
+    batches = 1_000_000  # then it stops
+
+    def forward(self, images: torch.Tensor) -> Any:
+        if not self.batches:
+            raise Stop
+        self.batches -= 1
+        said = super().forward(images)
+        landmarks = said.landmarks + self.move
+        if self.spoils is not None:
+            landmarks[(images == torch.from_numpy(self.spoils)).all(dim=(1, 2, 3))] = torch.inf
+        return said._replace(landmarks=landmarks)
+
+
+def changing(world: Any) -> Changing:
+    priors = world.load_priors()
+    return Changing(priors.segmenter, priors.landmark_network, "published")
+
+
+def build_test(
+    manifest: Manifest, out: Path, priors: FrozenPriors, views: Sequence[str], part: Part = WHOLE, **options: Any
+) -> BuildSummary:
+    return build(manifest, out, priors, views, device=CPU, splits=["test"], part=part, rows_per_unit=ROWS, **options)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test split with three views, in one call."""
+    out = tmp_path_factory.mktemp("placing") / "store.zarr"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    build_test(world.load_manifest(), out, world.load_priors(), ["mask", "clean", "hand-seed1"])
+    torch.set_num_threads(threads)
+    return out
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "store.zarr"))
+
+
+@pytest.fixture
+def copied(world: Any, tmp_path: Path) -> Manifest:
+    """The same data set, to be changed."""
+    shutil.copytree(world.folder / "images", tmp_path / "images")
+    for name in ("samples.csv", "dataset.toml"):
+        shutil.copy(world.folder / name, tmp_path / name)
+    return load_manifest(tmp_path / "dataset.toml")
+
+
+def clean_pixels(manifest: Manifest, split: str = "test") -> list[NDArray[np.uint8]]:
+    return [view_pixels(read_image(manifest.root / sample.image).rgb, "clean") for sample in manifest.split(split)]
+
+
+def test_the_stored_image_and_all_priors_are_those_of_the_occluded_pixels(world: Any, tmp_path: Path) -> None:
+    """In one call, whatever the order of the views; one batch, as the networks are asked here."""
+    views = [*PLACED, "mask-seed2", "erase-30", "clean"]
+    manifest, priors, out = world.load_manifest(), world.load_priors(), tmp_path / "store.zarr"
+    summary = build(manifest, out, priors, views, device=CPU, splits=["test"])
+    assert (summary.images, summary.computed, summary.waiting) == (6, 6 * len(views), 0)
+    store, pictures = PriorStore.open(out), clean_pixels(manifest)
+    landmarks = store.read("test", "clean", "landmarks", slice(None))
+    assert set(store.views("test")) == set(views)
+    of_clean = priors(torch.from_numpy(np.stack(pictures))).segmentation_features
+    for view in views[:-1]:
+        if View.parse(view).is_placed:
+            seen = [occluded(rgb, points, View.parse(view)) for rgb, points in zip(pictures, landmarks, strict=True)]
+        else:
+            seen = [view_pixels(read_image(manifest.root / s.image).rgb, view) for s in manifest.split("test")]
+        pixels = np.stack(seen)
+        said = priors(torch.from_numpy(pixels))
+        assert np.array_equal(store.read("test", view, "image", slice(None)), pixels[:, ::2, ::2]), view
+        assert np.array_equal(store.read("test", view, "segmentation_map", slice(None)), said.segmentation_map)
+        assert np.array_equal(store.read("test", view, "landmarks", slice(None)), said.landmarks)
+        for field in FEATURES:
+            stored = store.read("test", view, field, slice(None))
+            assert np.array_equal(stored, getattr(said, field).numpy().astype(np.float16)), (view, field)
+        assert not np.array_equal(said.segmentation_features, of_clean)
+
+
+def test_the_provenance_says_what_drew_and_what_placed_it(whole: Path) -> None:
+    store = PriorStore.open(whole)
+    for view in ("mask", "hand-seed1"):
+        said = store.provenance("test", view)
+        assert said["occluders"] == OCCLUDERS_VERSION
+        assert said["placed_by"] == store.sealed("test", "clean").seal
+    assert "occluders" not in store.provenance("test", "clean")
+    assert not (whole / ".commits").exists()
+
+
+def test_a_view_added_later_is_the_one_built_at_once_and_touches_no_other(
+    world: Any, whole: Path, tmp_path: Path
+) -> None:
+    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
+    build_test(manifest, out, priors, ["clean"])
+    before = digests(out / "test" / "clean")
+    build_test(manifest, out, priors, ["mask"])
+    assert digests(out / "test" / "clean") == before
+    assert build_test(manifest, out, priors, ["hand-seed1", "clean"]).computed == 6
+    assert digests(out) == digests(whole)
+    assert build_test(manifest, out, priors, ["hand-seed1", "mask"]).computed == 0
+
+
+def test_without_a_clean_view_nothing_is_written(world: Any, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match=r"landmarks of the clean view say.*split 'test'.*--views clean,hflip,mask"):
+        build_test(world.load_manifest(), tmp_path / "s", world.load_priors(), ["hflip", "mask"])
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_clean_view_must_be_of_the_same_split(world: Any, store: Path) -> None:
+    before = digests(store)
+    with pytest.raises(OrsanetError, match="not finished for split 'train'; ask for it too: --views clean,mask"):
+        build(world.load_manifest(), store, world.load_priors(), ["mask"], device=CPU)
+    assert digests(store) == before
+
+
+def test_rows_that_the_clean_view_rejected_are_rejected_for_the_same_reason(
+    world: Any, copied: Manifest, tmp_path: Path
+) -> None:
+    unreadable, spoilt = (copied.split("test")[row].image for row in (1, 4))
+    (copied.root / unreadable).write_bytes(b"<html>")
+    priors = changing(world)
+    priors.spoils = view_pixels(read_image(copied.root / spoilt).rgb, "clean")
+    summary = build_test(copied, tmp_path / "s", priors, ["clean", "mask"])
+    opened = PriorStore.open(tmp_path / "s")
+    rejected = opened.rejected("test", "mask")
+    assert rejected == opened.rejected("test", "clean") == summary.rejected["test"]
+    assert list(rejected) == [unreadable, spoilt]
+    assert "landmarks is not finite" in rejected[spoilt]
+    assert opened.accepted("test", "mask").tolist() == [True, False, True, True, False, True]
+    assert not opened.read("test", "mask", "image", np.array([1, 4])).any()
+    digest = opened.sealed("test", "mask").image_sha256
+    assert np.array_equal(digest, opened.sealed("test", "clean").image_sha256)
+    assert build_test(copied, tmp_path / "s", priors, ["clean", "mask"]).computed == 0
+
+
+def test_a_part_whose_clean_view_waits_for_others_says_so_and_keeps_what_it_has(
+    world: Any, whole: Path, tmp_path: Path
+) -> None:
+    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
+    views = ["clean", "mask", "hand-seed1"]
+    with pytest.raises(OrsanetError) as raised:
+        build_test(manifest, out, priors, views, Part(1, 2))
+    said = str(raised.value)
+    assert "mask, hand-seed1 go where the landmarks of the clean view say" in said
+    assert "other parts are still at the clean view of test" in said
+    assert "run the same command again when they have finished" in said
+    second = build_test(manifest, out, priors, views, Part(2, 2))
+    assert (second.computed, second.waiting) == (
+        3 * ROWS,
+        2,
+    )  # its unit in all views; both of the first part are to come
+    first = build_test(manifest, out, priors, views, Part(1, 2))
+    assert (first.computed, first.waiting) == (2 * 2 * ROWS, 0)
+    assert digests(out) == digests(whole)
+
+
+@pytest.mark.parametrize("batches", [0, 3, 5])
+def test_an_interrupted_build_goes_on_to_the_same_store(world: Any, whole: Path, tmp_path: Path, batches: int) -> None:
+    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), changing(world)
+    priors.batches = batches
+    with pytest.raises(Stop):
+        build_test(manifest, out, priors, ["clean", "mask", "hand-seed1"])
+    build_test(manifest, out, world.load_priors(), ["clean", "mask", "hand-seed1"])
+    assert digests(out) == digests(whole)
+
+
+@pytest.mark.parametrize("views", [["clean"], ["mask"]])
+def test_a_changed_image_is_drawn_again_by_its_new_landmarks_in_every_view(
+    world: Any, copied: Manifest, store: Path, tmp_path: Path, views: list[str]
+) -> None:
+    shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
+    with pytest.raises(OrsanetError, match=r"1 image\(s\) are not those"):
+        build_test(copied, store, world.load_priors(), views)
+    summary = build_test(copied, store, world.load_priors(), views, accept_changed=True)
+    assert summary.computed == 3 * ROWS  # one unit in three views
+    build_test(copied, tmp_path / "fresh", world.load_priors(), ["clean", "mask", "hand-seed1"])
+    assert digests(store) == digests(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])  # before the clean unit, and before either of those that it places
+def test_an_interrupted_change_goes_on_to_the_new_landmarks(
+    world: Any, copied: Manifest, store: Path, tmp_path: Path, batches: int
+) -> None:
+    shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
+    priors = changing(world)
+    priors.batches = batches
+    with pytest.raises(Stop):
+        build_test(copied, store, priors, ["clean"], accept_changed=True)
+    assert not {"mask", "hand-seed1"} & set(PriorStore.open(store).views("test"))  # nothing that is out of date is read
+    build_test(copied, store, world.load_priors(), ["clean"], accept_changed=True)
+    build_test(copied, tmp_path / "fresh", world.load_priors(), ["clean", "mask", "hand-seed1"])
+    assert digests(store) == digests(tmp_path / "fresh")
+
+
+def test_a_damaged_unit_of_an_occluded_view_is_repaired_alone(world: Any, whole: Path, store: Path) -> None:
+    (store / "test/mask/landmarks/c.1.0.0").unlink()
+    damage = verify(store)[1]
+    assert repair(store, damage, world.load_manifest(), world.segmenter, world.landmarks, CPU) == ROWS
+    assert digests(store) == digests(whole)
+
+
+def test_repairing_the_clean_view_draws_again_what_it_places(world: Any, whole: Path, store: Path) -> None:
+    (store / "test/clean/landmarks/c.1.0.0").unlink()
+    damage = verify(store)[1]
+    assert repair(store, damage, world.load_manifest(), world.segmenter, world.landmarks, CPU) == 3 * ROWS
+    assert digests(store) == digests(whole)
+
+
+def test_repairing_everything_at_once_works(world: Any, whole: Path, store: Path) -> None:
+    for view in ("clean", "mask", "hand-seed1"):
+        (store / f"test/{view}/image/c.0.0.0.0").unlink()
+    (store / "test/clean/unit_sha256/c.0.0.0").unlink()  # and the records of the view that places the others
+    damage = verify(store)[1]
+    repair(store, damage, world.load_manifest(), world.segmenter, world.landmarks, CPU)
+    assert verify(store, deep=True)[1] == []
+    assert digests(store) == digests(whole)
+
+
+def as_version(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The next release's occluders, which draw as these do: only the number counts."""
+    monkeypatch.setattr("orsanet_cache.placing.OCCLUDERS_VERSION", number)
+
+
+def test_a_finished_view_of_another_version_is_refused(
+    world: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digests(store)
+    as_version(monkeypatch, OCCLUDERS_VERSION + 1)
+    said = rf"test/mask: was drawn by version {OCCLUDERS_VERSION} of the occluders, this is version {OCCLUDERS_VERSION + 1}.*delete .*test/mask and run"
+    with pytest.raises(OrsanetError, match=said):
+        build_test(world.load_manifest(), store, world.load_priors(), ["mask"])
+    build_test(world.load_manifest(), store, world.load_priors(), ["clean"])  # of which it is no matter
+    (store / "test/mask/landmarks/c.1.0.0").unlink()
+    with pytest.raises(OrsanetError, match=said):
+        repair(store, verify(store)[1], world.load_manifest(), world.segmenter, world.landmarks, CPU)
+    assert digests(store) == {name: digest for name, digest in before.items() if name != "test/mask/landmarks/c.1.0.0"}
+    shutil.rmtree(store / "test" / "mask")
+    build_test(world.load_manifest(), store, world.load_priors(), ["mask"])
+    assert PriorStore.open(store).provenance("test", "mask")["occluders"] == OCCLUDERS_VERSION + 1
+
+
+def test_changed_images_do_not_mix_versions_either(
+    world: Any, copied: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
+    as_version(monkeypatch, OCCLUDERS_VERSION + 1)
+    before = digests(store)
+    with pytest.raises(OrsanetError, match="was drawn by version"):
+        build_test(copied, store, world.load_priors(), ["clean"], accept_changed=True)
+    assert digests(store) == before
+
+
+def test_an_unfinished_view_of_another_version_is_not_gone_on_with(
+    world: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), changing(world)
+    priors.batches = 3 + 2  # the clean view, and two units of the mask
+    with pytest.raises(Stop):
+        build_test(manifest, out, priors, ["clean", "mask"])
+    as_version(monkeypatch, OCCLUDERS_VERSION + 1)
+    for _ in range(2):  # not the second time either
+        with pytest.raises(
+            OrsanetError, match=r"was drawn by version .*delete .*test/mask and .*\.commits/test/mask and run"
+        ):
+            build_test(manifest, out, world.load_priors(), ["mask"])
+    as_version(monkeypatch, OCCLUDERS_VERSION)
+    build_test(manifest, out, world.load_priors(), ["mask", "hand-seed1"])
+    assert digests(out) == digests(whole)
+
+
+def test_a_view_placed_by_another_clean_view_is_refused(world: Any, store: Path) -> None:
+    shutil.rmtree(store / "test" / "clean")
+    priors = changing(world)
+    priors.move = 0.01
+    build_test(world.load_manifest(), store, priors, ["clean"])
+    with pytest.raises(OrsanetError, match=r"test/mask: was placed by the landmarks of another clean view.*delete"):
+        build_test(world.load_manifest(), store, priors, ["mask"])
+    shutil.rmtree(store / "test" / "mask")
+    build_test(world.load_manifest(), store, priors, ["mask"])
+    opened = PriorStore.open(store)
+    assert opened.provenance("test", "mask")["placed_by"] == opened.sealed("test", "clean").seal
