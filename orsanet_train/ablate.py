@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from scipy.stats import sem, t
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
+from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, listed, recipe_differences
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate
@@ -58,12 +58,13 @@ def ablate(
     groups: Sequence[str],
     device: torch.device,
     landmark_store: PriorStore | None = None,
+    ir50: Weights | None = None,
     resident: Resident = "auto",
 ) -> Iterator[str]:
     """Train and evaluate every variant with every seed, yielding the name of each run before it starts.
 
     `landmark_store` holds the same images, its recipe differing from the store's in landmarks.input alone, and adds the variant named after
-    that; None for `variants` means all that there is a store for.
+    that; every run starts from `ir50`, or from random weights. None for `variants` means all that there is a store for.
     Raises OrsanetError for a variant that does not exist or has no store, and for whatever `train` and `evaluate` do.
     """
     stores = stores_of_variants(store, landmark_store)
@@ -85,7 +86,7 @@ def ablate(
             config = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
             yield f"{variant}, seed {seed}"
             begun = (run / "run.json").is_file()
-            train(config, manifest, stores[variant], run, device=device, resume=begun, resident=resident)
+            train(config, manifest, stores[variant], run, device=device, ir50=ir50, resume=begun, resident=resident)
             weights = run / "last.safetensors"
             evaluate(weights, manifest, stores[variant], run / LAST, groups=groups, device=device, resident=resident)
 

@@ -42,11 +42,11 @@ class Picture:
 def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[Picture]:
     """The pictures of one run. `images` are those whose attention is shown; None: the surest mistakes.
 
-    Raises OrsanetError for an image that was not evaluated, weights that have changed since, or where matplotlib is not installed.
+    Raises OrsanetError for an image that was not evaluated, or where matplotlib is not installed.
     """
     if not plots.matplotlib_installed():
         raise OrsanetError(f"a report has pictures; {plots.NO_MATPLOTLIB}")
-    model = _evaluated_model(source)
+    model, _ = load_weights(source.run / source.evaluation.weights)
     evaluation, report = source.evaluation, source.report
     classes = evaluation.classes
     table = evaluation.table.iloc[source.rows]
@@ -66,7 +66,7 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
         ),
     ]  # fmt: skip
     if (curve := erased_shares(source)) and len(curve) > 1:
-        drawn = {row.group: row.accuracy for row in published(evaluation.manifest)}
+        drawn = {row.group: row.accuracy for row in published(evaluation.manifest, classes)}
         beside = {share: drawn[group] for share, group in _erased_groups(source).items() if group in drawn}
         pictures.append(
             _picture(
@@ -137,7 +137,7 @@ def _picture(name: str, title: str, caption: str, draw: "Callable[[], Figure | I
     """Where something cannot be drawn (too few images) the page says so."""
     try:
         return Picture(name, title, caption, plots.data_uri(draw()))
-    except OrsanetError as reason:
+    except plots.NotDrawable as reason:
         return Picture(name, title, f"Not drawn: {reason}", None)
 
 
@@ -153,16 +153,6 @@ def _chosen(
     wrong = probabilities.argmax(axis=1) != labels
     certainty = probabilities.max(axis=1)
     return np.lexsort((np.where(wrong, -certainty, certainty), ~wrong))[:ATTENTION_ROWS]
-
-
-def _evaluated_model(source: Source) -> ORSANet:
-    weights = source.run / source.evaluation.weights
-    model, identity = load_weights(weights)
-    if identity.tensors_sha256 != source.evaluation.checkpoint.tensors_sha256:
-        raise OrsanetError(
-            f"{weights} has changed since it was evaluated; run `orsanet-train evaluate {source.run} …` again"
-        )
-    return model
 
 
 def _attention(

@@ -7,7 +7,7 @@ previous one whole.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +43,7 @@ class Identity(BaseModel):
     store_recipe: dict[str, Any]
     ir50_sha256: str | None  # of the weights the backbone started from; None: random
     epoch: int  # counted from 1, as in metrics.csv
+    data_set: str  # the manifest's name
     train_split: str
     selection: Literal["best", "last"]
     selection_split: str
@@ -66,14 +67,7 @@ def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
 def load_weights(path: Path) -> tuple[ORSANet, Identity]:
     """Read a weights file back as the model it is, in evaluation mode. Raises OrsanetError for any other file."""
     weights = read_weights(path)
-    if HEADER not in weights.metadata:
-        raise OrsanetError(f"{path}: not written by `orsanet-train run` (its header names no classes)")
-    try:
-        identity = Identity.model_validate_json(weights.metadata[HEADER])
-    except ValidationError as error:
-        raise OrsanetError(
-            f"{path}: the header does not describe a model:\n{listed(validation_findings(error))}"
-        ) from error
+    identity = _identity(path, weights.metadata)
     with torch.device("meta"):
         model = identity.build()
     load_strictly(model, weights)
@@ -82,6 +76,26 @@ def load_weights(path: Path) -> tuple[ORSANet, Identity]:
             f"{path}: damaged, the tensors do not have the checksum of the header; copy or train it again"
         )
     return model.eval(), identity
+
+
+def read_identity(path: Path) -> Identity:
+    """What a weights file says about itself, without reading its tensors. Raises OrsanetError for any other file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _identity(path, file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise OrsanetError(f"{path}: cannot be read as weights ({error})") from error
+
+
+def _identity(path: Path, metadata: Mapping[str, str]) -> Identity:
+    if HEADER not in metadata:
+        raise OrsanetError(f"{path}: not written by `orsanet-train run` (its header names no classes)")
+    try:
+        return Identity.model_validate_json(metadata[HEADER])
+    except ValidationError as error:
+        raise OrsanetError(
+            f"{path}: the header does not describe a model:\n{listed(validation_findings(error))}"
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from orsanet_train.residence import Resident
 
 FILE = click.Path(path_type=Path)
+RANDOM_START = "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights"
 PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, or a .toml file."
 resident_option = click.option(
     "--resident",
@@ -90,10 +91,7 @@ def run(
     with process_group(chosen_device) as ranks, memory_advice():
         say = click.echo if ranks.main else lambda *_args, **_options: None
         if ir50 is None and not resume:
-            say(
-                "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights",
-                err=True,
-            )
+            say(RANDOM_START, err=True)
         for missing, note in (
             (not plots.matplotlib_installed(), plots.NO_MATPLOTLIB),
             (not watch.tensorboard_installed(), watch.NO_TENSORBOARD),
@@ -261,30 +259,34 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     "--seeds", default="0,1,2", show_default=True, help="Separated by commas; each trains every variant once."
 )
 @click.option("--splits", default="test,test:occluded", show_default=True, help="What to report, as for `evaluate`.")
+@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
 @click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option
 def ablate(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
-    variants: str | None, landmark_store: Path | None, seeds: str, splits: str, out: Path, device: str, resident: "Resident",
+    variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, out: Path, device: str,
+    resident: "Resident",
 ) -> None:  # fmt: skip
     """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which paper and code differ.
 
     The table reports the last checkpoint, so that no result chooses it. Finished epochs are kept; to use several processes, give each
     its own --variants and the same --out.
     """
-    from orsanet_cache import PriorStore, choose_device, load_manifest
+    from orsanet_cache import PriorStore, choose_device, load_manifest, read_weights
     from orsanet_train.ablate import ablate as ablate_store
     from orsanet_train.ablate import write_summary
     from orsanet_train.seeds import parse_seeds
 
+    if ir50 is None:
+        click.echo(RANDOM_START, err=True)
     for name in ablate_store(
         load_manifest(manifest, classes=classes, check_files=False), PriorStore.open(store), out,
         preset=preset, overrides=overrides,
         variants=None if variants is None else [name.strip() for name in variants.split(",")],
         landmark_store=None if landmark_store is None else PriorStore.open(landmark_store),
         seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
-        device=choose_device(device), resident=resident,
+        ir50=None if ir50 is None else read_weights(ir50), device=choose_device(device), resident=resident,
     ):  # fmt: skip
         click.echo(name, err=True)
     click.echo(write_summary(out))

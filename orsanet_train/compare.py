@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, norm, ttest_1samp
 
 from orsanet_cache import OrsanetError, listed
-from orsanet_train.metrics import CONFIDENCE, RESAMPLES, Estimate, GroupReport, interval
-from orsanet_train.predictions import Evaluation, Group, right
+from orsanet_train.metrics import CONFIDENCE, Estimate, GroupReport
+from orsanet_train.predictions import Evaluation, Group, read_evaluation, right
 
 EXAMPLES = 5  # images to name where two evaluations do not fit
 
@@ -87,21 +87,19 @@ class Comparison:
         return "\n\n".join([*parts, "\n".join([*stated, *self.notes])])
 
 
-def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.bool_], seed: int = 0) -> Paired:
+def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> Paired:
     """Two models on the same N images, which of them each gets right being bool [N].
 
     The p-value is the exact McNemar test: were the models equally good, an image that only one gets right would be either's with
-    probability 1/2. The interval is the percentile bootstrap over images, with the counts of the three outcomes drawn from their
-    multinomial distribution; it is None where no image, or every image, tells the models apart.
+    probability 1/2. The interval is Bonett and Price's (2012), the normal one after one image more is given to each model: it is right for a
+    handful of discordant images, where a bootstrap is too narrow and contradicts the test.
     """
     images = len(first_right)
     only_first = int((first_right & ~second_right).sum())
     only_second = int((second_right & ~first_right).sum())
-    # The larger count is drawn first, so that exchanging the models mirrors the interval.
-    more, fewer = max(only_first, only_second), min(only_first, only_second)
-    shares = np.array([more, fewer, images - more - fewer]) / images
-    drawn = np.random.default_rng(seed).multinomial(images, shares, size=RESAMPLES)
-    sign = 1 if only_second >= only_first else -1
+    gained, lost = (only_second + 1) / (images + 2), (only_first + 1) / (images + 2)
+    half = norm.isf((1 - CONFIDENCE) / 2) * np.sqrt((gained + lost - (gained - lost) ** 2) / (images + 2))
+    low, high = max(-1.0, gained - lost - half), min(1.0, gained - lost + half)
     return Paired(
         name=name,
         images=images,
@@ -109,8 +107,8 @@ def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.b
         second=float(second_right.mean()),
         only_first=only_first,
         only_second=only_second,
-        difference=interval((only_second - only_first) / images, sign * (drawn[:, 0] - drawn[:, 1]) / images),
-        p_value=float(binomtest(only_second, only_first + only_second).pvalue) if more else 1.0,
+        difference=Estimate((only_second - only_first) / images, float(low), float(high)),
+        p_value=float(binomtest(only_second, only_first + only_second).pvalue) if only_first + only_second else 1.0,
     )
 
 
@@ -118,6 +116,12 @@ def seed_folders(run: Path) -> dict[int, Path]:
     """The runs of a folder of seeds by seed, in order; none for any other folder."""
     found = {int(match[1]): path for path in run.glob("seed-*") if (match := re.fullmatch(r"seed-(\d+)", path.name))}
     return dict(sorted(found.items()))
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """What to call them: their folders' names, or where two have the same, their paths."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
 def compare(runs: Sequence[Path], checkpoint: str) -> Comparison:
@@ -193,13 +197,10 @@ def _read(runs: Sequence[Path], checkpoint: str) -> list[_Run]:
         )
     if len(single) == 1:
         raise OrsanetError(f"{single[0]}: name another run to compare it with")
-    names = [run.resolve().name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run) for run in runs]
     read = []
-    for name, run, seeds in zip(names, runs, found, strict=True):
+    for name, run, seeds in zip(run_names(runs), runs, found, strict=True):
         folders: list[tuple[int | None, Path]] = [*seeds.items()] or [(None, run)]
-        by_seed = {seed: Evaluation.read(folder / f"evaluation-{checkpoint}") for seed, folder in folders}
+        by_seed = {seed: read_evaluation(folder, checkpoint) for seed, folder in folders}
         read.append(_Run(name, run, by_seed))
     return read
 

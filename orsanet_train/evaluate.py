@@ -3,7 +3,7 @@
 groups ─▶ (split, view) ─ model, once ─▶ predictions, features ─▶ of each group: metrics ─▶ evaluation folder (predictions.py)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
 from orsanet_train.checkpoint import Identity, load_weights
+from orsanet_train.config import HELD_OUT
 from orsanet_train.feed import Feed, LabelledSplit, join
-from orsanet_train.metrics import group_report
+from orsanet_train.metrics import GroupReport, group_report
 from orsanet_train.online import OnlineFeed
 from orsanet_train.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns
 from orsanet_train.residence import Resident
@@ -82,17 +83,26 @@ def evaluate(
     """
     model, identity = load_weights(weights)
     _check_fit(identity, manifest, store, weights)
-    chosen = list(
-        dict.fromkeys(map(Group.parse, groups) if groups is not None else all_groups(manifest, store, identity))
-    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OrsanetError(f"{out}: cannot be written ({error.strerror})") from error
+    named = None if groups is None else [Group.parse(group) for group in groups]
+    chosen = list(dict.fromkeys(all_groups(manifest, store, identity) if named is None else named))
     if not chosen:
         raise OrsanetError(
             f"manifest '{manifest.name}' has no split besides '{identity.train_split}'; name one with --splits"
         )
-    splits: dict[tuple[str, str], LabelledSplit] = {}
-    for group in chosen:
-        join(manifest, store, group.split, [group.view], group.tag)  # a slip should not wait for the model
-        splits.setdefault((group.split, group.view), join(manifest, store, group.split, [group.view]))
+    parts = {group: join(manifest, store, group.split, [group.view], group.tag) for group in chosen}
+    empty = [group for group, part in parts.items() if not part.samples]
+    if empty and named is not None:
+        raise OrsanetError(f"no image of '{empty[0]}' can be used: the build rejected all; see `orsanet-cache info`")
+    notes = [f"'{group}' is left out: the build rejected all its images" for group in empty]
+    chosen = [group for group in chosen if group not in empty]
+    splits = {
+        key: join(manifest, store, key[0], [key[1]])
+        for key in dict.fromkeys((group.split, group.view) for group in chosen)
+    }
 
     model = model.to(device)
     tables, features = [], []
@@ -107,44 +117,48 @@ def evaluate(
     labels = labels_of(table, manifest.classes)
     probabilities = table[probability_columns(manifest.classes)].to_numpy()
 
-    reports, notes = [], []
+    reports = []
+    here = manifest.name == identity.data_set  # another data set's splits may have the same names
     for group in chosen:
         rows = np.flatnonzero(group.of(table))
-        if not len(rows):
-            raise OrsanetError(f"no image of '{group}' can be used: the build rejected all; see `orsanet-cache info`")
-        rejected = len(join(manifest, store, group.split, [group.view], group.tag).rejected)
-        on_selection = group.split == identity.selection_split and identity.selection == "best"
-        on_training = group.split == identity.train_split
         reports.append(
             group_report(
                 str(group), labels[rows], probabilities[rows], manifest.classes,
-                rejected=rejected, chose_checkpoint=on_selection, trained_on=on_training,
+                rejected=len(parts[group].rejected),
+                chose_checkpoint=here and group.split == identity.selection_split and identity.selection == "best",
+                trained_on=here and group.split == identity.train_split,
             )
         )  # fmt: skip
-        if on_training:
-            notes.append(f"'{group}': the model was trained on these images")
-        if rejected:
-            notes.append(f"'{group}': {rejected} image(s) that the build rejected are in no number above")
-    notes += [f"'{report.name}': {report.label_warning}" for report in reports if report.label_warning]
+    notes += [*_notes(reports, splits, identity)]
     evaluation = Evaluation(
-        identity,
-        weights.name,
-        manifest.name,
-        str(store.path.absolute()),
-        tuple(notes),
-        tuple(reports),
-        table,
-        np.concatenate(features),
-    )
+        identity, weights.name, manifest.name, str(store.path.absolute()),
+        {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits},
+        tuple(notes), tuple(reports), table, np.concatenate(features),
+    )  # fmt: skip
     evaluation.write(out)
     return evaluation
+
+
+def _notes(
+    reports: Sequence[GroupReport], splits: Mapping[tuple[str, str], LabelledSplit], identity: Identity
+) -> Iterator[str]:
+    if trained := [report.name for report in reports if report.trained_on]:
+        part = ", but for the held-out part, which chose the checkpoint" if identity.selection_split == HELD_OUT else ""
+        yield f"the model was trained on the images of {', '.join(trained)}{part}"
+    rejected: dict[str, set[str]] = {}
+    for (name, _), split in splits.items():
+        rejected.setdefault(name, set()).update(split.rejected)
+    for name, images in rejected.items():
+        if images:
+            yield f"'{name}': {len(images)} image(s) that the build rejected are in no number here"
+    yield from (f"'{report.name}': {report.label_warning}" for report in reports if report.label_warning)
 
 
 def all_groups(manifest: Manifest, store: PriorStore, identity: Identity) -> list[Group]:
     """Every split but the training split, each with its tags and its occluded views."""
     groups = []
     for split in manifest.splits:
-        if split == identity.train_split:
+        if split == identity.train_split and manifest.name == identity.data_set:
             continue
         tags = sorted(set().union(*(sample.tags for sample in manifest.split(split))))
         views = [view for view in store.views(split) if view not in NOT_A_TEST] if split in store.splits else []

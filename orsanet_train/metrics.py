@@ -190,10 +190,8 @@ def headlines(confusion: NDArray[np.int64], second_right: int, seed: int = 0) ->
 
 def interval(value: float, resamples: NDArray[np.float64]) -> Estimate:
     """The value with the middle 95 % of what it is in the resamples."""
-    if np.ptp(resamples) == 0:
-        return Estimate(value, None, None)
     low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, None, None) if low == high else Estimate(value, float(low), float(high))
 
 
 def _wilson_at_the_ends(share: Estimate, images: int) -> Estimate:
@@ -293,8 +291,10 @@ def _exchange(names: list[str]) -> str:
 
 
 def text_table(reports: Sequence[GroupReport]) -> str:
-    """The headlines of several groups, in per cent, for a terminal. A `*` marks groups that chose the checkpoint."""
-    columns = ["group", "images", "rejected", "accuracy", "95 %", "± images", "balanced", "macro F1", "top-2", "ECE"]
+    """The headlines of several groups, in per cent, for a terminal; `width` is how many images the interval of the accuracy spans. A `*`
+    marks groups that chose the checkpoint.
+    """
+    columns = ["group", "images", "rejected", "accuracy", "95 %", "width", "balanced", "macro F1", "top-2", "ECE"]
     rows = [
         [
             report.name + (" *" if report.chose_checkpoint else ""),
@@ -302,7 +302,7 @@ def text_table(reports: Sequence[GroupReport]) -> str:
             report.rejected,
             _percent(report.accuracy.value),
             "–".join(map(_percent, (report.accuracy.low, report.accuracy.high))),
-            "-" if (width := report.accuracy.images(report.images)) is None else f"±{width / 2:.0f}",
+            "-" if (width := report.accuracy.images(report.images)) is None else f"{width:.0f}",
             *(_percent(metric.value) for metric in (report.balanced_accuracy, report.macro_f1, report.top2_accuracy)),
             _percent(report.calibration_error),
         ]

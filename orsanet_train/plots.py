@@ -43,6 +43,10 @@ TSNE_STEPS = 500  # half of scikit-learn's default: the divergence ends 2 % high
 FEWEST = 5
 
 
+class NotDrawable(OrsanetError):
+    """There is too little to draw a figure of; the message is the reason."""
+
+
 def matplotlib_installed() -> bool:
     """Figures can be drawn; everything else works without."""
     return find_spec("matplotlib") is not None
@@ -207,7 +211,7 @@ def tsne(
 ) -> "Figure":
     """t-SNE of features [N, D], coloured by label [N]; what was taken for another class has a black edge.
 
-    At most 2,000 images, drawn by `seed`. Raises OrsanetError where there is nothing to lay out.
+    At most 2,000 images, drawn by `seed`. Raises NotDrawable where there is nothing to lay out.
     """
     shown = np.arange(len(labels))
     if len(shown) > SHOWN:
@@ -240,9 +244,9 @@ def _tsne_places(features: NDArray[np.float32], seed: int) -> NDArray[np.float32
     from sklearn.manifold import TSNE
 
     if len(features) < FEWEST:
-        raise OrsanetError(f"t-SNE needs {FEWEST} images, there are {len(features)}; show a larger group")
+        raise NotDrawable(f"t-SNE needs {FEWEST} images, there are {len(features)}; show a larger group")
     if (features == features[0]).all():
-        raise OrsanetError("t-SNE: the model has the same features for all images; train it for longer")
+        raise NotDrawable("t-SNE: the model has the same features for all images; train it for longer")
     reduced = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
     perplexity = min(30, (len(features) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", max_iter=TSNE_STEPS, random_state=seed).fit_transform(reduced)

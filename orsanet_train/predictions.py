@@ -7,10 +7,13 @@
 Reports, comparisons and pictures are made from this folder: the model runs once.
 """
 
+import csv
+import hashlib
 import io
 import json
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +22,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache import OrsanetError, Sample
-from orsanet_train.checkpoint import Identity, write_whole
+from orsanet_train.checkpoint import Identity, read_identity, write_whole
 from orsanet_train.metrics import GroupReport
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
+PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")
 NAMES = ("split", "view", "image", "tags", "label", "predicted")
 
 
@@ -60,6 +64,7 @@ class Evaluation:
     weights: str  # file name in the run folder
     manifest: str
     store: str  # absolute path
+    seals: dict[str, str]  # of what was read of the store, by "split/view"
     notes: tuple[str, ...]  # what was left out, what was trained on
     groups: tuple[GroupReport, ...]
     table: pd.DataFrame  # predictions.csv
@@ -87,23 +92,28 @@ class Evaluation:
         """Write the folder. evaluation.json comes last: where it is, the others are its."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / EVALUATION).unlink(missing_ok=True)
+        features = io.BytesIO()
+        np.save(features, self.features)
+        # Text is quoted, whatever is in it: a reader takes a bare carriage return for the end of a row.
+        write_table = partial(self.table.to_csv, index=False, quoting=csv.QUOTE_NONNUMERIC)
+        write_whole(folder / PREDICTIONS, write_table)
+        write_whole(folder / FEATURES, lambda path: path.write_bytes(features.getbuffer()))
         content = {
             "checkpoint": {"file": self.weights, **self.checkpoint.model_dump(mode="json")},
             "protocol": self.protocol,
             "manifest": self.manifest,
             "store": self.store,
+            "seals": self.seals,
+            "versions": {package: version(package) for package in PACKAGES},
+            "sha256": {name: _sha256(folder / name) for name in (PREDICTIONS, FEATURES)},
             "notes": self.notes,
             "groups": [report.as_json() for report in self.groups],
         }
-        features = io.BytesIO()
-        np.save(features, self.features)
-        write_whole(folder / PREDICTIONS, partial(self.table.to_csv, index=False))
-        write_whole(folder / FEATURES, lambda path: path.write_bytes(features.getbuffer()))
         write_whole(folder / EVALUATION, lambda path: path.write_text(json.dumps(content, indent=2), encoding="utf-8"))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises OrsanetError where there is none, or a damaged one."""
+        """Raises OrsanetError where there is none, or one that is damaged or was changed."""
         if not (folder / EVALUATION).is_file():
             raise OrsanetError(
                 f"{folder}: no evaluation there; make one with `orsanet-train evaluate RUN --store … --manifest …`"
@@ -113,25 +123,43 @@ class Evaluation:
             checkpoint = dict(content["checkpoint"])
             weights = checkpoint.pop("file")
             identity = Identity.model_validate_json(json.dumps(checkpoint))
+            if changed := [name for name, digest in content["sha256"].items() if _sha256(folder / name) != digest]:
+                raise ValueError(f"{', '.join(changed)} changed since")
             table = _read_table(folder / PREDICTIONS, identity.classes)
             features = np.load(folder / FEATURES)
             groups = tuple(GroupReport.from_json(group) for group in content["groups"])
-            if len(features) != len(table):
-                raise ValueError(f"{len(features)} rows of features, {len(table)} predictions")
             return cls(
                 identity,
                 weights,
                 content["manifest"],
                 content["store"],
+                content["seals"],
                 tuple(content["notes"]),
                 groups,
                 table,
                 features,
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise OrsanetError(
                 f"{folder}: not a whole evaluation ({error}); run `orsanet-train evaluate` again"
             ) from error
+
+
+def read_evaluation(run: Path, checkpoint: str) -> Evaluation:
+    """The evaluation of a run's `best` or `last` weights. Raises OrsanetError where there is none, or the weights are others now."""
+    folder = run / f"evaluation-{checkpoint}"
+    if not folder.exists():
+        raise OrsanetError(
+            f"{run}: its {checkpoint} checkpoint has not been evaluated; run `orsanet-train evaluate {run} --checkpoint {checkpoint} "
+            f"--store … --manifest …`"
+        )
+    evaluation = Evaluation.read(folder)
+    weights = run / evaluation.weights
+    if weights.exists() and read_identity(weights).tensors_sha256 != evaluation.checkpoint.tensors_sha256:
+        raise OrsanetError(
+            f"{weights} has changed since it was evaluated; run `orsanet-train evaluate {run} --checkpoint {checkpoint} …` again"
+        )
+    return evaluation
 
 
 def predictions_table(
@@ -165,6 +193,10 @@ def labels_of(table: pd.DataFrame, classes: tuple[str, ...]) -> NDArray[np.int64
 def right(table: pd.DataFrame) -> NDArray[np.bool_]:
     """bool [rows]: predicted what is true."""
     return (table["label"] == table["predicted"]).to_numpy()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read_table(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:

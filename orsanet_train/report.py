@@ -17,18 +17,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache import OrsanetError, PriorStore, listed, prior_quality, recipe_differences
-from orsanet_train.compare import Comparison, compare, paired, seed_folders
+from orsanet_train.compare import Comparison, compare, paired, run_names, seed_folders
 from orsanet_train.config import RunConfig, load_config
+from orsanet_train.evaluate import NOT_A_TEST
 from orsanet_train.metrics import Estimate, GroupReport, group_report
 from orsanet_train.paper import published
-from orsanet_train.predictions import Evaluation, Group, labels_of, probability_columns, right
+from orsanet_train.predictions import Evaluation, Group, labels_of, probability_columns, read_evaluation, right
 from orsanet_train.run_folder import read_json
 
 QUALITY = (
     "image", "label", "predicted", "score", "segmentation_entropy", "part_plausibility", "landmark_agreement", "flip_disagreement"
 )  # fmt: skip
 WORST = 12  # images of the worst priors to name
-LAST_SHARE = 8  # the mean of the last eighth of the epochs: 50 of the published 400
+LAST_SHARE, LAST_AT_LEAST = 8, 5  # the mean of the last eighth of the epochs, 50 of the published 400; but of five
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Drop:
     view: str
     images: int
     clean: float  # accuracy of the same images
-    accuracy: Estimate
-    difference: Estimate  # accuracy − clean
+    occluded: float
+    difference: Estimate  # occluded − clean
     p_value: float  # exact McNemar
 
 
@@ -75,7 +76,8 @@ class Beside:
     what: str
     group: str
     published: float
-    ours: Estimate | None  # None: not evaluated here
+    images: int  # that the paper's number is of
+    ours: GroupReport | None  # None: not evaluated here
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ class RunReport:
     protocol: str
     warnings: tuple[str, ...]
     weights: str  # file name
-    manifest: str
-    store: str
+    weights_sha256: str
+    manifest: str  # of the images evaluated
+    trained_on: str  # the manifest of the training
+    store: str  # its folder's name
+    seals: dict[str, str]  # of what was evaluated, by "split/view"
     groups: tuple[GroupReport, ...]
     detailed: GroupReport  # the group that tables per class and pictures are of
     choices: tuple[Choice, ...]
@@ -151,23 +156,21 @@ def make_report(
     `split` is the one to show in detail (None: `test`, else the first evaluated); `store` is where the store is now, if it was moved.
     Raises OrsanetError for a run without an evaluation, and where the store does not hold what was evaluated.
     """
-    shown = [_shown(run) for run in runs]
-    sources = [_source(run, checkpoint, split, store) for run in shown]
-    several = len(runs) > 1 or bool(seed_folders(runs[0]))
-    comparison = compare(runs, checkpoint) if several else None
+    seeds = [seed_folders(run) for run in runs]
+    comparison = compare(runs, checkpoint) if len(runs) > 1 or seeds[0] else None
+    sources = []
+    for name, run, of_run in zip(run_names(runs), runs, seeds, strict=True):
+        if of_run:
+            shown = min(of_run)
+            name, run = f"{name}, seed {shown} (one of {len(of_run)} seeds)", of_run[shown]
+        sources.append(_source(name, run, checkpoint, split, store))
     return Report(tuple(source.report for source in sources), comparison), sources
 
 
-def _shown(run: Path) -> Path:
-    seeds = seed_folders(run)
-    return seeds[min(seeds)] if seeds else run
-
-
-def _source(run: Path, checkpoint: str, split: str | None, store: Path | None) -> Source:
-    evaluation = Evaluation.read(run / f"evaluation-{checkpoint}")
+def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Path | None) -> Source:
+    evaluation = read_evaluation(run, checkpoint)
     group = _detailed_group(evaluation, split, run)
-    opened = PriorStore.open(store or Path(evaluation.store))
-    _check_store(evaluation, opened)
+    opened = _evaluated_store(evaluation, group, store)
     rows = np.flatnonzero(group.of(evaluation.table))
     table = evaluation.table.iloc[rows]
     quality = prior_quality(opened, group.split, group.view, store_rows(opened, group.split, table)).reset_index(
@@ -177,15 +180,18 @@ def _source(run: Path, checkpoint: str, split: str | None, store: Path | None) -
     config = load_config(str(run / "config.toml"))
     detailed = evaluation.group(str(group))
     assert detailed is not None  # _detailed_group took it from there
-    history = pd.read_csv(run / "metrics.csv") if (run / "metrics.csv").exists() else None
+    history = _history(run / "metrics.csv")
     report = RunReport(
-        name=run.resolve().name,
-        stamp=_stamp(evaluation, config),
+        name=name,
+        stamp=_stamp(evaluation, detailed, history),
         protocol=evaluation.protocol,
-        warnings=tuple(_warnings(evaluation)),
+        warnings=tuple(_warnings(evaluation, detailed)),
         weights=evaluation.weights,
+        weights_sha256=evaluation.checkpoint.tensors_sha256,
         manifest=evaluation.manifest,
-        store=evaluation.store,
+        trained_on=evaluation.checkpoint.data_set,
+        store=Path(evaluation.store).name,
+        seals=evaluation.seals,
         groups=evaluation.groups,
         detailed=detailed,
         choices=tuple(_choices(history, evaluation.checkpoint.selection_split)) if history is not None else (),
@@ -193,19 +199,28 @@ def _source(run: Path, checkpoint: str, split: str | None, store: Path | None) -
         quartiles=tuple(_quartiles(evaluation, rows, quality["score"].to_numpy())),
         worst=tuple(quality.nsmallest(WORST, "score")[list(QUALITY)].to_dict("records")),  # type: ignore[arg-type]
         beside=tuple(
-            Beside(
-                row.what,
-                row.group,
-                row.accuracy,
-                None if (own := evaluation.group(row.group)) is None else own.accuracy,
-            )
-            for row in published(evaluation.manifest)
+            Beside(row.what, row.group, row.accuracy, row.images, evaluation.group(row.group))
+            for row in published(evaluation.manifest, evaluation.classes)
         ),
         config=config,
         recipe=evaluation.checkpoint.store_recipe,
         data=read_json(run / "run.json"),
     )
     return Source(run, evaluation, opened, group, rows, quality, history, report)
+
+
+def _history(path: Path) -> pd.DataFrame | None:
+    """metrics.csv; None for a run that has none."""
+    if not path.exists():
+        return None
+    try:
+        history = pd.read_csv(path)
+        history["selection_accuracy"].astype(float).iloc[-1]
+    except (ValueError, KeyError, IndexError) as error:
+        raise OrsanetError(
+            f"{path}: damaged ({error}); take it from a copy, or delete it to report without it"
+        ) from error
+    return history
 
 
 def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Group:
@@ -218,10 +233,20 @@ def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Gro
     return Group(split or ("test" if "test" in splits else splits[0]), None, "clean")
 
 
-def _check_store(evaluation: Evaluation, store: PriorStore) -> None:
-    differences = list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe))
-    if differences:
+def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -> PriorStore:
+    """The store that holds what was evaluated, by its seal."""
+    path = Path(evaluation.store) if moved is None else moved
+    if moved is None and not path.exists():
+        raise OrsanetError(f"{path}: the store that was evaluated is not there any more; say with --store where it is")
+    store = PriorStore.open(path)
+    if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
+    if store.sealed(group.split, group.view).seal != evaluation.seals[f"{group.split}/{group.view}"]:
+        raise OrsanetError(
+            f"{store.path}: split '{group.split}' does not hold what was evaluated (its seal is another); name the store with --store, or "
+            f"run `orsanet-train evaluate` again"
+        )
+    return store
 
 
 def store_rows(store: PriorStore, split: str, table: pd.DataFrame) -> NDArray[np.int64]:
@@ -235,34 +260,31 @@ def store_rows(store: PriorStore, split: str, table: pd.DataFrame) -> NDArray[np
     return rows.astype(np.int64)
 
 
-def _stamp(evaluation: Evaluation, config: RunConfig) -> str:
+def _stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame | None) -> str:
     chosen = evaluation.checkpoint
+    trained = chosen.epoch if history is None else len(history)
     if chosen.selection == "last":
-        return f"last of {config.epochs} epochs"
-    stamp = f"best of {config.epochs} epochs on '{chosen.selection_split}'"
-    if any(group.chose_checkpoint for group in evaluation.groups) and chosen.selection_split != "valid":
-        stamp += ", as published: optimistic"
-    return stamp
+        return f"last of {chosen.epoch} epochs"
+    stamp = f"best of {trained} epochs on '{chosen.selection_split}'"
+    return f"{stamp}, as published: optimistic" if detailed.chose_checkpoint else stamp
 
 
-def _warnings(evaluation: Evaluation) -> list[str]:
-    chose = [group.name for group in evaluation.groups if group.chose_checkpoint]
-    warnings = list(evaluation.notes)
-    if chose:
-        warnings.insert(0, f"the checkpoint was chosen on {', '.join(chose)}: numbers there are optimistic")
-    return warnings
+def _warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
+    if not detailed.chose_checkpoint:
+        return list(evaluation.notes)
+    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below flatter it", *evaluation.notes]
 
 
 def _choices(history: pd.DataFrame, split: str) -> list[Choice]:
     accuracy = history["selection_accuracy"]
     best, last = int(accuracy.argmax()), len(accuracy) - 1
-    count = max(1, len(accuracy) // LAST_SHARE)
+    count = min(len(accuracy), max(LAST_AT_LEAST, len(accuracy) // LAST_SHARE))
     tail = accuracy.iloc[-count:]
     deviation = float(tail.std()) if count > 1 else None
     return [
         Choice("last epoch", str(last + 1), float(accuracy.iloc[last]), None),
         Choice(f"best epoch on '{split}'", str(best + 1), float(accuracy.iloc[best]), None),
-        Choice(f"mean of the last {count} epoch(s)", f"{last + 2 - count}–{last + 1}", float(tail.mean()), deviation),
+        Choice(f"mean of the last {count} epochs", f"{last + 2 - count}–{last + 1}", float(tail.mean()), deviation),
     ]
 
 
@@ -273,15 +295,12 @@ def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
     drops = []
     for report in evaluation.groups:
         group = Group.parse(report.name)
-        if group.split != split or group.tag is not None or group.view == "clean" or clean.empty:
+        if group.split != split or group.tag is not None or group.view in NOT_A_TEST or clean.empty:
             continue
         occluded = table[group.of(table)].set_index("image")
         images = occluded.index.intersection(clean.index, sort=False)
-        before, after = right(clean.loc[images]), right(occluded.loc[images])
-        pair = paired(report.name, before, after)
-        drops.append(
-            Drop(report.name, group.view, len(images), pair.first, report.accuracy, pair.difference, pair.p_value)
-        )
+        pair = paired(report.name, right(clean.loc[images]), right(occluded.loc[images]))
+        drops.append(Drop(report.name, group.view, len(images), pair.first, pair.second, pair.difference, pair.p_value))
     return drops
 
 
@@ -303,11 +322,11 @@ def _quartiles(evaluation: Evaluation, rows: NDArray[np.int64], score: NDArray[n
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, NaN (not measured) as null."""
+    """Dataclasses as dictionaries; what is no number, because it was not measured or is beyond measure, as null."""
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
-    return None if isinstance(value, float) and np.isnan(value) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -84,6 +84,7 @@ def train(
         store_recipe=store.recipe,
         ir50_sha256=None if ir50 is None else tensors_digest(ir50.tensors),
         epoch=0,
+        data_set=manifest.name,
         train_split=config.train_split,
         selection="last",
         selection_split=config.selection_split,

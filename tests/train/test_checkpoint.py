@@ -32,6 +32,7 @@ IDENTITY = Identity(
     ir50_sha256=None,
     store_recipe={"segmenter": {"weights_sha256": "00ff"}, "precision": "fp32", "nested": [1, 2.5, None]},
     epoch=3,
+    data_set="faces",
     train_split="train",
     selection="best",
     selection_split="valid",

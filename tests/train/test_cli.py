@@ -1,6 +1,8 @@
 """orsanet-train as a user meets it: real processes, exit codes, one sentence for every mistake."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +41,7 @@ def data(world) -> list[object]:
     return ["--store", world.store, "--manifest", world.manifest]
 
 
-def test_run_then_evaluate(world, tmp_path: Path) -> None:
+def test_run_evaluate_report_compare(world, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ran = command("run", *data(world), *SMALL, "--set", "epochs=2", "--out", out)
     assert ran.returncode == 0, ran.stderr
@@ -55,6 +57,41 @@ def test_run_then_evaluate(world, tmp_path: Path) -> None:
     assert "last checkpoint (epoch 2), not chosen by any result" in evaluated.stdout
     assert "test:occluded" in evaluated.stdout
     assert (out / "evaluation-last" / "predictions.csv").exists()
+    assert f"next: orsanet-train report {out} --checkpoint last" in evaluated.stdout
+
+    missing = refused(command("report", out))
+    assert f"{out}/evaluation-best: no evaluation there; make one with `orsanet-train evaluate" in missing
+    told = command("report", out, "--checkpoint", "last", "--split", "test")
+    assert told.returncode == 0, told.stderr
+    assert "last of 2 epochs" in told.stdout
+    assert {path.name for path in (out / "report-last").iterdir()} == {"report.html", "report.md", "report.json"}
+
+    (tmp_path / "list.csv").write_text("image,tags\nimages/test_0.png,pose\nimages/test_4.png,pose\n")
+    second = tmp_path / "second"
+    shutil.copytree(out, second)
+    listed = command(
+        "evaluate",
+        second,
+        *data(world),
+        "--checkpoint",
+        "last",
+        "--tags",
+        tmp_path / "list.csv",
+        "--splits",
+        "test,test:pose",
+    )
+    assert listed.returncode == 0, listed.stderr
+    (said,) = [row.split() for row in listed.stdout.splitlines() if "test:pose" in row]
+    assert said[1] == "2"
+    compared = command("compare", out, second, "--checkpoint", "last", "--out", tmp_path / "compared.json")
+    assert compared.returncode == 0, compared.stderr
+    assert "run was not evaluated on test:pose: left out" in compared.stdout
+    (difference,) = json.loads((tmp_path / "compared.json").read_text())["differences"]
+    assert (difference["pairs"][0]["p_value"], difference["pairs"][0]["only_first"]) == (1.0, 0)
+
+    measured = command("bench", "evaluate", out, *data(world), "--checkpoint", "last")
+    assert measured.returncode == 0, measured.stderr
+    assert "6 images; an image takes" in measured.stdout
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) -> None:
@@ -147,7 +184,7 @@ def test_complexity_prints_both_totals() -> None:
     assert "47,441,447" in result.stdout
 
 
-@pytest.mark.parametrize("subcommand", [[], ["run"], ["evaluate"], ["complexity"]])
+@pytest.mark.parametrize("subcommand", [[], ["run"], ["evaluate"], ["report"], ["compare"], ["complexity"]])
 def test_help_is_instant(subcommand: list[str]) -> None:
     best = 9.0
     for _ in range(5):  # the machine may be busy: the fastest of five is what the command needs

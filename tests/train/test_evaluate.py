@@ -234,7 +234,7 @@ def test_half_an_evaluation_is_refused(world, run: Path, tmp_path: Path, file: s
 
 def test_names_that_look_like_something_else_come_back_as_text(world, run: Path, tmp_path: Path) -> None:
     evaluation = evaluated(world, run, tmp_path, ["test"])
-    names = ["NA", "1", "1.0", "", 'a,"b', "two\nlines"]
+    names = ["NA", "1", "1.0", "a\rb", 'a,"b', "two\nlines"]
     odd = evaluation.table.assign(image=names)
     replace(evaluation, table=odd).write(tmp_path)
     assert Evaluation.read(tmp_path).table["image"].tolist() == names
@@ -252,7 +252,20 @@ def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path
         groups=["test", "test:occluded"], device=CPU,
     )  # fmt: skip
     assert [(report.images, report.rejected) for report in evaluation.groups] == [(5, 1), (2, 1)]
-    assert any("1 image(s) that the build rejected" in note for note in evaluation.notes)
+    assert evaluation.notes == ("'test': 1 image(s) that the build rejected are in no number here",)
+    with_tag = (
+        (tmp_path / "samples.csv")
+        .read_text()
+        .replace("test_1.png,happiness,test,occluded", "test_1.png,happiness,test,hat")
+    )
+    (tmp_path / "samples.csv").write_text(with_tag)
+    retagged, store = load_manifest(tmp_path / "dataset.toml"), PriorStore.open(tmp_path / "s")
+    best = run / "best.safetensors"
+    evaluation = evaluate(best, retagged, store, tmp_path / "out", groups=None, device=CPU)
+    assert "test:hat" not in [report.name for report in evaluation.groups]
+    assert "'test:hat' is left out: the build rejected all its images" in evaluation.notes
+    with pytest.raises(OrsanetError, match="no image of 'test:hat' can be used"):
+        evaluate(best, retagged, store, tmp_path / "out", groups=["test", "test:hat"], device=CPU)
 
 
 def test_predicting_leaves_the_model_as_it_was(world, run: Path) -> None:
@@ -276,9 +289,26 @@ def test_a_manifest_of_training_images_alone_needs_a_named_split(world, run: Pat
     with pytest.raises(OrsanetError, match="no split besides 'train'; name one with --splits"):
         evaluate(best, manifest, world.open_store(), tmp_path / "out", groups=None, device=CPU)
     evaluation = evaluate(best, manifest, world.open_store(), tmp_path / "out", groups=["train"], device=CPU)
-    assert evaluation.notes[0] == "'train': the model was trained on these images"
+    assert evaluation.notes[0] == "the model was trained on the images of train"
 
 
 def test_an_empty_tag_is_no_tag(world, run: Path, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match="no image with the tag ''"):
         evaluated(world, run, tmp_path, ["test:"])
+
+
+def test_an_evaluation_that_was_edited_is_refused(world, run: Path, tmp_path: Path) -> None:
+    evaluated(world, run, tmp_path, ["test"])
+    path = tmp_path / "predictions.csv"
+    path.write_text(path.read_text().replace("images/test_0.png", "images/test_9.png"))
+    with pytest.raises(OrsanetError, match=r"predictions\.csv changed since"):
+        Evaluation.read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model_runs(
+    world, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OrsanetError, match="file: cannot be written"):
+        evaluated(world, run, tmp_path / "file")
+    assert "evaluate" not in capfd.readouterr().err

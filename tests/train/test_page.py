@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from orsanet_cache import PriorStore, load_manifest
 from orsanet_cache.build import build
-from orsanet_train.album import album
+from orsanet_train.album import Picture, album
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate
 from orsanet_train.page import write_report
-from orsanet_train.report import make_report
+from orsanet_train.report import Beside, Report, make_report
 from orsanet_train.train import train
 
 CPU = torch.device("cpu")
@@ -30,8 +31,11 @@ SMALL = (
 )  # fmt: skip
 
 
+Made = tuple[Report, list[list[Picture]]]
+
+
 @pytest.fixture(scope="module")
-def reported(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(world, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A report of two small runs on pictures one of which has a hostile name, of classes one of which has, with an occluded view."""
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(world.folder / "images", folder / "images")
@@ -50,8 +54,14 @@ def reported(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(load_config("small", [*SMALL, f"seed={seed}"]), manifest, store, run, device=CPU)
         evaluate(run / "best.safetensors", manifest, store, run / "evaluation-best", groups=None, device=CPU)
     report, sources = make_report(runs, "best", None, None)
-    write_report(report, [album(source, None, CPU) for source in sources], folder / "report")
-    return folder / "report"
+    return report, [album(source, None, CPU) for source in sources]
+
+
+@pytest.fixture(scope="module")
+def reported(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reported")
+    write_report(*made, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +144,34 @@ def test_it_prints(reported: Path, browser: Browser) -> None:
         visit.page.emulate_media(media="print")
         assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert visit.page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        # What is folded away on the screen is printed too.
+        heights = visit.page.evaluate(
+            "Array.from(document.querySelectorAll('pre'), block => block.getBoundingClientRect().height)"
+        )
+        assert len(heights) == 2 * 3
+        assert all(height > 20 for height in heights)
         assert visit.page.pdf().startswith(b"%PDF-")
+
+
+def test_the_papers_numbers_stand_beside_ours_evaluated_or_not(made: Made, tmp_path: Path) -> None:
+    report, albums = made
+    first = report.runs[0]
+    beside = (
+        Beside("RAF-DB", "test", 0.9228, 3068, first.detailed),
+        Beside("RAF-DB erased", "test@erase-30", 0.8402, 3068, None),
+    )
+    write_report(replace(report, runs=(replace(first, beside=beside), *report.runs[1:])), albums, tmp_path)
+    rows = {row[0]: row for row in rows_of((tmp_path / "report.html").read_text(encoding="utf-8")) if row}
+    assert rows["RAF-DB"][1:5] == ["3068", "92.28", "test", "6"]
+    assert rows["RAF-DB erased"][1:] == ["3068", "84.02", "test@erase-30", "not evaluated"]
+    assert "| RAF-DB erased | 3068 | 84.02 | test@erase-30 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The text of every cell of every table row."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page, flags=re.DOTALL)
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, flags=re.DOTALL) for row in rows]
+    return [[" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in row] for row in cells]
 
 
 def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
@@ -148,10 +185,20 @@ def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
             "valid", "valid:occluded", "valid@erase-20", "test", "test:occluded", "test@erase-20"
         ]  # fmt: skip
         for group in run["groups"]:
-            for headline in ("accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy"):
-                number = f"{100 * group[headline]['value']:.2f}"
-                assert number in page
-                assert number in markdown
+            cells = [
+                f"{100 * group[headline]['value']:.2f}"
+                + (
+                    " – "
+                    if group[headline]["low"] is None
+                    else f" {100 * group[headline]['low']:.2f} … {100 * group[headline]['high']:.2f} "
+                )
+                for headline in ("accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy")
+            ]
+            shown = next(row for row in rows_of(page) if row[0].split(" ")[0] == group["name"])
+            assert [f"{shown[column]} " for column in (3, 5, 6, 7)] == cells
+            line = next(line for line in markdown.splitlines() if line.startswith(f"| {group['name']} "))
+            assert " ".join(" ".join(line.split("|")[4:]).split()).startswith(cells[0].strip())
+            assert all(cell.split()[0] in line for cell in cells)
         assert [drop["view"] for drop in run["robustness"]] == ["erase-20"]
         assert len(run["worst"]) == 6
     (difference,) = [one for one in said["comparison"]["differences"] if one["group"] == "test"]
@@ -163,6 +210,10 @@ def test_markdown_holds_no_html_of_a_user(reported: Path) -> None:
     assert "<img" not in markdown
     assert "<script" not in markdown
     assert "&lt;script&gt;" in markdown
+    tables = re.findall(r"(?:^\|.*\|$\n?)+", markdown, flags=re.MULTILINE)
+    assert len(tables) >= 2 * 6
+    for table in tables:  # no bar of a name makes a column
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
 def test_every_picture_is_whole_and_within_the_page(reported: Path) -> None:
