@@ -311,16 +311,6 @@ def text_table(reports: Sequence[GroupReport]) -> str:
     return pd.DataFrame(rows, columns=columns).to_string(index=False)
 
 
-def class_table(report: GroupReport) -> str:
-    """One group class by class, shares in per cent, for a terminal."""
-    columns = ["class", "images", "predicted", "precision", "recall", "F1"]
-    rows = [
-        [name, part.images, part.predicted, *map(_percent, (part.precision, part.recall, part.f1))]
-        for name, part in report.classes.items()
-    ]
-    return pd.DataFrame(rows, columns=columns).to_string(index=False)
-
-
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 

@@ -122,7 +122,7 @@ def test_equal_predictions_differ_by_nothing_and_prove_nothing() -> None:
     right = outcomes(0)
     pair = paired("test", right, right)
     assert (pair.only_first, pair.only_second, pair.difference.value, pair.p_value) == (0, 0, 0, 1)
-    assert pair.difference.images(IMAGES) == pytest.approx(2 * 1.96 * np.sqrt(2), rel=0.03)  # N + 2 for N
+    assert pair.difference.images(IMAGES) == pytest.approx(2 * 1.96 * np.sqrt(2) * IMAGES / (IMAGES + 2), rel=1e-4)
     opposite = paired("test", right & False, right | True).difference
     assert (opposite.value, opposite.high) == (1.0, 1.0)
 
@@ -346,7 +346,7 @@ def test_what_has_nothing_in_common_is_refused(tmp_path: Path) -> None:
         compare([whole, tmp_path / "c"], "last")
     with pytest.raises(OrsanetError, match=r"a: name another run to compare it with"):
         compare([whole], "last")
-    with pytest.raises(OrsanetError, match=r"e/evaluation-last: no evaluation there"):
+    with pytest.raises(OrsanetError, match=r"e: its last checkpoint has not been evaluated"):
         compare([whole, tmp_path / "e"], "last")
 
 

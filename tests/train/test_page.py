@@ -179,7 +179,9 @@ def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
     page = (reported / "report.html").read_text(encoding="utf-8")
     markdown = (reported / "report.md").read_text(encoding="utf-8")
     assert [run["name"] for run in said["runs"]] == ["first", "second"]
-    for run in said["runs"]:
+    sections = page.split("<section>")[1:]
+    written = markdown[markdown.index("\n# first") :].split("\n# second")
+    for run, section, part in zip(said["runs"], sections, written, strict=True):
         assert run["stamp"] == "best of 2 epochs on 'valid'"
         assert [group["name"] for group in run["groups"]] == [
             "valid", "valid:occluded", "valid@erase-20", "test", "test:occluded", "test@erase-20"
@@ -194,9 +196,9 @@ def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
                 )
                 for headline in ("accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy")
             ]
-            shown = next(row for row in rows_of(page) if row[0].split(" ")[0] == group["name"])
+            shown = next(row for row in rows_of(section) if row[0].split(" ")[0] == group["name"])
             assert [f"{shown[column]} " for column in (3, 5, 6, 7)] == cells
-            line = next(line for line in markdown.splitlines() if line.startswith(f"| {group['name']} "))
+            line = next(line for line in part.splitlines() if line.startswith(f"| {group['name']} "))
             assert " ".join(" ".join(line.split("|")[4:]).split()).startswith(cells[0].strip())
             assert all(cell.split()[0] in line for cell in cells)
         assert [drop["view"] for drop in run["robustness"]] == ["erase-20"]
