@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, int]]:
 
 def test_the_readme_shows_exactly_these_steps(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Try it")[1].split("\n## ")[0]
-    (block,) = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    block, _ = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     # A folder that is not there: after a `make demo` in this clone the plan would say --resume.
     steps = commands(planned(f"DEMO={tmp_path}/demo"))
     assert block.splitlines() == [step.replace(f"{tmp_path}/demo", "demo") for step in steps]
@@ -90,6 +90,15 @@ def test_from_nothing_to_a_report_and_again_with_what_is_there(tmp_path: Path) -
     assert store.views("train") == ("clean", "hflip")
     assert store.views("test") == tuple(sorted(("clean", "hflip", *occluded)))
     assert len(pd.read_csv(demo / "run" / "metrics.csv")) == 8
+
+    _, comparing = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)[
+        :2
+    ]
+    compared = run([f".venv/bin/{line}" for line in comparing.replace(" demo/", f" {demo}/").splitlines()])
+    assert "Against full, over the seeds (paired t test):" in compared
+    assert (
+        compared.count("test@mask no-segmentation") == 2 + 3
+    )  # its accuracy, its difference over the seeds and for each of them
 
     before = contents(demo)
     again = planned(*variables)
