@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from scipy.stats import sem, t
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, listed, recipe_differences
 from orsanet_train.checkpoint import write_whole
@@ -23,6 +22,7 @@ from orsanet_train.feed import join
 from orsanet_train.predictions import EVALUATION, Evaluation, Group
 from orsanet_train.residence import Resident
 from orsanet_train.run_folder import read_json
+from orsanet_train.seeds import t_interval
 from orsanet_train.selection import selection_split, training_split
 from orsanet_train.train import train
 
@@ -261,5 +261,5 @@ def _difference(values: "pd.Series[float]") -> str:
     said = _spread(values, "+.2f")
     if len(values) < LEAST_SEEDS:
         return said
-    mean, half = float(values.mean()), float(t.ppf(0.975, len(values) - 1) * sem(values))
-    return f"{said} ({mean - half:+.2f} … {mean + half:+.2f})"
+    low, high = t_interval(values)
+    return f"{said} ({low:+.2f} … {high:+.2f})"

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import sem, t
 
 from orsanet_cache import OrsanetError
 from orsanet_train.checkpoint import write_whole
@@ -54,6 +57,12 @@ def train_seeds(
 
 def _write(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False)
+
+
+def t_interval(differences: "pd.Series[float] | NDArray[np.float64]") -> tuple[float, float]:
+    """95 % t interval of the mean difference over seeds. Needs two seeds."""
+    half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
+    return float(differences.mean()) - half, float(differences.mean()) + half
 
 
 def spread(values: "pd.Series[float]") -> str:

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import sem, t
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -24,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from orsanet_train.dare import dare_loss
+from orsanet_train.seeds import t_interval
 
 HIDDEN, BATCH, STEPS = 64, 64, 600
 
@@ -167,12 +167,6 @@ def _order(images: int, seeds: Sequence[int]) -> Tensor:
     return torch.stack(orders, dim=1)
 
 
-def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % t interval of the mean difference over seeds. Needs two seeds."""
-    half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
-    return float(differences.mean()) - half, float(differences.mean()) + half
-
-
 def table(result: Result) -> str:
     """One task for a terminal: mean ± sample standard deviation over the seeds in per cent, difference from cross-entropy in points."""
     task, plain = result.task, 100 * result.accuracy[CROSS_ENTROPY]
@@ -181,7 +175,7 @@ def table(result: Result) -> str:
         accuracy = 100 * shares
         line = f"  {arm!s:<26} {accuracy.mean():6.2f} ± {accuracy.std(ddof=1):.2f}"
         if arm != CROSS_ENTROPY:
-            low, high = paired_interval(accuracy - plain)
+            low, high = t_interval(accuracy - plain)
             line += f"   {(accuracy - plain).mean():+.2f} ({low:+.2f} … {high:+.2f})"
         lines.append(line)
     return "\n".join(lines)
