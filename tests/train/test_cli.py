@@ -60,7 +60,7 @@ def test_run_evaluate_report_compare(world, tmp_path: Path) -> None:
     assert f"next: orsanet-train report {out} --checkpoint last" in evaluated.stdout
 
     missing = refused(command("report", out))
-    assert f"{out}/evaluation-best: no evaluation there; make one with `orsanet-train evaluate" in missing
+    assert f"its best checkpoint has not been evaluated; run `orsanet-train evaluate {out} --checkpoint best" in missing
     told = command("report", out, "--checkpoint", "last", "--split", "test")
     assert told.returncode == 0, told.stderr
     assert "last of 2 epochs" in told.stdout
