@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.errors import OrsanetError as OrsanetError
     from orsanet_cache.errors import listed as listed
     from orsanet_cache.errors import validation_findings as validation_findings
+    from orsanet_cache.images import PREPROCESSING as PREPROCESSING
     from orsanet_cache.images import RejectedImage as RejectedImage
     from orsanet_cache.images import read_image as read_image
     from orsanet_cache.images import view_pixels as view_pixels
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.pixels import displayable as displayable
     from orsanet_cache.pixels import imagenet_normalised as imagenet_normalised
     from orsanet_cache.pixels import unit_range as unit_range
+    from orsanet_cache.priors import ARCHITECTURE_KEY as ARCHITECTURE_KEY
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
     from orsanet_cache.priors import map_of as map_of
     from orsanet_cache.quality import prior_quality as prior_quality
@@ -53,11 +55,11 @@ _NAMES = {
     "device": ("choose_device",),
     "durable": ("make_folder", "sync_folder", "write_temporary"),
     "errors": ("OrsanetError", "listed", "validation_findings"),
-    "images": ("RejectedImage", "read_image", "view_pixels"),
+    "images": ("PREPROCESSING", "RejectedImage", "read_image", "view_pixels"),
     "manifest": ("Manifest", "Sample", "load_manifest", "with_tags"),
     "mobilefacenet": ("MobileFaceNet",),
     "pixels": ("IMAGENET_MEAN", "displayable", "imagenet_normalised", "unit_range"),
-    "priors": ("FrozenPriors", "map_of"),
+    "priors": ("ARCHITECTURE_KEY", "FrozenPriors", "map_of"),
     "quality": ("prior_quality",),
     "segface": ("LAPA_CLASSES", "SegFace", "SegFaceConfig"),
     "sheet": ("printable", "shortened", "with_landmarks", "with_map"),

@@ -29,6 +29,8 @@ from orsanet_train.config import ModelConfig
 from orsanet_train.model import ORSANet, build_model
 
 HEADER = "orsanet"  # of a weights file: Identity as JSON
+# Beside the weights of a published checkpoint: the frozen networks that were in it.
+SEGMENTER_FILE, LANDMARKS_FILE = "segmenter.safetensors", "landmarks.safetensors"
 
 
 class Identity(BaseModel):
@@ -41,14 +43,19 @@ class Identity(BaseModel):
     segmentation_channels: Annotated[int, Field(ge=1)]
     landmark_channels: Annotated[int, Field(ge=1)]
     store_recipe: dict[str, Any]
-    ir50_sha256: str | None  # of the weights the backbone started from; None: random
-    epoch: int  # counted from 1, as in metrics.csv
+    ir50_sha256: str | None  # of the weights the backbone started from; None: random, or not known (published)
+    epoch: int | None  # counted from 1, as in metrics.csv; None: of a published checkpoint
     data_set: str  # the manifest's name
     train_split: str
-    selection: Literal["best", "last"]
+    selection: Literal["best", "last", "published"]  # published: best on `selection_split`, as its authors say
     selection_split: str
-    selection_accuracy: float
+    selection_accuracy: float | None  # None: of a published checkpoint
     tensors_sha256: str = ""  # filled in when saved
+
+    @property
+    def published_choice(self) -> str:
+        """How a published checkpoint was chosen, as far as is known."""
+        return f"published checkpoint, chosen as its authors say: best epoch on split '{self.selection_split}' of '{self.data_set}'"
 
     def build(self) -> ORSANet:
         return build_model(self.model, len(self.classes), self.segmentation_channels, self.landmark_channels)
@@ -89,7 +96,7 @@ def read_identity(path: Path) -> Identity:
 
 def _identity(path: Path, metadata: Mapping[str, str]) -> Identity:
     if HEADER not in metadata:
-        raise OrsanetError(f"{path}: not written by `orsanet-train run` (its header names no classes)")
+        raise OrsanetError(f"{path}: not written by `orsanet-train run` or `import` (its header names no classes)")
     try:
         return Identity.model_validate_json(metadata[HEADER])
     except ValidationError as error:

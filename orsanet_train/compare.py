@@ -174,6 +174,8 @@ class _Run:
         epochs = ", ".join(map(str, dict.fromkeys(checkpoint.epoch for checkpoint in chosen)))
         if chosen[0].selection == "last":
             return f"last checkpoint (epoch {epochs}), not chosen by any result"
+        if chosen[0].selection == "published":
+            return chosen[0].published_choice
         splits = "', '".join(dict.fromkeys(checkpoint.selection_split for checkpoint in chosen))
         return f"best checkpoint (epoch {epochs}), chosen by its accuracy on split '{splits}'"
 

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
-from orsanet_train.checkpoint import Identity, load_weights
+from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
 from orsanet_train.config import HELD_OUT
 from orsanet_train.feed import Feed, LabelledSplit, join
 from orsanet_train.metrics import GroupReport, group_report
@@ -125,7 +125,7 @@ def evaluate(
             group_report(
                 str(group), labels[rows], probabilities[rows], manifest.classes,
                 rejected=len(parts[group].rejected),
-                chose_checkpoint=here and group.split == identity.selection_split and identity.selection == "best",
+                chose_checkpoint=here and group.split == identity.selection_split and identity.selection != "last",
                 trained_on=here and group.split == identity.train_split,
             )
         )  # fmt: skip
@@ -175,7 +175,12 @@ def _check_fit(identity: Identity, manifest: Manifest, store: PriorStore, weight
         )
     differences = list(recipe_differences(identity.store_recipe, store.recipe))
     if differences:
+        mend = "build a store with the same"
+        if identity.selection == "published":
+            mend = (
+                f"build one with the networks of the checkpoint: --segmenter {weights.with_name(SEGMENTER_FILE)} "
+                f"--landmarks {weights.with_name(LANDMARKS_FILE)} --precision fp32 --features float32"
+            )
         raise OrsanetError(
-            f"{weights} was trained on priors of another recipe than {store.path}; build a store with the same:\n"
-            f"{listed(differences)}"
+            f"{weights} was trained on priors of another recipe than {store.path}; {mend}:\n{listed(differences)}"
         )

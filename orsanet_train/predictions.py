@@ -84,6 +84,8 @@ class Evaluation:
         if chosen.selection == "last":
             return f"last checkpoint (epoch {chosen.epoch}), not chosen by any result"
         said = f"best checkpoint: epoch {chosen.epoch}, chosen by its accuracy on split '{chosen.selection_split}'"
+        if chosen.selection == "published":
+            said = chosen.published_choice
         if any(report.chose_checkpoint for report in self.groups):
             said += "; * chosen on these images, so their numbers are optimistic"
         return said

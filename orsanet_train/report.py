@@ -266,6 +266,8 @@ def _stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame 
     if chosen.selection == "last":
         return f"last of {chosen.epoch} epochs"
     stamp = f"best of {trained} epochs on '{chosen.selection_split}'"
+    if chosen.selection == "published":
+        stamp = f"published checkpoint, best epoch on '{chosen.selection_split}'"
     return f"{stamp}, as published: optimistic" if detailed.chose_checkpoint else stamp
 
 

@@ -1,0 +1,158 @@
+"""A checkpoint of the published code -> a run folder, and the frozen networks it was trained with.
+
+    {iter, model_state_dict, optimizer_state_dict} ─┬─ face_segment.*   ─▶ segmenter.safetensors ─┐
+                                                    ├─ face_landback.*  ─▶ landmarks.safetensors ─┴─▶ orsanet-cache build
+                                                    └─ the trainable part ─▶ best.safetensors (config.toml, run.json) ─▶ evaluate
+
+A checkpoint carries its own frozen networks, and they are not those of the original files: the published training put MobileFaceNet into
+training mode, so that its statistics drifted. What is exported is therefore the checkpoint's, segmenter and decoder included, and the
+run folder asks for a store that was built with exactly these.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from orsanet_cache import (
+    ARCHITECTURE_KEY,
+    PREPROCESSING,
+    FrozenPriors,
+    MobileFaceNet,
+    OrsanetError,
+    SegFace,
+    SegFaceConfig,
+    Weights,
+    listed,
+    load_strictly,
+    make_folder,
+    read_weights,
+    sync_folder,
+)
+from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights, write_whole
+from orsanet_train.config import ModelConfig, RunConfig, parse_config
+from orsanet_train.model import FROZEN_PREFIXES, build_model, trainable_weights
+from orsanet_train.run_folder import begin_folder
+
+SEGMENTER, LANDMARKS = FROZEN_PREFIXES
+HEAD, LEVELS = "head.linear.weight", "pyramid_fuse.blocks."
+PARTS = ("ir_back.", SEGMENTER, LANDMARKS, LEVELS)
+SWIN_B = SegFaceConfig()
+FORMS = ("tokens", "segmentation_prior", "multi_scale", "cross_interaction", "landmark_reintegration")
+# How the published code trains: the frozen networks see the erased picture, in training mode.
+TRAINED = {"priors": "online", "online": "published"}
+# The published code computes priors in float32 and rounds nothing on the way to the model, so its numbers need a store that does so too.
+EXACT = {"precision": "fp32", "feature_dtype": "float32"}
+
+
+def import_checkpoint(
+    path: Path,
+    out: Path,
+    config: RunConfig,
+    classes: Sequence[str],
+    data_set: str,
+    segmenter_config: SegFaceConfig = SWIN_B,
+) -> Identity:
+    """Write the run folder `out`: best, segmenter and landmarks .safetensors, config.toml, run.json.
+
+    `classes` are in label order, `data_set` is the name of the manifest that it was trained with; `config` states the sizes of the model
+    and the splits, and `segmenter_config` those of the segmenter (published: Swin-B). The optimiser's state is left behind.
+    Raises OrsanetError, and leaves nothing, where `out` exists, where the file is not such a checkpoint, and where its networks do not have
+    these sizes or as many classes.
+    """
+    if out.exists():
+        raise OrsanetError(f"{out}: already exists; choose another --out")
+    _check_forms(config.model)
+    weights = read_weights(path)
+    _check_parts(weights, config.model, classes)
+    with torch.device("meta"):
+        segmenter, landmarks = SegFace(segmenter_config), MobileFaceNet()
+        model = build_model(config.model, len(classes), segmenter.feature_channels, landmarks.feature_channels)
+    load_strictly(segmenter, _part(weights, SEGMENTER))
+    load_strictly(landmarks, _part(weights, LANDMARKS))
+    load_strictly(model, trainable_weights(weights))
+
+    recipe = {**FrozenPriors(segmenter, landmarks, "published").recipe(), "preprocessing": PREPROCESSING, **EXACT}
+    identity = Identity(
+        classes=tuple(classes),
+        model=config.model,
+        segmentation_channels=segmenter.feature_channels,
+        landmark_channels=landmarks.feature_channels,
+        store_recipe=recipe,
+        ir50_sha256=None,
+        epoch=None,
+        data_set=data_set,
+        train_split=config.train_split,
+        selection="published",
+        selection_split=config.selection_split,
+        selection_accuracy=None,
+    )
+    with path.open("rb") as file:
+        source = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    data = {"classes": list(classes), "store": recipe, "published_checkpoint": source}
+    trained = parse_config({**config.model_dump(mode="json"), **TRAINED}, "the preset")
+    make_folder(out.absolute().parent)
+    # Beside it, and renamed when it is whole: a folder that is there can be evaluated.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as temporary:
+        folder = Path(temporary) / "run"
+        begin_folder(folder, trained, data)
+        _save(folder / SEGMENTER_FILE, segmenter, {ARCHITECTURE_KEY: segmenter_config.model_dump_json()})
+        _save(folder / LANDMARKS_FILE, landmarks)
+        save_weights(folder / "best.safetensors", model, identity)
+        folder.rename(out)
+    sync_folder(out.absolute().parent)
+    return identity
+
+
+def _check_forms(model: ModelConfig) -> None:
+    """The parts of the published model have one form; another would read the same tensors and compute something else."""
+    published = ModelConfig()
+    others = [
+        f"model.{name} is {json.dumps(getattr(model, name))}, in published checkpoints {json.dumps(getattr(published, name))}"
+        for name in FORMS
+        if getattr(model, name) != getattr(published, name)
+    ]
+    if others:
+        raise OrsanetError(f"the preset has another model than the published code; choose another:\n{listed(others)}")
+
+
+def _check_parts(weights: Weights, model: ModelConfig, classes: Sequence[str]) -> None:
+    """The file has all parts of a published checkpoint, and the head the classes."""
+    names = weights.tensors
+    absent = [f"{part}*" for part in PARTS if not any(name.startswith(part) for name in names)]
+    if HEAD not in names or names[HEAD].dim() != 2:
+        absent.append(f"{HEAD} [K, D]")
+    if absent:
+        raise OrsanetError(
+            f"{weights.path}: not a checkpoint of the published code, which holds the whole network; it lacks {', '.join(absent)}"
+        )
+    levels = len({name.removeprefix(LEVELS).partition(".")[0] for name in names if name.startswith(LEVELS)})
+    if levels != model.depth:
+        raise OrsanetError(
+            f"{weights.path}: its MCM has {levels} levels, the configuration says {model.depth} (published: 4 small, 6 base, 8 large); "
+            f"if the file is whole, pass --set model.depth={levels}"
+        )
+    if len(set(classes)) < len(classes) or not all(classes):
+        raise OrsanetError(f"--classes {','.join(classes)}: name each class once, in label order")
+    if len(names[HEAD]) != len(classes):
+        raise OrsanetError(
+            f"{weights.path}: its head tells {len(names[HEAD])} classes apart, --classes names {len(classes)} "
+            f"({', '.join(classes)}); name those it was trained with, in label order"
+        )
+
+
+def _part(weights: Weights, prefix: str) -> Weights:
+    """One network of the checkpoint, under its own names."""
+    tensors = {name.removeprefix(prefix): value for name, value in weights.tensors.items() if name.startswith(prefix)}
+    return Weights(weights.path, tensors)
+
+
+def _save(path: Path, network: nn.Module, metadata: dict[str, str] | None = None) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    content = safetensors.torch.save(tensors, metadata=metadata)
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
