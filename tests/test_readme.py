@@ -71,13 +71,13 @@ def test_the_commands_for_your_own_data(desk: Path) -> None:
 
 def test_every_shipped_descriptor_is_valid(tmp_path: Path) -> None:
     descriptors = sorted((ROOT / "manifests").glob("*.toml"))
-    assert [path.stem for path in descriptors] == ["affectnet7", "affectnet8", "occlu-fer", "rafdb"]
+    assert [path.stem for path in descriptors] == ["affectnet7", "affectnet8", "ferplus", "occlu-fer", "rafdb"]
     for path in descriptors:
         copy = tmp_path / path.name
         copy.write_bytes(path.read_bytes())
         copy.with_suffix(".csv").write_text("image,label,split\na.jpg,neutral,train\n")
         manifest = load_manifest(copy, check_files=False)
-        assert len(manifest.classes) == (8 if path.stem in ("affectnet8", "occlu-fer") else 7)
+        assert len(manifest.classes) == (8 if path.stem in ("affectnet8", "ferplus", "occlu-fer") else 7)
 
 
 def test_files_the_documents_point_to_exist() -> None:

@@ -1,0 +1,83 @@
+"""AffectNet, manually annotated: expressions 0 … 7 become classes, 8 none, 9 uncertain and 10 no face are left out.
+
+Two releases, each read by a module of its own: lists with face boxes (affectnet_lists.py) and one annotation file per picture
+(affectnet_annotations.py). `cap_per_class` keeps, of every class of the training split, the pictures whose names have the smallest
+SHA-256: the same for every machine, and independent of the order in which the data set was collected.
+"""
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.layouts.affectnet_annotations import TRAIN, read_annotations
+from orsanet_cache.layouts.affectnet_lists import LISTS, read_lists
+from orsanet_cache.layouts.affectnet_release import CLASSES, EXPRESSIONS, SPLITS, Annotation, Release
+from orsanet_cache.layouts.found import DataSet, files_below, require_pictures, require_train_is_largest
+from orsanet_cache.manifest import Sample
+
+
+def read_affectnet(root: Path, number_of_classes: Literal[7, 8], cap_per_class: int | None = None) -> DataSet:
+    """Either release below `root`, with 7 classes or, with contempt, 8.
+
+    Raises OrsanetError for a tree that is neither, an unknown label, a missing picture, and exchanged splits.
+    """
+    newer, older = (root / TRAIN).is_dir(), any((root / name).is_file() for name in LISTS["train"])
+    if newer == older:
+        found = "both releases are here" if newer else "neither release is here"
+        raise OrsanetError(
+            f"{root}: {found}, the one with {TRAIN}/annotations and the one with {' or '.join(LISTS['train'])}; "
+            f"give the folder that holds one of them as ROOT"
+        )
+    release = read_annotations(root) if newer else read_lists(root)
+    classes = CLASSES[:number_of_classes]
+    left_out: dict[str, list[str]] = defaultdict(list)
+    samples: list[Sample] = []
+    for annotation in _once(release, left_out):
+        if annotation.expression < number_of_classes:
+            samples.append(Sample(annotation.image, annotation.expression, annotation.split, frozenset()))
+        else:
+            left_out[f"labelled {annotation.expression} {EXPRESSIONS[annotation.expression]}"].append(annotation.image)
+    present = {image for folder in set(release.pictures.values()) for image in files_below(root, folder)}
+    require_pictures(root, [sample.image for sample in samples], present, "the annotations")
+    require_train_is_largest(root, samples)
+    annotated = {annotation.image for annotation in release.annotations}
+    left_out["without an annotation"] += sorted(present - annotated)
+    if cap_per_class is not None:
+        samples = _capped(samples, release, cap_per_class, left_out)
+    stated = {reason: images for reason, images in left_out.items() if images}
+    kept = {sample.image for sample in samples}
+    boxes = {entry.image: entry.box for entry in release.annotations if entry.box and entry.image in kept}
+    return DataSet(f"affectnet{number_of_classes}", classes, SPLITS, tuple(samples), stated, release.notes, boxes)
+
+
+def _once(release: Release, left_out: dict[str, list[str]]) -> list[Annotation]:
+    """One annotation per picture: a picture annotated in two ways has no label, one listed twice alike is taken once."""
+    of_picture: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation in release.annotations:
+        of_picture[annotation.image].append(annotation)
+    kept = []
+    for image, annotations in of_picture.items():
+        if len(set(annotations)) > 1:
+            left_out["annotated several times, with other labels, face boxes or splits"].append(image)
+            continue
+        left_out["a further line of the same picture, alike"] += [image] * (len(annotations) - 1)
+        kept.append(annotations[0])
+    return kept
+
+
+def _capped(samples: list[Sample], release: Release, cap: int, left_out: dict[str, list[str]]) -> list[Sample]:
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for sample in samples:
+        if sample.split == "train":
+            by_class[sample.label].append(sample.image)
+    folder = release.pictures["train"]
+
+    def digest(image: str) -> bytes:
+        # without the folder: a data set unpacked elsewhere below ROOT keeps the same pictures
+        return hashlib.sha256(image.removeprefix(f"{folder}/").encode()).digest()
+
+    beyond = {image for images in by_class.values() for image in sorted(images, key=digest)[cap:]}
+    left_out[f"beyond {cap:,} a class in train"] += [sample.image for sample in samples if sample.image in beyond]
+    return [sample for sample in samples if sample.image not in beyond]

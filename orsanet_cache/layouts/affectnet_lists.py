@@ -1,0 +1,74 @@
+"""AffectNet's first release: two lists, and pictures with more than the face on them.
+
+    training.csv, validation.csv        or in Manually_Annotated_file_lists/; columns subDirectory_filePath, face box, …, expression
+    Manually_Annotated_Images/SUB/NAME  or in Manually_Annotated/
+
+`validation.csv` circulates without its header line; its columns are then those of the release.
+"""
+
+from pathlib import Path
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
+from orsanet_cache.layouts.found import csv_rows, first_file, first_folder
+
+_FOLDER = "Manually_Annotated_file_lists"
+LISTS = {
+    "train": ("training.csv", f"{_FOLDER}/training.csv"),
+    "valid": ("validation.csv", f"{_FOLDER}/validation.csv"),
+}
+PICTURES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images")
+COLUMNS = [
+    "subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks", "expression", "valence", "arousal",
+]  # fmt: skip
+PATH, EXPRESSION = "subDirectory_filePath", "expression"
+BOX = ("face_x", "face_y", "face_width", "face_height")
+
+
+def read_lists(root: Path) -> Release:
+    """Every line of both lists, in their order. Raises OrsanetError for a missing list or column, and for an unknown expression."""
+    pictures = first_folder(root, PICTURES, "the pictures of AffectNet's lists")
+    annotations = []
+    for split, names in LISTS.items():
+        table = first_file(root, names, f"AffectNet's list of {split} pictures")
+        annotations += _rows(table, split, pictures)
+    note = (
+        "pictures are taken whole, as they lie there: the lists' face boxes are not applied, "
+        "so use --crops FOLDER if they show more than the face"
+    )
+    return Release(annotations, dict.fromkeys(LISTS, pictures), (note,))
+
+
+def _rows(table: Path, split: str, pictures: str) -> list[Annotation]:
+    annotations = []
+    header: list[str] = []
+    for number, cells in csv_rows(table):
+        if not header:
+            header = _header(table, cells)
+            if PATH in cells:
+                continue
+        if len(cells) != len(header):
+            raise OrsanetError(
+                f"{table}: line {number}: {len(cells)} cells where there are {len(header)} columns; use the original list"
+            )
+        row = dict(zip(header, cells, strict=True))
+        expression = row[EXPRESSION].strip()
+        if not expression.isdecimal() or int(expression) not in EXPRESSIONS:
+            raise OrsanetError(f"{table}: line {number}: unknown expression {expression!r}; AffectNet has 0 to 10")
+        box = tuple(row[column] for column in BOX)
+        annotations.append(Annotation(f"{pictures}/{row[PATH].strip()}", int(expression), split, box))
+    return annotations
+
+
+def _header(table: Path, first: list[str]) -> list[str]:
+    """The columns, those of the release where the first line has no names."""
+    if PATH not in first:
+        if len(first) != len(COLUMNS):
+            raise OrsanetError(
+                f"{table}: line 1: no column {PATH}, and not the {len(COLUMNS)} columns of the release; use the original list"
+            )
+        return COLUMNS
+    missing = [column for column in (EXPRESSION, *BOX) if column not in first]
+    if missing:
+        raise OrsanetError(f"{table}: line 1: no column {', '.join(missing)}; use the original list")
+    return first

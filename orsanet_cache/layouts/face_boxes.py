@@ -1,0 +1,92 @@
+"""Faces cut out by the boxes of a list, for data sets whose pictures show more: FOLDER/SUB/NAME.jpg, the new root of the manifest.
+
+The same call again decodes everything again and replaces what is not as it should be; so what an interrupted call left is completed, and no
+crop of another box remains. A file of ours in the folder says that its pictures may be replaced.
+"""
+
+import io
+import os
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+from tqdm import tqdm
+
+from orsanet_cache.durable import make_folder
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.images import MIN_SIDE, RejectedImage, read_image
+from orsanet_cache.layouts.found import DataSet, few
+
+MARK = "face-crops.txt"
+_QUALITY = 95  # of the JPEG, without colour subsampling: the second loss after the original's
+
+
+def crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
+    """Write the face of every sample below `folder`; the same samples with their images relative to it.
+
+    A picture that cannot be read or whose box is unusable is left out with its reason. A box that reaches over the border is cut there.
+    Raises OrsanetError for a data set without boxes and for a folder that holds anything else.
+    """
+    if not data.face_boxes:
+        raise OrsanetError("--crops: the pictures of this release are faces already; call it without --crops")
+    _claim(folder)
+    common = PurePosixPath(os.path.commonpath([PurePosixPath(sample.image).parent for sample in data.samples]))
+    names = [str(PurePosixPath(s.image).relative_to(common).with_suffix(".jpg")) for s in data.samples]
+    if len(set(names)) < len(names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        raise OrsanetError(f"{root}: pictures that differ only in their suffix: {few(twice)}; rename one of each")
+    left_out = defaultdict(list, {reason: list(images) for reason, images in data.left_out.items()})
+    samples = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        jobs = [
+            (sample.image, data.face_boxes[sample.image], name)
+            for sample, name in zip(data.samples, names, strict=True)
+        ]
+        problems = tqdm(
+            pool.map(partial(_crop, root, folder), jobs), "faces", len(jobs), unit="face", disable=None, leave=False
+        )
+        for sample, name, problem in zip(data.samples, names, problems, strict=True):
+            if problem:
+                left_out[problem].append(sample.image)
+            else:
+                samples.append(replace(sample, image=name))
+    if not samples:
+        raise OrsanetError(f"{root}: no face could be cut out; the first reason: {next(iter(left_out))}")
+    note = f"faces cut out by the lists' boxes to {folder}, as JPEG of quality {_QUALITY}"
+    return replace(data, samples=tuple(samples), left_out=dict(left_out), notes=(note,), face_boxes={})
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder ours, or find it so."""
+    if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OrsanetError(f"--crops {folder}: exists and is not a folder of face crops; name a new or empty folder")
+    make_folder(folder)
+    (folder / MARK).write_text("Written by orsanet-cache manifest; the same command replaces pictures here.\n")
+
+
+def _crop(root: Path, folder: Path, job: tuple[str, tuple[str, ...], str]) -> str | None:
+    """Write one face; the reason where that is not possible."""
+    image, box, name = job
+    try:
+        left, top, width, height = (round(float(number)) for number in box)
+    except ValueError:
+        return "a face box that is not four numbers"
+    try:
+        rgb = read_image(root / image).rgb
+    except RejectedImage as reason:
+        return f"unusable picture: {reason}"
+    face = rgb[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    if min(face.shape[:2]) < MIN_SIDE:
+        return f"a face box with less than {MIN_SIDE} pixels a side inside the picture"
+    encoded = io.BytesIO()
+    Image.fromarray(face).save(encoded, "JPEG", quality=_QUALITY, subsampling=0)
+    target = folder / name
+    if not target.is_file() or target.read_bytes() != encoded.getvalue():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(encoded.getvalue())
+        os.replace(temporary, target)
+    return None

@@ -1,0 +1,97 @@
+"""FERPlus: FER2013's pictures with the votes of ten taggers, as the FERPlus project writes them.
+
+    fer2013new.csv                      Usage, Image name, ten columns of votes
+    FER2013Train/fer0000000.png …       FER2013Valid, FER2013Test; also below data/
+
+The label is what most taggers voted for. Rows without one winner, or whose winner is `unknown` or `NF` (not a face), are left out.
+(The FERPlus project's own majority also demands more than half of the votes.)
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.layouts.found import (
+    DataSet,
+    csv_rows,
+    files_below,
+    first_file,
+    first_folder,
+    require_pictures,
+    require_train_is_largest,
+)
+from orsanet_cache.manifest import Sample
+
+CLASSES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+SPLITS = ("train", "valid", "test")
+VOTES = (*CLASSES, "unknown", "NF")
+USAGE, PICTURE = "Usage", "Image name"
+_SPLIT_OF = {
+    "Training": ("train", "FER2013Train"),
+    "PublicTest": ("valid", "FER2013Valid"),
+    "PrivateTest": ("test", "FER2013Test"),
+}
+
+
+def read_ferplus(root: Path) -> DataSet:
+    """FERPlus below `root`. Raises OrsanetError for a missing list, column or picture, and for votes that are not numbers."""
+    table = first_file(root, ("fer2013new.csv",), "FERPlus' list of votes")
+    base = first_folder(root, ("FER2013Train", "data/FER2013Train"), "FERPlus' pictures").removesuffix("FER2013Train")
+    samples: list[Sample] = []
+    left_out: dict[str, list[str]] = defaultdict(list)
+    listed: set[str] = set()
+    for number, row in _rows(table):
+        if row[USAGE] not in _SPLIT_OF:
+            raise OrsanetError(
+                f"{table}: line {number}: unknown usage {row[USAGE]!r}; FERPlus has {', '.join(_SPLIT_OF)}"
+            )
+        split, folder = _SPLIT_OF[row[USAGE]]
+        votes = [_votes(table, number, row[column]) for column in VOTES]
+        image = f"{base}{folder}/{row[PICTURE]}"
+        if not row[PICTURE]:
+            left_out["a row without a picture (not a face)"].append(f"line {number}")
+            continue
+        if image in listed:
+            raise OrsanetError(f"{table}: line {number}: {row[PICTURE]} is there twice; use the original list")
+        listed.add(image)
+        winners = [column for column, count in zip(VOTES, votes, strict=True) if count == max(votes)]
+        if len(winners) > 1:
+            left_out["no single expression with the most votes"].append(image)
+        elif winners[0] not in CLASSES:
+            left_out[f"most votes for {winners[0]}"].append(image)
+        else:
+            samples.append(Sample(image, CLASSES.index(winners[0]), split, frozenset()))
+    present = [
+        image
+        for _, folder in _SPLIT_OF.values()
+        for image in files_below(root, first_folder(root, (base + folder,), "FERPlus' pictures"))
+    ]
+    require_pictures(root, [sample.image for sample in samples], set(present), table.name)
+    require_train_is_largest(root, samples)
+    unlisted = [image for image in present if image not in listed]
+    if unlisted:
+        left_out[f"not in {table.name}"] = unlisted
+    return DataSet("ferplus", CLASSES, SPLITS, tuple(samples), left_out)
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    rows = csv_rows(table)
+    _, header = next(rows, (1, []))
+    missing = [column for column in (USAGE, PICTURE, *VOTES) if column not in header]
+    if missing:
+        raise OrsanetError(
+            f"{table}: line 1: missing column(s) {', '.join(missing)}; use fer2013new.csv of the FERPlus project"
+        )
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise OrsanetError(
+                f"{table}: line {number}: {len(cells)} cells where the header has {len(header)}; use the original list"
+            )
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def _votes(table: Path, number: int, cell: str) -> int:
+    if not cell.strip().isdecimal():
+        raise OrsanetError(f"{table}: line {number}: {cell!r} is not a number of votes; use the original list")
+    return int(cell)

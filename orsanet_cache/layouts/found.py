@@ -1,0 +1,130 @@
+"""What is found in a data set's folder: samples, and everything that was left out with its reason."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.manifest import Sample
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+LeftOut = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The samples of a folder, before any file is written. `Sample.image` is relative to that folder."""
+
+    name: str
+    classes: tuple[str, ...]  # in label order
+    splits: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    left_out: LeftOut  # reason -> pictures, or rows where there is no picture
+    notes: tuple[str, ...] = ()  # what else a user should know
+    # image -> x, y, width, height as listed, where pictures show more than the face
+    face_boxes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """(split, class) -> samples."""
+        return Counter((sample.split, self.classes[sample.label]) for sample in self.samples)
+
+
+def is_picture(name: str) -> bool:
+    """By its suffix: pictures are opened by the build, not here."""
+    return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def files_below(root: Path, folder: str) -> list[str]:
+    """Every file below `root/folder` as a path relative to `root`, in alphabetical order. Raises OrsanetError for an unreadable folder."""
+    found: list[str] = []
+    for place, _, names in os.walk(root / folder, onerror=_unreadable, followlinks=True):
+        below = PurePosixPath(Path(place).relative_to(root).as_posix())
+        found += [str(below / name) for name in names]
+    return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise OrsanetError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def first_folder(root: Path, candidates: Sequence[str], what: str) -> str:
+    """The first of the candidates that is a folder below `root`. Raises OrsanetError where none is."""
+    for candidate in candidates:
+        if (root / candidate).is_dir():
+            return candidate
+    raise OrsanetError(
+        f"{root}: no folder {' or '.join(candidates)}, where {what} should be; give the folder that holds it as ROOT"
+    )
+
+
+def first_file(root: Path, candidates: Sequence[str], what: str) -> Path:
+    """The first of the candidates that is a file below `root`. Raises OrsanetError where none is."""
+    for candidate in candidates:
+        if (root / candidate).is_file():
+            return root / candidate
+    raise OrsanetError(f"{root}: no file {' or '.join(candidates)}, {what}; give the folder that holds it as ROOT")
+
+
+def read_text(path: Path) -> str:
+    """A list's text. Raises OrsanetError where it cannot be read as UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise OrsanetError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number where it begins, cells) of every row that is not empty, read as they come: AffectNet's list has half a gigabyte.
+
+    Raises OrsanetError where the file cannot be read as CSV in UTF-8.
+    """
+    begun = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            for cells in reader:
+                if cells:
+                    yield begun, cells
+                begun = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise OrsanetError(f"{path}: not UTF-8, after line {begun - 1}; save the file as UTF-8") from error
+    except csv.Error as error:
+        raise OrsanetError(f"{path}: line {begun}: not valid CSV: {error}") from error
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def few(names: Iterable[str], limit: int = 3) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def require_pictures(root: Path, wanted: Sequence[str], present: Collection[str], listed_in: str) -> None:
+    """Raises OrsanetError where a listed picture is not there, with the first few names."""
+    missing = [image for image in wanted if image not in present]
+    if missing:
+        raise OrsanetError(
+            f"{root}: {len(missing):,} of {len(wanted):,} pictures of {listed_in} are missing: {few(missing)}; "
+            f"unpack the data set completely"
+        )
+
+
+def require_train_is_largest(root: Path, samples: Iterable[Sample]) -> None:
+    """Raises OrsanetError where the training split is empty or smaller than another: the splits' folders or lists were exchanged."""
+    images = Counter(sample.split for sample in samples)
+    for split, count in images.items():
+        if images["train"] < count:
+            raise OrsanetError(
+                f"{root}: {count:,} images in {split} but only {images['train']:,} in train; the two look exchanged, "
+                f"or the data set is not complete: compare with a fresh download"
+            )
+    if not images["train"]:
+        raise OrsanetError(f"{root}: no images for training; unpack the data set completely")

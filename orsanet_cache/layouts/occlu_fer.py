@@ -1,0 +1,21 @@
+"""Occlu-FER: class folders AN CO DI FE HA NE SA SU, in that (alphabetical) label order as in the published test script.
+
+train/AN/….jpg   valid/AN/….jpg   …      `val` is taken for `valid`
+"""
+
+from pathlib import Path
+
+from orsanet_cache.layouts.folders import read_folders
+from orsanet_cache.layouts.found import DataSet, require_train_is_largest
+
+CLASSES = {
+    "AN": "anger", "CO": "contempt", "DI": "disgust", "FE": "fear", "HA": "happiness", "NE": "neutral", "SA": "sadness", "SU": "surprise",
+}  # fmt: skip
+SPLITS = {"train": "train", "valid": "valid", "val": "valid"}
+
+
+def read_occlu_fer(root: Path) -> DataSet:
+    """Occlu-FER below `root`. Raises OrsanetError as `read_folders` does, and for exchanged splits."""
+    found = read_folders(root, "occlu-fer", CLASSES, SPLITS)
+    require_train_is_largest(root, found.samples)
+    return found

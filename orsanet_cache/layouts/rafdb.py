@@ -1,0 +1,71 @@
+"""RAF-DB, the basic expressions, as downloaded:
+
+    EmoLabel/list_patition_label.txt          (its own spelling) lines `train_00001.jpg 5`, labels 1 … 7
+    Image/aligned/train_00001_aligned.jpg     100x100
+
+The split is the beginning of the name. The compound set has a list of the same name with labels up to 11.
+"""
+
+from pathlib import Path, PurePosixPath
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.layouts.found import (
+    DataSet,
+    files_below,
+    first_file,
+    first_folder,
+    read_text,
+    require_pictures,
+    require_train_is_largest,
+)
+from orsanet_cache.manifest import Sample
+
+CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # labels 1 … 7
+SPLITS = ("train", "test")
+LIST = "EmoLabel/list_patition_label.txt"
+ALIGNED = "Image/aligned"
+
+
+def read_rafdb(root: Path) -> DataSet:
+    """The aligned images of RAF-DB below `root`, the folder `basic` of the download or the one that holds it.
+
+    Raises OrsanetError for a missing list or picture, a line of another form, the compound list, and exchanged splits.
+    """
+    table = first_file(root, (LIST, f"basic/{LIST}"), "RAF-DB's list of labels (spelt that way)")
+    below = table.parent.parent.relative_to(root)
+    pictures = first_folder(root, ((below / ALIGNED).as_posix(),), "RAF-DB's aligned pictures")
+    samples: list[Sample] = []
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(read_text(table).splitlines(), start=1):
+        if line.strip():
+            name, label = _entry(table, number, line)
+            if name in line_of:
+                raise OrsanetError(
+                    f"{table}: line {number}: {name} is already on line {line_of[name]}; use the original list"
+                )
+            line_of[name] = number
+            split = name.partition("_")[0]
+            image = f"{pictures}/{PurePosixPath(name).stem}_aligned.jpg"
+            samples.append(Sample(image, label - 1, split, frozenset()))
+    present = files_below(root, pictures)
+    listed = {sample.image for sample in samples}
+    require_pictures(root, [sample.image for sample in samples], set(present), table.name)
+    require_train_is_largest(root, samples)
+    unlisted = [image for image in present if image not in listed]
+    return DataSet("rafdb", CLASSES, SPLITS, tuple(samples), {f"not in {table.name}": unlisted} if unlisted else {})
+
+
+def _entry(table: Path, number: int, line: str) -> tuple[str, int]:
+    """(picture's name, label 1 … 7)."""
+    fields = line.split()
+    if len(fields) != 2 or not fields[1].isdecimal() or fields[0].partition("_")[0] not in SPLITS:
+        raise OrsanetError(f"{table}: line {number}: {line.strip()!r} is not of the form 'train_00001.jpg 5'")
+    label = int(fields[1])
+    if label > len(CLASSES):
+        raise OrsanetError(
+            f"{table}: line {number}: label {label}; basic expressions are 1 to 7, so this is the list of RAF-DB's compound "
+            f"expressions (1 to 11): take EmoLabel and Image of the folder 'basic'"
+        )
+    if label == 0:
+        raise OrsanetError(f"{table}: line {number}: label 0; the labels of RAF-DB are 1 to 7: use the original list")
+    return fields[0], label

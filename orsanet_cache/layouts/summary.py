@@ -1,0 +1,29 @@
+"""What `orsanet-cache manifest` prints: counts beside the published ones, everything left out with its reason."""
+
+from collections.abc import Sequence
+
+from orsanet_cache.layouts.found import DataSet, few
+from orsanet_cache.layouts.published import Counts
+
+
+def summary(data: DataSet, published: Counts | None, tag_sentences: Sequence[str] = ()) -> str:
+    """A table of split and class, then what was left out, notes and tags, one line each."""
+    counts = data.counts()
+    width = max(map(len, (*data.classes, "total")))
+    lines = [f"{data.name}: {len(data.samples):,} images"]
+    for split in data.splits:
+        known = (published or {}).get(split, {})
+        rows = [(name, counts[split, name], known.get(name)) for name in data.classes]
+        total = sum(known.values()) if set(known) == set(data.classes) else None
+        rows.append(("total", sum(count for _, count, _ in rows), total))
+        for name, count, expected in rows:
+            compared = "" if expected is None else f"   published {expected:>7,}"
+            differs = "" if expected is None or expected == count else f"   {count - expected:+,}"
+            lines.append(f"  {split:<6} {name:<{width}} {count:>9,}{compared}{differs}")
+    for reason, names in sorted(data.left_out.items()):
+        lines.append(f"left out, {reason}: {len(names):,} ({few(names)})")
+    if not data.left_out:
+        lines.append("left out: nothing")
+    lines += [f"note: {note}" for note in data.notes]
+    lines += [f"tag {sentence}" for sentence in tag_sentences]
+    return "\n".join(lines)

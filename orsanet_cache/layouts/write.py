@@ -1,0 +1,77 @@
+"""NAME.csv and, last, NAME.toml: a manifest that is whole or not there, and never in the place of another.
+
+`root` is written relative to NAME.toml where one of the two folders holds the other, so that they can be moved together, else as an
+absolute path.
+"""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import tomli_w
+
+from orsanet_cache.durable import make_folder, publish_new
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.layouts.found import DataSet
+
+
+def write_manifest(data: DataSet, root: Path, out: Path) -> bool:
+    """Write `out` (.toml) and the table beside it; False where both are there already, with the same content.
+
+    Raises OrsanetError where another file has one of the names, and for a file name that is not UTF-8.
+    """
+    if out.suffix != ".toml":
+        raise OrsanetError(
+            f"--out {out}: name the descriptor, a file that ends in .toml; the table is written beside it"
+        )
+    table = out.with_suffix(".csv")
+    contents = {
+        table: _table(data),
+        out: _descriptor(data, root, out),
+    }  # the descriptor last: with it the manifest is complete
+    for path, content in contents.items():
+        if path.exists() and path.read_bytes() != content:
+            raise _taken(path)
+    make_folder(out.absolute().parent)
+    written = False
+    for path, content in contents.items():
+        if not path.exists():
+            if not publish_new(path, [content], path.with_name(f".{path.name}.{os.getpid()}.tmp")):
+                raise _taken(path)
+            written = True
+    return written
+
+
+def _taken(path: Path) -> OrsanetError:
+    return OrsanetError(
+        f"{path}: exists with other content; choose another --out, or delete {path.stem}.toml and {path.stem}.csv"
+    )
+
+
+def _table(data: DataSet) -> bytes:
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("image", "label", "split", "tags"))
+    for sample in data.samples:
+        table.writerow((sample.image, data.classes[sample.label], sample.split, ";".join(sorted(sample.tags))))
+    try:
+        return text.getvalue().encode()
+    except UnicodeEncodeError as error:
+        line = error.object[: error.start].count("\n")
+        raise OrsanetError(
+            f"{data.samples[line - 1].image!r}: a file name that is not UTF-8; rename the file"
+        ) from error
+
+
+def _descriptor(data: DataSet, root: Path, out: Path) -> bytes:
+    here, images = out.absolute().parent.resolve(), root.resolve()
+    together = images.is_relative_to(here) or here.is_relative_to(images)
+    descriptor = {
+        "name": data.name,
+        "classes": list(data.classes),
+        "samples": out.with_suffix(".csv").name,
+        "root": Path(os.path.relpath(images, here)).as_posix() if together else images.as_posix(),
+        "splits": list(data.splits),
+    }
+    return tomli_w.dumps(descriptor).encode()
