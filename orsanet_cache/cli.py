@@ -1,4 +1,4 @@
-"""orsanet-cache: build, verify, convert, info, show; bench and the embedded default's commands are in modules of their own.
+"""orsanet-cache: build, verify, convert, info, show; manifest, weights, bench and the embedded default's commands are in modules of their own.
 
 Commands translate and never decide; heavy imports wait for the command's body.
 """
@@ -11,7 +11,9 @@ import click
 from orsanet_cache.bench.commands import bench
 from orsanet_cache.command import CommandGroup, classes_option
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
+from orsanet_cache.layouts.commands import manifest as manifest_group
 from orsanet_cache.views import POSSIBLE_VIEWS
+from orsanet_cache.weights_commands import weights
 
 FILE = click.Path(path_type=Path)
 
@@ -27,7 +29,8 @@ def _part(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 @click.group(
-    cls=CommandGroup, interrupted="Run the same command again: build and demo-train go on, the others begin anew."
+    cls=CommandGroup,
+    interrupted="Run the same command again: build, weights fetch and demo-train go on, the others begin anew.",
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:
@@ -275,7 +278,7 @@ def convert(source: Path, target: Path) -> None:
     click.echo(f"wrote {target}")
 
 
-for _command in (bench, demo_faces, demo_train, demo_quality):
+for _command in (manifest_group, weights, bench, demo_faces, demo_train, demo_quality):
     main.add_command(_command)
 
 

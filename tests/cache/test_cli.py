@@ -57,7 +57,19 @@ def test_build_info_show(world, tmp_path: Path) -> None:
         assert picture.size == (8 * 224, 2 * 240)  # three samples of four tiles, two samples a row
 
 
-COMMANDS = ["build", "info", "show", "verify", "convert", "bench", "demo-faces", "demo-train", "demo-quality"]
+COMMANDS = [
+    "build",
+    "info",
+    "show",
+    "verify",
+    "convert",
+    "manifest",
+    "weights",
+    "bench",
+    "demo-faces",
+    "demo-train",
+    "demo-quality",
+]
 
 
 @pytest.mark.parametrize("subcommand", [[], *([name] for name in COMMANDS), ["bench", "read"], ["bench", "build"]])

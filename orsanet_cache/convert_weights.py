@@ -1,0 +1,175 @@
+"""From a published weights file to a small safe one: only the tensors that are used, as safetensors, with its origin in the header.
+
+Published files are pickles, and hold optimiser states or layers that nothing here uses. The networks' values do not change, so a
+store's recipe is the same whichever of the two files it was built from.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from orsanet_cache.durable import leave_to_disk, make_folder, sync_folder
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.priors import ARCHITECTURE_KEY, load_landmark_network, load_segmenter
+from orsanet_cache.sources import SOURCES, Fingerprint, Name, Source, difference, fingerprint
+from orsanet_cache.weights import Weights, load_strictly, read_weights
+
+ORIGIN_KEY = "origin_sha256"  # of a safetensors header: SHA-256 of the file it was converted from
+
+# A tensor that only this network has.
+_MARKS: dict[Name, str] = {
+    "segface": "linear_fuse.weight",
+    "mobilefacenet": "conv_6_sep.conv.weight",
+    "ir50": "input_layer.0.weight",
+}
+
+
+class Converted(NamedTuple):
+    network: Name
+    origin: Fingerprint
+
+
+class Identified(NamedTuple):
+    what: str
+    doubt: str | None
+
+
+def network_of(weights: Weights) -> Name:
+    """Which network the tensors are for, going by one name that only it has. Raises OrsanetError for none of the known ones."""
+    for name, mark in _MARKS.items():
+        if mark in weights.tensors:
+            return name
+    first = ", ".join(list(weights.tensors)[:3])
+    raise OrsanetError(f"{weights.path}: is neither SegFace, MobileFaceNet nor IR50; its tensors begin with {first}")
+
+
+def used_tensors(weights: Weights) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors that the networks use, and what a header must say of them.
+
+    Raises OrsanetError for tensors that are not exactly those of one of the known networks.
+    """
+    name = network_of(weights)
+    if name == "segface":
+        segmenter = load_segmenter(weights.path)
+        return segmenter.state_dict(), {ARCHITECTURE_KEY: segmenter.config.model_dump_json()}
+    if name == "mobilefacenet":
+        return load_landmark_network(weights.path).state_dict(), {}
+    with torch.device("meta"):
+        layout = IR50Layout()
+    if ORIGIN_KEY in weights.metadata:  # converted: without it
+        del layout.output_layer
+    load_strictly(layout, weights)
+    return {key: tensor for key, tensor in layout.state_dict().items() if not key.startswith("output_layer.")}, {}
+
+
+def convert_weights(path: Path, out: Path) -> Converted:
+    """Write the tensors that are used to a new safetensors file, whole or not at all.
+
+    Raises OrsanetError for a file that cannot be read safely, is not exactly one of the known networks or was converted before, and
+    where `out` exists.
+    """
+    taken = OrsanetError(f"{out}: is there already; remove it or choose another --out")
+    if out.exists():
+        raise taken
+    weights = read_weights(path)
+    if ORIGIN_KEY in weights.metadata:
+        raise OrsanetError(f"{path}: was converted before; there is nothing to convert")
+    tensors, header = used_tensors(weights)
+    converted = Converted(network_of(weights), fingerprint(path))
+    folder = out.absolute().parent
+    make_folder(folder)
+    temporary = folder / f".{out.name}.{os.getpid()}.partial"
+    try:
+        safetensors.torch.save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()},
+            temporary,
+            metadata={**header, ORIGIN_KEY: converted.origin.sha256},
+        )
+        with temporary.open("rb") as file:
+            leave_to_disk(file.fileno())
+        os.link(temporary, out)
+    except FileExistsError as error:
+        raise taken from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(folder)
+    return converted
+
+
+def identify(path: Path, sources: Mapping[Name, Source] = SOURCES) -> Identified:
+    """Which of the known files this is, or was converted from, and what is to be doubted of that.
+
+    Raises OrsanetError saying how it differs, where it is none of them.
+    """
+    found = fingerprint(path)
+    for name, source in sources.items():
+        if found.sha256 == source.sha256:
+            copied = None if source.digest_is_the_authors else "this SHA-256 is that of a copy; the authors give none"
+            return Identified(f"{name}: exactly the published {source.title}, {source.file_name}", copied)
+    try:
+        weights = read_weights(path)
+        used_tensors(weights)
+    except OrsanetError as error:
+        named = [
+            f"; from {s.file_name} it differs so: {difference(found, s)}"
+            for s in sources.values()
+            if s.file_name == path.name
+        ]
+        raise OrsanetError(
+            f"{path}: is none of the known files{''.join(named)}; and cannot be used: {error}"
+        ) from error
+    name = network_of(weights)
+    source = sources[name]
+    origin = weights.metadata.get(ORIGIN_KEY)
+    if origin is None:
+        wrong = f"is not the published {source.file_name}: {difference(found, source)}"
+    elif origin == source.sha256:
+        return Identified(
+            f"{name}: converted, its header says, from the published {source.title}; its tensors fit", None
+        )
+    else:
+        wrong = f"was not converted from the published {source.file_name}: its origin's SHA-256 is {origin}"
+    if source.digest_is_the_authors:
+        raise OrsanetError(f"{path}: fits {source.network} tensor by tensor, but {wrong}")
+    return Identified(
+        f"{name}: fits {source.network} tensor by tensor", f"it {wrong}; only the digest of a copy is known"
+    )
+
+
+class IR50Layout(nn.Module):
+    """Names and shapes of the published IR50 file, to check it against. The network itself is stage two's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layer = nn.Sequential(nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+        stages = [(64, 64, 3), (64, 128, 4), (128, 256, 14)]  # channels in, out, units
+        self.body = nn.Sequential(
+            *(
+                _UnitLayout(inputs if index == 0 else outputs, outputs)
+                for inputs, outputs, units in stages
+                for index in range(units)
+            )
+        )
+        # For recognising people; no forward of ORSANet reads it.
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(), nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512)
+        )
+
+
+class _UnitLayout(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        if inputs != outputs:
+            self.shortcut_layer = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, bias=False),
+            nn.BatchNorm2d(outputs),
+        )

@@ -1,0 +1,130 @@
+"""Downloading published weights from the Hugging Face hub: checked before, resumed after an interruption, whole or not there.
+
+    is it there? → ask the hub for size and digest → partial file, continued where it ends → size, SHA-256 → final name
+
+huggingface_hub's own `hf_hub_download` begins a download anew after its process has ended. Its parts do not have to: we ask it for
+the file's metadata and have it fetch the rest of our partial file. Its environment variables hold here too: HF_ENDPOINT (another
+server), HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (seconds).
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from orsanet_cache.durable import leave_to_disk, locked, make_folder, sync_folder
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.sources import HubFile, Source, difference, fingerprint
+
+_SHA256 = re.compile("[0-9a-f]{64}")  # the hub's ETag of a large file; a small one has another kind of digest
+
+
+class Fetched(NamedTuple):
+    path: Path
+    difference: str | None  # from the known copy, where only a copy's digest is known
+
+
+def fetch(source: Source, folder: Path) -> Fetched:
+    """Have the published file in the folder; one that is there already is only checked.
+
+    Raises OrsanetError where the file there, the hub's or the downloaded one is another, where the hub cannot be asked, and, saying
+    how to get it by hand, where the file is not on the hub.
+    """
+    path = folder / source.file_name
+    if path.exists():
+        wrong = difference(fingerprint(path), source)
+        if wrong is not None and source.digest_is_the_authors:
+            raise OrsanetError(f"{path}: is not the published {source.title}: {wrong}; move it away and fetch again")
+        return Fetched(path, wrong)
+    if source.hub is None:
+        raise OrsanetError(
+            f"{source.file_name} cannot be fetched by a program: {source.instructions}. Save it as {path}, then run "
+            f"`orsanet-cache weights verify {path}`"
+        )
+    make_folder(folder)
+    partial = folder / f".{source.file_name}.{source.sha256[:16]}.partial"
+    partial.touch()
+    try:
+        with locked(partial, wait=False):
+            if path.exists():  # another process ended just before
+                partial.unlink()
+                return fetch(source, folder)
+            try:
+                _download(source, source.hub, partial)
+                os.replace(partial, path)
+                sync_folder(folder)
+            finally:
+                if partial.exists() and not partial.stat().st_size:
+                    partial.unlink()
+    except BlockingIOError as error:
+        raise OrsanetError(f"{path}: another process is fetching it; wait for that one") from error
+    return Fetched(path, None)
+
+
+def _download(source: Source, file: HubFile, partial: Path) -> None:
+    """Continue the partial file to its end, and delete it if it then is another file."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+
+    url = hf_hub_url(file.repository, file.path, revision=file.revision)
+    with _hub_errors(url, partial):
+        hosted = get_hf_file_metadata(url, token=False)
+    if source.size is not None and hosted.size is not None and hosted.size != source.size:
+        raise OrsanetError(_moved_on(url, source, f"has {hosted.size:,} bytes, not {source.size:,}"))
+    if hosted.etag is not None and _SHA256.fullmatch(hosted.etag) and hosted.etag != source.sha256:
+        raise OrsanetError(_moved_on(url, source, f"has the SHA-256 {hosted.etag}, not {source.sha256}"))
+
+    with partial.open("r+b") as content:
+        begun = content.seek(0, os.SEEK_END)
+        if hosted.size is None or begun > hosted.size:  # cannot be told to be a part of this file
+            begun = content.truncate(0)
+            content.seek(0)
+        with _hub_errors(url, partial):
+            http_get(
+                hosted.location, content, resume_size=begun, expected_size=hosted.size, displayed_filename=file.path
+            )
+        content.flush()
+        leave_to_disk(content.fileno())
+
+    wrong = difference(fingerprint(partial), source)
+    if wrong is not None:
+        partial.unlink()
+        raise OrsanetError(f"{url}: what came is not the published {source.title}: {wrong}; it was deleted; try again")
+
+
+def _moved_on(url: str, source: Source, how: str) -> str:
+    return (
+        f"{url}: is no longer the published {source.title} (it {how}), so nothing was downloaded; get a copy of the published "
+        f"file elsewhere and check it with `orsanet-cache weights verify`"
+    )
+
+
+@contextmanager
+def _hub_errors(url: str, partial: Path) -> Iterator[None]:
+    """The hub's and the network's failures as one sentence each. What has arrived stays for the next try."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    def kept() -> str:
+        size = partial.stat().st_size
+        return f"; the first {size:,} bytes are kept and the same command goes on from there" if size else ""
+
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise OrsanetError(
+            f"{url}: not fetched, because HF_HUB_OFFLINE is set; unset it, or copy the file from another machine to the weights folder"
+        ) from error
+    except HfHubHTTPError as error:
+        raise OrsanetError(
+            f"{url}: the server answered {error.response.status_code}; try again later{kept()}"
+        ) from error
+    except httpx2.HTTPError as error:
+        what = str(error) or type(error).__name__
+        raise OrsanetError(f"{url}: cannot be reached ({what}); is there a network?{kept()}") from error
+    except OSError as error:
+        if error.errno is not None:  # the disk's
+            raise
+        raise OrsanetError(f"{url}: the download ended early{kept() or '; try again'}") from error

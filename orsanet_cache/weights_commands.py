@@ -1,0 +1,86 @@
+"""orsanet-cache weights: which published weights there are, getting them, checking them, making them small and safe."""
+
+from pathlib import Path
+
+import click
+
+from orsanet_cache.sources import SOURCES, Name, default_folder, difference, fingerprint
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def weights() -> None:
+    """The published weights of the frozen networks and of IR50: list, fetch, verify, convert."""
+
+
+@weights.command("list")
+@click.argument("folder", type=FILE, required=False)
+def list_weights(folder: Path | None) -> None:
+    """What there is: purpose, size, licence, origin, and whether it lies in FOLDER.
+
+    FOLDER is orsanet/weights in $XDG_CACHE_HOME or ~/.cache unless given. Files that are there are read and checked.
+    """
+    folder = folder or default_folder()
+    click.echo(f"weights folder: {folder}")
+    for name, source in SOURCES.items():
+        path = folder / source.file_name
+        if not path.exists():
+            state = "not there" if source.hub else f"not there; {source.instructions}"
+        else:
+            wrong = difference(fingerprint(path), source)
+            state = "there, checked" if wrong is None else f"ANOTHER FILE is there: {wrong}"
+        click.echo(
+            f"\n{name}: {source.title}\n  for      {source.purpose}\n  file     {source.file_name}, {source.about}"
+        )
+        click.echo(
+            f"  sha256   {source.sha256}\n  licence  {source.licence}\n  from     {source.origin}\n  state    {state}"
+        )
+
+
+@weights.command("fetch")
+@click.argument("name", type=click.Choice(list(SOURCES)))
+@click.option(
+    "--out", type=FILE, help="The folder to put it in.  [default: orsanet/weights in $XDG_CACHE_HOME or ~/.cache]"
+)
+def fetch_weights(name: Name, out: Path | None) -> None:
+    """Download the weights NAME, or say how to get them; a file that is there is checked instead.
+
+    Interrupted, the same command goes on where it stopped. Fetching accepts the licence that `list` shows.
+    """
+    from orsanet_cache.fetch import fetch
+
+    source = SOURCES[name]
+    path, wrong = fetch(source, out or default_folder())
+    if wrong is not None:
+        click.echo(f"warning: {path} is another file than the copy that is known: {wrong}", err=True)
+    click.echo(f"{path}: {source.title}; {source.purpose} {path}")
+
+
+@weights.command("verify")
+@click.argument("file", type=FILE)
+def verify_weights(file: Path) -> None:
+    """Say which of the known files FILE is, or how it differs."""
+    from orsanet_cache.convert_weights import identify
+
+    what, doubt = identify(file)
+    click.echo(f"{file}: {what}")
+    if doubt is not None:
+        click.echo(f"warning: {doubt}", err=True)
+
+
+@weights.command("convert")
+@click.argument("file", type=FILE)
+@click.option("--out", type=FILE, required=True, help="The safetensors file to write.")
+def convert_to_safetensors(file: Path, out: Path) -> None:
+    """Write the tensors of FILE that are used as safetensors, with FILE's SHA-256 in the header.
+
+    A store built from either has the same recipe.
+    """
+    from orsanet_cache.convert_weights import convert_weights
+
+    network, origin = convert_weights(file, out)
+    wrong = difference(origin, SOURCES[network])
+    if wrong is not None:
+        click.echo(f"warning: {file} fits {SOURCES[network].network}, but is not the published file: {wrong}", err=True)
+    click.echo(f"wrote {out}: {network}, {out.stat().st_size:,} bytes (from {origin.size:,})")
