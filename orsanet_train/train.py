@@ -82,7 +82,7 @@ def train(
         segmentation_channels=fields["segmentation_features"].shape[1],
         landmark_channels=fields["landmark_features"].shape[1],
         store_recipe=store.recipe,
-        ir50_sha256=None if ir50 is None else tensors_digest(ir50.tensors),
+        ir50_sha256=None if ir50 is None else tensors_digest(backbone_weights(ir50).tensors),
         epoch=0,
         data_set=manifest.name,
         train_split=config.train_split,
