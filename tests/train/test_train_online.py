@@ -68,7 +68,7 @@ def test_a_published_run_is_evaluated_with_the_landmark_network_that_it_made(
         out / "last.safetensors", world.load_manifest(), PriorStore.open(tmp_path / "own.zarr"), tmp_path / "report",
         groups=["valid"], device=CPU,
     )  # fmt: skip
-    assert evaluation.reports[0].accuracy == pd.read_csv(out / "metrics.csv")["selection_accuracy"].iloc[-1]
+    assert evaluation.groups[0].accuracy.value == pd.read_csv(out / "metrics.csv")["selection_accuracy"].iloc[-1]
 
 
 def test_networks_that_are_not_the_stores_are_refused_before_anything_is_written(world, tmp_path: Path) -> None:
