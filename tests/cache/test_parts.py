@@ -199,7 +199,7 @@ def test_a_signal_ends_a_build_between_units_and_the_next_build_goes_on(
     code, said = ended(process)
     assert code == expected, said
     assert said.splitlines()[-1] == (
-        "Interrupted. Run the same command again: build and demo-train go on, the others begin anew."
+        "Interrupted. Run the same command again: build, weights fetch and demo-train go on, the others begin anew."
     )
     assert "Traceback" not in said
     safe = markers(out)
