@@ -157,7 +157,7 @@ def _descriptor(
         if classes is not None:
             raise OrsanetError(f"{path}: its `classes` decide the label order; --classes is for a CSV alone")
         try:
-            fields = tomllib.loads(_text(path))
+            fields = tomllib.loads(read_text(path))
             return Descriptor.model_validate(fields), path.parent
         except ValidationError as error:
             raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
@@ -175,7 +175,8 @@ def _descriptor(
     return table, path.parent
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A table's or descriptor's text. Raises OrsanetError where it cannot be read as UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -189,7 +190,7 @@ def _text(path: Path) -> str:
 
 def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number where the row begins, row), with the header checked; rows of another length become findings."""
-    text = _text(table)
+    text = read_text(table)
     if "\0" in text:
         raise OrsanetError(f"{table}: contains a NUL byte; this is not a CSV table")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

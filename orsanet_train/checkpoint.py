@@ -105,6 +105,16 @@ def _identity(path: Path, metadata: Mapping[str, str]) -> Identity:
         ) from error
 
 
+def prepare_folder(path: Path) -> None:
+    """Make a folder for results, before they are computed. Raises OrsanetError where nothing could be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be made ({error.strerror}); choose another folder with --out") from error
+    if not os.access(path, os.W_OK):
+        raise OrsanetError(f"{path}: cannot be written into; choose another folder with --out")
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary name beside `path`, have it on the disk, then rename: readers see the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -249,13 +249,15 @@ def report(
     """
     from orsanet_cache import choose_device
     from orsanet_train.album import album
+    from orsanet_train.checkpoint import prepare_folder
     from orsanet_train.page import write_report
     from orsanet_train.report import make_report
 
     wanted = None if images is None else [name.strip() for name in images.split(",")]
     chosen_device = choose_device(device)
-    made, sources = make_report(runs, checkpoint, split, store)
     folder = out or runs[0] / f"report-{checkpoint}"
+    made, sources = make_report(runs, checkpoint, split, store)
+    prepare_folder(folder)
     write_report(made, [album(source, wanted, chosen_device) for source in sources], folder)
     for run in made.runs:
         click.echo(f"{run.name}: {run.stamp}")

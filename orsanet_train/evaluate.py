@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
-from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
+from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
 from orsanet_train.config import HELD_OUT
 from orsanet_train.feed import Feed, LabelledSplit, join
 from orsanet_train.metrics import GroupReport, group_report
@@ -83,10 +83,7 @@ def evaluate(
     """
     model, identity = load_weights(weights)
     _check_fit(identity, manifest, store, weights)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OrsanetError(f"{out}: cannot be written ({error.strerror})") from error
+    prepare_folder(out)
     named = None if groups is None else [Group.parse(group) for group in groups]
     chosen = list(dict.fromkeys(all_groups(manifest, store, identity) if named is None else named))
     if not chosen:

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache import OrsanetError, Sample
-from orsanet_train.checkpoint import Identity, read_identity, write_whole
+from orsanet_train.checkpoint import Identity, prepare_folder, read_identity, write_whole
 from orsanet_train.metrics import GroupReport
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
@@ -92,7 +92,7 @@ class Evaluation:
 
     def write(self, folder: Path) -> None:
         """Write the folder. evaluation.json comes last: where it is, the others are its."""
-        folder.mkdir(parents=True, exist_ok=True)
+        prepare_folder(folder)
         (folder / EVALUATION).unlink(missing_ok=True)
         features = io.BytesIO()
         np.save(features, self.features)

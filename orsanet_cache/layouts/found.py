@@ -68,17 +68,6 @@ def first_file(root: Path, candidates: Sequence[str], what: str) -> Path:
     raise OrsanetError(f"{root}: no file {' or '.join(candidates)}, {what}; give the folder that holds it as ROOT")
 
 
-def read_text(path: Path) -> str:
-    """A list's text. Raises OrsanetError where it cannot be read as UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise OrsanetError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
-    except OSError as error:
-        raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number where it begins, cells) of every row that is not empty, read as they come: AffectNet's list has half a gigabyte.
 

@@ -14,11 +14,10 @@ from orsanet_cache.layouts.found import (
     files_below,
     first_file,
     first_folder,
-    read_text,
     require_pictures,
     require_train_is_largest,
 )
-from orsanet_cache.manifest import Sample
+from orsanet_cache.manifest import Sample, read_text
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # labels 1 … 7
 SPLITS = ("train", "test")

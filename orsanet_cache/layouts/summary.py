@@ -1,21 +1,20 @@
 """What `orsanet-cache manifest` prints: counts beside the published ones, everything left out with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orsanet_cache.layouts.found import DataSet, few
-from orsanet_cache.layouts.published import Counts
+from orsanet_cache.layouts.published import Published
 
 
-def summary(data: DataSet, published: Counts | None, tag_sentences: Sequence[str] = ()) -> str:
+def summary(data: DataSet, published: Mapping[str, Published], tag_sentences: Sequence[str] = ()) -> str:
     """A table of split and class, then what was left out, notes and tags, one line each."""
     counts = data.counts()
     width = max(map(len, (*data.classes, "total")))
     lines = [f"{data.name}: {len(data.samples):,} images"]
     for split in data.splits:
-        known = (published or {}).get(split, {})
-        rows = [(name, counts[split, name], known.get(name)) for name in data.classes]
-        total = sum(known.values()) if set(known) == set(data.classes) else None
-        rows.append(("total", sum(count for _, count, _ in rows), total))
+        known = published.get(split)
+        rows = [(name, counts[split, name], known.classes.get(name) if known else None) for name in data.classes]
+        rows.append(("total", sum(count for _, count, _ in rows), known.total if known else None))
         for name, count, expected in rows:
             compared = "" if expected is None else f"   published {expected:>7,}"
             differs = "" if expected is None or expected == count else f"   {count - expected:+,}"

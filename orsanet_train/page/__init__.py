@@ -18,7 +18,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from orsanet_train.album import Picture
-from orsanet_train.checkpoint import write_whole
+from orsanet_train.checkpoint import prepare_folder, write_whole
 from orsanet_train.config import config_toml
 from orsanet_train.metrics import Estimate
 from orsanet_train.report import Report
@@ -36,7 +36,7 @@ def write_report(report: Report, pictures: Sequence[Sequence[Picture]], out: Pat
         **said, style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     )
     markdown = environment.get_template("report.md").render(**said)
-    out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(out)
     for name, text in ((NUMBERS, json.dumps(content, indent=2, allow_nan=False)), (MARKDOWN, markdown), (PAGE, page)):
         write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
 

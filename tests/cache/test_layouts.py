@@ -106,7 +106,7 @@ def test_rafdb_labels_splits_and_classes(raf: Path, tmp_path: Path) -> None:
     assert labels(manifest)["train_00008_aligned"] == "surprise"
     assert labels(manifest)["test_0007_aligned"] == "neutral"
     assert "left out: nothing" in printed
-    assert "published   4,772   -4,770" in printed
+    assert "published  12,271" in printed
     assert "published   3,068   -3,061" in printed
 
 
@@ -331,7 +331,7 @@ def test_a_cap_is_compared_with_the_capped_published_counts(lists: Path, tmp_pat
     _, printed = made("affectnet", lists, "--classes", 8, "--cap-per-class", 5000, "--out", tmp_path / "a.toml")
     assert "published  37,553" in printed
     _, printed = made("affectnet", lists, "--classes", 7, "--out", tmp_path / "b.toml")
-    assert "published 134,415" in printed
+    assert [line.split()[0] for line in printed.splitlines() if "published" in line] == ["valid"]  # none without a cap
 
 
 def test_affectnet_lists_of_occluded_pictures_may_name_pictures_that_are_left_out(lists: Path, tmp_path: Path) -> None:
@@ -835,11 +835,13 @@ def test_shipped_descriptors_have_the_name_classes_and_splits_that_are_written()
         ("rafdb", None, {"train": 12271, "test": 3068}),
         ("affectnet7", 5000, {"train": 33803, "valid": 3500}),
         ("affectnet8", 5000, {"train": 37553, "valid": 4000}),
-        ("affectnet8", None, {"train": 287651, "valid": 4000}),
+        ("affectnet8", None, {"valid": 4000}),
+        ("affectnet8", 4999, {"valid": 4000}),
         ("occlu-fer", None, {"train": 6838, "valid": 880}),
+        ("my-faces", None, {}),
     ],
 )
-def test_published_counts_add_up_to_the_published_totals(name: str, cap: int | None, totals: dict[str, int]) -> None:
+def test_published_totals_are_those_of_the_same_cap(name: str, cap: int | None, totals: dict[str, int]) -> None:
     counts = published_counts(name, cap)
-    assert counts is not None
-    assert {split: sum(classes.values()) for split, classes in counts.items()} == totals
+    assert {split: known.total for split, known in counts.items()} == totals
+    assert all(sum(known.classes.values()) in (0, known.total) for known in counts.values())
