@@ -16,6 +16,7 @@ import torch
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, listed, recipe_differences
 from orsanet_train.checkpoint import write_whole
+from orsanet_train.compare import seed_folders
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate
 from orsanet_train.feed import join
@@ -162,8 +163,7 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
     if taken := sorted(varied & {override.split("=")[0].strip() for override in overrides}):
         raise OrsanetError(f"--set {', '.join(taken)}: the variants and --seeds decide this")
     training = training_split(load_config(preset, overrides), manifest, store)
-    for path in sorted(out.glob("*/seed-*/run.json")):
-        run, variant, seed = path.parent, path.parents[1].name, path.parent.name.removeprefix("seed-")
+    for variant, seed, run in _runs(out):
         if variant not in (*VARIANTS, _landmark_variant(store)):
             raise OrsanetError(f"{run}: with {store.path} no variant has this name; use another --out")
         data = {
@@ -173,7 +173,7 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
         }
         wanted = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
         before = load_config(str(run / "config.toml")).model_copy(update={"epochs": wanted.epochs})
-        here = {name: read_json(path).get(name) for name in data}
+        here = {name: read_json(run / "run.json").get(name) for name in data}
         found = [
             *recipe_differences(before.model_dump(mode="json"), wanted.model_dump(mode="json")),
             *recipe_differences(here, data),
@@ -187,9 +187,10 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
 def collect(out: Path) -> pd.DataFrame:
     """Every finished run below `out`: variant, seed, epochs, group, images, accuracy and balanced accuracy (shares)."""
     rows = []
-    for path in sorted(out.glob(f"*/seed-*/{LAST}/{EVALUATION}")):
-        variant, seed = path.parents[2].name, int(path.parents[1].name.removeprefix("seed-"))
-        evaluation = Evaluation.read(path.parent)
+    for variant, seed, run in _runs(out):
+        if not (run / LAST / EVALUATION).is_file():
+            continue
+        evaluation = Evaluation.read(run / LAST)
         rows += [
             {
                 "variant": variant,
@@ -203,6 +204,14 @@ def collect(out: Path) -> pd.DataFrame:
             for group in evaluation.groups
         ]
     return pd.DataFrame(rows)
+
+
+def _runs(out: Path) -> Iterator[tuple[str, int, Path]]:
+    """Variant, seed and folder of every run that has begun."""
+    for variant in sorted(out.glob("*/")):
+        for seed, run in seed_folders(variant).items():
+            if (run / "run.json").is_file():
+                yield variant.name, seed, run
 
 
 def summary(runs: pd.DataFrame) -> str:
