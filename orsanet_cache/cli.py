@@ -1,4 +1,4 @@
-"""orsanet-cache: build, verify, convert, info, show; manifest, weights, bench and the embedded default's commands are in modules of their own.
+"""orsanet-cache: build, verify, convert, info, show; manifest, doctor, weights, bench and the embedded default's commands are in modules of their own.
 
 Commands translate and never decide; heavy imports wait for the command's body.
 """
@@ -11,6 +11,7 @@ import click
 from orsanet_cache.bench.commands import bench
 from orsanet_cache.command import CommandGroup, classes_option
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
+from orsanet_cache.doctor.commands import doctor
 from orsanet_cache.layouts.commands import manifest as manifest_group
 from orsanet_cache.views import POSSIBLE_VIEWS
 from orsanet_cache.weights_commands import weights
@@ -278,7 +279,7 @@ def convert(source: Path, target: Path) -> None:
     click.echo(f"wrote {target}")
 
 
-for _command in (manifest_group, weights, bench, demo_faces, demo_train, demo_quality):
+for _command in (manifest_group, doctor, weights, bench, demo_faces, demo_train, demo_quality):
     main.add_command(_command)
 
 

@@ -80,7 +80,7 @@ def decode(data: bytes) -> Pixels:
     if data.startswith(b"version https://git-lfs"):
         raise RejectedImage("this is a Git LFS pointer, not the image: run `git lfs pull`")
     # Pillow warns about odd metadata on standard error, once, without the file's name; our answer is per file instead.
-    with _NO_WARNINGS:
+    with NO_WARNINGS:
         try:
             return _decode_quietly(data)
         except PIL.UnidentifiedImageError:
@@ -118,7 +118,7 @@ class _NoWarnings:
                 self._before.__exit__(None, None, None)
 
 
-_NO_WARNINGS = _NoWarnings()
+NO_WARNINGS = _NoWarnings()
 
 
 def read_file(path: Path) -> bytes:

@@ -98,7 +98,7 @@ def load_manifest(
 
     samples: list[Sample] = []
     findings: list[str] = []
-    files = _FileCheck(image_root) if check_files else None
+    files = FileCheck(image_root) if check_files else None
     first_line: dict[str, int] = {}
     for line, row in _rows(table, findings):
         problems = list(_row_problems(row, descriptor, files))
@@ -215,7 +215,7 @@ def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) ->
         raise OrsanetError(f"{table}: line {line}: not valid CSV: {error}") from error
 
 
-def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "_FileCheck | None") -> Iterator[str]:
+def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "FileCheck | None") -> Iterator[str]:
     image = row["image"]
     path = PurePosixPath(image)
     if not image:
@@ -233,7 +233,7 @@ def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "_FileChec
         yield f"unknown split '{row['split']}'; the splits are {', '.join(descriptor.splits)}"
 
 
-class _FileCheck:
+class FileCheck:
     """Is each image a regular file inside the root, and no two rows the same file?"""
 
     def __init__(self, root: Path) -> None:

@@ -1,0 +1,42 @@
+"""orsanet-cache doctor."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from orsanet_cache.command import classes_option
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("manifest", type=FILE)
+@classes_option
+@click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
+@click.option("--out", type=FILE, help="Also write all findings, with every name, to this JSON file.")
+def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Path | None) -> None:
+    """Look over a data set before it is built: what is wrong, where, and what to do.
+
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Every picture is read, those that may be copies twice; nothing is changed.
+
+    Exit code 1 where there is an error, 0 where there are at most warnings and notes.
+    """
+    import os
+
+    from orsanet_cache.doctor.examine import examine
+    from orsanet_cache.doctor.report import as_json, as_text
+    from orsanet_cache.durable import publish
+    from orsanet_cache.errors import OrsanetError
+
+    if manifest.suffix.lower() == ".csv" and root is None:
+        raise OrsanetError(f"{manifest}: a CSV alone needs --root (image folder) and --classes (names in label order)")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise OrsanetError(f"--out {out}: there is no folder {out.absolute().parent}; create it")
+    data, findings = examine(manifest, root, classes)
+    click.echo(as_text(data, findings))
+    if out is not None:
+        publish(out.absolute(), [as_json(data, findings).encode()], out.with_name(f".{out.name}.{os.getpid()}.tmp"))
+        click.echo(f"wrote {out}")
+    if any(finding.severity == "error" for finding in findings):
+        sys.exit(1)

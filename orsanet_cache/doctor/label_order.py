@@ -1,0 +1,183 @@
+"""Which number stands for which expression: the traps of label order.
+
+Read in alphabetical order `10` comes before `2`, a missing folder moves every later label, every public data set has its own order, and
+RAF-DB's compound expressions come in a list of the same name as the basic ones.
+"""
+
+import re
+from collections import Counter
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from orsanet_cache.doctor.finding import Finding, Place
+from orsanet_cache.doctor.known import Known, meaning
+from orsanet_cache.doctor.look import DataSet
+
+COMPOUND = 11  # RAF-DB's compound expressions
+_COMPOUND_NAME = re.compile(
+    r"(happ|sad|fear|angr|disgust)\w*ly[\W_]*\w+", re.IGNORECASE
+)  # Happily Surprised, sadly_angry
+
+
+def judge_label_order(data: DataSet, known: Known | None) -> list[Finding]:
+    """From class names, the manifest's name and the folders that pictures lie in."""
+    return _compound(data, known) or [*_numbers(data), *_documented(data, known), *_folders(data, known)]
+
+
+def _compound(data: DataSet, known: Known | None) -> list[Finding]:
+    names = data.classes
+    named = sum(_COMPOUND_NAME.fullmatch(name.strip()) is not None for name in names) >= 2
+    numbered = set(names) == set(map(str, range(1, COMPOUND + 1)))
+    rafdb = known is not None and known.name == "rafdb"
+    if not named and not numbered and not (rafdb and len(names) == COMPOUND):
+        return []
+    return [
+        Finding(
+            "error",
+            "compound-expressions",
+            f"these {len(names)} classes ({', '.join(names[:3])}, …) are those of RAF-DB's compound expressions, not of the basic ones, which are 1 to 7",
+            "take EmoLabel and Image of the download's folder 'basic': its list has the same name.",
+        )
+    ]
+
+
+def _numbers(data: DataSet) -> list[Finding]:
+    names = data.classes
+    if not all(name.isdecimal() for name in names):
+        return []
+    numbers = [int(name) for name in names]
+    if numbers != sorted(numbers) and list(names) == sorted(names):
+        at = next(at for at in range(1, len(numbers)) if numbers[at] < numbers[at - 1])  # the first after the jump back
+        return [
+            Finding(
+                "error",
+                "numbers-sorted-as-text",
+                f"the classes are numbers in alphabetical order, {', '.join(names)}: the label of {names[at]} is {at}",
+                "put them in the order of the numbers, best with the expressions' names: `manifest folders --classes 1=surprise,2=fear,…`.",
+            )
+        ]
+    gaps = sorted(set(range(min(1, *numbers), max(numbers))) - set(numbers))
+    if gaps:
+        return [
+            Finding(
+                "error",
+                "number-missing",
+                f"the classes are numbers, and {', '.join(map(str, gaps))} is missing: every later label is one too small",
+                "complete the data set, or give the classes the expressions' names.",
+            )
+        ]
+    return [
+        Finding(
+            "warning",
+            "classes-are-numbers",
+            f"the classes are numbers, {', '.join(names)}: nothing says which expressions they are, and no order can be checked",
+            "give them the expressions' names: `manifest folders --classes 1=surprise,2=fear,…`.",
+        )
+    ]
+
+
+def _documented(data: DataSet, known: Known | None) -> list[Finding]:
+    """The classes of a data set by that name."""
+    if known is None or all(name.isdecimal() for name in data.classes):
+        return []
+    ours = [meaning(name) for name in data.classes]
+    documented = list(known.classes)
+    if sorted(ours) != sorted(documented):
+        lost, more = Counter(documented) - Counter(ours), Counter(ours) - Counter(documented)
+        parts = [f"{word} {', '.join(names)}" for word, names in (("without", lost), ("with", more)) if names]
+        return [
+            Finding(
+                "error",
+                "other-classes",
+                f"'{data.name}' has {len(ours)} classes, {' and '.join(parts)}; {known.title} has {len(documented)}: {', '.join(documented)}",
+                "complete the classes, or give the manifest another name if it is another data set.",
+            )
+        ]
+    findings = []
+    if ours != documented:
+        moved = [f"{at} is {one}, documented {other}" for at, (one, other) in enumerate(zip(ours, documented, strict=True)) if one != other]  # fmt: skip
+        findings.append(
+            Finding(
+                "error",
+                "label-order",
+                f"the label order is not the one documented for {known.title}: label {'; '.join(moved)}",
+                f"write classes = [{', '.join(documented)}] in this order; published checkpoints and their numbers mean that one.",
+            )
+        )
+    if data.name != known.name or list(data.classes) != ours:
+        findings.append(
+            Finding(
+                "note",
+                "other-spelling",
+                f"reports compare with published numbers only where the manifest's name is {known.name} and the classes are spelt {', '.join(documented)}",
+                "rename them in the manifest if you want that.",
+            )
+        )
+    return findings
+
+
+def _folders(data: DataSet, known: Known | None) -> list[Finding]:
+    """Folders whose names say another class, or another order of numbers, than the labels."""
+    pictures = data.pictures[["image", "label"]].copy()
+    parts = [PurePosixPath(image).parts[:-1] for image in pictures.image]
+    meanings = {meaning(name) for name in data.classes}
+    # The last folder that is named like a class: train/anger/film-3/0001.jpg
+    pictures["says"] = [next((meaning(part) for part in reversed(folders) if meaning(part) in meanings), "") for folders in parts]  # fmt: skip
+    pictures["means"] = [meaning(label) for label in pictures.label]
+    contrary = pictures[(pictures.says != "") & (pictures.says != pictures.means)]
+    findings = []
+    if len(contrary) and pictures.says[pictures.says != ""].nunique() > 1:  # one alone may be a person's name: Joy
+        pairs = Counter(zip(contrary.says, contrary.label, strict=True)).most_common(4)
+        listed = ", ".join(f"{size:,} in {says} labelled {label}" for (says, label), size in pairs)
+        findings.append(
+            Finding(
+                "error",
+                "folder-says-otherwise",
+                f"{len(contrary):,} picture(s) lie in a folder named after another class than their label: {listed}",
+                "find out which of the two is right; if whole folders are concerned, the label order is exchanged.",
+                tuple(
+                    Place((image,), f"labelled {label}")
+                    for image, label in zip(contrary.image, contrary.label, strict=True)
+                ),
+            )
+        )
+    pictures["number"] = [next((part for part in reversed(folders) if part.isdecimal()), "") for folders in parts]
+    return findings + _numbered_folders(data, known, pictures[pictures.number != ""])
+
+
+def _numbered_folders(data: DataSet, known: Known | None, pictures: pd.DataFrame) -> list[Finding]:
+    """Only where every class has one numbered folder of its own; other numbers are batches, persons or films."""
+    folders_of = {str(label): set(rows.number) for label, rows in pictures.groupby("label")}
+    numbers = [min(folders_of[name]) for name in data.classes if len(folders_of.get(name, ())) == 1]
+    if len(numbers) != len(data.classes) or len(set(numbers)) != len(numbers):
+        return []
+    advice = "compare with the data set's description, and make the manifest with `manifest folders --classes 1=surprise,2=fear,…`."
+    if numbers == sorted(numbers) and numbers != sorted(numbers, key=int):
+        shown = ", ".join(f"{number} {name}" for number, name in zip(numbers, data.classes, strict=True))
+        return [
+            Finding(
+                "error",
+                "folders-sorted-as-text",
+                f"the classes follow their numbered folders in alphabetical order, in which 10 comes before 2: {shown}",
+                advice,
+            )
+        ]
+    if known is None or sorted(map(meaning, data.classes)) != sorted(known.classes):
+        return []
+    documented = {name: known.first_label + at for at, name in enumerate(known.classes)}
+    wrong = [
+        f"folder {number} is {name}, documented {documented[meaning(name)]}"
+        for number, name in zip(numbers, data.classes, strict=True)
+        if int(number) != documented[meaning(name)]
+    ]
+    if not wrong:
+        return []
+    return [
+        Finding(
+            "error",
+            "folder-numbers",
+            f"numbered folders do not have the expressions that {known.title} gives the numbers: {'; '.join(wrong)}",
+            advice,
+        )
+    ]

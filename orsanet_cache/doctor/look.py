@@ -1,0 +1,135 @@
+"""One pass over the pictures of a manifest: everything that is judged afterwards.
+
+file → can the build use it? (the same checks and the same decoder) → size, format, grey or colour → thumbnail
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.images import FORMATS, NO_WARNINGS, Pixels, RejectedImage, decode, read_file
+from orsanet_cache.manifest import FileCheck, Manifest
+
+THUMBNAIL = 32
+CHUNK = 256  # pictures between two looks at the clock and at Ctrl-C
+
+# Sum of the luminance table of ITU-T T.81, Annex K, which libjpeg scales by its quality.
+_ANNEX_K = 3_689
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one pass sees of one file; everything after `problem` is empty where there is one."""
+
+    problem: str = ""  # why the build cannot use it
+    sha256: str = ""
+    width: int = 0  # upright
+    height: int = 0
+    format: str = ""  # as Pillow names it
+    quality: float = np.nan  # of a JPEG, 1 … 100, estimated from its luminance table
+    chroma: float = (
+        np.nan
+    )  # mean difference of a thumbnail pixel's largest and smallest colour value, 0 … 255; grey is 0
+    contrast: float = np.nan  # standard deviation of the grey thumbnail, 0 … 127; one even colour is 0
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A manifest and what was seen.
+
+    `pictures` has a row per sample in the manifest's order: image, label (class name), split, tags, person (or "") and Picture's fields.
+    """
+
+    name: str
+    classes: tuple[str, ...]  # in label order
+    pictures: pd.DataFrame
+    thumbnails: NDArray[np.uint8]  # [N, 32, 32], grey; black where there is a problem
+
+    @property
+    def usable(self) -> pd.DataFrame:
+        """The rows without a problem."""
+        return self.pictures[self.pictures.problem == ""]
+
+
+def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
+    """Read every picture once, with a thread per core. `persons`: image -> who it shows, where that is known."""
+    files = FileCheck(manifest.root)
+    problems = ["; ".join(files.problems(sample.image)) for sample in manifest.samples]
+    thumbnails = np.zeros((len(problems), THUMBNAIL, THUMBNAIL), np.uint8)
+    paths = [manifest.root / sample.image for sample in manifest.samples]
+    seen: list[Picture] = []
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0)), "doctor") as pool,
+        tqdm(total=len(paths), unit="img", desc="pictures") as progress,
+    ):
+        for start in range(0, len(paths), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            seen += pool.map(_see, paths[chunk], problems[chunk], thumbnails[chunk])
+            progress.update(len(paths[chunk]))
+    described = pd.DataFrame(
+        {
+            "image": [sample.image for sample in manifest.samples],
+            "label": [manifest.classes[sample.label] for sample in manifest.samples],
+            "split": [sample.split for sample in manifest.samples],
+            "tags": [sample.tags for sample in manifest.samples],
+            "person": [persons.get(sample.image, "") for sample in manifest.samples],
+        }
+    )
+    return DataSet(manifest.name, manifest.classes, described.join(pd.DataFrame(seen)), thumbnails)
+
+
+def grey(path: Path, side: int) -> NDArray[np.float32]:
+    """A picture that was usable as grey [side, side]. Raises OrsanetError where it has become unusable since."""
+    try:
+        rgb = decode(read_file(path))
+    except RejectedImage as rejected:
+        raise OrsanetError(
+            f"{path}: could be read a moment ago, and now: {rejected}; begin again when nothing changes the folder"
+        ) from rejected
+    return np.asarray(_reduced(rgb, side).convert("L"), np.float32)
+
+
+def _see(path: Path, problem: str, thumbnail: NDArray[np.uint8]) -> Picture:
+    """Also fills `thumbnail` [32, 32]."""
+    if problem:
+        return Picture(problem)
+    try:
+        data = read_file(path)
+        rgb = decode(data)
+    except RejectedImage as rejected:
+        return Picture(str(rejected))
+    small = _reduced(rgb, THUMBNAIL)
+    colours = np.asarray(small, np.int16)
+    thumbnail[:] = np.asarray(small.convert("L"))
+    with NO_WARNINGS, Image.open(io.BytesIO(data), formats=FORMATS) as header:
+        kind, tables = str(header.format), getattr(header, "quantization", {})
+    return Picture(
+        sha256=hashlib.sha256(data).hexdigest(),
+        width=rgb.shape[1],
+        height=rgb.shape[0],
+        format=kind,
+        quality=_quality(tables[0]) if 0 in tables else np.nan,
+        chroma=float((colours.max(axis=2) - colours.min(axis=2)).mean()),
+        contrast=float(thumbnail.std()),
+    )
+
+
+def _reduced(rgb: Pixels, side: int) -> Image.Image:
+    return Image.fromarray(rgb).resize((side, side), Image.Resampling.BILINEAR)
+
+
+def _quality(table: "list[int]") -> float:
+    """libjpeg's quality, whose scale in per cent is 200 - 2q from 50 up and 5000/q below."""
+    scale = 100 * sum(table) / _ANNEX_K
+    return max(1.0, 100 - scale / 2 if scale <= 100 else 5_000 / scale)

@@ -1,0 +1,48 @@
+"""Who is shown, where the table says it: a person known from training is easier to read in a test."""
+
+import csv
+import io
+import tomllib
+from pathlib import Path
+
+from orsanet_cache.doctor.finding import Finding, Place
+from orsanet_cache.doctor.look import DataSet
+from orsanet_cache.manifest import read_text
+
+COLUMNS = ("identity", "person", "subject")
+
+
+def read_persons(manifest: Path) -> dict[str, str]:
+    """image -> person, from the first column of COLUMNS that the manifest's table has; nothing where it has none.
+
+    For manifests that `load_manifest` has read: their table is well formed.
+    """
+    table = manifest
+    if manifest.suffix.lower() == ".toml":
+        table = manifest.parent / tomllib.loads(read_text(manifest))["samples"]
+    rows = csv.reader(io.StringIO(read_text(table), newline=""))
+    header = [name.strip() for name in next(rows)]
+    column = next((header.index(name) for name in COLUMNS if name in header), None)
+    if column is None:
+        return {}
+    image = header.index("image")
+    return {cells[image]: cells[column].strip() for cells in rows if cells}
+
+
+def judge_persons(data: DataSet) -> list[Finding]:
+    """Persons of several splits."""
+    named = data.pictures[data.pictures.person != ""]
+    splits = named.groupby("person").split.nunique()
+    shared = named[named.person.isin(splits.index[splits > 1])]
+    if shared.empty:
+        return []
+    groups = [(str(person), rows) for person, rows in shared.groupby("person")]
+    return [
+        Finding(
+            "warning",
+            "person-in-several-splits",
+            f"{len(groups):,} of {len(splits):,} persons are in several splits, with {len(shared):,} pictures: a test then also measures who was seen in training",
+            "keep each person in one split.",
+            tuple(Place(tuple(rows.image), f"{person}; {' and '.join(dict.fromkeys(rows.split))}") for person, rows in groups),
+        )
+    ]  # fmt: skip
