@@ -18,8 +18,13 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.errors import OrsanetError as OrsanetError
     from orsanet_cache.errors import listed as listed
     from orsanet_cache.errors import validation_findings as validation_findings
+    from orsanet_cache.faces import Face as Face
+    from orsanet_cache.faces import FaceDetector as FaceDetector
+    from orsanet_cache.faces import crop_face as crop_face
+    from orsanet_cache.faces import opencv_errors_only as opencv_errors_only
     from orsanet_cache.images import PREPROCESSING as PREPROCESSING
     from orsanet_cache.images import RejectedImage as RejectedImage
+    from orsanet_cache.images import every_second_pixel as every_second_pixel
     from orsanet_cache.images import read_image as read_image
     from orsanet_cache.images import view_pixels as view_pixels
     from orsanet_cache.manifest import Manifest as Manifest
@@ -33,8 +38,13 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.pixels import unit_range as unit_range
     from orsanet_cache.priors import ARCHITECTURE_KEY as ARCHITECTURE_KEY
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
+    from orsanet_cache.priors import load_landmark_network as load_landmark_network
+    from orsanet_cache.priors import load_segmenter as load_segmenter
     from orsanet_cache.priors import map_of as map_of
+    from orsanet_cache.quality import landmark_agreement as landmark_agreement
+    from orsanet_cache.quality import part_plausibility as part_plausibility
     from orsanet_cache.quality import prior_quality as prior_quality
+    from orsanet_cache.rounding import quantised as quantised
     from orsanet_cache.segface import LAPA_CLASSES as LAPA_CLASSES
     from orsanet_cache.segface import SegFace as SegFace
     from orsanet_cache.segface import SegFaceConfig as SegFaceConfig
@@ -42,6 +52,8 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.sheet import shortened as shortened
     from orsanet_cache.sheet import with_landmarks as with_landmarks
     from orsanet_cache.sheet import with_map as with_map
+    from orsanet_cache.sources import SOURCES as SOURCES
+    from orsanet_cache.sources import default_folder as default_folder
     from orsanet_cache.store import PriorStore as PriorStore
     from orsanet_cache.store import recipe_differences as recipe_differences
     from orsanet_cache.weights import Weights as Weights
@@ -55,14 +67,17 @@ _NAMES = {
     "device": ("choose_device",),
     "durable": ("make_folder", "sync_folder", "write_temporary"),
     "errors": ("OrsanetError", "listed", "validation_findings"),
-    "images": ("PREPROCESSING", "RejectedImage", "read_image", "view_pixels"),
+    "faces": ("Face", "FaceDetector", "crop_face", "opencv_errors_only"),
+    "images": ("PREPROCESSING", "RejectedImage", "every_second_pixel", "read_image", "view_pixels"),
     "manifest": ("Manifest", "Sample", "load_manifest", "with_tags"),
     "mobilefacenet": ("MobileFaceNet",),
     "pixels": ("IMAGENET_MEAN", "displayable", "imagenet_normalised", "unit_range"),
-    "priors": ("ARCHITECTURE_KEY", "FrozenPriors", "map_of"),
-    "quality": ("prior_quality",),
+    "priors": ("ARCHITECTURE_KEY", "FrozenPriors", "load_landmark_network", "load_segmenter", "map_of"),
+    "quality": ("landmark_agreement", "part_plausibility", "prior_quality"),
+    "rounding": ("quantised",),
     "segface": ("LAPA_CLASSES", "SegFace", "SegFaceConfig"),
     "sheet": ("printable", "shortened", "with_landmarks", "with_map"),
+    "sources": ("SOURCES", "default_folder"),
     "store": ("PriorStore", "recipe_differences"),
     "weights": ("Weights", "load_strictly", "read_weights", "tensors_digest"),
 }

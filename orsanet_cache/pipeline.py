@@ -29,6 +29,7 @@ from orsanet_cache.occluders import occluded
 from orsanet_cache.pixels import imagenet_normalised
 from orsanet_cache.placing import Placement
 from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
+from orsanet_cache.rounding import quantised
 from orsanet_cache.schema import Field
 from orsanet_cache.views import CLEAN, View
 
@@ -223,14 +224,6 @@ def stored_values(priors: Priors, fields: Sequence[Field]) -> dict[str, torch.Te
         else:
             values[name] = tensor.to(getattr(torch, dtypes[name]))
     return values
-
-
-def quantised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, C, 7, 7] -> int8 of that shape, and float32 scale [B, C] to multiply it by; the largest value of a channel becomes 127."""
-    features = features.float()
-    scale = features.abs().amax(dim=(2, 3)) / 127
-    steps = features / scale.where(scale > 0, 1)[:, :, None, None]
-    return steps.round().nan_to_num(0, 0, 0).to(torch.int8), scale
 
 
 def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:

@@ -249,7 +249,7 @@ class FaceDecoder(nn.Module):
     def forward(self, grid: Tensor, grid_code: Tensor) -> Tensor:
         tokens = torch.cat([self.get_parameter(f"{name}_token.weight") for name in _TOKEN_NAMES])
         tokens, attended = self.transformer(
-            tokens.expand(len(grid), -1, -1),
+            tokens.expand(grid.shape[0], -1, -1),  # torch.export takes a `len` for a constant
             grid.flatten(2).transpose(1, 2),
             grid_code.flatten(2).transpose(1, 2),
         )
