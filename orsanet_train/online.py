@@ -35,10 +35,8 @@ from orsanet_cache import (
     RejectedImage,
     SegFace,
     imagenet_normalised,
-    listed,
     map_of,
     read_image,
-    recipe_differences,
     unit_range,
     view_pixels,
     weights_path,
@@ -47,6 +45,7 @@ from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks
 from orsanet_train.epoch import INPUT_SIZE, batch_spans, inside
 from orsanet_train.feed import Draws, LabelledSplit, ordered_draws, training_draws
+from orsanet_train.frozen import check_recipe
 from orsanet_train.model import Expression, ORSANet
 from orsanet_train.ring import RING, Slot, ahead_in_ring
 
@@ -295,9 +294,5 @@ def drop_residual_branches(segmenter: SegFace) -> None:
 
 def check_same_networks(frozen: FrozenPriors, store: PriorStore) -> None:
     """Raises OrsanetError, naming what differs, unless the store was built with these networks."""
-    wanted = frozen.recipe()
-    differences = list(recipe_differences({part: store.recipe.get(part) for part in wanted}, wanted))
-    if differences:
-        raise OrsanetError(
-            f"{store.path} was built with other frozen networks; pass the weights files it was built with:\n{listed(differences)}"
-        )
+    refusal = f"{store.path} was built with other frozen networks; pass the weights files it was built with"
+    check_recipe(frozen.recipe(), store.recipe, refusal)

@@ -1,0 +1,59 @@
+"""The pictures on which an exported file is compared with PyTorch."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from orsanet_cache import OrsanetError, RejectedImage, load_manifest, read_image, view_pixels
+
+SIDE = 224
+AT_MOST = 100  # pictures of a folder or manifest
+CROPS = 8  # of each photograph
+NOISE = 4
+
+
+def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
+    """uint8 [N, 224, 224, 3], N > 1, and in words what they are.
+
+    `source` is a folder of pictures or a manifest, of which the first AT_MOST are taken by name and each whole, as a build does; None
+    takes crops of the photographs that come with scikit-learn, and seeded noise. Raises OrsanetError for a picture that cannot be read,
+    and where there are fewer than two.
+    """
+    if source is None:
+        return (
+            _photographs(),
+            f"{2 * CROPS} crops of two photographs and {NOISE} pictures of noise, none of them a face",
+        )
+    if source.is_dir():
+        suffixes = Image.registered_extensions()
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    else:
+        manifest = load_manifest(source, check_files=False)
+        paths = [manifest.root / sample.image for sample in manifest.samples]
+    if len(paths) < 2:
+        raise OrsanetError(
+            f"{source}: has fewer than two pictures; name a folder or manifest with some, or leave out --check"
+        )
+    chosen = paths[:AT_MOST]
+    return np.stack([_read(path) for path in chosen]), f"{len(chosen)} of the {len(paths)} pictures of {source.name}"
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        return view_pixels(read_image(path).rgb, "clean")
+    except RejectedImage as reason:
+        raise OrsanetError(f"{path}: {reason}; take it out of what --check names") from reason
+
+
+def _photographs() -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(NOISE)]
+    for photograph in load_sample_images().images:
+        for _ in range(CROPS):
+            side = int(rng.integers(64, min(photograph.shape[:2]) + 1))
+            top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape[:2])
+            pictures.append(view_pixels(photograph[top : top + side, left : left + side], "clean"))
+    return np.stack(pictures)

@@ -1,0 +1,227 @@
+"""A run -> ONNX files that were seen to say what PyTorch says, and a card that says what they are.
+
+    RUN/best.safetensors ─┬─────────────────────▶ trainable.onnx ─┐
+                          └─ frozen networks ───▶ pipeline.onnx  ─┴─ onnxruntime beside PyTorch, on pictures ─▶ MODEL_CARD.md
+
+The folder is written under another name and renamed when every file has passed, so what is there can be used.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orsanet_cache import FrozenPriors, OrsanetError, quantised, sync_folder
+from orsanet_train.check_pictures import check_pictures
+from orsanet_train.checkpoint import Identity, load_weights, prepare_folder
+from orsanet_train.frozen import as_stored, frozen_priors
+from orsanet_train.model import ORSANet
+from orsanet_train.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card
+from orsanet_train.onnx_graph import (
+    EXPRESSION,
+    NO_ONNX,
+    PIPELINE,
+    PRIORS,
+    TRAINABLE,
+    TrainablePart,
+    WholePipeline,
+    model_inputs,
+    onnx_installed,
+    stored_inputs,
+    write_graph,
+)
+
+Part = Literal["pipeline", "trainable", "both"]
+
+MAX_DIFFERENCE = (
+    1e-4  # of a probability: rounding of another order of sums moves it by a tenth of that, a wrong graph by far more
+)
+BATCHES = (1, 7)  # sizes at which every file is tried: it was traced with another
+PYTORCH_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    graphs: tuple[WrittenGraph, ...]
+
+
+def export_onnx(
+    run_folder: Path,
+    checkpoint: str,
+    out: Path,
+    *,
+    part: Part = "both",
+    segmenter: Path | None = None,
+    landmarks: Path | None = None,
+    check: Path | None = None,
+) -> Exported:
+    """Write trainable.onnx, pipeline.onnx (or one of them) and MODEL_CARD.md into the new folder `out`.
+
+    `checkpoint` is best or last. `segmenter` and `landmarks` are as `frozen_priors` takes them; the trainable part alone needs neither.
+    `check` is a folder or manifest of pictures on which the files are compared with PyTorch; None takes pictures that come with scikit-learn.
+    Raises OrsanetError, and leaves nothing, where `out` exists, onnxruntime is not installed, the frozen networks are not the
+    run's, a picture cannot be read, or a probability differs from PyTorch's by more than MAX_DIFFERENCE.
+    """
+    if not onnx_installed():
+        raise OrsanetError(NO_ONNX)
+    if out.exists():
+        raise OrsanetError(f"{out}: already exists; remove it, or choose another --out")
+    model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
+    evaluation = evaluation_of(run_folder, checkpoint)
+    frozen = None if part == "trainable" else frozen_priors(run_folder, identity, segmenter, landmarks)
+    pictures, pictures_said = check_pictures(check)
+    pixels = torch.from_numpy(pictures)
+    stored = random_rows(identity, pixels) if frozen is None else stored_rows(identity, frozen, pixels)
+
+    parent = out.absolute().parent
+    prepare_folder(parent)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=parent) as temporary:
+            folder = Path(temporary) / "export"
+            folder.mkdir()
+            export = partial(_export, identity=identity, folder=folder)
+            graphs = []
+            expected = probabilities(model, identity, stored)
+            if part != "pipeline":
+                graphs.append(export(TrainablePart(model, identity), TRAINABLE, stored, EXPRESSION, expected))
+            if frozen is not None:
+                network = WholePipeline(model, identity, frozen)
+                graphs.append(export(network, PIPELINE, {"pixels": pixels}, (*EXPRESSION, *PRIORS), expected))
+            card = model_card(checkpoint, identity, evaluation, graphs, pictures_said)
+            (folder / CARD).write_text(card, encoding="utf-8")
+            for path in folder.iterdir():
+                with path.open("rb") as written:
+                    os.fsync(written.fileno())
+            sync_folder(folder)
+            folder.rename(out)
+        sync_folder(parent)
+    except OSError as error:
+        raise OrsanetError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return Exported(out, tuple(graphs))
+
+
+def stored_rows(identity: Identity, frozen: FrozenPriors, pixels: Tensor) -> dict[str, Tensor]:
+    """Pictures uint8 [N, 224, 224, 3] -> what a store of the run's recipe keeps of them and the model reads, field by field."""
+    parts: list[dict[str, Tensor]] = []
+    for batch in pixels.split(PYTORCH_BATCH):
+        priors = frozen(batch)
+        row = {"image": batch[:, ::2, ::2], "segmentation_map": priors.segmentation_map}
+        for name in ("segmentation_features", "landmark_features"):
+            row |= _kept(name, getattr(priors, name), identity)
+        parts.append(row)
+    return {name: torch.cat([row[name] for row in parts]).contiguous() for name in stored_inputs(identity)}
+
+
+def random_rows(identity: Identity, pixels: Tensor) -> dict[str, Tensor]:
+    """The same with seeded random priors: where there are no frozen networks."""
+    generator, count = torch.Generator().manual_seed(0), len(pixels)
+    row = {"image": pixels[:, ::2, ::2].contiguous()}
+    row["segmentation_map"] = torch.randint(0, 11, (count, 224, 224), generator=generator, dtype=torch.uint8)
+    for name, channels in (
+        ("segmentation_features", identity.segmentation_channels),
+        ("landmark_features", identity.landmark_channels),
+    ):
+        row |= _kept(name, torch.randn(count, channels, 7, 7, generator=generator), identity)
+    return {name: row[name] for name in stored_inputs(identity)}
+
+
+def probabilities(model: ORSANet, identity: Identity, stored: Mapping[str, Tensor]) -> NDArray[np.float32]:
+    """What the model says of a store's rows, [N, K], by PyTorch: as evaluation computes it."""
+    said = []
+    with torch.no_grad():
+        for start in range(0, len(stored["image"]), PYTORCH_BATCH):
+            row = {name: values[start : start + PYTORCH_BATCH] for name, values in stored.items()}
+            said.append(model(*model_inputs(row)).logits.softmax(dim=1))
+    return torch.cat(said).numpy()
+
+
+def largest_difference(
+    path: Path, inputs: Mapping[str, NDArray[Any]], expected: NDArray[np.float32], batches: Sequence[int] = BATCHES
+) -> float:
+    """The largest difference between the probabilities onnxruntime computes, in batches of each of these sizes, and those expected."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for size in batches:
+        for start in range(0, len(expected), size):
+            span = slice(start, start + size)
+            (said,) = session.run(["probabilities"], {name: values[span] for name, values in inputs.items()})
+            difference = np.abs(said - expected[span]).max()
+            if not difference <= largest:  # not a number is no agreement
+                largest = float(difference)
+    return largest
+
+
+def _export(
+    network: torch.nn.Module,
+    name: str,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    expected: NDArray[np.float32],
+    *,
+    identity: Identity,
+    folder: Path,
+) -> WrittenGraph:
+    """One file, written and compared."""
+    path = folder / name
+    write_graph(network, {key: values[:2] for key, values in inputs.items()}, outputs, _metadata(identity), path)
+    difference = largest_difference(path, {key: values.numpy() for key, values in inputs.items()}, expected)
+    if not difference <= MAX_DIFFERENCE:
+        cause = ""
+        if identity.store_recipe["feature_dtype"] == "int8":
+            cause = " (features between two steps of an int8 store round to either, which may be all)"
+        raise OrsanetError(
+            f"{name}: onnxruntime's probabilities differ from PyTorch's by up to {difference:.1e}, more than {MAX_DIFFERENCE:.0e}{cause}, "
+            f"so nothing was written; try --part trainable or another version of onnxruntime, and report it"
+        )
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return WrittenGraph(name, sha256, path.stat().st_size, *_ports(path), difference, len(expected))
+
+
+def _kept(name: str, features: Tensor, identity: Identity) -> dict[str, Tensor]:
+    kept = str(identity.store_recipe["feature_dtype"])
+    if kept == "int8":
+        return dict(zip((name, f"{name}_scale"), quantised(features), strict=True))
+    return {name: as_stored(features, kept).to(getattr(torch, kept))}
+
+
+def _metadata(identity: Identity) -> dict[str, str]:
+    """What a file says of itself: ONNX's metadata_props."""
+    return {
+        "classes": json.dumps(identity.classes),
+        "tensors_sha256": identity.tensors_sha256,
+        "store_recipe": json.dumps(identity.store_recipe),
+        "preprocessing": "RGB uint8 as it is: normalisation is in the graph; "
+        + "; ".join(f"{key}: {value}" for key, value in identity.store_recipe["preprocessing"].items()),
+        "licence": "; ".join(licences(identity)),
+    }
+
+
+def _ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs as onnxruntime sees them."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    both = session.get_inputs(), session.get_outputs()
+    inputs, outputs = (
+        tuple(Port(port.name, port.type.removeprefix("tensor(").rstrip(")"), tuple(port.shape)) for port in ports)
+        for ports in both
+    )
+    return inputs, outputs

@@ -1,0 +1,122 @@
+"""The frozen networks that a run's model was trained with: found where they are kept, refused unless they are those.
+
+    --segmenter, --landmarks, or else: the run folder, the shipped demo networks, the weights folder ─▶ FrozenPriors ─▶ as_stored
+
+What decides is the recipe in the model's weights file: it has the networks' digests, so a file may have any name and lie anywhere.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from orsanet_cache import (
+    PREPROCESSING,
+    SOURCES,
+    FrozenPriors,
+    MobileFaceNet,
+    OrsanetError,
+    SegFace,
+    default_folder,
+    listed,
+    load_landmark_network,
+    load_segmenter,
+    quantised,
+    recipe_differences,
+    tensors_digest,
+    weights_path,
+)
+from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
+
+Part = Literal["segmenter", "landmarks"]
+
+DEMO = Path("demo")  # as the option's value: the shipped networks
+NAMES: dict[Part, str] = {"segmenter": "SegFace", "landmarks": "MobileFaceNet"}
+
+
+def frozen_priors(run_folder: Path, identity: Identity, segmenter: Path | None, landmarks: Path | None) -> FrozenPriors:
+    """The frozen networks of the model in `run_folder` that `identity` describes, on the CPU.
+
+    `segmenter` and `landmarks` are weights files or the word demo; None takes the first that is the run's: in the run folder, the shipped
+    demo networks, in the weights folder (`orsanet-cache weights list`). Raises OrsanetError, naming what differs and what to pass, where
+    a file cannot be read, where none is the run's, and where the run's preprocessing is not this version's.
+    """
+    recipe = identity.store_recipe
+    if segmenter is not None:
+        segface = load_segmenter(weights_path(segmenter, "segmenter"))
+    else:
+        segface = _found("segmenter", run_folder, identity)
+    if landmarks is not None:
+        mobilefacenet = load_landmark_network(weights_path(landmarks, "landmarks"))
+    else:
+        mobilefacenet = _found("landmarks", run_folder, identity)
+    frozen = FrozenPriors(segface, mobilefacenet, recipe["landmarks"]["input"])
+    check_recipe(
+        {**frozen.recipe(), "preprocessing": PREPROCESSING}, recipe,
+        f"{run_folder} was trained on priors of other frozen networks; pass with --segmenter and --landmarks what its store was built with",
+    )  # fmt: skip
+    return frozen
+
+
+def check_recipe(ours: Mapping[str, object], theirs: Mapping[str, Any], refusal: str) -> None:
+    """Raises OrsanetError, the refusal and what differs, unless `theirs` has all that `ours` says."""
+    if differences := list(recipe_differences({part: theirs.get(part) for part in ours}, ours)):
+        raise OrsanetError(f"{refusal}:\n{listed(differences)}")
+
+
+def is_demo(part: Part, identity: Identity) -> bool:
+    """The run's network is the shipped one."""
+    return _demo_digest(part) == identity.store_recipe[part]["weights_sha256"]
+
+
+def as_stored(features: Tensor, feature_dtype: str) -> Tensor:
+    """Features [B, C, 7, 7] as a store of this type gives them back, float32: rounded to float16, to int8 with a scale, or as they are.
+
+    A model is trained and evaluated on these.
+    """
+    if feature_dtype == "int8":
+        steps, scale = quantised(features)
+        return steps.float() * scale[..., None, None]
+    return features.to(getattr(torch, feature_dtype)).float()
+
+
+def _found(part: Part, run_folder: Path, identity: Identity) -> Any:
+    """The first network among the places that has the recipe's digest."""
+    wanted = identity.store_recipe[part]["weights_sha256"]
+    looked = []
+    for path in _places(part, run_folder, identity):
+        try:
+            network = _load(part, weights_path(path, part))
+        except OrsanetError as error:
+            looked.append(str(error).partition("\n")[0])
+            continue
+        digest = tensors_digest(network.state_dict())
+        if digest == wanted:
+            return network
+        looked.append(f"{path}: another one, with the digest {digest}")
+    raise OrsanetError(
+        f"{run_folder}: needs the {NAMES[part]} that its store was built with, digest {wanted}; pass its weights file with --{part}. "
+        f"Looked at:\n{listed(looked)}"
+    )
+
+
+def _places(part: Part, run_folder: Path, identity: Identity) -> Iterator[Path]:
+    """Files that are there and may be it, and demo; the large ones last."""
+    own = [SEGMENTER_FILE] if part == "segmenter" else [f"{identity.selection}-{LANDMARKS_FILE}", LANDMARKS_FILE]
+    yield from (run_folder / name for name in own if (run_folder / name).is_file())
+    yield DEMO
+    published = default_folder() / SOURCES["segface" if part == "segmenter" else "mobilefacenet"].file_name
+    if published.is_file():
+        yield published
+
+
+@cache  # asked for again and again, and shipped with the program: it does not change
+def _demo_digest(part: Part) -> str:
+    return tensors_digest(_load(part, weights_path(DEMO, part)).state_dict())
+
+
+def _load(part: Part, path: Path) -> SegFace | MobileFaceNet:
+    return load_segmenter(path) if part == "segmenter" else load_landmark_network(path)

@@ -1,0 +1,182 @@
+"""A trained model as ONNX graphs, in evaluation mode and float32, for any number of images at a time.
+
+    trainable.onnx   a store's rows ─ ORSANet ─▶ probabilities, logits, features
+    pipeline.onnx    pixels ─ frozen networks ─ the store's rounding ─ ORSANet ─▶ these, landmarks, segmentation_map, segmentation_entropy
+
+Inputs and outputs have the names of a store's fields and their types, so what `PriorStore.read` gives goes in as it is.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from orsanet_cache import FrozenPriors, OrsanetError, imagenet_normalised, unit_range
+from orsanet_train.checkpoint import Identity
+from orsanet_train.frozen import as_stored
+from orsanet_train.fusion import SpectralConv
+from orsanet_train.model import ORSANet
+
+TRAINABLE, PIPELINE = "trainable.onnx", "pipeline.onnx"
+OPSET = 18  # the lowest that torch writes; later ones made nothing faster
+IR_VERSION = 10  # of the file format: the highest that onnxruntime 1.22 reads
+NO_ONNX = "exporting needs onnx, onnxruntime and onnxscript: pip install 'orsanet[export]'"
+LARGEST = 2**31 - 2**24  # bytes of tensors: one protobuf message, which such a file is, ends at 2 GiB
+
+EXPRESSION = ("probabilities", "logits", "features")
+PRIORS = ("landmarks", "segmentation_map", "segmentation_entropy")
+MEANINGS = {
+    "pixels": "RGB, 0 … 255, the whole crop resized to 224 by 224 with antialiasing",
+    "image": "RGB, 0 … 255: every second pixel of the 224 by 224 crop",
+    "segmentation_features": "SegFace's last Swin stage",
+    "segmentation_features_scale": "what int8 segmentation_features are multiplied by, per channel",
+    "landmark_features": "MobileFaceNet's last grid",
+    "landmark_features_scale": "what int8 landmark_features are multiplied by, per channel",
+    "probabilities": "0 … 1, of the classes in label order; they sum to 1",
+    "logits": "what probabilities are the softmax of",
+    "features": "what the last layer sees",
+    "landmarks": "68 points x, y in units of the crop, 0 … 1 (iBUG order)",
+    "segmentation_map": "LaPa class of every pixel, 0 … 10; 255: not finite",
+    "segmentation_entropy": "0, sure of every pixel, … 1, knows nothing",
+}
+
+
+def onnx_installed() -> bool:
+    """Everything that exporting needs is there; it is an optional extra."""
+    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
+
+
+class TrainablePart(nn.Module):
+    """A store's rows -> EXPRESSION. The inputs are those of `stored_inputs`, in its order."""
+
+    def __init__(self, model: ORSANet, identity: Identity) -> None:
+        super().__init__()
+        self.model = spectral_norm_folded(model)
+        self.names = stored_inputs(identity)
+
+    def forward(self, image: Tensor, *priors: Tensor) -> tuple[Tensor, ...]:
+        logits, features = self.model(*model_inputs(dict(zip(self.names, (image, *priors), strict=True))))
+        return logits.softmax(dim=1), logits, features
+
+
+class WholePipeline(nn.Module):
+    """pixels uint8 [B, 224, 224, 3] -> EXPRESSION and PRIORS."""
+
+    def __init__(self, model: ORSANet, identity: Identity, frozen: FrozenPriors) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.model = spectral_norm_folded(model)
+        self.feature_dtype = str(identity.store_recipe["feature_dtype"])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        priors = self.frozen(pixels)
+        segmentation = priors.segmentation_map
+        if self.model.segmentation_prior == "features":
+            segmentation = as_stored(priors.segmentation_features, self.feature_dtype)
+        image = imagenet_normalised(unit_range(pixels[:, ::2, ::2]))
+        logits, features = self.model(image, segmentation, as_stored(priors.landmark_features, self.feature_dtype))
+        said = (logits.softmax(dim=1), logits, features)
+        return *said, priors.landmarks, priors.segmentation_map, priors.segmentation_entropy
+
+
+def stored_inputs(identity: Identity) -> tuple[str, ...]:
+    """The store's fields that the model reads, in the order in which its graph takes them."""
+    kept = identity.store_recipe["feature_dtype"]
+    priors = {"features": ["segmentation_features"], "map": ["segmentation_map"], "none": []}
+    names = ["image", *priors[identity.model.segmentation_prior], "landmark_features"]
+    if kept == "int8":
+        names += [f"{name}_scale" for name in names if name.endswith("_features")]
+    return tuple(names)
+
+
+def model_inputs(stored: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """A store's rows, field by field -> what the model's forward takes, as a Feed gives it."""
+    image = imagenet_normalised(unit_range(stored["image"])).contiguous()
+    segmentation = stored.get("segmentation_map", image)  # image: a model without segmentation prior looks at none
+    if "segmentation_features" in stored:
+        segmentation = _widened(stored, "segmentation_features")
+    return image, segmentation, _widened(stored, "landmark_features")
+
+
+def spectral_norm_folded(model: ORSANet) -> ORSANet:
+    """A copy whose spectrally normalised convolutions are plain ones with the weights that evaluation mode computes."""
+    folded = copy.deepcopy(model).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, SpectralConv):
+            state = module.state_dict()
+            width = len(state["bias"])
+            sigma = torch.dot(state["weight_u"], torch.mv(state["weight_orig"].flatten(1), state["weight_v"]))
+            plain = nn.Conv2d(width, width, 3, padding=1)
+            plain.load_state_dict({"weight": state["weight_orig"] / sigma, "bias": state["bias"]})
+            folded.set_submodule(name, plain)
+    return folded.requires_grad_(False)
+
+
+def write_graph(
+    network: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Trace the network on `inputs` (named as the graph's, two images or more) and write it to `path`.
+
+    Raises OrsanetError for a network too large for one file.
+    """
+    from onnx_ir.passes import PassManager, common
+    from onnxscript.optimizer import fold_constants
+
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if size > LARGEST:
+        raise OrsanetError(
+            f"{path.name}: {size / 2**30:.1f} GiB of weights, and an ONNX file ends at 2 GiB; export a smaller model"
+        )
+    imagenet_normalised(torch.zeros(1, 3, 1, 1))  # makes its constants: those made while tracing would be no numbers
+    batch = torch.export.Dim("batch")
+    first, *rest = [{0: batch} for _ in inputs]
+    shapes = (first, tuple(rest)) if isinstance(network, TrainablePart) else (first,)
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(network.eval(), tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
+        program = torch.onnx.export(
+            exported, input_names=list(inputs), output_names=list(outputs), dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
+            dynamic_shapes=(first, *(None for _ in rest)),  # here they only name the axis, which all inputs share
+        )  # fmt: skip
+        assert program is not None  # dynamo=True gives one
+        # Not torch's optimisation: its rewriting rules take minutes, and onnxruntime has the same when it opens a file.
+        fold_constants(program.model)
+        PassManager([
+            common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass(), common.DeduplicateInitializersPass(),
+            common.RemoveUnusedNodesPass(), common.ClearMetadataAndDocStringPass(),  # of this machine: every node has its stack trace
+        ])(program.model)  # fmt: skip
+        program.model.ir_version = IR_VERSION
+        program.model.metadata_props.update(metadata)
+        program.save(path, external_data=False)
+
+
+def _widened(stored: Mapping[str, Tensor], name: str) -> Tensor:
+    """Features as float32, whatever they are stored as."""
+    values = stored[name].float()
+    scale = stored.get(f"{name}_scale")
+    return values if scale is None else values * scale[..., None, None]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch and onnxscript say about themselves."""
+    with warnings.catch_warnings():
+        # torch's own: it uses what it means to replace (copyreg, jit, isinstance(…, LeafSpec)).
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        logger = logging.getLogger("onnxscript")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # it tells of every node that it does not fold
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

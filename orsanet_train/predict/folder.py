@@ -1,0 +1,145 @@
+"""What predict leaves: a row for every face, and for every picture without one the reason.
+
+    predictions.csv     one row a face (COLUMNS); written as .partial, which an interruption leaves with all that was finished
+    predictions.json    the same, with the run's identity and how the faces were found
+    overlays/           pictures
+
+The names of the columns are those of an evaluation's predictions.csv where they are the same thing.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orsanet_cache import OrsanetError, sync_folder
+from orsanet_train.checkpoint import prepare_folder
+from orsanet_train.predict.predictor import QUALITY
+from orsanet_train.predict.seen import Box
+from orsanet_train.predictions import PREDICTIONS, probability_columns
+
+JSON, OVERLAYS, PARTIAL = "predictions.json", "overlays", ".partial"
+WHERE = ("path", "frame", "time_s", "face", "x", "y", "w", "h", "detection_score", "predicted")
+
+
+def columns(classes: tuple[str, ...]) -> list[str]:
+    """Of predictions.csv."""
+    return [*WHERE, *probability_columns(classes), *QUALITY, "overlay", "reason"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A face; or a picture without one, or that could not be read."""
+
+    path: Path
+    frame: int | None
+    time: float | None
+    face: int | None = None  # counted from 1, from left to right
+    box: Box | None = None
+    probabilities: NDArray[np.float32] | None = None  # [K]
+    quality: Mapping[str, float] = field(default_factory=dict)
+    overlay: str = ""  # below the folder
+    reason: str = ""
+
+    def predicted(self, classes: tuple[str, ...]) -> str | None:
+        return None if self.probabilities is None else classes[int(self.probabilities.argmax())]
+
+
+class PredictionFolder:
+    """Rows are on their way to the file when `add` returns; both files get their names when the context is left in peace."""
+
+    def __init__(self, path: Path, classes: tuple[str, ...], about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.classes = classes
+        self._about = about
+        self._rows = 0
+
+    @property
+    def partial(self) -> Path:
+        """The rows so far."""
+        return self.path / f"{PREDICTIONS}{PARTIAL}"
+
+    def __enter__(self) -> Self:
+        prepare_new_folder(self.path)
+        self._csv: IO[str] = self.partial.open("x", encoding="utf-8", newline="")
+        self._json: IO[str] = (self.path / f"{JSON}{PARTIAL}").open("x", encoding="utf-8")
+        # As the evaluation's: text is quoted, whatever is in it.
+        self._writer = csv.writer(self._csv, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        self._writer.writerow(columns(self.classes))
+        head = json.dumps(self._about, indent=2)
+        self._json.write(f'{head.removesuffix("}").rstrip()},\n  "predictions": [')
+        return self
+
+    def add(self, rows: list[Row]) -> None:
+        for row in rows:
+            self._writer.writerow(_line(row, self.classes))
+            self._json.write(f"{',' if self._rows else ''}\n    {json.dumps(_entry(row, self.classes))}")
+            self._rows += 1
+        self._csv.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._json.write("\n  ]\n}\n")
+        for file in (self._csv, self._json):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        json_partial = self.path / f"{JSON}{PARTIAL}"
+        if kind is not None:
+            json_partial.unlink()  # without its end no JSON, and nothing that the rows do not say
+            return
+        os.replace(self.partial, self.path / PREDICTIONS)
+        os.replace(json_partial, self.path / JSON)
+        sync_folder(self.path)
+
+
+def prepare_new_folder(path: Path) -> None:
+    """Make the folder. Raises OrsanetError where it cannot be, or where there is something in it."""
+    prepare_folder(path)
+    if any(path.iterdir()):
+        raise OrsanetError(f"{path} has something in it; choose a new folder with --out, or remove this one")
+
+
+def shown(path: Path) -> str:
+    """A path as text: bytes that are no UTF-8, which a file's name may have, as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _line(row: Row, classes: tuple[str, ...]) -> list[Any]:
+    """A row of the table. Probabilities are as exact as a float32 is; pixels and seconds are rounded."""
+    box = row.box
+    place = [None] * 4 if box is None else [round(value, 1) for value in (box.x, box.y, box.width, box.height)]
+    return [
+        shown(row.path), row.frame, None if row.time is None else round(row.time, 3), row.face,
+        *place, None if box is None or box.score is None else round(box.score, 3), row.predicted(classes),
+        *([None] * len(classes) if row.probabilities is None else row.probabilities),
+        *(_rounded(row.quality.get(name)) for name in QUALITY), row.overlay, row.reason,
+    ]  # fmt: skip
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _entry(row: Row, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The same for a program: lists and objects, and null for what there is not."""
+    line = dict(zip(columns(classes), _line(row, classes), strict=True))
+    probabilities = None
+    if row.probabilities is not None:
+        probabilities = dict(zip(classes, (float(str(value)) for value in row.probabilities), strict=True))
+    return {
+        **{name: line[name] for name in ("path", "frame", "time_s", "face")},
+        "box": None if row.box is None else [line[name] for name in "xywh"],
+        "detection_score": line["detection_score"],
+        "predicted": line["predicted"],
+        "probabilities": probabilities,
+        "prior_quality": {name: line[name] for name in QUALITY} if row.quality else None,
+        "overlay": row.overlay or None,
+        "reason": row.reason or None,
+    }

@@ -1,0 +1,77 @@
+"""A picture with its faces: boxes with what they show, and below it of every face the crop, its landmarks, its segmentation map and where
+the backbone looks.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from orsanet_cache import with_landmarks, with_map
+from orsanet_train.gallery import Row, enlarged, said, sheet, with_attention
+from orsanet_train.predict.predictor import Prediction
+from orsanet_train.predict.seen import Box, Preview, Seen
+
+HEADINGS = ("crop", "landmarks", "segmentation", "attention")
+MAX_FACES = 12  # whose crops are shown; the boxes are of all
+BOX, TEXT = (255, 214, 0), 22
+
+
+def overlay(
+    seen: Seen, predictions: Sequence[Prediction], attention: NDArray[np.float32], classes: Sequence[str]
+) -> Image.Image:
+    """Of a picture with faces. `predictions` and `attention` [F, 14, 14] are of the first MAX_FACES or more of them.
+
+    Without a preview, of a picture that is its own crop, only what is below it.
+    """
+    rows = [Row(captions=HEADINGS)]
+    labels = []
+    for number, prediction in enumerate(predictions, 1):
+        if prediction.reason:
+            labels.append(f"{number}: {prediction.reason}")
+        else:
+            best = int(prediction.probabilities.argmax())
+            labels.append(f"{number}: {said(classes[best], float(prediction.probabilities[best]))}")
+    for label, prediction, heat in zip(labels, predictions[:MAX_FACES], attention, strict=False):
+        image = prediction.pixels
+        tiles = [enlarged(image), with_landmarks(image, prediction.landmarks)]
+        if prediction.reason:  # no class to be looked for, and no sound map
+            rows.append(Row(label, tiles))
+        else:
+            rows.append(Row(label, [*tiles, with_map(image, prediction.segmentation_map), with_attention(image, heat)]))
+    if len(predictions) > MAX_FACES:
+        rows.append(Row(f"and {len(predictions) - MAX_FACES} more faces, in predictions.csv"))
+    below = sheet(rows, len(HEADINGS))
+    if seen.preview is None:
+        return below
+    above = with_boxes(seen.preview, seen.boxes, labels)
+    whole = Image.new("RGB", (max(above.width, below.width), above.height + below.height), "white")
+    whole.paste(above, ((whole.width - above.width) // 2, 0))
+    whole.paste(below, (0, above.height))
+    return whole
+
+
+def with_boxes(preview: Preview, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:
+    """The picture with labelled boxes; where a box is too narrow for its label, its number alone."""
+    picture = Image.fromarray(preview.pixels)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(TEXT)
+    for box, label in zip(boxes, labels, strict=True):
+        left, top = box.x * preview.scale, box.y * preview.scale
+        right, bottom = left + box.width * preview.scale, top + box.height * preview.scale
+        draw.rectangle((left, top, right, bottom), outline=BOX, width=2)
+        text = label if font.getlength(label) <= 1.5 * (right - left) else label.partition(":")[0]
+        x = min(max(left, 0), max(0, picture.width - font.getlength(text) - 4))
+        y = top - TEXT - 6 if top >= TEXT + 6 else max(top, 0)
+        draw.rectangle((x, y, x + font.getlength(text) + 6, y + TEXT + 5), fill=BOX)
+        draw.text((x + 3, y), text, fill="black", font=font)
+    return picture
+
+
+def file_name(number: int, path: Path, frame: int | None) -> str:
+    """Of the number-th overlay: its number, and what of the picture's name any file system takes."""
+    stem = re.sub(r"[^\w.-]+", "_", path.stem)[-60:]
+    return f"{number:05}-{stem}{'' if frame is None else f'-frame{frame}'}.jpg"

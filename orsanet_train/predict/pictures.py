@@ -1,0 +1,110 @@
+"""What was given to predict: image files, folders and videos, as pictures in a fixed order.
+
+Nothing is left out: a file that is no picture, and a video that breaks off, are pictures with a reason why they cannot be seen.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from orsanet_cache import OrsanetError, listed, opencv_errors_only
+
+VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+ROUNDING = 1e-3  # of the interval between two frames: time stamps are in whole milliseconds or so
+MISSING = 0.02  # of the announced frames, which may be an estimate, that a whole video may lack
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file that is still to be read, or a frame of a video."""
+
+    path: Path
+    frame: int | None = None  # of a video, counted from 0
+    time: float | None = None  # of a video, seconds
+    rgb: NDArray[np.uint8] | None = None  # [H, W, 3]; None: to be read from the path
+    reason: str = ""  # why it cannot be seen
+
+
+def find_files(given: Sequence[Path]) -> list[Path]:
+    """The files given, and in the place of every folder all files below it, sorted; links to folders are not followed.
+
+    Raises OrsanetError where something does not exist, or where there is no file at all.
+    """
+    if missing := [str(path) for path in given if not path.exists()]:
+        raise OrsanetError(f"no such file or folder; nothing was predicted:\n{listed(missing)}")
+    files = [file for path in given for file in (_below(path) if path.is_dir() else [path])]
+    if not files:
+        raise OrsanetError(f"no file in {', '.join(map(str, given))}; pass images, folders of images, or videos")
+    return files
+
+
+def _below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    unlisted: list[OSError] = []
+    for where, folders, files in os.walk(folder, onerror=unlisted.append):
+        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
+        found += [Path(where, name) for name in files + links]
+    # A folder that cannot be listed stays as itself: reading it says why.
+    found += [Path(error.filename) for error in unlisted]
+    return sorted(found)
+
+
+def is_video(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() in VIDEOS
+
+
+def pictures(files: Sequence[Path], per_second: float) -> Iterator[Picture]:
+    """The files in order, videos as `per_second` frames of every second, or all where that is more than they have."""
+    for path in files:
+        if is_video(path):
+            yield from _frames(path, per_second)
+        else:
+            yield Picture(path)
+
+
+def _frames(path: Path, per_second: float) -> Iterator[Picture]:
+    if not path.is_file():  # OpenCV would wait for what is written into a pipe
+        yield Picture(path, reason="not a regular file")
+        return
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's complaints: ours name the file
+    with opencv_errors_only():
+        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        if not video.isOpened():
+            yield Picture(path, reason="not a video that FFmpeg can read, or damaged")
+            return
+        announced, rate = _number(video, cv2.CAP_PROP_FRAME_COUNT), _number(video, cv2.CAP_PROP_FPS)
+        seen, taken, time = 0, -1, 0.0
+        while video.grab():
+            # The time stamp: phones film at a rate that varies. Without one, the frame's number.
+            time = _number(video, cv2.CAP_PROP_POS_MSEC) / 1000 or (seen / rate if rate else 0.0)
+            due = math.floor(time * per_second + ROUNDING)
+            if due > taken:
+                taken = due
+                decoded, bgr = video.retrieve()
+                if decoded:
+                    yield Picture(path, seen, time, np.ascontiguousarray(bgr[..., ::-1]))
+                else:
+                    yield Picture(path, seen, time, reason="this frame is damaged")
+            seen += 1
+    finally:
+        video.release()
+    if not seen:
+        yield Picture(path, reason="the video has no frame that can be decoded")
+    elif announced * (1 - MISSING) - 1 > seen:
+        yield Picture(
+            path, seen, time, reason=f"the video ends here, after {seen:,} of the {announced:,.0f} frames it announces"
+        )
+
+
+def _number(video: cv2.VideoCapture, name: int) -> float:
+    """0 where the video does not say."""
+    said = video.get(name)
+    return said if math.isfinite(said) and said > 0 else 0.0

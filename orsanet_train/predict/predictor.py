@@ -1,0 +1,125 @@
+"""Crops to probabilities: the run's frozen networks and its model, on what a store would have kept of the crops.
+
+pixels ─ frozen networks ─▶ priors ─ rounded as in the run's store ─ model ─▶ probabilities
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orsanet_cache import (
+    FrozenPriors,
+    OrsanetError,
+    every_second_pixel,
+    imagenet_normalised,
+    landmark_agreement,
+    part_plausibility,
+    unit_range,
+)
+from orsanet_train.attention import attention
+from orsanet_train.checkpoint import Identity, load_weights
+from orsanet_train.frozen import as_stored, frozen_priors
+from orsanet_train.model import ORSANet
+
+CPU_BATCH, GPU_BATCH = 8, 64
+QUALITY = ("part_plausibility", "landmark_agreement", "segmentation_entropy")  # as in docs/prior-quality.md
+
+
+class Prediction(NamedTuple):
+    """What is said of one face."""
+
+    probabilities: NDArray[np.float32]  # [K]
+    quality: dict[str, float]  # QUALITY
+    pixels: NDArray[np.uint8]  # [112, 112, 3], what the backbone sees
+    segmentation_map: NDArray[np.uint8]  # [224, 224]
+    landmarks: NDArray[np.float32]  # [68, 2], in units of the crop
+    reason: str  # why the probabilities mean nothing
+    inputs: tuple[Tensor, Tensor, Tensor]  # what the model's forward takes, without the batch's axis
+
+
+class Predictor:
+    """A trained model behind the frozen networks that it was trained with."""
+
+    def __init__(self, model: ORSANet, identity: Identity, frozen: FrozenPriors, device: torch.device) -> None:
+        self.identity = identity
+        self.device = device
+        # As the store's build computed them. On a CPU in float32: it has no fast half precision.
+        self.half_precision = identity.store_recipe["precision"] == "fp16" and device.type == "cuda"
+        self._frozen = (frozen.half() if self.half_precision else frozen).to(device)
+        self._model = model.eval().to(device)
+
+    @classmethod
+    def load(
+        cls, run_folder: Path, checkpoint: str, segmenter: Path | None, landmarks: Path | None, device: torch.device
+    ) -> Self:
+        """The best or last weights of a run, with its frozen networks (frozen.py says where they are looked for).
+
+        Raises OrsanetError where the weights cannot be read, or the networks are not the run's.
+        """
+        model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
+        return cls(model, identity, frozen_priors(run_folder, identity, segmenter, landmarks), device)
+
+    @property
+    def note(self) -> str:
+        """What is not as in training; empty: nothing."""
+        if self.identity.store_recipe["precision"] == "fp16" and not self.half_precision:
+            return "the run's priors were computed in float16; on this device they are computed in float32, which differs by 0.2 % or less"
+        return ""
+
+    @torch.no_grad()
+    def predict(self, pixels: NDArray[np.uint8]) -> list[Prediction]:
+        """Clean views, uint8 [B, 224, 224, 3] -> a prediction for each. Raises OrsanetError where they do not fit in memory together."""
+        try:
+            inputs, priors = self._inputs(pixels)
+            probabilities = self._model(*inputs).logits.float().softmax(dim=1).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise OrsanetError(
+                f"{len(pixels)} faces do not fit in the memory of {self.device}; lower --batch-size"
+            ) from error
+        segmentation_map, landmarks, entropy, finite = (values.cpu().numpy() for values in priors)
+        seen = every_second_pixel(pixels)
+        predictions = []
+        for n, probability in enumerate(probabilities):
+            usable = bool(finite[n]) and bool(np.isfinite(probability).all())
+            quality = {
+                "part_plausibility": part_plausibility(segmentation_map[n]),
+                "landmark_agreement": landmark_agreement(segmentation_map[n], landmarks[n]),
+                "segmentation_entropy": float(entropy[n]),
+            } if usable else {}  # fmt: skip
+            reason = "" if usable else "the networks' answer to this face is not finite"
+            one = tuple(values[n] for values in inputs)
+            predictions.append(
+                Prediction(
+                    probability, quality, seen[n], segmentation_map[n], landmarks[n], reason, (one[0], one[1], one[2])
+                )
+            )
+        return predictions
+
+    def attention(self, predictions: list[Prediction]) -> NDArray[np.float32]:
+        """Grad-CAM of each predicted class (attention.py), with the prior: [B, 14, 14], 0 … 1."""
+        inputs = [torch.stack(values) for values in zip(*(said.inputs for said in predictions), strict=True)]
+        return attention(self._model, inputs[0], inputs[1], inputs[2]).with_prior.numpy()
+
+    def _inputs(self, pixels: NDArray[np.uint8]) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+        """What the model takes; map, landmarks, entropy, and whether all that a store keeps would be finite, [B]."""
+        priors = self._frozen(torch.from_numpy(pixels).to(self.device))
+        dtype = self.identity.store_recipe["feature_dtype"]
+        segmentation_features, landmark_features = (
+            as_stored(features, dtype) for features in (priors.segmentation_features, priors.landmark_features)
+        )
+        # As Feed: in memory in order, and without a semantic prior the map stands in.
+        image = imagenet_normalised(
+            unit_range(torch.from_numpy(every_second_pixel(pixels)).to(self.device))
+        ).contiguous()
+        features_used = self._model.segmentation_prior == "features"
+        segmentation = segmentation_features if features_used else priors.segmentation_map
+        finite = priors.segmentation_entropy.isfinite()
+        for values in (segmentation_features, landmark_features, priors.landmarks):
+            finite = finite & values.isfinite().flatten(1).all(dim=1)
+        return (image, segmentation, landmark_features), (
+            priors.segmentation_map, priors.landmarks, priors.segmentation_entropy, finite,
+        )  # fmt: skip

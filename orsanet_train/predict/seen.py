@@ -1,0 +1,111 @@
+"""Pictures to the crops that the networks see, ahead of them, in threads.
+
+picture ─ decode ─ faces found ─ cropped ─ the clean view ─▶ uint8 [F, 224, 224, 3]
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from orsanet_cache import FaceDetector, RejectedImage, crop_face, read_image, view_pixels
+from orsanet_train.predict.pictures import Picture
+
+Crop = Literal["auto", "none"]
+NO_FACE = "no face found"
+IN_FLIGHT = 2  # pictures for every thread, in memory at a time
+PREVIEW = (936, 700)  # pixels, width and height: as wide as a sheet of four columns
+ENLARGED = 3.0  # at most
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a face is, in pixels of the upright picture; with --crop none the whole picture, and no score."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture as its overlay shows it."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3]
+    scale: float  # of these pixels to the picture's
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture and its faces, from left to right."""
+
+    picture: Picture  # without its pixels
+    boxes: tuple[Box, ...]
+    pixels: NDArray[np.uint8]  # [F, 224, 224, 3]
+    reason: str  # why there is no face
+    preview: Preview | None
+
+
+class Looker:
+    """Finds and crops the faces of pictures. `margin` is a crop's side by the longest side of the face's box."""
+
+    def __init__(self, crop: Crop, margin: float) -> None:
+        self.margin = margin
+        self._detector = FaceDetector() if crop == "auto" else None
+
+    def look(self, picture: Picture, preview: bool) -> Seen:
+        """Read a picture where it was not yet read, and find its faces."""
+        known = Picture(picture.path, picture.frame, picture.time)
+        try:
+            if picture.reason:
+                raise RejectedImage(picture.reason)
+            rgb = read_image(picture.path).rgb if picture.rgb is None else picture.rgb
+            if self._detector is None:
+                height, width = rgb.shape[:2]
+                return Seen(known, (Box(0, 0, width, height, None),), view_pixels(rgb, "clean")[None], "", None)
+            faces = self._detector.find(rgb)
+            if not faces:
+                raise RejectedImage(NO_FACE)
+        except RejectedImage as reason:
+            return Seen(known, (), np.empty((0, 224, 224, 3), np.uint8), str(reason), None)
+        return Seen(
+            known, tuple(Box(*face.box, face.score) for face in faces),
+            np.stack([view_pixels(crop_face(rgb, face, self.margin), "clean") for face in faces]), "",
+            _preview(rgb) if preview else None,
+        )  # fmt: skip
+
+
+def look_ahead(
+    looker: Looker, pictures: Iterable[Picture], wants_preview: Callable[[], bool], threads: int | None = None
+) -> Iterator[Seen]:
+    """What is seen of the pictures, in their order; threads look at the next ones meanwhile.
+
+    Leaving the iterator ends the threads once they have finished what they are at.
+    """
+    count = threads or len(os.sched_getaffinity(0))
+    pool = ThreadPoolExecutor(count, "look")
+    waiting: deque[Future[Seen]] = deque()
+    try:
+        for picture in pictures:
+            waiting.append(pool.submit(looker.look, picture, wants_preview()))
+            if len(waiting) >= IN_FLIGHT * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _preview(rgb: NDArray[np.uint8]) -> Preview:
+    height, width = rgb.shape[:2]
+    scale = min(PREVIEW[0] / width, PREVIEW[1] / height, ENLARGED)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Preview(np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR)), scale)

@@ -1,0 +1,74 @@
+"""From the pixels of a hundred real faces, onnxruntime and PyTorch say the same within 1e-4, whatever the store's type."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from orsanet_cache import PREPROCESSING, FrozenPriors, weights_path
+from orsanet_train.check_pictures import check_pictures
+from orsanet_train.checkpoint import Identity
+from orsanet_train.config import ModelConfig
+from orsanet_train.export import MAX_DIFFERENCE, largest_difference, probabilities, stored_rows
+from orsanet_train.model import ORSANet
+from orsanet_train.onnx_graph import EXPRESSION, PRIORS, TrainablePart, WholePipeline, write_graph
+
+DEMO = Path("demo")
+TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def frozen() -> FrozenPriors:
+    """The shipped networks."""
+    return FrozenPriors.load(weights_path(DEMO, "segmenter"), weights_path(DEMO, "landmarks"), "native")
+
+
+@pytest.fixture(scope="module")
+def faces(shared: Path) -> NDArray[np.uint8]:
+    torch.set_num_threads(1)
+    pictures, said = check_pictures(shared / "faces" / "faces")
+    assert said == "100 of the 959 pictures of faces"
+    return pictures
+
+
+def model_of(frozen: FrozenPriors, feature_dtype: str) -> tuple[ORSANet, Identity]:
+    """A model as sure of itself as one that was trained on these faces: 0.39 on average."""
+    torch.manual_seed(0)
+    recipe = {**frozen.recipe(), "preprocessing": PREPROCESSING, "precision": "fp32", "feature_dtype": feature_dtype}
+    identity = Identity(
+        classes=tuple("abcdefg"), model=TINY, segmentation_channels=frozen.segmenter.feature_channels, landmark_channels=512,
+        store_recipe=recipe, ir50_sha256=None, epoch=1, data_set="faces", train_split="train", selection="best",
+        selection_split="valid", selection_accuracy=0.5,
+    )  # fmt: skip
+    model = identity.build().eval()
+    torch.nn.init.normal_(model.head.linear.weight, std=0.5)
+    return model, identity
+
+
+def checked(expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of a model that looks: neither unsure of all faces nor telling them all the same."""
+    assert expected.max(axis=1).mean() == pytest.approx(0.4, abs=0.05)
+    assert expected.std(axis=0).max() > 0.1
+    return expected
+
+
+def test_from_pixels_with_the_rounding_of_a_float16_store(
+    faces: NDArray[np.uint8], frozen: FrozenPriors, tmp_path: Path
+) -> None:
+    model, identity = model_of(frozen, "float16")
+    pixels = torch.from_numpy(faces)
+    expected = checked(probabilities(model, identity, stored_rows(identity, frozen, pixels)))
+    path = tmp_path / "pipeline.onnx"
+    write_graph(WholePipeline(model, identity, frozen), {"pixels": pixels[:2]}, (*EXPRESSION, *PRIORS), {}, path)
+    assert largest_difference(path, {"pixels": faces}, expected, [1, 7]) <= MAX_DIFFERENCE
+
+
+def test_from_an_int8_stores_rows(faces: NDArray[np.uint8], frozen: FrozenPriors, tmp_path: Path) -> None:
+    model, identity = model_of(frozen, "int8")
+    rows = stored_rows(identity, frozen, torch.from_numpy(faces))
+    expected = checked(probabilities(model, identity, rows))
+    path, two = tmp_path / "trainable.onnx", {name: values[:2] for name, values in rows.items()}
+    write_graph(TrainablePart(model, identity), two, EXPRESSION, {}, path)
+    assert largest_difference(path, {name: values.numpy() for name, values in rows.items()}, expected, [1, 7]) <= 1e-5

@@ -1,0 +1,159 @@
+"""The frozen networks of a run are found where they are kept, and others are refused by name."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orsanet_cache import (
+    PREPROCESSING,
+    FrozenPriors,
+    OrsanetError,
+    PriorStore,
+    load_landmark_network,
+    quantised,
+    read_image,
+    view_pixels,
+    weights_path,
+)
+from orsanet_cache.build import build
+from orsanet_train.checkpoint import Identity
+from orsanet_train.config import ModelConfig
+from orsanet_train.frozen import as_stored, frozen_priors, is_demo
+
+DEMO = Path("demo")
+
+
+def identity_of(frozen: FrozenPriors, **changes: object) -> Identity:
+    recipe = {**frozen.recipe(), "preprocessing": PREPROCESSING, "precision": "fp32", "feature_dtype": "float16"}
+    return Identity.model_validate(
+        {
+            "classes": ("a", "b"), "model": ModelConfig(), "segmentation_channels": 128, "landmark_channels": 512,
+            "store_recipe": recipe, "ir50_sha256": None, "epoch": 1, "data_set": "small", "train_split": "train",
+            "selection": "best", "selection_split": "valid", "selection_accuracy": 0.5, **changes,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The weights folder of this user is empty until a test puts something there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "orsanet" / "weights"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_named_files_are_taken_and_the_recipe_says_what_the_landmark_network_sees(world, tmp_path: Path) -> None:
+    native = FrozenPriors.load(world.segmenter, world.landmarks, "native")
+    found = frozen_priors(tmp_path, identity_of(native), world.segmenter, world.landmarks)
+    assert found.recipe() == native.recipe()
+    assert not found.training
+
+
+def test_networks_in_the_run_folder_are_found_without_being_named(world, tmp_path: Path) -> None:
+    shutil.copy(world.segmenter, tmp_path / "segmenter.safetensors")
+    shutil.copy(world.landmarks, tmp_path / "landmarks.safetensors")
+    frozen = world.load_priors()
+    assert frozen_priors(tmp_path, identity_of(frozen), None, None).recipe() == frozen.recipe()
+
+
+def test_a_drifted_landmark_network_beside_its_checkpoint_is_that_checkpoints(world, tmp_path: Path) -> None:
+    """As `online = "published"` leaves them: best- and last-landmarks, each with statistics of its own."""
+    shutil.copy(world.landmarks, tmp_path / "last-landmarks.safetensors")
+    frozen = world.load_priors()
+    last = identity_of(frozen, selection="last")
+    assert frozen_priors(tmp_path, last, world.segmenter, None).recipe() == frozen.recipe()
+    with pytest.raises(OrsanetError, match="needs the MobileFaceNet"):
+        frozen_priors(tmp_path, identity_of(frozen), world.segmenter, None)
+
+
+def test_the_shipped_networks_are_found_by_their_digests(tmp_path: Path) -> None:
+    demo = FrozenPriors.load(weights_path(DEMO, "segmenter"), weights_path(DEMO, "landmarks"))
+    identity = identity_of(demo)
+    assert frozen_priors(tmp_path, identity, None, None).recipe() == demo.recipe()
+    assert frozen_priors(tmp_path, identity, DEMO, DEMO).recipe() == demo.recipe()
+    assert is_demo("segmenter", identity)
+    assert is_demo("landmarks", identity)
+
+
+def test_networks_in_the_weights_folder_are_found_under_their_published_names(
+    world, tmp_path: Path, no_weights_folder: Path
+) -> None:
+    torch.save(
+        {"state_dict": load_landmark_network(world.landmarks).state_dict()},
+        no_weights_folder / "mobilefacenet_model_best.pth.tar",
+    )
+    frozen = world.load_priors()
+    identity = identity_of(frozen)
+    assert not is_demo("landmarks", identity)
+    assert frozen_priors(tmp_path, identity, world.segmenter, None).recipe() == frozen.recipe()
+
+
+def test_where_none_is_the_runs_the_places_looked_at_are_named(world, tmp_path: Path, no_weights_folder: Path) -> None:
+    shutil.copy(world.landmarks, tmp_path / "segmenter.safetensors")
+    (no_weights_folder / "model_299.pt").write_bytes(b"half a download")
+    frozen = world.load_priors()
+    with pytest.raises(OrsanetError, match=r"needs the SegFace .* pass its weights file with --segmenter") as refused:
+        frozen_priors(tmp_path, identity_of(frozen), None, world.landmarks)
+    message = str(refused.value)
+    assert frozen.recipe()["segmenter"]["weights_sha256"] in message  # type: ignore[index]
+    assert f"{tmp_path}/segmenter.safetensors: these are not weights of this SegFace" in message
+    assert "demo: another one, with the digest" in message
+    assert "model_299.pt: neither a safetensors file" in message
+
+
+@pytest.mark.parametrize(
+    ("part", "named"), [("segmenter", "segmenter.weights_sha256"), ("landmarks", "landmarks.weights_sha256")]
+)
+def test_other_weights_than_the_recipes_are_refused_by_name(world, tmp_path: Path, part: str, named: str) -> None:
+    given = {"segmenter": world.segmenter, "landmarks": world.landmarks, part: DEMO}
+    with pytest.raises(OrsanetError, match="other frozen networks; pass with --segmenter and --landmarks") as refused:
+        frozen_priors(tmp_path, identity_of(world.load_priors()), **given)
+    assert named in str(refused.value)
+
+
+def test_another_preprocessing_than_this_versions_is_refused_by_name(world, tmp_path: Path) -> None:
+    identity = identity_of(world.load_priors())
+    resized = {**identity.store_recipe, "preprocessing": {**PREPROCESSING, "resize": "224x224 nearest"}}
+    with pytest.raises(OrsanetError, match=r'preprocessing\.resize: "224x224 nearest" before'):
+        frozen_priors(tmp_path, identity.model_copy(update={"store_recipe": resized}), world.segmenter, world.landmarks)
+
+
+@pytest.mark.parametrize("feature_dtype", ["float32", "float16", "int8"])
+def test_features_as_stored_are_to_the_last_bit_what_a_store_gives_back(
+    world, tmp_path: Path, feature_dtype: str
+) -> None:
+    frozen, manifest = world.load_priors(), world.load_manifest()
+    build(
+        manifest, tmp_path / "store", frozen, ["clean"], device=torch.device("cpu"), splits=["test"],
+        feature_dtype=feature_dtype, batch_size=8,
+    )  # fmt: skip
+    store = PriorStore.open(tmp_path / "store")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the build computes
+    pixels = np.stack([_pixels(manifest.root / sample.image) for sample in manifest.split("test")])
+    priors = frozen(torch.from_numpy(pixels))
+    torch.set_num_threads(threads)
+    for name in ("segmentation_features", "landmark_features"):
+        kept = store.read("test", "clean", name, slice(None))
+        given_back = kept.astype(np.float32)
+        if feature_dtype == "int8":
+            scale = store.read("test", "clean", f"{name}_scale", slice(None))
+            steps, our_scale = quantised(getattr(priors, name))
+            assert np.array_equal(steps.numpy(), kept)
+            assert np.array_equal(our_scale.numpy(), scale)
+            given_back *= scale[..., None, None]
+        assert np.array_equal(as_stored(getattr(priors, name), feature_dtype).numpy(), given_back)
+
+
+def test_a_channel_of_zeros_stays_one() -> None:
+    features = torch.zeros(1, 2, 7, 7)
+    features[0, 1, 3, 3] = -5
+    assert torch.equal(as_stored(features, "int8"), features)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    return view_pixels(read_image(path).rgb, "clean")

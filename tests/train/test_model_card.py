@@ -1,0 +1,178 @@
+"""The card says what the run's files say, and its examples run as they are printed."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orsanet_cache import PriorStore
+from orsanet_cache.build import build
+from orsanet_train.checkpoint import Identity, save_weights
+from orsanet_train.config import ModelConfig
+from orsanet_train.evaluate import evaluate
+from orsanet_train.export import Exported, export_onnx, largest_difference
+from orsanet_train.metrics import GroupReport
+from orsanet_train.model_card import WrittenGraph, evaluation_of, licences, model_card
+from orsanet_train.page import between, percent
+
+CPU = torch.device("cpu")
+TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
+GRAPH = WrittenGraph("trainable.onnx", "0" * 64, 1, (), (), 0.0, 20)
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model with the store that it would have been trained on, evaluated in two views."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("card")
+    shutil.copytree(world.store, folder / "store.zarr")
+    manifest = world.load_manifest()
+    build(manifest, folder / "store.zarr", world.load_priors(), ["erase-20"], device=CPU, splits=["test"])
+    store = PriorStore.open(folder / "store.zarr")
+    identity = Identity(
+        classes=manifest.classes, model=TINY, segmentation_channels=128, landmark_channels=512, store_recipe=store.recipe,
+        ir50_sha256=None, epoch=3, data_set=manifest.name, train_split="train", selection="best", selection_split="valid",
+        selection_accuracy=0.5,
+    )  # fmt: skip
+    (folder / "run").mkdir()
+    best = folder / "run" / "best.safetensors"
+    save_weights(best, identity.build(), identity)
+    evaluate(best, manifest, store, folder / "run" / "evaluation-best", groups=None, device=CPU)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(world, run: Path) -> Exported:
+    return export_onnx(run, "best", run / "onnx", segmenter=world.segmenter, landmarks=world.landmarks)
+
+
+def identity_of(run: Path) -> Identity:
+    evaluation = evaluation_of(run, "best")
+    assert evaluation is not None
+    return evaluation.checkpoint
+
+
+def examples(folder: Path) -> dict[str, str]:
+    """The card's Python blocks, each by the file that it opens."""
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "MODEL_CARD.md").read_text(), re.DOTALL)
+    return {name: block for block in blocks for name in re.findall(r"\w+\.onnx", block)}
+
+
+def printed(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_pipelines_example_prints_what_the_model_says_of_a_picture(world, run: Path, exported: Exported) -> None:
+    image = world.load_manifest().split("test")[2].image
+    Image.open(world.folder / image).save(exported.folder / "face.jpg", format="PNG")  # without loss, whatever its name
+    lines = printed(examples(exported.folder)["pipeline.onnx"], exported.folder).splitlines()
+    evaluation = evaluation_of(run, "best")
+    assert evaluation is not None
+    table = evaluation.table
+    row = table[(table["image"] == image) & (table["view"] == "clean")].iloc[0]
+    assert [line.split()[1] for line in lines] == ["anger", "happiness", "neutral"]
+    for line in lines:
+        share, name = line.split()
+        assert float(share) == pytest.approx(row[f"p_{name}"], abs=1.5e-4)  # four digits, and 1e-4 between the two
+
+
+def test_the_trainable_parts_example_reads_a_store(run: Path, exported: Exported) -> None:
+    (exported.folder / "store.zarr").symlink_to(run.parent / "store.zarr")
+    said = printed(examples(exported.folder)["trainable.onnx"], exported.folder)
+    shares = np.array(re.findall(r"[01]\.\d*", said), dtype=float).reshape(8, 3)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=2e-4)  # of four digits each
+    store = PriorStore.open(run.parent / "store.zarr")
+    rows = {port.name: store.read("train", "clean", port.name, slice(0, 8)) for port in exported.graphs[0].inputs}
+    assert largest_difference(exported.folder / "trainable.onnx", rows, shares.astype(np.float32), [8]) <= 1e-4
+
+
+def test_the_card_has_the_files_as_onnxruntime_sees_them(exported: Exported) -> None:
+    card = (exported.folder / "MODEL_CARD.md").read_text()
+    assert "| in | pixels | uint8 | batch x 224 x 224 x 3 | RGB, 0 … 255" in card
+    assert "| out | probabilities | float | batch x 3 |" in card
+    assert "| in | landmark_features | float16 | batch x 512 x 7 x 7 |" in card
+    for graph in exported.graphs:
+        assert f"| {graph.name} | {graph.size} | {graph.difference:.1e} | {graph.sha256} |" in card
+
+
+def test_the_card_has_the_evaluations_numbers_and_protocol(run: Path, exported: Exported) -> None:
+    evaluation, card = evaluation_of(run, "best"), (exported.folder / "MODEL_CARD.md").read_text()
+    assert evaluation is not None
+    assert [report.name for report in evaluation.groups] == [
+        "valid",
+        "valid:occluded",
+        "test",
+        "test:occluded",
+        "test@erase-20",
+    ]
+
+    def row(report: GroupReport) -> str:
+        shares = (report.accuracy, report.balanced_accuracy, report.macro_f1)
+        mark = " \\*" if report.chose_checkpoint else ""
+        return f"| {report.name}{mark} | {report.images} |" + "".join(
+            f" {percent(e.value)} | {between(e)} |" for e in shares
+        )
+
+    for report in evaluation.groups:
+        assert row(report) in card.splitlines()
+    assert "best checkpoint: epoch 3, chosen by its accuracy on split 'valid'" in card
+    assert "anger, 1 happiness, 2 neutral" in card
+    clean, erased = evaluation.group("test"), evaluation.group("test@erase-20")
+    assert clean is not None
+    assert erased is not None
+    assert (
+        f"- test@erase-20: accuracy {percent(erased.accuracy.value)} % ({between(erased.accuracy)}); the same images as they are: "
+        f"{percent(clean.accuracy.value)} %." in card
+    )
+
+
+def test_a_run_without_evaluation_is_told_which_command_makes_one(run: Path) -> None:
+    card = model_card("best", identity_of(run), None, [GRAPH], "pictures")
+    assert "Not evaluated. `orsanet-train evaluate RUN --checkpoint best --store STORE --manifest MANIFEST`" in card
+    assert "best checkpoint: epoch 3, chosen by its accuracy on split 'valid'" in card
+    assert "What an occlusion drawn over the images costs was not measured" in card
+    assert evaluation_of(run, "last") is None
+
+
+def test_the_card_names_no_folder_of_this_machine(run: Path, exported: Exported) -> None:
+    assert str(run.parent) not in (exported.folder / "MODEL_CARD.md").read_text()
+
+
+def test_the_trainable_part_alone_needs_no_frozen_networks_and_says_so(run: Path, tmp_path: Path) -> None:
+    alone = export_onnx(run, "best", tmp_path / "out", part="trainable").folder
+    assert {path.name for path in alone.iterdir()} == {"trainable.onnx", "MODEL_CARD.md"}
+    card = (alone / "MODEL_CARD.md").read_text()
+    assert "trainable.onnx was compared on seeded random priors" in card
+    assert set(examples(alone)) == {"trainable.onnx"}
+
+
+def test_names_that_look_like_markup_stay_text(run: Path) -> None:
+    odd = identity_of(run).model_copy(update={"classes": ("a|b", "<b>", "`c`"), "data_set": "*my* <set>"})
+    card = model_card("best", odd, None, [GRAPH], "pictures")
+    assert "0 a\\|b, 1 &lt;b&gt;, 2 \\`c\\`" in card
+    assert "# ORSANet, trained on \\*my\\* &lt;set&gt;" in card
+
+
+def test_licences_are_those_of_the_weights_that_were_used(run: Path) -> None:
+    identity = identity_of(run)
+    plain = licences(identity)
+    assert len(plain) == 3
+    assert plain[0] == "SegFace: that of the weights used; of the published ones: MIT"
+    assert "none stated by its author" in plain[1]
+    assert "data set 'small'" in plain[2]
+    started = licences(identity.model_copy(update={"ir50_sha256": "0" * 64}))
+    assert "IR50: trained from weights given with --ir50" in started[2]
+    published = identity.model_copy(update={"selection": "published", "epoch": None, "selection_accuracy": None})
+    assert "trained by the checkpoint's authors" in licences(published)[2]
+    assert "chosen as its authors say" in model_card("best", published, None, [GRAPH], "pictures")

@@ -1,0 +1,431 @@
+"""predict says of one's own pictures what an evaluation says of a store's, and every file ends with a row or a reason."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from orsanet_cache import FaceDetector, OrsanetError, PriorStore, crop_face
+from orsanet_cache.build import build
+from orsanet_cache.demo.picture import draw
+from orsanet_train.checkpoint import Identity, load_weights, save_weights
+from orsanet_train.config import load_config
+from orsanet_train.evaluate import evaluate
+from orsanet_train.predict.files import parse_overlays, predict_files
+from orsanet_train.predict.folder import columns
+from orsanet_train.predict.overlay import MAX_FACES, file_name
+from orsanet_train.predict.pictures import Picture, find_files, pictures
+from orsanet_train.predict.predictor import Predictor
+from orsanet_train.predict.seen import NO_FACE, Looker, look_ahead
+
+CPU = torch.device("cpu")
+SMALL = (
+    "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]", "model.backbone_units=[1,1,1]",
+    "model.multi_scale=false",
+)  # fmt: skip
+SHARES = ["p_anger", "p_happiness", "p_neutral"]
+SUMS = 1e-6  # of a probability: a batch of another size is summed in another order
+
+
+def write_run(world, store: PriorStore, out: Path, *settings: str) -> Path:
+    """A run folder with weights as training begins with them, but for its head: an answer then depends on the picture."""
+    fields = store.fields("test", "clean")
+    identity = Identity(
+        classes=world.load_manifest().classes,
+        model=load_config("small", (*SMALL, *settings)).model,
+        segmentation_channels=fields["segmentation_features"].shape[1],
+        landmark_channels=fields["landmark_features"].shape[1],
+        store_recipe=store.recipe,
+        ir50_sha256=None,
+        epoch=1,
+        data_set="small",
+        train_split="train",
+        selection="best",
+        selection_split="valid",
+        selection_accuracy=0.5,
+    )
+    torch.manual_seed(0)
+    model = identity.build()
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.mul_(5)
+    out.mkdir()
+    save_weights(out / "best.safetensors", model, identity)
+    return out
+
+
+def load(world, run: Path) -> Predictor:
+    return Predictor.load(run, "best", world.segmenter, world.landmarks, CPU)
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(world, world.open_store(), tmp_path_factory.mktemp("predict") / "run")
+
+
+@pytest.fixture(scope="module")
+def predictor(world, run: Path) -> Predictor:
+    return load(world, run)
+
+
+@pytest.fixture(scope="module")
+def heads() -> list[Image.Image]:
+    """Drawn heads of 160x160 pixels, not covered by anything."""
+    return [Image.fromarray(draw(5, index, ()).image) for index in range(3)]
+
+
+@pytest.fixture(scope="module")
+def group(heads: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of three faces and one without a face, in a folder."""
+    folder = tmp_path_factory.mktemp("group")
+    picture = Image.new("RGB", (640, 360), (110, 120, 130))
+    for head, place in zip(heads, [(430, 50), (20, 20), (230, 150)], strict=True):
+        picture.paste(head, place)
+    picture.save(folder / "three.png")
+    Image.new("RGB", (300, 200), (90, 120, 60)).save(folder / "none.png")
+    return folder
+
+
+def table(out: Path) -> pd.DataFrame:
+    return pd.read_csv(
+        out / "predictions.csv", keep_default_na=False, na_values={"face": "", "x": "", "frame": "", "time_s": ""}
+    )
+
+
+def predicted(out: Path) -> NDArray[np.float64]:
+    return table(out)[SHARES].to_numpy(np.float64)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line(*arguments), capture_output=True, text=True, timeout=120, check=False, env=ONE_THREAD)
+
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def line(*arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "orsanet_train", "predict", *map(str, arguments)]
+
+
+def networks(world) -> list[object]:
+    return ["--segmenter", world.segmenter, "--landmarks", world.landmarks]
+
+
+@pytest.mark.parametrize(
+    ("feature_dtype", "landmark_input", "prior"),
+    [("float16", "published", "features"), ("int8", "native", "features"), ("float32", "published", "map")],
+)  # fmt: skip
+def test_a_crop_gets_the_probabilities_of_the_evaluation(
+    world, tmp_path: Path, feature_dtype: str, landmark_input: str, prior: str
+) -> None:
+    frozen = world.load_priors()
+    frozen.landmark_input = landmark_input
+    manifest, path = world.load_manifest(), tmp_path / "store.zarr"
+    build(manifest, path, frozen, ["clean"], splits=["test"], device=CPU, feature_dtype=feature_dtype)
+    store = PriorStore.open(path)
+    run = write_run(world, store, tmp_path / "run", f"model.segmentation_prior={prior}")
+    evaluate(run / "best.safetensors", manifest, store, tmp_path / "evaluation", groups=["test"], device=CPU)
+    evaluated = pd.read_csv(tmp_path / "evaluation" / "predictions.csv")
+    assert evaluated[SHARES].std().min() > 1e-3  # so that another picture's would be noticed
+
+    images = [manifest.root / name for name in evaluated["image"]]
+    predict_files(load(world, run), images, tmp_path / "out", crop="none", overlays=0)
+    ours = table(tmp_path / "out")
+    assert ours["path"].tolist() == [str(image) for image in images]
+    assert ours["predicted"].tolist() == evaluated["predicted"].tolist()
+    np.testing.assert_allclose(ours[SHARES].to_numpy(), evaluated[SHARES].to_numpy(), rtol=0, atol=SUMS)
+    assert ours[["face", "x", "y", "w", "h"]].to_numpy().tolist() == [[1, 0, 0, 100, 120]] * len(images)
+    assert set(ours["detection_score"]) == {""}
+
+
+def test_a_found_face_is_what_its_crop_is(predictor: Predictor, group: Path, tmp_path: Path) -> None:
+    picture = np.asarray(Image.open(group / "three.png"))
+    crops = []
+    for number, face in enumerate(FaceDetector().find(picture)):
+        crops.append(tmp_path / f"{number}.png")
+        Image.fromarray(crop_face(picture, face, 1.2)).save(crops[-1])
+    assert len(crops) == 3
+    predict_files(predictor, crops, tmp_path / "crops", crop="none", overlays=0)
+    predict_files(predictor, [group / "three.png"], tmp_path / "found", margin=1.2, overlays=0)
+    np.testing.assert_allclose(predicted(tmp_path / "found"), predicted(tmp_path / "crops"), rtol=0, atol=SUMS)
+
+
+def test_every_face_has_a_row_and_a_picture_without_one_a_reason(
+    predictor: Predictor, group: Path, tmp_path: Path
+) -> None:
+    summary = predict_files(predictor, find_files([group]), tmp_path / "out")
+    rows = table(tmp_path / "out")
+    assert rows["path"].tolist() == [str(group / "none.png"), *[str(group / "three.png")] * 3]
+    assert rows["reason"].tolist() == [NO_FACE, "", "", ""]
+    assert (rows.iloc[0][[*SHARES, "predicted", "overlay"]] == "").all()
+    faces = rows.iloc[1:]
+    assert faces["face"].tolist() == [1, 2, 3]
+    middles = (faces["x"] + faces["w"].astype(float) / 2).tolist()
+    np.testing.assert_allclose(middles, [100, 310, 510], atol=25)  # of heads 160 wide: hair is no part of a box
+    shares = faces[SHARES].astype(float)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=SUMS)
+    assert faces["predicted"].tolist() == shares.idxmax(axis=1).str.removeprefix("p_").tolist()
+    assert (
+        faces[["part_plausibility", "landmark_agreement", "segmentation_entropy"]]
+        .astype(float)
+        .stack()
+        .between(0, 1)
+        .all()
+    )
+    assert (summary.pictures, summary.with_prediction, summary.faces) == (2, 1, 3)
+    assert summary.text() == "3 faces in 1 of 2 pictures; not predicted: 1 (1 x no face found)"
+
+
+def test_the_json_says_what_the_table_says(predictor: Predictor, group: Path, tmp_path: Path) -> None:
+    predict_files(predictor, find_files([group]), tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert content["checkpoint"] == json.loads(predictor.identity.model_dump_json())
+    assert (content["crop"], content["margin"], content["frames_per_second"]) == ("auto", 1.0, None)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == columns(predictor.identity.classes)
+    assert len(rows) == len(content["predictions"]) == 4
+    for row, entry in zip(rows, content["predictions"], strict=True):
+        flat: dict[str, Any] = {name: entry[name] for name in ("path", "frame", "time_s", "face", "detection_score")}
+        flat |= {name: entry[name] for name in ("predicted", "overlay", "reason")}
+        flat |= dict(zip("xywh", entry["box"] or [None] * 4, strict=True))
+        flat |= {f"p_{name}": (entry["probabilities"] or {}).get(name) for name in predictor.identity.classes}
+        quality = ("part_plausibility", "landmark_agreement", "segmentation_entropy")
+        flat |= {name: (entry["prior_quality"] or {}).get(name) for name in quality}
+        assert row == {name: "" if value is None else str(value) for name, value in flat.items()}
+
+
+def test_rows_depend_neither_on_the_batches_nor_on_how_many_pictures_are_looked_at(
+    predictor: Predictor, group: Path, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    files = find_files([group])
+    for number, head in enumerate(heads[:2]):
+        head.save(tmp_path / f"{number}.png")
+        files += [tmp_path / f"{number}.png", group / "none.png"]
+    for size in (2, 50):
+        predict_files(predictor, files, tmp_path / f"out{size}", batch_size=size, overlays=0)
+    whole, other = table(tmp_path / "out50"), table(tmp_path / "out2")
+    assert whole["path"].drop_duplicates().tolist() == list(dict.fromkeys(map(str, files)))
+    pd.testing.assert_frame_equal(other.drop(columns=SHARES), whole.drop(columns=SHARES))
+    faces = whole["reason"] == ""
+    shares = [rows[faces][SHARES].astype(float) for rows in (other, whole)]
+    np.testing.assert_allclose(*shares, rtol=0, atol=SUMS)
+
+
+def test_only_a_few_pictures_are_in_memory(heads: list[Image.Image]) -> None:
+    drawn = 0
+
+    def endless() -> Iterator[Picture]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield Picture(Path("x"), drawn, 0.0, np.asarray(heads[0]))
+
+    ahead = look_ahead(Looker("auto", 1.0), endless(), lambda: False, threads=2)
+    for taken in range(1, 4):
+        assert next(ahead).picture.rgb is None
+        assert drawn <= taken + 4
+    ahead.close()
+
+
+def test_each_of_the_awkward_files_has_a_row(predictor: Predictor, shared: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, shared / "bad_inputs" / "make_bad_inputs.py", tmp_path, "--fifo"],
+        check=True,
+        capture_output=True,
+    )
+    folder = tmp_path / "files"
+    below = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    assert len(below) >= 65
+    predict_files(predictor, find_files([folder]), tmp_path / "out", overlays=3)
+    rows = table(tmp_path / "out")
+    assert len(rows["path"].unique()) == len(below)
+    assert ((rows["predicted"] == "") == (rows["reason"] != "")).all()
+    reason = {Path(path).name: reason for path, reason in zip(rows["path"], rows["reason"], strict=True)}
+    assert reason["ok_rgb.jpg"] == reason["new\nline.jpg"] == reason["latin1_\\xe9.jpg"] == ""
+    assert reason["fifo.jpg"] == "not a regular file"
+    assert "Git LFS pointer" in reason["lfs_pointer.jpg"]
+    assert "No such file" in reason["link_dangling.jpg"]
+    assert reason["link_loop"] != ""
+    drawn = rows.loc[rows["overlay"] != "", "overlay"]
+    assert len(drawn) == 3
+    assert sorted(drawn) == sorted(f"overlays/{path.name}" for path in (tmp_path / "out" / "overlays").iterdir())
+
+
+def write_video(path: Path, head: Image.Image, frames: int, rate: int = 10) -> Path:
+    """Motion JPEG; the head moves to the right by a pixel a frame."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, (320, 240))
+    assert writer.isOpened()
+    for number in range(frames):
+        picture = Image.new("RGB", (320, 240), (110, 120, 130))
+        picture.paste(head, (20 + number, 40))
+        writer.write(np.asarray(picture)[..., ::-1])
+    writer.release()
+    return path
+
+
+def test_a_video_is_a_frame_a_second_with_number_and_time(
+    predictor: Predictor, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "film.avi", heads[0], 35)
+    predict_files(predictor, [video], tmp_path / "out", overlays=1)
+    rows = table(tmp_path / "out")
+    assert rows["frame"].tolist() == [0, 10, 20, 30]
+    assert rows["time_s"].tolist() == [0, 1, 2, 3]
+    # As the head moves; the box is found anew in every frame, to a few pixels. Were red and blue exchanged, or frames: no.
+    np.testing.assert_allclose(np.diff(rows["x"]), 10, atol=4)
+    assert rows["overlay"].tolist() == ["overlays/00001-film-frame0.jpg", "", "", ""]
+    (first,) = [picture.rgb for picture in pictures([video], 0.01)]
+    assert first is not None
+    np.testing.assert_allclose(first[5, 5], (110, 120, 130), atol=3)  # JPEG's rounding
+    assert len(list(pictures([video], 5))) == 18
+    assert len(list(pictures([video], 1000))) == 35
+
+
+def test_a_broken_video_says_so_and_how_far_it_could_be_seen(heads: list[Image.Image], tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.avi", heads[0], 40).read_bytes()
+    (tmp_path / "half.avi").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.MOV").write_text("not a video")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    broken = {name: list(pictures([tmp_path / name], 1)) for name in ("half.avi", "empty.mp4", "text.MOV", "pipe.mp4")}
+    *seen, last = broken.pop("half.avi")
+    assert [picture.reason for picture in seen] == ["", ""]
+    assert last.reason == f"the video ends here, after {last.frame} of the 40 frames it announces"
+    assert last.frame is not None
+    assert 15 <= last.frame <= 20  # half of them, less what the index at the end takes
+    reasons = {name: [picture.reason for picture in of] for name, of in broken.items()}
+    unreadable = ["not a video that FFmpeg can read, or damaged"]
+    assert reasons == {"empty.mp4": unreadable, "text.MOV": unreadable, "pipe.mp4": ["not a regular file"]}
+
+
+def test_overlays_are_drawn_for_as_many_pictures_as_asked_for(
+    predictor: Predictor, group: Path, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    crowd = Image.new("RGB", (5 * 170, 3 * 170), (110, 120, 130))
+    for number in range(15):
+        crowd.paste(heads[number % 3], (170 * (number % 5), 170 * (number // 5)))
+    crowd.save(tmp_path / "crowd.png")
+    heads[0].save(tmp_path / "one.png")
+    files = [tmp_path / "crowd.png", group / "three.png", tmp_path / "one.png"]
+    summary = predict_files(predictor, files, tmp_path / "out", overlays=parse_overlays("2"))
+    assert (summary.overlays, summary.faces) == (2, 15 + 3 + 1)
+    names = [f"overlays/{file_name(n + 1, files[n], None)}" for n in range(2)]
+    assert table(tmp_path / "out")["overlay"].tolist() == [*[names[0]] * 15, *[names[1]] * 3, ""]
+    heights = []
+    for name in names:
+        with Image.open(tmp_path / "out" / name) as drawn:
+            heights.append(drawn.height - 936 * (3 if name == names[0] else 9) // (5 if name == names[0] else 16))
+    tile = 224 + 8  # of gallery.py, with the gap
+    assert MAX_FACES * tile < heights[0] < 15 * 1.25 * tile  # with titles
+    assert 3 * tile < heights[1] < 5 * tile
+
+
+def test_how_many_overlays_is_a_number_or_a_word() -> None:
+    assert [parse_overlays(text) for text in ("none", "7", "all")] == [0, 7, math.inf]
+    for text in ("some", "-1", "2.5", ""):
+        with pytest.raises(OrsanetError, match=f"--overlays {text}: give none, all or of how many"):
+            parse_overlays(text)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(predictor: Predictor, group: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OrsanetError, match="has something in it; choose a new folder with --out"):
+        predict_files(predictor, [group / "three.png"], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_answer_that_is_not_finite_is_a_reason(
+    world, predictor: Predictor, run: Path, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    frozen = world.load_priors()
+    with torch.no_grad():
+        for parameter in frozen.landmark_network.parameters():
+            parameter.mul_(1e4)  # float32 holds its features, float16 does not
+    model, identity = load_weights(run / "best.safetensors")
+    heads[0].save(tmp_path / "head.png")
+    with pytest.raises(OrsanetError, match="nothing could be predicted"):
+        predict_files(Predictor(model, identity, frozen, CPU), [tmp_path / "head.png"], tmp_path / "out")
+    (row,) = table(tmp_path / "out").to_dict("records")
+    assert row["reason"] == "the networks' answer to this face is not finite"
+    assert row["predicted"] == row["p_anger"] == ""
+    assert row["w"] != ""
+
+
+def test_the_command_from_a_folder_to_rows(world, run: Path, group: Path, tmp_path: Path) -> None:
+    result = command(run, group, *networks(world), "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "3 faces in 1 of 2 pictures; not predicted: 1 (1 x no face found)" in result.stdout
+    assert f"wrote {tmp_path / 'out'}" in result.stdout
+    assert "img/s" in result.stderr
+    assert "Error" not in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "overlays",
+        "predictions.csv",
+        "predictions.json",
+    ]
+
+
+def test_where_nothing_can_be_predicted_that_is_an_error_and_the_reasons_stay(
+    predictor: Predictor, group: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OrsanetError, match=r"nothing could be predicted; see the reasons in .*1 x no face found"):
+        predict_files(predictor, [group / "none.png"], tmp_path / "out")
+    assert table(tmp_path / "out")["reason"].tolist() == [NO_FACE]
+
+
+def test_what_does_not_exist_ends_the_command_before_it_begins(world, run: Path, group: Path, tmp_path: Path) -> None:
+    result = command(run, group, tmp_path / "absent.jpg", *networks(world), "--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert f"no such file or folder; nothing was predicted:\n  {tmp_path / 'absent.jpg'}" in result.stderr
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(OrsanetError, match=r"no file in .*bare; pass images"):
+        find_files([tmp_path / "bare"])
+
+
+def test_other_frozen_networks_than_the_runs_are_refused_by_name(world, run: Path, group: Path) -> None:
+    with pytest.raises(OrsanetError, match=r"other frozen networks[\s\S]*segmenter"):
+        Predictor.load(run, "best", Path("demo"), world.landmarks, CPU)
+    with pytest.raises(OrsanetError, match=r"--landmarks"):
+        Predictor.load(run, "best", world.segmenter, None, CPU)
+
+
+def test_an_interruption_leaves_the_rows_that_were_finished(world, run: Path, group: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(2000):
+        (many / f"{number:04}.png").hardlink_to(group / "three.png")
+    out = tmp_path / "out"
+    partial = out / "predictions.csv.partial"
+    arguments = line(run, many, *networks(world), "--out", out, "--overlays", "none", "--crop", "none")
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    until = time.monotonic() + 60
+    while not (partial.exists() and partial.read_text().count("\n") > 20):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"{out} has the rows that were finished" in said
+    assert [path.name for path in out.iterdir()] == ["predictions.csv.partial"]
+    rows = pd.read_csv(partial, keep_default_na=False)
+    assert 20 <= len(rows) < 2000
+    assert rows["path"].tolist() == [str(many / f"{number:04}.png") for number in range(len(rows))]
+    assert (rows["predicted"] != "").all()
