@@ -2,6 +2,7 @@
 # make test    set up .venv and run every test
 # make crash-test  kill a build 200 times, wherever it is, and see that nothing is lost
 # make check   the same, and lint, types and import contracts: what CI runs
+# make docs    set up .venv and make these documents a site, build/site/index.html
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -9,7 +10,7 @@ DEMO ?= demo
 DEMO_IMAGES ?= 1200
 OCCLUDED := erase-10,erase-20,erase-30,sunglasses,mask,hand,half-face,cap,second-face
 
-.PHONY: demo test crash-test check lint types contracts clean
+.PHONY: demo test crash-test check lint types contracts docs clean
 
 # The README's commands. What is already there is used again; interrupted, the build and the training go on.
 demo: .venv/installed
@@ -46,6 +47,10 @@ types: .venv/installed
 
 contracts: .venv/installed
 	$(BIN)/lint-imports
+
+docs: .venv/installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --write-all --builder html docs build/site
+	@echo "Look at build/site/index.html"
 
 # The marker is newer than pyproject.toml once everything in it is installed.
 .venv/installed: pyproject.toml
