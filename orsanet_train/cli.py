@@ -9,13 +9,13 @@ import click
 
 from orsanet_cache import CommandGroup, classes_option
 from orsanet_train.bench.commands import bench
+from orsanet_train.export.commands import export
+from orsanet_train.options import FILE, checkpoint_option
+from orsanet_train.predict.commands import predict
 
 if TYPE_CHECKING:
-    from orsanet_train.export import Part
-    from orsanet_train.predict.seen import Crop
     from orsanet_train.residence import Resident
 
-FILE = click.Path(path_type=Path)
 RANDOM_START = "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights"
 PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, or a .toml file."
 resident_option = click.option(
@@ -26,8 +26,6 @@ resident_option = click.option(
     help="Where the priors are kept meanwhile: in the device's memory, in the host's, or streamed from the store. auto: while training, on "
     "a GPU of which they take at most half the free memory; else streamed. The results are the same.",
 )
-
-checkpoint_option = click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
 
 
 @click.group(
@@ -181,102 +179,6 @@ def evaluate(
         click.echo(
             f"next: orsanet-train report {run_folder}{'' if checkpoint == 'best' else f' --checkpoint {checkpoint}'}"
         )
-
-
-@main.command()
-@click.argument("run_folder", metavar="RUN", type=FILE)
-@click.argument("given", metavar="IMAGE|FOLDER|VIDEO...", type=FILE, nargs=-1, required=True)
-@click.option(
-    "--out", required=True, type=FILE, help="A new folder for predictions.csv, predictions.json and overlays."
-)
-@checkpoint_option
-@click.option(
-    "--crop", type=click.Choice(["auto", "none"]), default="auto", show_default=True,
-    help="auto: every face is found, cropped and turned upright. none: every picture is a face's crop already.",
-)  # fmt: skip
-@click.option(
-    "--margin", type=click.FloatRange(min=0.5, max=4), default=1.0, show_default=True,
-    help="Side of a crop by the longest side of the face's box: larger for a run that was trained on wider crops.",
-)  # fmt: skip
-@click.option(
-    "--fps", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-    help="Of a video, how many frames of every second.",
-)  # fmt: skip
-@click.option(
-    "--overlays", default="100", show_default=True, help="Of how many pictures with faces to draw one: none, all or the first N."
-)  # fmt: skip
-@click.option("--segmenter", type=FILE, help="The run's SegFace weights, or demo.  [default: where they usually are]")
-@click.option("--landmarks", type=FILE, help="The run's MobileFaceNet weights, or demo.  [default: the same]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Faces at a time.  [default: 8 on a CPU, 64 on a GPU]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-def predict(
-    run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float, fps: float, overlays: str,
-    segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,
-) -> None:  # fmt: skip
-    """What RUN says of every face in pictures and videos of your own: rows with box, probabilities and how good the priors are, and pictures.
-
-    Every file ends with a row; where there is no face in it, or it cannot be read, with the reason.
-    """
-    from orsanet_train.predict.pictures import find_files
-
-    files = find_files(given)  # first: a typo should not wait for torch
-
-    from orsanet_cache import choose_device
-    from orsanet_train.predict.files import parse_overlays, predict_files
-    from orsanet_train.predict.folder import prepare_new_folder
-    from orsanet_train.predict.predictor import Predictor
-
-    drawn = parse_overlays(overlays)
-    prepare_new_folder(out)
-    predictor = Predictor.load(run_folder, checkpoint, segmenter, landmarks, choose_device(device))
-    if predictor.note:
-        click.echo(predictor.note, err=True)
-    try:
-        summary = predict_files(
-            predictor, files, out, crop=crop, margin=margin, per_second=fps, overlays=drawn, batch_size=batch_size
-        )
-    except KeyboardInterrupt:
-        click.echo(f"\n{out} has the rows that were finished", err=True)
-        raise
-    click.echo(summary.text())
-    click.echo(f"wrote {out}")
-
-
-@main.command()
-@click.argument("run_folder", metavar="RUN", type=FILE)
-@click.option("--format", "_format", type=click.Choice(["onnx"]), default="onnx", show_default=True)
-@click.option(
-    "--part", type=click.Choice(["both", "pipeline", "trainable"]), default="both", show_default=True,
-    help="pipeline: from pixels to probabilities. trainable: from a store's rows, without the frozen networks.",
-)  # fmt: skip
-@checkpoint_option
-@click.option("--segmenter", type=FILE, help="The run's SegFace weights, or demo.  [default: where they usually are]")
-@click.option("--landmarks", type=FILE, help="The run's MobileFaceNet weights, or demo.  [default: the same]")
-@click.option(
-    "--check", type=FILE,
-    help="A folder or manifest of pictures to compare the files with PyTorch on.  [default: photographs without faces, and noise]",
-)  # fmt: skip
-@click.option("--out", type=FILE, help="A new folder for the files.  [default: RUN/onnx-CHECKPOINT]")
-def export(
-    run_folder: Path, _format: str, part: "Part", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
-    out: Path | None,
-) -> None:  # fmt: skip
-    """RUN as ONNX files that onnxruntime was seen to compute as PyTorch does, and MODEL_CARD.md, which says what the model is."""
-    from orsanet_train.export import export_onnx
-    from orsanet_train.model_card import CARD
-
-    folder = out or run_folder / f"onnx-{checkpoint}"
-    exported = export_onnx(
-        run_folder, checkpoint, folder, part=part, segmenter=segmenter, landmarks=landmarks, check=check
-    )
-    for graph in exported.graphs:
-        click.echo(
-            f"{graph.name}: {graph.size / 1e6:.1f} MB; largest difference of a probability from PyTorch's {graph.difference:.1e}, "
-            f"on {graph.pictures} pictures, in batches of 1 and 7"
-        )
-    if part == "trainable":
-        click.echo("only the trainable part: it takes a store's rows, and was compared on random priors", err=True)
-    click.echo(f"wrote {folder}, with {CARD}")
 
 
 @main.command("import")
@@ -455,7 +357,8 @@ def complexity(preset: str, overrides: tuple[str, ...], classes: int) -> None:
     click.echo(complexity_table(config.model, classes))
 
 
-main.add_command(bench)
+for _command in (predict, export, bench):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     sys.exit(main())

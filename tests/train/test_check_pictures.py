@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from orsanet_cache import OrsanetError, read_image, view_pixels
-from orsanet_train.check_pictures import check_pictures
+from orsanet_train.export.check_pictures import check_pictures
 
 
 def test_check_pictures_are_those_named_whole_and_in_order(world, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from orsanet_cache.build import build
 from orsanet_train.checkpoint import load_weights, save_weights
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate
-from orsanet_train.export import MAX_DIFFERENCE, export_onnx, largest_difference
-from orsanet_train.onnx_graph import (
+from orsanet_train.export.files import MAX_DIFFERENCE, export_onnx, largest_difference
+from orsanet_train.export.onnx_graph import (
     EXPRESSION,
     IR_VERSION,
     OPSET,

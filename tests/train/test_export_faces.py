@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from orsanet_cache import PREPROCESSING, FrozenPriors, weights_path
-from orsanet_train.check_pictures import check_pictures
 from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig
-from orsanet_train.export import MAX_DIFFERENCE, largest_difference, probabilities, stored_rows
+from orsanet_train.export.check_pictures import check_pictures
+from orsanet_train.export.files import MAX_DIFFERENCE, largest_difference, probabilities, stored_rows
+from orsanet_train.export.onnx_graph import EXPRESSION, PRIORS, TrainablePart, WholePipeline, write_graph
 from orsanet_train.model import ORSANet
-from orsanet_train.onnx_graph import EXPRESSION, PRIORS, TrainablePart, WholePipeline, write_graph
 
 DEMO = Path("demo")
 TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))

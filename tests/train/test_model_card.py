@@ -16,9 +16,9 @@ from orsanet_cache.build import build
 from orsanet_train.checkpoint import Identity, save_weights
 from orsanet_train.config import ModelConfig
 from orsanet_train.evaluate import evaluate
-from orsanet_train.export import Exported, export_onnx, largest_difference
+from orsanet_train.export.files import Exported, export_onnx, largest_difference
+from orsanet_train.export.model_card import WrittenGraph, evaluation_of, licences, model_card
 from orsanet_train.metrics import GroupReport
-from orsanet_train.model_card import WrittenGraph, evaluation_of, licences, model_card
 from orsanet_train.page import between, percent
 
 CPU = torch.device("cpu")

@@ -14,9 +14,9 @@ from jinja2 import Environment, StrictUndefined
 from orsanet_cache import SOURCES
 from orsanet_train.checkpoint import Identity
 from orsanet_train.evaluate import NOT_A_TEST
+from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.frozen import NAMES, is_demo
 from orsanet_train.metrics import Estimate
-from orsanet_train.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.page import between, markdown_text, percent
 from orsanet_train.predictions import Evaluation, Group, read_evaluation
 
@@ -71,7 +71,7 @@ def model_card(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"percent": percent, "between": between, "md": markdown_text}
-    template = environment.from_string((files("orsanet_train") / "model_card.md").read_text(encoding="utf-8"))
+    template = environment.from_string((files("orsanet_train.export") / "model_card.md").read_text(encoding="utf-8"))
     return template.render(
         checkpoint=checkpoint,
         identity=identity,

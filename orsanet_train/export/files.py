@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orsanet_cache import FrozenPriors, OrsanetError, quantised, sync_folder
-from orsanet_train.check_pictures import check_pictures
 from orsanet_train.checkpoint import Identity, load_weights, prepare_folder
-from orsanet_train.frozen import as_stored, frozen_priors
-from orsanet_train.model import ORSANet
-from orsanet_train.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card
-from orsanet_train.onnx_graph import (
+from orsanet_train.export.check_pictures import check_pictures
+from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card
+from orsanet_train.export.onnx_graph import (
     EXPRESSION,
     NO_ONNX,
     PIPELINE,
@@ -40,6 +38,8 @@ from orsanet_train.onnx_graph import (
     stored_inputs,
     write_graph,
 )
+from orsanet_train.frozen import as_stored, frozen_priors
+from orsanet_train.model import ORSANet
 
 Part = Literal["pipeline", "trainable", "both"]
 

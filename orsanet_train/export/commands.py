@@ -1,0 +1,48 @@
+"""orsanet-train export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orsanet_train.options import FILE, checkpoint_option, landmarks_option, segmenter_option
+
+if TYPE_CHECKING:
+    from orsanet_train.export.files import Part
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.option("--format", "_format", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--part", type=click.Choice(["both", "pipeline", "trainable"]), default="both", show_default=True,
+    help="pipeline: from pixels to probabilities. trainable: from a store's rows, without the frozen networks.",
+)  # fmt: skip
+@checkpoint_option
+@segmenter_option
+@landmarks_option
+@click.option(
+    "--check", type=FILE,
+    help="A folder or manifest of pictures to compare the files with PyTorch on.  [default: photographs without faces, and noise]",
+)  # fmt: skip
+@click.option("--out", type=FILE, help="A new folder for the files.  [default: RUN/onnx-CHECKPOINT]")
+def export(
+    run_folder: Path, _format: str, part: "Part", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """RUN as ONNX files that onnxruntime was seen to compute as PyTorch does, and MODEL_CARD.md, which says what the model is."""
+    from orsanet_train.export.files import export_onnx
+    from orsanet_train.export.model_card import CARD
+
+    folder = out or run_folder / f"onnx-{checkpoint}"
+    exported = export_onnx(
+        run_folder, checkpoint, folder, part=part, segmenter=segmenter, landmarks=landmarks, check=check
+    )
+    for graph in exported.graphs:
+        click.echo(
+            f"{graph.name}: {graph.size / 1e6:.1f} MB; largest difference of a probability from PyTorch's {graph.difference:.1e}, "
+            f"on {graph.pictures} pictures, in batches of 1 and 7"
+        )
+    if part == "trainable":
+        click.echo("only the trainable part: it takes a store's rows, and was compared on random priors", err=True)
+    click.echo(f"wrote {folder}, with {CARD}")

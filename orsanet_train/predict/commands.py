@@ -1,0 +1,70 @@
+"""orsanet-train predict."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orsanet_train.options import FILE, checkpoint_option, landmarks_option, segmenter_option
+
+if TYPE_CHECKING:
+    from orsanet_train.predict.seen import Crop
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.argument("given", metavar="IMAGE|FOLDER|VIDEO...", type=FILE, nargs=-1, required=True)
+@click.option(
+    "--out", required=True, type=FILE, help="A new folder for predictions.csv, predictions.json and overlays."
+)
+@checkpoint_option
+@click.option(
+    "--crop", type=click.Choice(["auto", "none"]), default="auto", show_default=True,
+    help="auto: every face is found, cropped and turned upright. none: every picture is a face's crop already.",
+)  # fmt: skip
+@click.option(
+    "--margin", type=click.FloatRange(min=0.5, max=4), default=1.0, show_default=True,
+    help="Side of a crop by the longest side of the face's box: larger for a run that was trained on wider crops.",
+)  # fmt: skip
+@click.option(
+    "--fps", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    help="Of a video, how many frames of every second.",
+)  # fmt: skip
+@click.option(
+    "--overlays", default="100", show_default=True, help="Of how many pictures with faces to draw one: none, all or the first N."
+)  # fmt: skip
+@segmenter_option
+@landmarks_option
+@click.option("--batch-size", type=click.IntRange(min=1), help="Faces at a time.  [default: 8 on a CPU, 64 on a GPU]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def predict(
+    run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float, fps: float, overlays: str,
+    segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,
+) -> None:  # fmt: skip
+    """What RUN says of every face in pictures and videos of your own: rows with box, probabilities and how good the priors are, and pictures.
+
+    Every file ends with a row; where there is no face in it, or it cannot be read, with the reason.
+    """
+    from orsanet_train.predict.pictures import find_files
+
+    files = find_files(given)  # first: a typo should not wait for torch
+
+    from orsanet_cache import choose_device
+    from orsanet_train.predict.files import parse_overlays, predict_files
+    from orsanet_train.predict.folder import prepare_new_folder
+    from orsanet_train.predict.predictor import Predictor
+
+    drawn = parse_overlays(overlays)
+    prepare_new_folder(out)
+    predictor = Predictor.load(run_folder, checkpoint, segmenter, landmarks, choose_device(device))
+    if predictor.note:
+        click.echo(predictor.note, err=True)
+    try:
+        summary = predict_files(
+            predictor, files, out, crop=crop, margin=margin, per_second=fps, overlays=drawn, batch_size=batch_size
+        )
+    except KeyboardInterrupt:
+        click.echo(f"\n{out} has the rows that were finished", err=True)
+        raise
+    click.echo(summary.text())
+    click.echo(f"wrote {out}")
