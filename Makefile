@@ -5,6 +5,8 @@
 # make docs    set up .venv and make these documents a site, build/site/index.html
 PYTHON ?= python3
 BIN := .venv/bin
+# that run tests: each needs a core or more, and up to 6 GB
+PROCESSES ?= 2
 
 DEMO ?= demo
 DEMO_IMAGES ?= 1200
@@ -31,7 +33,7 @@ demo: .venv/installed
 
 # Small networks wait for their threads all the time; threads that sleep meanwhile leave the cores to the processes that tests start.
 test: .venv/installed
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 crash-test: .venv/installed
 	ORSANET_KILLS=200 $(BIN)/python -m pytest tests/cache/test_crash.py

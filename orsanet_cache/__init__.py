@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.command import Terminated as Terminated
     from orsanet_cache.command import classes_option as classes_option
     from orsanet_cache.demo.networks import weights_path as weights_path
+    from orsanet_cache.device import allow_tf32 as allow_tf32
     from orsanet_cache.device import choose_device as choose_device
     from orsanet_cache.durable import make_folder as make_folder
     from orsanet_cache.durable import sync_folder as sync_folder
@@ -64,7 +65,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
 _NAMES = {
     "command": ("CommandGroup", "Terminated", "classes_option"),
     "demo.networks": ("weights_path",),
-    "device": ("choose_device",),
+    "device": ("allow_tf32", "choose_device"),
     "durable": ("make_folder", "sync_folder", "write_temporary"),
     "errors": ("OrsanetError", "listed", "validation_findings"),
     "faces": ("Face", "FaceDetector", "crop_face", "opencv_errors_only"),

@@ -23,10 +23,15 @@ def choose_device(name: str) -> torch.device:
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise OrsanetError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
-    # fp32 means fp32: PyTorch's default lets convolutions on a GPU round their inputs to TF32.
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    allow_tf32(False)  # fp32 means fp32: PyTorch's default lets convolutions on a GPU round their inputs to TF32
     return device
+
+
+def allow_tf32(allowed: bool) -> None:
+    """May float32 convolutions and products on a GPU round their inputs to TF32? On a CPU this changes nothing."""
+    # Not the newer `fp32_precision`: after it these two disagree with themselves, and torch.export stops half way with oneDNN switched off.
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def torchrun_part() -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from orsanet_cache import OrsanetError
+from orsanet_cache import OrsanetError, allow_tf32
 from orsanet_train.config import RunConfig
 
 
@@ -24,7 +24,7 @@ def choose_arithmetic(config: RunConfig, device: torch.device) -> Arithmetic:
     """Choose, and set torch's switches for it. Raises OrsanetError where the device lacks what `fast` needs."""
     on_gpu = device.type == "cuda"
     if on_gpu:
-        _allow_tf32(config.precision != "exact")
+        allow_tf32(config.precision != "exact")
         torch.backends.cudnn.deterministic = config.precision == "exact"
         torch.backends.cudnn.benchmark = config.precision != "exact"  # tries algorithms; which one wins varies
     if config.precision == "exact" or (config.precision == "parity" and not on_gpu):
@@ -46,9 +46,3 @@ def _has_bfloat16() -> bool:
     if platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _allow_tf32(allowed: bool) -> None:
-    mode = "tf32" if allowed else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = mode

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from orsanet_cache import OrsanetError
+from orsanet_cache import OrsanetError, allow_tf32
 from orsanet_train.config import RunConfig
 from orsanet_train.precision import choose_arithmetic
 
@@ -18,8 +18,8 @@ def config(precision: str) -> RunConfig:
 
 def switches() -> dict[str, object]:
     return {
-        "convolutions": torch.backends.cudnn.conv.fp32_precision,
-        "products": torch.backends.cuda.matmul.fp32_precision,
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "products": torch.backends.cuda.matmul.allow_tf32,
         "deterministic": torch.backends.cudnn.deterministic,
         "benchmark": torch.backends.cudnn.benchmark,
     }
@@ -29,8 +29,7 @@ def switches() -> dict[str, object]:
 def _switches_restored() -> Iterator[None]:
     before = switches()
     yield
-    torch.backends.cudnn.conv.fp32_precision = before["convolutions"]
-    torch.backends.cuda.matmul.fp32_precision = before["products"]
+    allow_tf32(bool(before["convolutions"]))
     torch.backends.cudnn.deterministic = before["deterministic"]
     torch.backends.cudnn.benchmark = before["benchmark"]
 
@@ -74,8 +73,7 @@ def test_on_a_gpu_each_mode_sets_every_switch_whatever_was_set_before(
     precision: str, half: torch.dtype | None, tf32: bool
 ) -> None:
     """The switches can be set without a GPU. Only exact has the same algorithms, and so the same bits, in every run."""
-    mode = "tf32" if tf32 else "ieee"
-    expected = {"convolutions": mode, "products": mode, "deterministic": not tf32, "benchmark": tf32}
+    expected = {"convolutions": tf32, "products": tf32, "deterministic": not tf32, "benchmark": tf32}
     for before in ("exact", "parity"):
         choose_arithmetic(config(before), CUDA)
         chosen = choose_arithmetic(config(precision), CUDA)
@@ -83,3 +81,13 @@ def test_on_a_gpu_each_mode_sets_every_switch_whatever_was_set_before(
         assert (chosen.half, chosen.loss_scaling) == (half, half is not None)
     for word, is_said in (("TF32", tf32), ("float16", half is not None), ("loss scaling", half is not None)):
         assert (word in chosen.reason) == is_said
+
+
+@pytest.mark.usefixtures("_switches_restored")
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tracing_works_after_the_switches_are_set(allowed: bool) -> None:
+    """torch.export asks for them in its own way, and refuses where they contradict each other."""
+    allow_tf32(allowed)
+    traced = torch.export.export(torch.nn.Conv2d(1, 1, 3).eval(), (torch.zeros(1, 1, 4, 4),))
+    assert any(node.target == torch.ops.aten.conv2d.default for node in traced.graph.nodes)
+    assert torch.backends.mkldnn.enabled
