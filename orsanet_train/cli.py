@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from orsanet_train.residence import Resident
 
 RANDOM_START = "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights"
+CHOSEN_ON_TEST = (
+    "the best epoch is chosen on 'test', as in the published runs, so that its accuracy there is optimistic; "
+    "--set selection_split=valid or held-out keeps the test images unseen"
+)
 PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, or a .toml file."
 resident_option = click.option(
     "--resident",
@@ -103,6 +107,8 @@ def run(
             f"{loaded.name}: train on '{config.train_split}', best weights chosen on '{config.selection_split}'; "
             f"{config.epochs} epochs, batch {config.batch_size}, {chosen_device}"
         )
+        if config.selection_split == "test":
+            say(CHOSEN_ON_TEST, err=True)
         start = partial(
             train, manifest=loaded, store=opened, device=chosen_device, ir50=None if ir50 is None else read_weights(ir50),
             resident=resident, compiled=compiled, frozen_weights=(segmenter, landmarks), ranks=ranks,
