@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.pixels import displayable as displayable
     from orsanet_cache.pixels import imagenet_normalised as imagenet_normalised
     from orsanet_cache.pixels import unit_range as unit_range
+    from orsanet_cache.precision import in_half_precision as in_half_precision
     from orsanet_cache.priors import ARCHITECTURE_KEY as ARCHITECTURE_KEY
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
     from orsanet_cache.priors import load_landmark_network as load_landmark_network
@@ -73,6 +74,7 @@ _NAMES = {
     "manifest": ("Manifest", "Sample", "load_manifest", "with_tags"),
     "mobilefacenet": ("MobileFaceNet",),
     "pixels": ("IMAGENET_MEAN", "displayable", "imagenet_normalised", "unit_range"),
+    "precision": ("in_half_precision",),
     "priors": ("ARCHITECTURE_KEY", "FrozenPriors", "load_landmark_network", "load_segmenter", "map_of"),
     "quality": ("landmark_agreement", "part_plausibility", "prior_quality"),
     "rounding": ("quantised",),

@@ -15,7 +15,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ SAME_FACE = 0.3  # intersection over union of two boxes from which on they are o
 
 # A crop in units of the longest side of the box, as the crops of 959 real faces are (medians 1.00 and 0.03).
 SIDE, RAISED = 1.0, 0.03
+LARGEST = 1000  # pixels, a crop's side: more than four times what the networks see, and 3 MB
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Face:
     def box(self) -> tuple[float, float, float, float]:
         """x, y, width, height."""
         return self.x, self.y, self.width, self.height
+
+    def scaled(self, scale: float) -> "Face":
+        """The same face in the picture resized by `scale`."""
+        x, y, width, height = (scale * value for value in self.box)
+        return replace(self, x=x, y=y, width=width, height=height, points=self.points * np.float32(scale))
 
     @property
     def tilt(self) -> float:
@@ -172,7 +178,7 @@ def _parts(rgb: Pixels) -> Iterator[_Part]:
             yield _Part(tile, scale, left / scale, top / scale, cut)
 
 
-def _shrunk(rgb: Pixels, longest: int) -> tuple[Pixels, float]:
+def _shrunk(rgb: Pixels, longest: float) -> tuple[Pixels, float]:
     """With sides of at most `longest` pixels, and by how much it is smaller. Pillow's resize, which does not alias."""
     height, width = rgb.shape[:2]
     scale = min(1.0, longest / max(height, width))
@@ -191,11 +197,14 @@ def _starts(length: int) -> list[int]:
 def crop_face(rgb: Pixels, face: Face, margin: float = SIDE) -> Pixels:
     """The square around a face, turned so that it is upright: uint8 [S, S, 3].
 
-    S is `margin` times the longest side of the box, in the picture's own pixels: it is neither enlarged nor shrunk. What lies outside the
-    picture repeats its edge.
+    S is `margin` times the longest side of the box, in the picture's own pixels: it is not enlarged, and shrunk only to LARGEST. What lies
+    outside the picture repeats its edge.
     """
     longest = max(face.width, face.height)
     side = max(1, round(margin * longest))
+    if side > LARGEST:
+        small, scale = _shrunk(rgb, max(rgb.shape[:2]) * LARGEST / side)
+        return crop_face(small, face.scaled(scale), margin)
     angle = math.radians(face.tilt)
     along = np.array([math.cos(angle), math.sin(angle)])  # the crop's x and y axes in the picture
     down = np.array([-math.sin(angle), math.cos(angle)])

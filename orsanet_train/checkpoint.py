@@ -29,6 +29,7 @@ from orsanet_train.config import ModelConfig
 from orsanet_train.model import ORSANet, build_model
 
 HEADER = "orsanet"  # of a weights file: Identity as JSON
+WEIGHTS_FILES = ("best.safetensors", "last.safetensors")
 # Beside the weights of a published checkpoint: the frozen networks that were in it.
 SEGMENTER_FILE, LANDMARKS_FILE = "segmenter.safetensors", "landmarks.safetensors"
 
@@ -73,7 +74,12 @@ def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
 
 def load_weights(path: Path) -> tuple[ORSANet, Identity]:
     """Read a weights file back as the model it is, in evaluation mode. Raises OrsanetError for any other file."""
-    weights = read_weights(path)
+    try:
+        weights = read_weights(path)
+    except OrsanetError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise OrsanetError(_missing(path)) from error
+        raise
     identity = _identity(path, weights.metadata)
     with torch.device("meta"):
         model = identity.build()
@@ -83,6 +89,13 @@ def load_weights(path: Path) -> tuple[ORSANet, Identity]:
             f"{path}: damaged, the tensors do not have the checksum of the header; copy or train it again"
         )
     return model.eval(), identity
+
+
+def _missing(path: Path) -> str:
+    folder = path.parent
+    if there := [name for name in WEIGHTS_FILES if (folder / name).is_file()]:
+        return f"{folder} has no {path.name}, only {there[0]}; choose that one with --checkpoint"
+    return f"{folder} is not a run folder: it has no {path.name}; give one that `orsanet-train run` or `import` wrote"
 
 
 def read_identity(path: Path) -> Identity:

@@ -88,6 +88,9 @@ def _found(part: Part, run_folder: Path, identity: Identity) -> Any:
     wanted = identity.store_recipe[part]["weights_sha256"]
     looked = []
     for path in _places(part, run_folder, identity):
+        if path != DEMO and not path.exists():
+            looked.append(f"{path.parent}: no {path.name}")
+            continue
         try:
             network = _load(part, weights_path(path, part))
         except OrsanetError as error:
@@ -104,13 +107,11 @@ def _found(part: Part, run_folder: Path, identity: Identity) -> Any:
 
 
 def _places(part: Part, run_folder: Path, identity: Identity) -> Iterator[Path]:
-    """Files that are there and may be it, and demo; the large ones last."""
+    """Files that may be it, and demo; the large ones last."""
     own = [SEGMENTER_FILE] if part == "segmenter" else [f"{identity.selection}-{LANDMARKS_FILE}", LANDMARKS_FILE]
-    yield from (run_folder / name for name in own if (run_folder / name).is_file())
+    yield from (run_folder / name for name in own)
     yield DEMO
-    published = default_folder() / SOURCES["segface" if part == "segmenter" else "mobilefacenet"].file_name
-    if published.is_file():
-        yield published
+    yield default_folder() / SOURCES["segface" if part == "segmenter" else "mobilefacenet"].file_name
 
 
 @cache  # asked for again and again, and shipped with the program: it does not change

@@ -1,7 +1,8 @@
 """orsanet-train predict."""
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +10,18 @@ from orsanet_train.options import FILE, checkpoint_option, landmarks_option, seg
 
 if TYPE_CHECKING:
     from orsanet_train.predict.seen import Crop
+
+MARGIN = 1.0
+
+
+class _Number(click.FloatRange):
+    """With the range; "nan" is no number, although Python reads it as one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 @click.command()
@@ -23,11 +36,11 @@ if TYPE_CHECKING:
     help="auto: every face is found, cropped and turned upright. none: every picture is a face's crop already.",
 )  # fmt: skip
 @click.option(
-    "--margin", type=click.FloatRange(min=0.5, max=4), default=1.0, show_default=True,
-    help="Side of a crop by the longest side of the face's box: larger for a run that was trained on wider crops.",
+    "--margin", type=_Number(min=0.5, max=4),
+    help=f"Side of a crop by the longest side of the face's box: larger for a run that was trained on wider crops.  [default: {MARGIN}]",
 )  # fmt: skip
 @click.option(
-    "--fps", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    "--fps", type=_Number(min=0, max=1000, min_open=True), default=1.0, show_default=True,
     help="Of a video, how many frames of every second.",
 )  # fmt: skip
 @click.option(
@@ -38,30 +51,45 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(min=1), help="Faces at a time.  [default: 8 on a CPU, 64 on a GPU]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def predict(
-    run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float, fps: float, overlays: str,
+    run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, overlays: str,
     segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,
 ) -> None:  # fmt: skip
     """What RUN says of every face in pictures and videos of your own: rows with box, probabilities and how good the priors are, and pictures.
 
     Every file ends with a row; where there is no face in it, or it cannot be read, with the reason.
     """
+    from orsanet_cache import OrsanetError, listed
     from orsanet_train.predict.pictures import find_files
 
-    files = find_files(given)  # first: a typo should not wait for torch
+    # First: a mistake should not wait for torch.
+    if crop == "none" and margin is not None:
+        raise OrsanetError(
+            "--crop none takes pictures as they are, so there is no --margin to choose; leave out one of the two"
+        )
+    files, left_out = find_files(given)
+    if left_out:
+        click.echo(f"left out, as an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True)
 
     from orsanet_cache import choose_device
     from orsanet_train.predict.files import parse_overlays, predict_files
-    from orsanet_train.predict.folder import prepare_new_folder
+    from orsanet_train.predict.folder import check_new_folder
     from orsanet_train.predict.predictor import Predictor
 
     drawn = parse_overlays(overlays)
-    prepare_new_folder(out)
+    check_new_folder(out)  # made when all is loaded: a refusal leaves nothing
     predictor = Predictor.load(run_folder, checkpoint, segmenter, landmarks, choose_device(device))
     if predictor.note:
         click.echo(predictor.note, err=True)
     try:
         summary = predict_files(
-            predictor, files, out, crop=crop, margin=margin, per_second=fps, overlays=drawn, batch_size=batch_size
+            predictor,
+            files,
+            out,
+            crop=crop,
+            margin=margin or MARGIN,
+            per_second=fps,
+            overlays=drawn,
+            batch_size=batch_size,
         )
     except KeyboardInterrupt:
         click.echo(f"\n{out} has the rows that were finished", err=True)

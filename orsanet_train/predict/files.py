@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from orsanet_cache import OrsanetError
-from orsanet_train.predict.folder import OVERLAYS, PredictionFolder, Row
+from orsanet_train.predict.folder import PredictionFolder, Row
+from orsanet_train.predict.names import OVERLAYS
 from orsanet_train.predict.overlay import MAX_FACES, file_name, overlay
 from orsanet_train.predict.pictures import is_video, pictures
 from orsanet_train.predict.predictor import CPU_BATCH, GPU_BATCH, Prediction, Predictor

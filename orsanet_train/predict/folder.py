@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from orsanet_cache import OrsanetError, sync_folder
 from orsanet_train.checkpoint import prepare_folder
+from orsanet_train.predict.names import CSV, JSON, PARTIAL
 from orsanet_train.predict.predictor import QUALITY
 from orsanet_train.predict.seen import Box
-from orsanet_train.predictions import PREDICTIONS, probability_columns
+from orsanet_train.predictions import probability_columns
 
-JSON, OVERLAYS, PARTIAL = "predictions.json", "overlays", ".partial"
 WHERE = ("path", "frame", "time_s", "face", "x", "y", "w", "h", "detection_score", "predicted")
 
 
@@ -63,10 +63,11 @@ class PredictionFolder:
     @property
     def partial(self) -> Path:
         """The rows so far."""
-        return self.path / f"{PREDICTIONS}{PARTIAL}"
+        return self.path / f"{CSV}{PARTIAL}"
 
     def __enter__(self) -> Self:
-        prepare_new_folder(self.path)
+        check_new_folder(self.path)
+        prepare_folder(self.path)
         self._csv: IO[str] = self.partial.open("x", encoding="utf-8", newline="")
         self._json: IO[str] = (self.path / f"{JSON}{PARTIAL}").open("x", encoding="utf-8")
         # As the evaluation's: text is quoted, whatever is in it.
@@ -94,15 +95,18 @@ class PredictionFolder:
         if kind is not None:
             json_partial.unlink()  # without its end no JSON, and nothing that the rows do not say
             return
-        os.replace(self.partial, self.path / PREDICTIONS)
+        os.replace(self.partial, self.path / CSV)
         os.replace(json_partial, self.path / JSON)
         sync_folder(self.path)
 
 
-def prepare_new_folder(path: Path) -> None:
-    """Make the folder. Raises OrsanetError where it cannot be, or where there is something in it."""
-    prepare_folder(path)
-    if any(path.iterdir()):
+def check_new_folder(path: Path) -> None:
+    """Leaves the disk as it is. Raises OrsanetError where the folder has something in it, or could not be made and written into."""
+    there = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "cannot be written into" if there.is_dir() else "is not a folder"
+        raise OrsanetError(f"{there}: {why}; choose another folder with --out")
+    if there == path and any(path.iterdir()):
         raise OrsanetError(f"{path} has something in it; choose a new folder with --out, or remove this one")
 
 

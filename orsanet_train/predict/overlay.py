@@ -18,6 +18,7 @@ from orsanet_train.predict.seen import Box, Preview, Seen
 HEADINGS = ("crop", "landmarks", "segmentation", "attention")
 MAX_FACES = 12  # whose crops are shown; the boxes are of all
 BOX, TEXT = (255, 214, 0), 22
+STEM = 120  # bytes: with number and frame some 140; file systems take 255, an encrypted one 143
 
 
 def overlay(
@@ -73,5 +74,5 @@ def with_boxes(preview: Preview, boxes: Sequence[Box], labels: Sequence[str]) ->
 
 def file_name(number: int, path: Path, frame: int | None) -> str:
     """Of the number-th overlay: its number, and what of the picture's name any file system takes."""
-    stem = re.sub(r"[^\w.-]+", "_", path.stem)[-60:]
+    stem = re.sub(r"[^\w.-]+", "_", path.stem).encode()[-STEM:].decode(errors="ignore")  # not half a letter
     return f"{number:05}-{stem}{'' if frame is None else f'-frame{frame}'}.jpg"

@@ -1,6 +1,7 @@
 """What was given to predict: image files, folders and videos, as pictures in a fixed order.
 
-Nothing is left out: a file that is no picture, and a video that breaks off, are pictures with a reason why they cannot be seen.
+Nothing is left out in silence: a file that is no picture, and a video that breaks off, are pictures with a reason why they cannot be
+seen. Folders that predict itself left are passed over, and named.
 """
 
 import math
@@ -8,15 +9,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache import OrsanetError, listed, opencv_errors_only
+from orsanet_train.predict.names import are_predictions
 
-VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
-ROUNDING = 1e-3  # of the interval between two frames: time stamps are in whole milliseconds or so
+VIDEOS = {
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
+}  # fmt: skip
+ROUNDING = 1e-3  # seconds: Matroska and WebM round time stamps to whole milliseconds
 MISSING = 0.02  # of the announced frames, which may be an estimate, that a whole video may lack
 
 
@@ -31,23 +36,36 @@ class Picture:
     reason: str = ""  # why it cannot be seen
 
 
-def find_files(given: Sequence[Path]) -> list[Path]:
+class Found(NamedTuple):
+    """What is to be predicted."""
+
+    files: list[Path]
+    left_out: list[Path]  # folders of an earlier predict: its overlays show faces too
+
+
+def find_files(given: Sequence[Path]) -> Found:
     """The files given, and in the place of every folder all files below it, sorted; links to folders are not followed.
 
     Raises OrsanetError where something does not exist, or where there is no file at all.
     """
     if missing := [str(path) for path in given if not path.exists()]:
         raise OrsanetError(f"no such file or folder; nothing was predicted:\n{listed(missing)}")
-    files = [file for path in given for file in (_below(path) if path.is_dir() else [path])]
+    left_out: list[Path] = []
+    files = [file for path in given for file in (_below(path, left_out) if path.is_dir() else [path])]
     if not files:
-        raise OrsanetError(f"no file in {', '.join(map(str, given))}; pass images, folders of images, or videos")
-    return files
+        but = " but what an earlier predict left" if left_out else ""
+        raise OrsanetError(f"no file in {', '.join(map(str, given))}{but}; pass images, folders of images, or videos")
+    return Found(files, left_out)
 
 
-def _below(folder: Path) -> list[Path]:
+def _below(folder: Path, left_out: list[Path]) -> list[Path]:
     found: list[Path] = []
     unlisted: list[OSError] = []
     for where, folders, files in os.walk(folder, onerror=unlisted.append):
+        if are_predictions(folders, files):
+            left_out.append(Path(where))
+            folders.clear()  # os.walk then goes no deeper
+            continue
         links = [name for name in folders if os.path.islink(os.path.join(where, name))]
         found += [Path(where, name) for name in files + links]
     # A folder that cannot be listed stays as itself: reading it says why.
@@ -85,7 +103,7 @@ def _frames(path: Path, per_second: float) -> Iterator[Picture]:
         while video.grab():
             # The time stamp: phones film at a rate that varies. Without one, the frame's number.
             time = _number(video, cv2.CAP_PROP_POS_MSEC) / 1000 or (seen / rate if rate else 0.0)
-            due = math.floor(time * per_second + ROUNDING)
+            due = math.floor((time + ROUNDING) * per_second)
             if due > taken:
                 taken = due
                 decoded, bgr = video.retrieve()

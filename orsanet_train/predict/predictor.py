@@ -3,6 +3,8 @@
 pixels ─ frozen networks ─▶ priors ─ rounded as in the run's store ─ model ─▶ probabilities
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -16,6 +18,7 @@ from orsanet_cache import (
     OrsanetError,
     every_second_pixel,
     imagenet_normalised,
+    in_half_precision,
     landmark_agreement,
     part_plausibility,
     unit_range,
@@ -49,7 +52,7 @@ class Predictor:
         self.device = device
         # As the store's build computed them. On a CPU in float32: it has no fast half precision.
         self.half_precision = identity.store_recipe["precision"] == "fp16" and device.type == "cuda"
-        self._frozen = (frozen.half() if self.half_precision else frozen).to(device)
+        self._frozen = (in_half_precision(frozen) if self.half_precision else frozen).to(device)
         self._model = model.eval().to(device)
 
     @classmethod
@@ -58,7 +61,7 @@ class Predictor:
     ) -> Self:
         """The best or last weights of a run, with its frozen networks (frozen.py says where they are looked for).
 
-        Raises OrsanetError where the weights cannot be read, or the networks are not the run's.
+        Raises OrsanetError where it is no run folder, the weights cannot be read, or the networks are not the run's.
         """
         model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
         return cls(model, identity, frozen_priors(run_folder, identity, segmenter, landmarks), device)
@@ -67,19 +70,15 @@ class Predictor:
     def note(self) -> str:
         """What is not as in training; empty: nothing."""
         if self.identity.store_recipe["precision"] == "fp16" and not self.half_precision:
-            return "the run's priors were computed in float16; on this device they are computed in float32, which differs by 0.2 % or less"
+            return "the run's priors were computed in float16; on this device they are computed in float32, and the features differ by rounding"
         return ""
 
     @torch.no_grad()
     def predict(self, pixels: NDArray[np.uint8]) -> list[Prediction]:
         """Clean views, uint8 [B, 224, 224, 3] -> a prediction for each. Raises OrsanetError where they do not fit in memory together."""
-        try:
+        with self._enough_memory(f"{len(pixels)} faces do not fit", "lower --batch-size"):
             inputs, priors = self._inputs(pixels)
             probabilities = self._model(*inputs).logits.float().softmax(dim=1).cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            raise OrsanetError(
-                f"{len(pixels)} faces do not fit in the memory of {self.device}; lower --batch-size"
-            ) from error
         segmentation_map, landmarks, entropy, finite = (values.cpu().numpy() for values in priors)
         seen = every_second_pixel(pixels)
         predictions = []
@@ -100,9 +99,20 @@ class Predictor:
         return predictions
 
     def attention(self, predictions: list[Prediction]) -> NDArray[np.float32]:
-        """Grad-CAM of each predicted class (attention.py), with the prior: [B, 14, 14], 0 … 1."""
-        inputs = [torch.stack(values) for values in zip(*(said.inputs for said in predictions), strict=True)]
-        return attention(self._model, inputs[0], inputs[1], inputs[2]).with_prior.numpy()
+        """Grad-CAM of each predicted class (attention.py), with the prior: [B, 14, 14], 0 … 1.
+
+        Raises OrsanetError where what it needs does not fit in memory.
+        """
+        with self._enough_memory(f"the attention of {len(predictions)} faces does not fit", "pass --overlays none"):
+            inputs = [torch.stack(values) for values in zip(*(said.inputs for said in predictions), strict=True)]
+            return attention(self._model, inputs[0], inputs[1], inputs[2]).with_prior.numpy()
+
+    @contextmanager
+    def _enough_memory(self, finding: str, advice: str) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise OrsanetError(f"{finding} in the memory of {self.device}; {advice}") from error
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
         """What the model takes; map, landmarks, entropy, and whether all that a store keeps would be finite, [B]."""

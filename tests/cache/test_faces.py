@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from orsanet_cache import Face, FaceDetector, OrsanetError, crop_face, faces
+from orsanet_cache import Face, FaceDetector, OrsanetError, crop_face, faces, view_pixels
 from orsanet_cache.demo.picture import draw
 
 Pixels = NDArray[np.uint8]
@@ -158,6 +158,44 @@ def test_a_box_beside_the_picture_is_its_edge() -> None:
 def test_a_panorama_is_cropped_although_opencv_takes_no_side_so_long() -> None:
     picture = noise(40, 40_000)
     np.testing.assert_array_equal(crop_face(picture, face(39_000, 2.6, 20)), picture[2:22, 39_000:39_020])
+
+
+def test_up_to_the_bound_a_crop_has_the_pixels_of_the_picture() -> None:
+    picture = noise(faces.LARGEST + 100, faces.LARGEST + 100)
+    exact = face(50, 50 + 0.03 * faces.LARGEST, faces.LARGEST)
+    np.testing.assert_array_equal(crop_face(picture, exact), picture[50 : 50 + faces.LARGEST, 50 : 50 + faces.LARGEST])
+
+
+@pytest.mark.parametrize("degrees", [0, 25])
+def test_a_crop_beyond_the_bound_shows_the_same_shrunk(portraits: list[Image.Image], degrees: int) -> None:
+    radians = np.radians(degrees)
+    turned = LEVEL @ np.array([[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]])
+    picture = scene((1500, 1200), [(portraits[0], 200, 100, 700)])
+    one = face(250, 150, 600, turned.astype(np.float32))
+    larger = np.asarray(Image.fromarray(picture).resize((3000, 2400), Image.Resampling.BICUBIC))
+    cropped = crop_face(larger, one.scaled(2), 1.5)
+    assert cropped.shape == (faces.LARGEST, faces.LARGEST, 3)
+    views = [view_pixels(pixels, "clean").astype(float) for pixels in (cropped, crop_face(picture, one, 1.5))]
+    # Resized once more, so a little softer: less than half a level on average. A shift by one pixel of the view is more than two.
+    assert np.abs(views[0] - views[1]).mean() < 0.5
+    assert np.abs(views[0][:, 1:] - views[1][:, :-1]).mean() > 2
+
+
+def test_the_largest_crop_takes_little_memory() -> None:
+    program = """
+import resource, numpy as np
+from orsanet_cache import Face, crop_face
+picture = np.zeros((8200, 1000, 3), np.uint8)
+points = np.array([[0, 0], [4, 0], [2, 2], [0, 4], [4, 4]], np.float32)
+crop_face(picture, Face(0, 0, 100, 100, 0.9, points))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert crop_face(picture, Face(0, 0, 1000, 8200, 0.9, points), 4).shape == (1000, 1000, 3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=120, text=True)
+    assert (
+        int(result.stdout) < 100_000
+    )  # kB: the picture once more, at four bytes a pixel, and the crop; it would be 3 GB
 
 
 def test_threads_may_share_a_detector(detector: FaceDetector, portraits: list[Image.Image]) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import resource
 import stat
 from collections.abc import Callable, Iterator
@@ -190,8 +191,14 @@ def test_a_truncated_weights_file_is_refused(share: float, weights_file: Path) -
     refusal(weights_file)
 
 
-def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
-    refusal(tmp_path / "none.safetensors")
+def test_a_missing_weights_file_is_refused_by_its_folder_and_its_name(tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match=re.escape(f"{tmp_path} is not a run folder: it has no last.safetensors; ")):
+        load_weights(tmp_path / "last.safetensors")
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(OrsanetError, match=r"has no last\.safetensors, only best\.safetensors; choose that one with"):
+        load_weights(tmp_path / "last.safetensors")
+    with pytest.raises(OrsanetError, match=r"best\.safetensors is not a run folder: it has no last"):
+        load_weights(tmp_path / "best.safetensors" / "last.safetensors")
 
 
 class Interruption(BaseException):

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,10 +27,11 @@ from orsanet_cache.demo.picture import draw
 from orsanet_train.checkpoint import Identity, load_weights, save_weights
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate
+from orsanet_train.predict.commands import predict
 from orsanet_train.predict.files import parse_overlays, predict_files
-from orsanet_train.predict.folder import columns
+from orsanet_train.predict.folder import check_new_folder, columns
 from orsanet_train.predict.overlay import MAX_FACES, file_name
-from orsanet_train.predict.pictures import Picture, find_files, pictures
+from orsanet_train.predict.pictures import Picture, find_files, is_video, pictures
 from orsanet_train.predict.predictor import Predictor
 from orsanet_train.predict.seen import NO_FACE, Looker, look_ahead
 
@@ -122,6 +124,18 @@ def line(*arguments: object) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "orsanet_train", "predict", *map(str, arguments)]
 
 
+def invoke(*arguments: object) -> Result:
+    """In this process."""
+    return CliRunner().invoke(predict, [*map(str, arguments)])
+
+
+def refusal(*arguments: object) -> str:
+    result = invoke(*arguments)
+    assert isinstance(result.exception, OrsanetError | SystemExit)
+    assert result.exit_code != 0
+    return str(result.exception) if isinstance(result.exception, OrsanetError) else result.output
+
+
 def networks(world) -> list[object]:
     return ["--segmenter", world.segmenter, "--landmarks", world.landmarks]
 
@@ -168,7 +182,7 @@ def test_a_found_face_is_what_its_crop_is(predictor: Predictor, group: Path, tmp
 def test_every_face_has_a_row_and_a_picture_without_one_a_reason(
     predictor: Predictor, group: Path, tmp_path: Path
 ) -> None:
-    summary = predict_files(predictor, find_files([group]), tmp_path / "out")
+    summary = predict_files(predictor, find_files([group]).files, tmp_path / "out")
     rows = table(tmp_path / "out")
     assert rows["path"].tolist() == [str(group / "none.png"), *[str(group / "three.png")] * 3]
     assert rows["reason"].tolist() == [NO_FACE, "", "", ""]
@@ -192,7 +206,7 @@ def test_every_face_has_a_row_and_a_picture_without_one_a_reason(
 
 
 def test_the_json_says_what_the_table_says(predictor: Predictor, group: Path, tmp_path: Path) -> None:
-    predict_files(predictor, find_files([group]), tmp_path / "out")
+    predict_files(predictor, find_files([group]).files, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["checkpoint"] == json.loads(predictor.identity.model_dump_json())
     assert (content["crop"], content["margin"], content["frames_per_second"]) == ("auto", 1.0, None)
@@ -213,7 +227,7 @@ def test_the_json_says_what_the_table_says(predictor: Predictor, group: Path, tm
 def test_rows_depend_neither_on_the_batches_nor_on_how_many_pictures_are_looked_at(
     predictor: Predictor, group: Path, heads: list[Image.Image], tmp_path: Path
 ) -> None:
-    files = find_files([group])
+    files = find_files([group]).files
     for number, head in enumerate(heads[:2]):
         head.save(tmp_path / f"{number}.png")
         files += [tmp_path / f"{number}.png", group / "none.png"]
@@ -252,7 +266,7 @@ def test_each_of_the_awkward_files_has_a_row(predictor: Predictor, shared: Path,
     folder = tmp_path / "files"
     below = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     assert len(below) >= 65
-    predict_files(predictor, find_files([folder]), tmp_path / "out", overlays=3)
+    predict_files(predictor, find_files([folder]).files, tmp_path / "out", overlays=3)
     rows = table(tmp_path / "out")
     assert len(rows["path"].unique()) == len(below)
     assert ((rows["predicted"] == "") == (rows["reason"] != "")).all()
@@ -297,6 +311,24 @@ def test_a_video_is_a_frame_a_second_with_number_and_time(
     assert len(list(pictures([video], 1000))) == 35
 
 
+@pytest.mark.parametrize("rate", [24, 25, 30, 60, 120])
+def test_at_the_rate_of_a_video_whose_time_stamps_are_whole_milliseconds_every_frame_is_taken(
+    heads: list[Image.Image], tmp_path: Path, rate: int
+) -> None:
+    video = write_video(tmp_path / "film.mkv", heads[0], 30, rate)
+    taken = list(pictures([video], rate))
+    assert [picture.frame for picture in taken] == list(range(30))
+    assert any(picture.time != pytest.approx(n / rate, abs=1e-5) for n, picture in enumerate(taken)) == (
+        1000 % rate > 0
+    )
+    assert [picture.frame for picture in pictures([video], rate / 2)] == list(range(0, 30, 2))
+
+
+@pytest.mark.parametrize("name", ["a.3gp", "a.MTS", "a.m2ts", "a.flv", "a.ogv", "a.mp4"])
+def test_what_cameras_and_phones_record_is_a_video(name: str) -> None:
+    assert is_video(Path(name))
+
+
 def test_a_broken_video_says_so_and_how_far_it_could_be_seen(heads: list[Image.Image], tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.avi", heads[0], 40).read_bytes()
     (tmp_path / "half.avi").write_bytes(whole[: len(whole) // 2])
@@ -336,6 +368,14 @@ def test_overlays_are_drawn_for_as_many_pictures_as_asked_for(
     assert 3 * tile < heights[1] < 5 * tile
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "\u4e2d", "\U00020000"])
+def test_an_overlay_has_a_name_that_a_file_system_takes(tmp_path: Path, letter: str) -> None:
+    name = file_name(12345, Path(letter * (250 // len(letter.encode())) + ".mp4"), 1234567)
+    assert len(name.encode()) <= 143
+    assert name == f"12345-{letter * (120 // len(letter.encode()))}-frame1234567.jpg"
+    (tmp_path / name).touch()
+
+
 def test_how_many_overlays_is_a_number_or_a_word() -> None:
     assert [parse_overlays(text) for text in ("none", "7", "all")] == [0, 7, math.inf]
     for text in ("some", "-1", "2.5", ""):
@@ -348,6 +388,87 @@ def test_a_folder_with_something_in_it_is_left_alone(predictor: Predictor, group
     with pytest.raises(OrsanetError, match="has something in it; choose a new folder with --out"):
         predict_files(predictor, [group / "three.png"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_earlier_predicts_folder_is_left_out_and_named(
+    world, predictor: Predictor, run: Path, group: Path, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "overlays").mkdir(parents=True)  # the user's own
+    for place in (photos / "three.png", photos / "overlays" / "one.png"):
+        place.hardlink_to(group / "three.png")
+    predict_files(predictor, find_files([photos]).files, photos / "said", overlays=1)
+    interrupted = photos / "interrupted"
+    (interrupted / "overlays").mkdir(parents=True)
+    heads[0].save(interrupted / "overlays" / "00001-head.jpg")
+    (interrupted / "predictions.csv.partial").touch()
+    found = find_files([photos])
+    assert found.files == [photos / "overlays" / "one.png", photos / "three.png"]
+    assert sorted(found.left_out) == [interrupted, photos / "said"]
+    (overlay,) = (photos / "said" / "overlays").iterdir()
+    assert find_files([overlay]).files == [overlay]  # asked for by name
+    with pytest.raises(OrsanetError, match=r"no file in .*said but what an earlier predict left"):
+        find_files([photos / "said"])
+    result = invoke(run, photos, *networks(world), "--out", tmp_path / "out", "--crop", "none")
+    assert result.exit_code == 0, result.output
+    for folder in (interrupted, photos / "said"):
+        assert f"\n  {folder}\n" in result.output
+    assert len(table(tmp_path / "out")) == 2
+
+
+def test_a_refusal_leaves_no_folder(world, run: Path, group: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "new" / "out", group / "three.png"
+    refusals: list[tuple[str, list[object]]] = [
+        (f"{group} is not a run folder: it has no best.safetensors; give one that", [group, picture, *networks(world)]),
+        (f"{run} has no last.safetensors, only best", [run, picture, *networks(world), "--checkpoint", "last"]),
+        ("needs the SegFace", [run, picture]),
+        ("not available here", [run, picture, *networks(world), "--device", "cuda:99"]),
+    ]
+    for sentence, arguments in refusals:
+        assert sentence in refusal(*arguments, "--out", out)
+        assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--fps", "inf"], "'--fps': inf is not in the range 0<x<=1000"),
+        (["--fps", "nan"], "'--fps': 'nan' is not a number"),
+        (["--margin", "nan"], "'--margin': 'nan' is not a number"),
+        (["--crop", "none", "--margin", "1"], "--crop none takes pictures as they are, so there is no --margin"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_a_sentence(
+    run: Path, group: Path, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    assert sentence in refusal(run, group, *options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    check_new_folder(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OrsanetError, match=r"file: is not a folder; choose another folder with --out"):
+            check_new_folder(path)
+
+
+def test_too_little_memory_is_a_sentence_with_what_to_do(world, run: Path, heads: list[Image.Image]) -> None:
+    predictor = load(world, run)
+    view = np.array(heads[0].resize((224, 224)))[None]
+    said = predictor.predict(view)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("as a GPU would")
+
+    hook = predictor._model.ir_back.register_forward_pre_hook(full)
+    with pytest.raises(OrsanetError, match="1 faces do not fit in the memory of cpu; lower --batch-size"):
+        predictor.predict(view)
+    with pytest.raises(OrsanetError, match="does not fit in the memory of cpu; pass --overlays none"):
+        predictor.attention(said)
+    hook.remove()
+    assert predictor.attention(said).shape == (1, 14, 14)
 
 
 def test_an_answer_that_is_not_finite_is_a_reason(

@@ -1,0 +1,10 @@
+"""Names of what predict leaves, for those who look for files and do not wait for torch."""
+
+from collections.abc import Collection
+
+CSV, JSON, OVERLAYS, PARTIAL = "predictions.csv", "predictions.json", "overlays", ".partial"
+
+
+def are_predictions(folders: Collection[str], files: Collection[str]) -> bool:
+    """Whether a folder with these names in it was left by predict, finished or interrupted, and has overlays."""
+    return OVERLAYS in folders and (JSON in files or f"{CSV}{PARTIAL}" in files)
