@@ -291,10 +291,13 @@ def _exchange(names: list[str]) -> str:
 
 
 def text_table(reports: Sequence[GroupReport]) -> str:
-    """The headlines of several groups, in per cent, for a terminal; `width` is how many images the interval of the accuracy spans. A `*`
-    marks groups that chose the checkpoint.
+    """The headlines of several groups, for a terminal, columns two spaces apart. A `*` marks groups that chose the checkpoint.
+
+    Metrics, the calibration error ECE among them, are in per cent; `width` is how many images the interval of the accuracy spans.
     """
-    columns = ["group", "images", "rejected", "accuracy", "95 %", "width", "balanced", "macro F1", "top-2", "ECE"]
+    columns = [
+        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
+    ]  # fmt: skip
     rows = [
         [
             report.name + (" *" if report.chose_checkpoint else ""),
@@ -308,7 +311,8 @@ def text_table(reports: Sequence[GroupReport]) -> str:
         ]
         for report in reports
     ]
-    return pd.DataFrame(rows, columns=columns).to_string(index=False)
+    apart = [columns[0], *(f" {column}" for column in columns[1:])]  # pandas puts one space between columns
+    return pd.DataFrame(rows, columns=apart).astype(str).to_string(index=False)
 
 
 def _percent(share: float | None) -> str:

@@ -14,11 +14,12 @@ FILE = click.Path(path_type=Path)
 @click.argument("manifest", type=FILE)
 @classes_option
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
-@click.option("--out", type=FILE, help="Also write all findings, with every name, to this JSON file.")
+@click.option("--out", type=FILE, help="Also write all findings, with every name, to this new JSON file.")
 def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Path | None) -> None:
     """Look over a data set before it is built: what is wrong, where, and what to do.
 
-    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Every picture is read, those that may be copies twice; nothing is changed.
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Every picture is read; those that may be copies of others are read again, once for each
+    other picture they are compared with. Nothing is changed.
 
     Exit code 1 where there is an error, 0 where there are at most warnings and notes.
     """
@@ -26,17 +27,31 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
 
     from orsanet_cache.doctor.examine import examine
     from orsanet_cache.doctor.report import as_json, as_text
-    from orsanet_cache.durable import publish
+    from orsanet_cache.durable import publish_new
     from orsanet_cache.errors import OrsanetError
 
     if manifest.suffix.lower() == ".csv" and root is None:
         raise OrsanetError(f"{manifest}: a CSV alone needs --root (image folder) and --classes (names in label order)")
     if out is not None and not out.absolute().parent.is_dir():
         raise OrsanetError(f"--out {out}: there is no folder {out.absolute().parent}; create it")
+    if out is not None and out.is_dir():
+        raise OrsanetError(f"--out {out}: is a folder; name a new file, such as {out / 'findings.json'}")
+    if out is not None and os.path.lexists(out):
+        raise OrsanetError(_taken(out))
     data, findings = examine(manifest, root, classes)
     click.echo(as_text(data, findings))
     if out is not None:
-        publish(out.absolute(), [as_json(data, findings).encode()], out.with_name(f".{out.name}.{os.getpid()}.tmp"))
+        content = [as_json(data, findings).encode()]
+        temporary = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")
+        try:
+            if not publish_new(out.absolute(), content, temporary):
+                raise OrsanetError(_taken(out))
+        finally:
+            temporary.unlink(missing_ok=True)  # a disk that is full leaves it
         click.echo(f"wrote {out}")
     if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
+
+
+def _taken(out: Path) -> str:
+    return f"--out {out}: is there already and is not overwritten; name another file, or delete this one first"

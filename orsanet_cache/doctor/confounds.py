@@ -16,6 +16,7 @@ GREY = 5.0  # chroma; of 959 real faces grey ones have 0, coloured ones 10 and m
 STRONG = 0.3
 FEWEST = 20  # pictures of a value; rarer ones are left out
 CHANCE = 1e-3  # probability that a table of independent properties differs as much
+COLOUR = "colour"
 
 
 def judge_confounds(data: DataSet) -> list[Finding]:
@@ -35,7 +36,7 @@ def properties(usable: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
     size = (2**octave).astype(str) + " to " + (2 ** (octave + 1) - 1).astype(str) + " pixels"
     quality = pd.cut(usable.quality, [0, 50, 75, 90, 100], labels=["up to 50", "51 to 75", "76 to 90", "above 90"])
     return {
-        "colour": pd.Series(np.where(usable.chroma < GREY, "grey", "coloured"), usable.index),
+        COLOUR: pd.Series(np.where(usable.chroma < GREY, "grey", "coloured"), usable.index),
         "the size (shorter side)": size,
         "the file format": usable.format,
         "the JPEG quality": quality.astype(object),
@@ -57,8 +58,13 @@ def _judge(title: str, values: "pd.Series[str]", group: str, groups: "pd.Series[
     overall = table.iloc[telling].sum() / table.to_numpy().sum()
     guess = shares.max(axis=1).sum() / table.shape[1]
     listed = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+    tagging = (
+        "tag the pictures (grey, colour) and read test:grey and test:colour"
+        if title == COLOUR
+        else "tag the pictures by it and read each tag by itself"
+    )
     advice = (
-        "make the pictures alike (all grey, of one size, encoded once) or balance them; else read each class's accuracy within one value."
+        f"make the pictures alike (all grey, of one size, encoded once), or balance them, or {tagging}."
         if group == "class"
         else "accuracies then also measure this difference; draw the splits from the same pictures, or make the pictures alike."
     )
@@ -66,6 +72,6 @@ def _judge(title: str, values: "pd.Series[str]", group: str, groups: "pd.Series[
         "warning",
         f"confound-{group}",
         f"{title} goes with the {group} (Cramér's V {strength:.2f}): {table.index[telling]} are {listed}; of all {overall:.0%}. "
-        f"Guessing the {group} from it alone is right for {guess:.0%} where chance is {1 / table.shape[1]:.0%}",
+        f"Guessing the {group} from it alone is right for {guess:.0%}, as the mean over the {'classes' if group == 'class' else 'splits'}, where chance is {1 / table.shape[1]:.0%}",
         advice,
     )

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import DisjointSet
 from tqdm import tqdm
 
 BITS_APART = 10
@@ -29,7 +28,9 @@ FINE = 3  # pixels: detail is what a Gaussian blur of this width removes
 
 _ROWS = 16  # hashes compared with all later ones at a time
 _BLOCK = 1 << 14  # … of these, which stay in the cache
-_PAIRS = 256
+_AHEAD = 8  # times _ROWS compared before their pairs are used: of one long film scene these can be many
+_WAITING = 1 << 22  # candidates kept at most, 55 MB, before they are confirmed
+_AT_ONCE = 64  # candidates confirmed before those that these made superfluous are dropped
 _LEAST_OVERLAP = 0.6  # of the picture's area
 _ECC_BLUR = 5  # pixels, OpenCV's default
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-5)
@@ -37,6 +38,11 @@ _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-5)
 Thumbnails = NDArray[np.uint8]  # [N, 32, 32]
 Hashes = NDArray[np.uint64]  # [N]
 Detail = NDArray[np.float32]  # [96, 96]
+Candidates = NDArray[np.void]  # [P] of _CANDIDATE
+Positions = NDArray[np.int32]
+
+# Positions of two pictures; is the other mirrored; correlation of their thumbnails.
+_CANDIDATE = np.dtype([("one", np.int32), ("other", np.int32), ("mirrored", np.bool_), ("alike", np.float32)])
 
 
 @dataclass(frozen=True)
@@ -54,24 +60,17 @@ def near_copies(thumbnails: Thumbnails, detail: Callable[[int], Detail]) -> list
 
     `detail` reads the picture of a position; it is called by several threads.
     """
-    workers = len(os.sched_getaffinity(0))
+    group = np.arange(len(thumbnails), dtype=np.int32)  # of each picture: equal where links join them
     links: list[Link] = []
-    with ThreadPoolExecutor(workers, "doctor") as pool:
-        pairs = _candidates(thumbnails, pool)
-        groups = DisjointSet(sorted({position for pair in pairs for position in pair[:2]}))
-
-        def compare(pair: tuple[int, int, bool]) -> float:
-            one, other = detail(pair[0]), detail(pair[1])
-            return similarity(one, np.ascontiguousarray(other[:, ::-1]) if pair[2] else other)
-
-        with tqdm(total=len(pairs), unit="pair", desc="possible copies") as progress:
-            for start in range(0, len(pairs), _PAIRS):
-                chunk = pairs[start : start + _PAIRS]
-                open_pairs = [pair for pair in chunk if not groups.connected(*pair[:2])]
-                for pair, alike in zip(open_pairs, pool.map(compare, open_pairs), strict=True):
-                    if alike >= COPY and groups.merge(*pair[:2]):
-                        links.append(Link(*pair, alike))
-                progress.update(len(chunk))
+    waiting, number = [np.empty(0, _CANDIDATE)], 0
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "doctor") as pool:
+        for found in _candidates(thumbnails, group, pool):
+            waiting.append(found)
+            number += len(found)
+            if number >= _WAITING:
+                links += _confirm(np.concatenate(waiting), group, detail, pool)
+                waiting, number = waiting[:1], 0
+        links += _confirm(np.concatenate(waiting), group, detail, pool)
     return links
 
 
@@ -88,10 +87,13 @@ def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
 
 def near_hashes(
     hashes: Hashes, others: Hashes, pool: ThreadPoolExecutor, desc: str
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Positions i < j with hashes[i] and others[j] at most BITS_APART bits apart, block by block. All pairs are compared, by popcount."""
+) -> Iterator[tuple[Positions, Positions]]:
+    """Positions i < j with hashes[i] and others[j] at most BITS_APART bits apart, those of a few i at a time.
 
-    def compare(first: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    All pairs are compared, by popcount.
+    """
+
+    def compare(first: int) -> tuple[Positions, Positions]:
         rows = hashes[first : first + _ROWS, None]
         found = []
         for begin in range(first, len(others), _BLOCK):
@@ -99,14 +101,14 @@ def near_hashes(
             row, column = np.divmod(
                 np.flatnonzero(apart <= BITS_APART), apart.shape[1]
             )  # three times as fast as nonzero
-            found.append((row + first, column + begin))
+            found.append(((row + first).astype(np.int32), (column + begin).astype(np.int32)))
         one, other = (np.concatenate(part) for part in zip(*found, strict=True))
         return one[one < other], other[one < other]
 
     rows_done = range(0, len(hashes), _ROWS)
     with tqdm(total=len(rows_done), unit="block", desc=desc) as progress:
-        for start in range(0, len(rows_done), _PAIRS):
-            for pair in pool.map(compare, rows_done[start : start + _PAIRS]):
+        for start in range(0, len(rows_done), _AHEAD):
+            for pair in pool.map(compare, rows_done[start : start + _AHEAD]):
                 progress.update()
                 yield pair
 
@@ -126,35 +128,79 @@ def similarity(one: Detail, other: Detail) -> float:
     if inside.mean() < _LEAST_OVERLAP:
         return -1.0
     aligned = np.asarray(cv2.warpAffine(other, moved, other.shape[::-1], flags=back), np.float32)
-    return float(_row_correlations(_fine(one)[inside][None], _fine(aligned)[inside][None])[0])
+    first, second = _normalised(np.stack([_fine(one)[inside], _fine(aligned)[inside]]))
+    return float(first @ second)
 
 
-def _candidates(thumbnails: Thumbnails, pool: ThreadPoolExecutor) -> list[tuple[int, int, bool]]:
-    """(i, j, mirrored) of near hashes whose thumbnails correlate, the most alike first."""
+def _candidates(thumbnails: Thumbnails, group: Positions, pool: ThreadPoolExecutor) -> Iterator[Candidates]:
+    """Pairs of near hashes whose thumbnails correlate and that are in different groups by now, those of a few pictures at a time."""
     hashes = perceptual_hashes(thumbnails)
-    found: list[tuple[float, tuple[int, int, bool]]] = []
     for mirrored in (False, True):
         others = thumbnails[:, :, ::-1] if mirrored else thumbnails
-        near = near_hashes(
-            hashes, perceptual_hashes(others) if mirrored else hashes, pool, "mirrored" if mirrored else "hashes"
-        )
-        for one, other in near:
-            for start in range(0, len(one), _BLOCK):
-                pairs = slice(start, start + _BLOCK)
-                alike = _row_correlations(thumbnails[one[pairs]], others[other[pairs]])
-                for at in np.flatnonzero(alike >= ROUGHLY_ALIKE):
-                    found.append((float(alike[at]), (int(one[pairs][at]), int(other[pairs][at]), mirrored)))
-    return [pair for _, pair in sorted(found, reverse=True)]
+        other_hashes = perceptual_hashes(others) if mirrored else hashes
+        for one, other in near_hashes(hashes, other_hashes, pool, "mirrored" if mirrored else "hashes"):
+            apart = group[one] != group[other]
+            one, other = one[apart], other[apart]
+            alike = _pair_correlations(thumbnails, others, one, other)
+            rough = alike >= ROUGHLY_ALIKE
+            if rough.any():
+                found = np.empty(int(rough.sum()), _CANDIDATE)
+                found["one"], found["other"], found["mirrored"], found["alike"] = (
+                    one[rough],
+                    other[rough],
+                    mirrored,
+                    alike[rough],
+                )
+                yield found
 
 
-def _row_correlations(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
-    """[N, ...] twice -> [N]; 0 where either is of one colour."""
-    first, second = (values.reshape(len(values), prod(values.shape[1:])).astype(np.float32) for values in (one, other))
-    first -= first.mean(axis=1, keepdims=True)
-    second -= second.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    products = np.einsum("ij,ij->i", first, second)
-    return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+def _confirm(
+    pairs: Candidates, group: Positions, detail: Callable[[int], Detail], pool: ThreadPoolExecutor
+) -> list[Link]:
+    """Links among the pairs, the most alike compared first; a pair within one group is not compared. `group` is changed."""
+
+    def compare(pair: np.void) -> float:
+        one, other = detail(int(pair["one"])), detail(int(pair["other"]))
+        return similarity(one, np.ascontiguousarray(other[:, ::-1]) if pair["mirrored"] else other)
+
+    links: list[Link] = []
+    pairs = pairs[np.argsort(-pairs["alike"], kind="stable")]
+    with tqdm(total=len(pairs), unit="pair", desc="possible copies") as progress:
+        while len(pairs):
+            now, later = pairs[:_AT_ONCE], pairs[_AT_ONCE:]
+            joined = False
+            for pair, alike in zip(now, pool.map(compare, now), strict=True):
+                one, other = int(pair["one"]), int(pair["other"])
+                if alike >= COPY and group[one] != group[other]:
+                    group[group == group[other]] = group[one]
+                    links.append(Link(one, other, bool(pair["mirrored"]), alike))
+                    joined = True
+            before = len(pairs)
+            pairs = later[group[later["one"]] != group[later["other"]]] if joined else later
+            progress.update(before - len(pairs))
+    return links
+
+
+def _pair_correlations(
+    thumbnails: Thumbnails, others: Thumbnails, one: Positions, other: Positions
+) -> NDArray[np.float32]:
+    """[P] of thumbnails[one] and others[other], where `one` has few different values: each picture is normalised once."""
+    rows, row = np.unique(one, return_inverse=True)
+    columns, column = np.unique(other, return_inverse=True)
+    table = np.empty((len(rows), len(columns)), np.float32)
+    wanted = _normalised(thumbnails[rows])
+    for start in range(0, len(columns), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        table[:, block] = wanted @ _normalised(others[columns[block]]).T
+    return table[row, column]
+
+
+def _normalised(pictures: NDArray[Any]) -> NDArray[np.float32]:
+    """[N, ...] -> [N, pixels] of mean 0 and length 1, whose products are correlations; zeros for a picture of one colour."""
+    values = pictures.reshape(len(pictures), prod(pictures.shape[1:])).astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
 
 
 def _fine(picture: Detail) -> Detail:

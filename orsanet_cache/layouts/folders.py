@@ -28,7 +28,7 @@ def read_folders(root: Path, name: str, classes: Mapping[str, str], splits: Mapp
     samples: list[Sample] = []
     left_out: dict[str, list[str]] = defaultdict(list)
     for folder, split in folders.items():
-        _check_classes(root / folder, classes)
+        _check_classes(root / folder, classes, caller_chose=splits is None)
         for file in files_below(root, folder):
             below = Path(file).relative_to(folder)
             if any(part.startswith(".") for part in below.parts):
@@ -71,16 +71,19 @@ def _top_folders(root: Path, classes: Mapping[str, str], splits: Mapping[str, st
     return named
 
 
-def _check_classes(folder: Path, classes: Mapping[str, str]) -> None:
+def _check_classes(folder: Path, classes: Mapping[str, str], caller_chose: bool) -> None:
     found = _folders(folder)
     missing = [name for name in classes if name not in found]
     unknown = [name for name in found if name not in classes]
-    if missing or unknown:
-        findings = [f"no folder of class {few(missing)}"] if missing else []
-        findings += [f"folders that are no class: {few(unknown)}"] if unknown else []
-        raise OrsanetError(
-            f"{folder}: {'; '.join(findings)}; the classes are {', '.join(classes)}, and an empty folder says that a class has no pictures"
-        )
+    findings, advice = [], []
+    if missing:
+        findings.append(f"no folder of class {', '.join(missing)}")
+        advice.append("Unpack it completely, or make an empty folder for a class that has no pictures here")
+    if unknown:
+        findings.append(f"folders that are no class: {', '.join(unknown)}")
+        advice.append("Name them in --classes, or move them out" if caller_chose else "Move them out")
+    if findings:
+        raise OrsanetError(f"{folder}: {'; '.join(findings)}. {'. '.join(advice)}")
 
 
 def _folders(place: Path) -> list[str]:

@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from scipy.cluster.hierarchy import DisjointSet
 
 from orsanet_cache.cli import main
 from orsanet_cache.demo.picture import draw
@@ -381,7 +382,8 @@ def test_a_property_that_goes_with_the_class_is_named_with_its_shares() -> None:
     assert finding.severity == "warning"
     assert "colour goes with the class (Cramér's V 0.70)" in finding.what  # phi of (90 10; 20 80)
     assert "coloured are b 80%, a 10%; of all 45%" in finding.what
-    assert "right for 85% where chance is 50%" in finding.what
+    assert "right for 85%, as the mean over the classes, where chance is 50%" in finding.what
+    assert "tag the pictures (grey, colour) and read test:grey and test:colour" in finding.advice
 
 
 @pytest.mark.parametrize(
@@ -493,6 +495,31 @@ def test_near_hashes_are_those_of_all_pairs() -> None:
             expected = np.argwhere(np.triu(apart <= similarity.BITS_APART, 1)).tolist()
             assert found == set(map(tuple, expected))
             assert len(found) >= 750  # the planted ones of ten bits, without those of eleven
+
+
+@pytest.mark.parametrize("waiting", [similarity._WAITING, 5_000])
+def test_a_long_film_scene_is_one_group_after_little_more_than_one_comparison_a_frame(
+    monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    """Also where its pairs are too many to be kept at once: 500 frames have 124,750."""
+    monkeypatch.setattr(similarity, "_WAITING", waiting)
+    rng = np.random.default_rng(0)
+    scene = np.asarray(face(0).convert("L").resize((96, 96)), np.float32) + rng.normal(0, 8, (96, 96))
+    other = np.asarray(face(1).convert("L").resize((96, 96)), np.float32) + rng.normal(0, 8, (96, 96))
+    frames = [(scene + rng.normal(0, 2, (96, 96))).astype(np.float32) for _ in range(500)]
+    frames += [(other + rng.normal(0, 2, (96, 96))).astype(np.float32) for _ in range(3)]
+    compared = []
+
+    def detail(position: int) -> similarity.Detail:
+        compared.append(position)
+        return frames[position]
+
+    small = [Image.fromarray(frame.clip(0, 255).astype(np.uint8)).resize((32, 32)) for frame in frames]
+    links = similarity.near_copies(np.stack([np.asarray(frame) for frame in small]), detail)
+    groups = DisjointSet(range(503))
+    assert all(groups.merge(link.one, link.other) for link in links)  # none joins what is joined
+    assert sorted(map(sorted, groups.subsets())) == [list(range(500)), [500, 501, 502]]
+    assert len(compared) / 2 <= 2 * len(frames)  # a spanning tree needs 501
 
 
 def test_a_picture_is_most_similar_to_itself_and_one_even_colour_to_nothing() -> None:
@@ -674,17 +701,30 @@ def test_a_data_set_without_one_usable_picture_ends_with_their_names(tmp_path: P
         (["t.csv", "--root", ".", "--classes", "a,c"], "unknown class 'b'"),
         (["absent.toml"], "cannot be read"),
         (["t.csv", "--root", ".", "--classes", "a,b", "--out", "nowhere/found.json"], "there is no folder"),
+        (
+            ["t.csv", "--root", ".", "--classes", "a,b", "--out", "t.csv"],
+            "--out t.csv: is there already and is not overwritten",
+        ),
+        (["t.csv", "--root", ".", "--classes", "a,b", "--out", "dangling"], "--out dangling: is there already"),
+        (
+            ["t.csv", "--root", ".", "--classes", "a,b", "--out", "."],
+            "--out .: is a folder; name a new file, such as findings.json",
+        ),
     ],
 )
 def test_a_manifest_that_cannot_be_read_ends_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
 ) -> None:
-    write_table(tmp_path / "t.csv", [("a.png", "a", "train"), ("b.png", "b", "train")])
+    table = write_table(tmp_path / "t.csv", [("a.png", "a", "train"), ("b.png", "b", "train")])
+    (tmp_path / "dangling").symlink_to("nothing")
+    before = table.read_bytes()
     monkeypatch.chdir(tmp_path)
     printed, complaint = doctor(*arguments, code=1)
     assert printed == ""
-    assert complaint.startswith("Error: ")
+    assert complaint.startswith("Error: ")  # before the progress bar of a picture
     assert sentence in complaint
+    assert table.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "t.csv"]
 
 
 def test_the_tree_of_a_public_data_set_is_compared_with_what_is_published(tmp_path: Path) -> None:

@@ -531,8 +531,11 @@ def test_files_that_are_no_labelled_pictures_are_left_out_by_name(class_folders:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda root: shutil.rmtree(root / "valid/happiness"), "valid: no folder of class happiness"),
-        (lambda root: (root / "train/contempt").mkdir(), "train: folders that are no class: contempt"),
+        (lambda root: shutil.rmtree(root / "valid/happiness"), "valid: no folder of class happiness. Unpack it completely, or make an empty folder"),
+        (
+            lambda root: [(root / "train" / name).mkdir() for name in ("contempt", "disgust", "fear", "sadness", "surprise")],
+            "train: folders that are no class: contempt, disgust, fear, sadness, surprise. Name them in --classes, or move them out",
+        ),
         (lambda root: (root / "test/anger").rename(root / "test/Anger"), "no folder of class anger; folders that are no class: Anger"),
         (lambda root: (root / "train").rename(root / "training"), "no folder train among test, training, valid"),
         (lambda root: (root / "train").rename(root / "my train"), "my train where split folders should be"),

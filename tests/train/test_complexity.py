@@ -26,7 +26,18 @@ def test_the_table_says_both_totals() -> None:
     table = complexity_table(ModelConfig(), classes=7)
     assert "47,441,447" in table
     assert "60,289,575" in table
-    assert "published" not in complexity_table(ModelConfig(depth=4), classes=7)
+    assert "published checkpoint" not in complexity_table(ModelConfig(depth=4), classes=7)
+
+
+def test_the_table_says_what_a_forward_pass_costs_as_published_and_from_the_store() -> None:
+    """The numbers of README.md and docs/reproduce.md, and they follow from the rounded rows of the reference table."""
+    lines = complexity_table(ModelConfig(), classes=7).splitlines()
+    (published,) = [line for line in lines if "as published" in line]
+    (trained,) = [line for line in lines if "trained part alone" in line]
+    assert published.endswith(": 22.7 GMAC")
+    assert trained.endswith(": 7.1 GMAC")
+    assert sum(PUBLISHED_GFLOP.values()) / 2 == pytest.approx(22.7, abs=0.05)
+    assert any("GFLOP = 2 x GMAC" in line for line in lines)
 
 
 def test_more_classes_cost_their_row_of_the_head() -> None:
