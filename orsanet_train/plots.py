@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.container import Container
     from matplotlib.figure import Figure
 
-NO_MATPLOTLIB = "curves, confusion matrices and other figures need matplotlib: pip install 'orsanet[plots]'"
+NO_MATPLOTLIB = (
+    "curves, confusion matrices and other figures need matplotlib; in the clone of the project: pip install '.[plots]'"
+)
 WIDTH = 5.0  # inches: text of 10 points has 9 pixels where the figure is 360 wide
 DPI = 200
 LONGEST_NAME = 28  # characters; a tag may hold anything

@@ -89,7 +89,7 @@ def tensorboard_installed() -> bool:
     return find_spec("tensorboard") is not None
 
 
-NO_TENSORBOARD = "no events for TensorBoard (not installed; pip install 'orsanet[plots]')"
+NO_TENSORBOARD = "no events for TensorBoard (not installed; in the clone of the project: pip install '.[plots]')"
 
 
 def write_events(folder: Path, history: list[dict[str, float]], *, restart: bool) -> None:

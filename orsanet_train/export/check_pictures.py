@@ -4,23 +4,25 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from orsanet_cache import OrsanetError, RejectedImage, load_manifest, read_image, view_pixels
 
 SIDE = 224
+BATCHES = (1, 7)  # sizes in which they go through every file: it was traced with another
 AT_MOST = 100  # pictures of a folder or manifest
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of the formats that read_image knows
 CROPS = 8  # of each photograph
 NOISE = 4
 
 
 def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
-    """uint8 [N, 224, 224, 3], N > 1, and in words what they are.
+    """uint8 [N, 224, 224, 3], enough for the largest of BATCHES, and in words what they are.
 
-    `source` is a folder of pictures or a manifest, of which the first AT_MOST are taken by name and each whole, as a build does; None
-    takes crops of the photographs that come with scikit-learn, and seeded noise. Raises OrsanetError for a picture that cannot be read,
-    and where there are fewer than two.
+    `source` is a folder, of which the first AT_MOST files with one of SUFFIXES are taken in the order of their paths, or a manifest (.toml),
+    whose first AT_MOST rows are taken; each picture whole, as a build does. None takes crops of the photographs that come with
+    scikit-learn, and seeded noise.
+    Raises OrsanetError where there is no such source, where a picture cannot be read, and where there are too few.
     """
     if source is None:
         return (
@@ -28,17 +30,25 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
             f"{2 * CROPS} crops of two photographs and {NOISE} pictures of noise, none of them a face",
         )
     if source.is_dir():
-        suffixes = Image.registered_extensions()
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    elif not source.exists():
+        raise OrsanetError(f"{source}: does not exist; --check names a folder of pictures or a manifest")
+    elif source.suffix.lower() != ".toml":
+        raise OrsanetError(
+            f"{source}: --check needs a folder of pictures or a manifest's .toml, which says where its pictures are"
+        )
     else:
         manifest = load_manifest(source, check_files=False)
         paths = [manifest.root / sample.image for sample in manifest.samples]
-    if len(paths) < 2:
+    if len(paths) < max(BATCHES):
         raise OrsanetError(
-            f"{source}: has fewer than two pictures; name a folder or manifest with some, or leave out --check"
+            f"{source}: has {len(paths)} pictures ({', '.join(SUFFIXES)}), and batches of {max(BATCHES)} are tried; name a folder or "
+            f"manifest with as many, or leave out --check"
         )
     chosen = paths[:AT_MOST]
-    return np.stack([_read(path) for path in chosen]), f"{len(chosen)} of the {len(paths)} pictures of {source.name}"
+    return np.stack(
+        [_read(path) for path in chosen]
+    ), f"{len(chosen)} of the {len(paths)} pictures of {source.resolve().name}"
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

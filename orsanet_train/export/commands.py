@@ -31,6 +31,7 @@ def export(
     out: Path | None,
 ) -> None:  # fmt: skip
     """RUN as ONNX files that onnxruntime was seen to compute as PyTorch does, and MODEL_CARD.md, which says what the model is."""
+    from orsanet_train.export.check_pictures import BATCHES
     from orsanet_train.export.files import export_onnx
     from orsanet_train.export.model_card import CARD
 
@@ -41,7 +42,7 @@ def export(
     for graph in exported.graphs:
         click.echo(
             f"{graph.name}: {graph.size / 1e6:.1f} MB; largest difference of a probability from PyTorch's {graph.difference:.1e}, "
-            f"on {graph.pictures} pictures, in batches of 1 and 7"
+            f"on {graph.pictures} pictures, in batches of {' and '.join(map(str, BATCHES))}"
         )
     if part == "trainable":
         click.echo("only the trainable part: it takes a store's rows, and was compared on random priors", err=True)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from orsanet_cache import FrozenPriors, OrsanetError, quantised, sync_folder
 from orsanet_train.checkpoint import Identity, load_weights, prepare_folder
-from orsanet_train.export.check_pictures import check_pictures
-from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card
+from orsanet_train.export.check_pictures import BATCHES, check_pictures
+from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of
 from orsanet_train.export.onnx_graph import (
     EXPRESSION,
     NO_ONNX,
@@ -43,10 +43,9 @@ from orsanet_train.model import ORSANet
 
 Part = Literal["pipeline", "trainable", "both"]
 
-MAX_DIFFERENCE = (
-    1e-4  # of a probability: rounding of another order of sums moves it by a tenth of that, a wrong graph by far more
-)
-BATCHES = (1, 7)  # sizes at which every file is tried: it was traced with another
+# Of a probability. Sums in another order stay well below it, but for int8, where they can put a feature on the next step. A graph that
+# computes something else is above it; one that is only less exact, such as one without a float16 store's rounding, need not be.
+MAX_DIFFERENCE = 1e-4
 PYTORCH_BATCH = 8
 
 
@@ -70,15 +69,19 @@ def export_onnx(
 ) -> Exported:
     """Write trainable.onnx, pipeline.onnx (or one of them) and MODEL_CARD.md into the new folder `out`.
 
-    `checkpoint` is best or last. `segmenter` and `landmarks` are as `frozen_priors` takes them; the trainable part alone needs neither.
+    `checkpoint` is best or last. `segmenter` and `landmarks` are as `frozen_priors` takes them; the trainable part alone takes neither.
     `check` is a folder or manifest of pictures on which the files are compared with PyTorch; None takes pictures that come with scikit-learn.
     Raises OrsanetError, and leaves nothing, where `out` exists, onnxruntime is not installed, the frozen networks are not the
-    run's, a picture cannot be read, or a probability differs from PyTorch's by more than MAX_DIFFERENCE.
+    run's or not wanted, a picture cannot be read, or a probability differs from PyTorch's by more than MAX_DIFFERENCE.
     """
     if not onnx_installed():
         raise OrsanetError(NO_ONNX)
     if out.exists():
         raise OrsanetError(f"{out}: already exists; remove it, or choose another --out")
+    if part == "trainable" and (segmenter is not None or landmarks is not None):
+        raise OrsanetError(
+            "--part trainable has no frozen networks in it; leave out --segmenter and --landmarks, or export --part both"
+        )
     model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
     evaluation = evaluation_of(run_folder, checkpoint)
     frozen = None if part == "trainable" else frozen_priors(run_folder, identity, segmenter, landmarks)
@@ -100,7 +103,9 @@ def export_onnx(
             if frozen is not None:
                 network = WholePipeline(model, identity, frozen)
                 graphs.append(export(network, PIPELINE, {"pixels": pixels}, (*EXPRESSION, *PRIORS), expected))
-            card = model_card(checkpoint, identity, evaluation, graphs, pictures_said)
+            card = model_card(
+                checkpoint, identity, evaluation, graphs, pictures_said, training_of(run_folder, identity)
+            )
             (folder / CARD).write_text(card, encoding="utf-8")
             for path in folder.iterdir():
                 with path.open("rb") as written:
@@ -220,8 +225,11 @@ def _ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     both = session.get_inputs(), session.get_outputs()
-    inputs, outputs = (
-        tuple(Port(port.name, port.type.removeprefix("tensor(").rstrip(")"), tuple(port.shape)) for port in ports)
-        for ports in both
-    )
+    inputs, outputs = (tuple(Port(port.name, _dtype(port.type), tuple(port.shape)) for port in ports) for ports in both)
     return inputs, outputs
+
+
+def _dtype(onnx_type: str) -> str:
+    """tensor(float) -> float32: ONNX has no number in the name of that one."""
+    name = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return "float32" if name == "float" else name

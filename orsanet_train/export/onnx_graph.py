@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from orsanet_cache import FrozenPriors, OrsanetError, imagenet_normalised, unit_range
+from orsanet_cache import LAPA_CLASSES, FrozenPriors, OrsanetError, imagenet_normalised, unit_range
 from orsanet_train.checkpoint import Identity
 from orsanet_train.frozen import as_stored
 from orsanet_train.fusion import SpectralConv
@@ -26,7 +26,7 @@ from orsanet_train.model import ORSANet
 TRAINABLE, PIPELINE = "trainable.onnx", "pipeline.onnx"
 OPSET = 18  # the lowest that torch writes; later ones made nothing faster
 IR_VERSION = 10  # of the file format: the highest that onnxruntime 1.22 reads
-NO_ONNX = "exporting needs onnx, onnxruntime and onnxscript: pip install 'orsanet[export]'"
+NO_ONNX = "exporting needs onnx, onnxruntime and onnxscript; in the clone of the project: pip install '.[export]'"
 LARGEST = 2**31 - 2**24  # bytes of tensors: one protobuf message, which such a file is, ends at 2 GiB
 
 EXPRESSION = ("probabilities", "logits", "features")
@@ -42,7 +42,7 @@ MEANINGS = {
     "logits": "what probabilities are the softmax of",
     "features": "what the last layer sees",
     "landmarks": "68 points x, y in units of the crop, 0 … 1 (iBUG order)",
-    "segmentation_map": "LaPa class of every pixel, 0 … 10; 255: not finite",
+    "segmentation_map": f"LaPa class of every pixel: {', '.join(f'{k} {name}' for k, name in enumerate(LAPA_CLASSES))}; 255: not finite",
     "segmentation_entropy": "0, sure of every pixel, … 1, knows nothing",
 }
 

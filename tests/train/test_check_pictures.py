@@ -1,5 +1,6 @@
 """The pictures that an export is checked on are those named, and the same every time."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from PIL import Image
 
 from orsanet_cache import OrsanetError, read_image, view_pixels
-from orsanet_train.export.check_pictures import check_pictures
+from orsanet_cache.layouts.found import PICTURE_SUFFIXES
+from orsanet_train.export.check_pictures import BATCHES, SUFFIXES, check_pictures
 
 
 def test_check_pictures_are_those_named_whole_and_in_order(world, tmp_path: Path) -> None:
@@ -26,9 +28,36 @@ def test_check_pictures_are_those_named_whole_and_in_order(world, tmp_path: Path
 
 
 def test_a_picture_that_cannot_be_read_or_too_few_are_named(tmp_path: Path) -> None:
-    with pytest.raises(OrsanetError, match="fewer than two pictures"):
+    for number in range(max(BATCHES) - 1):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"a{number}.png")
+    with pytest.raises(OrsanetError, match=r"has 6 pictures \(\.jpg, .*\), and batches of 7 are tried"):
         check_pictures(tmp_path)
-    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     with pytest.raises(OrsanetError, match=r"b\.jpg: .*take it out of what --check names"):
         check_pictures(tmp_path)
+
+
+def test_a_source_that_is_no_folder_and_no_manifest_is_told_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match="nothing: does not exist; --check names a folder"):
+        check_pictures(tmp_path / "nothing")
+    (tmp_path / "table.csv").write_text("image,label,split\n")
+    with pytest.raises(OrsanetError, match=r"table\.csv: --check needs a folder of pictures or a manifest's \.toml"):
+        check_pictures(tmp_path / "table.csv")
+
+
+def test_the_folder_one_stands_in_has_its_name_and_its_other_files_are_no_pictures(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = sorted((world.folder / "images").iterdir())[: max(BATCHES)]
+    (tmp_path / "own").mkdir()
+    for image in images:
+        shutil.copy(image, tmp_path / "own")
+    (tmp_path / "own" / "about.pdf").write_bytes(b"%PDF")  # Pillow writes these, and read_image takes none
+    monkeypatch.chdir(tmp_path / "own")
+    pictures, said = check_pictures(Path("."))
+    assert said == "7 of the 7 pictures of own"
+    assert len(pictures) == 7
+
+
+def test_the_suffixes_are_those_by_which_a_manifest_is_made() -> None:
+    assert set(SUFFIXES) == PICTURE_SUFFIXES

@@ -215,7 +215,7 @@ def test_mistakes_end_in_one_sentence(world, tmp_path: Path) -> None:
     )
     assert "not available here" in refused(command("run", *data(world), *SMALL, *out, "--device", "cuda:99"))
     assert "weights of this IR50" in refused(command("run", *data(world), *SMALL, *out, "--ir50", world.landmarks))
-    assert "cannot be read" in refused(command("evaluate", tmp_path / "none", *data(world)))
+    assert "none is not a run folder: it has no best" in refused(command("evaluate", tmp_path / "none", *data(world)))
     assert "not written by `orsanet-train run`" in refused(evaluate_foreign(world, tmp_path))
 
 

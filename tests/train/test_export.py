@@ -149,8 +149,22 @@ def test_the_cards_checksums_are_those_of_the_files(tried: Tried) -> None:
     card = (tried.folder / "MODEL_CARD.md").read_text()
     for name in ("trainable.onnx", "pipeline.onnx"):
         content = (tried.folder / name).read_bytes()
-        assert f"| {name} | {len(content)} |" in card
+        assert f"| {name} | {len(content) / 1e6:.1f} |" in card
         assert hashlib.sha256(content).hexdigest() in card
+
+
+def test_the_card_has_the_settings_that_the_run_folder_keeps(tried: Tried) -> None:
+    card = " ".join((tried.folder / "MODEL_CARD.md").read_text().split())
+    assert (
+        "Settings: seed 0, epochs 1, batch size 6, sampling balanced, learning rate 0.001 times 0.8 per epoch" in card
+    )
+    assert json.loads((tried.run / "run.json").read_text())["training_images_sha256"] in card
+
+
+def test_frozen_networks_for_a_part_that_has_none_are_refused(world, tried: Tried, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match=r"^--part trainable has no frozen networks in it; leave out"):
+        export_onnx(tried.run, "best", tmp_path / "out", part="trainable", segmenter=world.segmenter)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_there_is_refused_in_one_sentence(tried: Tried) -> None:

@@ -1,4 +1,4 @@
-"""From the pixels of a hundred real faces, onnxruntime and PyTorch say the same within 1e-4, whatever the store's type."""
+"""From the pixels of real faces, onnxruntime and PyTorch say the same, nearer than what the store's rounding changes, whatever its type."""
 
 from pathlib import Path
 
@@ -54,15 +54,28 @@ def checked(expected: NDArray[np.float32]) -> NDArray[np.float32]:
     return expected
 
 
-def test_from_pixels_with_the_rounding_of_a_float16_store(
-    faces: NDArray[np.uint8], frozen: FrozenPriors, tmp_path: Path
+@pytest.mark.parametrize(
+    ("feature_dtype", "tolerance"),
+    [
+        # Sums in another order decide to which of two neighbours some features round: measured 8.4e-6, and 9.3e-5 without rounding.
+        ("float16", 3e-5),
+        ("int8", MAX_DIFFERENCE),  # the steps are wider: measured 5.5e-5, and 2.0e-3 without rounding
+    ],
+)
+def test_from_pixels_with_the_rounding_of_the_store_and_not_without(
+    faces: NDArray[np.uint8], frozen: FrozenPriors, tmp_path: Path, feature_dtype: str, tolerance: float
 ) -> None:
-    model, identity = model_of(frozen, "float16")
+    model, identity = model_of(frozen, feature_dtype)
     pixels = torch.from_numpy(faces)
     expected = checked(probabilities(model, identity, stored_rows(identity, frozen, pixels)))
     path = tmp_path / "pipeline.onnx"
     write_graph(WholePipeline(model, identity, frozen), {"pixels": pixels[:2]}, (*EXPRESSION, *PRIORS), {}, path)
-    assert largest_difference(path, {"pixels": faces}, expected, [1, 7]) <= MAX_DIFFERENCE
+    assert largest_difference(path, {"pixels": faces}, expected, [7]) <= tolerance
+    exact = identity.model_copy(update={"store_recipe": {**identity.store_recipe, "feature_dtype": "float32"}})
+    with torch.no_grad():
+        unrounded = WholePipeline(model, exact, frozen)
+        said = torch.cat([unrounded(batch)[0] for batch in pixels.split(8)]).numpy()
+    assert np.abs(said - expected).max() > tolerance
 
 
 def test_from_an_int8_stores_rows(faces: NDArray[np.uint8], frozen: FrozenPriors, tmp_path: Path) -> None:
@@ -71,4 +84,4 @@ def test_from_an_int8_stores_rows(faces: NDArray[np.uint8], frozen: FrozenPriors
     expected = checked(probabilities(model, identity, rows))
     path, two = tmp_path / "trainable.onnx", {name: values[:2] for name, values in rows.items()}
     write_graph(TrainablePart(model, identity), two, EXPRESSION, {}, path)
-    assert largest_difference(path, {name: values.numpy() for name, values in rows.items()}, expected, [1, 7]) <= 1e-5
+    assert largest_difference(path, {name: values.numpy() for name, values in rows.items()}, expected, [7]) <= 1e-5

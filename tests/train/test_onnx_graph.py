@@ -17,6 +17,8 @@ from orsanet_train.export.onnx_graph import (
     EXPRESSION,
     LARGEST,
     TrainablePart,
+    WholePipeline,
+    model_inputs,
     spectral_norm_folded,
     stored_inputs,
     write_graph,
@@ -77,6 +79,30 @@ def test_every_kind_of_store_and_prior_is_read_as_it_is_stored(
     expected = probabilities(model, identity, ours)
     assert expected.std(axis=0).max() > 1e-4  # it looks at what it is given
     assert largest_difference(tmp_path / "trainable.onnx", kept, expected, [1, 5]) <= 1e-6
+
+
+@pytest.mark.parametrize("feature_dtype", ["float16", "int8"])
+def test_in_the_whole_pipeline_the_model_gets_what_a_store_would_give_it_to_the_last_bit(
+    world, frozen: FrozenPriors, feature_dtype: str
+) -> None:
+    manifest = world.load_manifest()
+    pictures = [view_pixels(read_image(manifest.root / sample.image).rgb, "clean") for sample in manifest.split("test")]
+    pixels = torch.from_numpy(np.stack(pictures))
+    identity, exact = (identity_of({**frozen.recipe(), "feature_dtype": kept}) for kept in (feature_dtype, "float32"))
+    model = identity.build().eval()
+
+    def seen(identity: Identity) -> tuple[Tensor, ...]:
+        """What ORSANet gets in the pipeline of a store of this type."""
+        pipeline, inputs = WholePipeline(model, identity, frozen), []
+        pipeline.model.register_forward_pre_hook(lambda _, given: inputs.extend(given))
+        with torch.no_grad():
+            pipeline(pixels)
+        return tuple(inputs)
+
+    stored = model_inputs(stored_rows(identity, frozen, pixels))
+    assert [torch.equal(ours, theirs) for ours, theirs in zip(seen(identity), stored, strict=True)] == [True] * 3
+    # Without rounding only the picture is the same.
+    assert [torch.equal(ours, theirs) for ours, theirs in zip(seen(exact), stored, strict=True)] == [True, False, False]
 
 
 class Rounding(nn.Module):
