@@ -3,6 +3,7 @@
 The trees are as the data sets are downloaded, with drawn faces for pictures.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -188,3 +189,24 @@ def test_from_the_download_to_the_evaluation_every_picture_keeps_its_label(
     assert set(said.values()) == set(layout.classes)
     columns = [column.removeprefix("p_") for column in predictions.columns if column.startswith("p_")]
     assert columns == list(layout.classes)
+
+
+def test_the_validation_set_that_lacks_one_picture_is_named(
+    faces: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "face.jpg"
+    picture.write_bytes(faces[0])
+    for folder, count in (("train_set", 4_000), ("val_set", 3_999)):
+        (tmp_path / "download" / folder / "images").mkdir(parents=True)
+        (tmp_path / "download" / folder / "annotations").mkdir()
+        for number in range(count):
+            (tmp_path / "download" / folder / "images" / f"{number}.jpg").hardlink_to(picture)
+            np.save(tmp_path / "download" / folder / "annotations" / f"{number}_exp.npy", np.array(number % 8))
+    printed = done("orsanet-cache", "manifest", "affectnet", "download", "--classes", "8", "--out", "affectnet8.toml")
+    assert re.search(r"valid +total +3,999 +published +4,000 +-1", printed)
+    looked = CliRunner().invoke(orsanet_cache.cli.main, ["doctor", "affectnet8.toml"])
+    assert looked.exit_code == 1  # all pictures are the same here
+    assert (
+        "valid has 3,999 pictures and the published runs 4,000: AffectNet's release of 2021 lacks one" in looked.output
+    )
