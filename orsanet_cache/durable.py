@@ -62,13 +62,13 @@ def publish(path: Path, content: Content, temporary: Path) -> None:
 
 def publish_new(path: Path, content: Content, temporary: Path) -> bool:
     """As `publish`, but only where nothing has that name; says whether it did."""
-    write_temporary(temporary, content)
     try:
+        write_temporary(temporary, content)
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     return True
 

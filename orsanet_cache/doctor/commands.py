@@ -43,11 +43,8 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
     if out is not None:
         content = [as_json(data, findings).encode()]
         temporary = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")
-        try:
-            if not publish_new(out.absolute(), content, temporary):
-                raise OrsanetError(_taken(out))
-        finally:
-            temporary.unlink(missing_ok=True)  # a disk that is full leaves it
+        if not publish_new(out.absolute(), content, temporary):
+            raise OrsanetError(_taken(out))
         click.echo(f"wrote {out}")
     if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
