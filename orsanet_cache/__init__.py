@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.precision import in_half_precision as in_half_precision
     from orsanet_cache.priors import ARCHITECTURE_KEY as ARCHITECTURE_KEY
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
+    from orsanet_cache.priors import Priors as Priors
     from orsanet_cache.priors import load_landmark_network as load_landmark_network
     from orsanet_cache.priors import load_segmenter as load_segmenter
     from orsanet_cache.priors import map_of as map_of
@@ -75,7 +76,7 @@ _NAMES = {
     "mobilefacenet": ("MobileFaceNet",),
     "pixels": ("IMAGENET_MEAN", "displayable", "imagenet_normalised", "unit_range"),
     "precision": ("in_half_precision",),
-    "priors": ("ARCHITECTURE_KEY", "FrozenPriors", "load_landmark_network", "load_segmenter", "map_of"),
+    "priors": ("ARCHITECTURE_KEY", "FrozenPriors", "Priors", "load_landmark_network", "load_segmenter", "map_of"),
     "quality": ("landmark_agreement", "part_plausibility", "prior_quality"),
     "rounding": ("quantised",),
     "segface": ("LAPA_CLASSES", "SegFace", "SegFaceConfig"),

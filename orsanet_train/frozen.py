@@ -19,14 +19,17 @@ from orsanet_cache import (
     FrozenPriors,
     MobileFaceNet,
     OrsanetError,
+    Priors,
     SegFace,
     default_folder,
+    imagenet_normalised,
     listed,
     load_landmark_network,
     load_segmenter,
     quantised,
     recipe_differences,
     tensors_digest,
+    unit_range,
     weights_path,
 )
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
@@ -81,6 +84,20 @@ def as_stored(features: Tensor, feature_dtype: str) -> Tensor:
         steps, scale = quantised(features)
         return steps.float() * scale[..., None, None]
     return features.to(getattr(torch, feature_dtype)).float()
+
+
+def seen_by_the_model(
+    pixels: Tensor, priors: Priors, segmentation_prior: str, feature_dtype: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model's forward takes of clean views uint8 [B, 224, 224, 3] and their priors: as a Feed gives it from a store of this type.
+
+    Without a semantic prior the segmentation map stands in.
+    """
+    image = imagenet_normalised(unit_range(pixels[:, ::2, ::2])).contiguous()
+    segmentation = priors.segmentation_map
+    if segmentation_prior == "features":
+        segmentation = as_stored(priors.segmentation_features, feature_dtype)
+    return image, segmentation, as_stored(priors.landmark_features, feature_dtype)
 
 
 def _found(part: Part, run_folder: Path, identity: Identity) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from orsanet_cache import LAPA_CLASSES, FrozenPriors, OrsanetError, imagenet_normalised, unit_range
 from orsanet_train.checkpoint import Identity
-from orsanet_train.frozen import as_stored
+from orsanet_train.frozen import seen_by_the_model
 from orsanet_train.fusion import SpectralConv
 from orsanet_train.model import ORSANet
 
@@ -76,11 +76,9 @@ class WholePipeline(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         priors = self.frozen(pixels)
-        segmentation = priors.segmentation_map
-        if self.model.segmentation_prior == "features":
-            segmentation = as_stored(priors.segmentation_features, self.feature_dtype)
-        image = imagenet_normalised(unit_range(pixels[:, ::2, ::2]))
-        logits, features = self.model(image, segmentation, as_stored(priors.landmark_features, self.feature_dtype))
+        logits, features = self.model(
+            *seen_by_the_model(pixels, priors, self.model.segmentation_prior, self.feature_dtype)
+        )
         said = (logits.softmax(dim=1), logits, features)
         return *said, priors.landmarks, priors.segmentation_map, priors.segmentation_entropy
 

@@ -17,15 +17,13 @@ from orsanet_cache import (
     FrozenPriors,
     OrsanetError,
     every_second_pixel,
-    imagenet_normalised,
     in_half_precision,
     landmark_agreement,
     part_plausibility,
-    unit_range,
 )
 from orsanet_train.attention import attention
 from orsanet_train.checkpoint import Identity, load_weights
-from orsanet_train.frozen import as_stored, frozen_priors
+from orsanet_train.frozen import as_stored, frozen_priors, seen_by_the_model
 from orsanet_train.model import ORSANet
 
 CPU_BATCH, GPU_BATCH = 8, 64
@@ -116,20 +114,12 @@ class Predictor:
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
         """What the model takes; map, landmarks, entropy, and whether all that a store keeps would be finite, [B]."""
-        priors = self._frozen(torch.from_numpy(pixels).to(self.device))
-        dtype = self.identity.store_recipe["feature_dtype"]
-        segmentation_features, landmark_features = (
-            as_stored(features, dtype) for features in (priors.segmentation_features, priors.landmark_features)
-        )
-        # As Feed: in memory in order, and without a semantic prior the map stands in.
-        image = imagenet_normalised(
-            unit_range(torch.from_numpy(every_second_pixel(pixels)).to(self.device))
-        ).contiguous()
-        features_used = self._model.segmentation_prior == "features"
-        segmentation = segmentation_features if features_used else priors.segmentation_map
+        views = torch.from_numpy(pixels).to(self.device)
+        priors, dtype = self._frozen(views), self.identity.store_recipe["feature_dtype"]
+        inputs = seen_by_the_model(views, priors, self._model.segmentation_prior, dtype)
         finite = priors.segmentation_entropy.isfinite()
-        for values in (segmentation_features, landmark_features, priors.landmarks):
+        for values in (as_stored(priors.segmentation_features, dtype), inputs[2], priors.landmarks):
             finite = finite & values.isfinite().flatten(1).all(dim=1)
-        return (image, segmentation, landmark_features), (
+        return inputs, (
             priors.segmentation_map, priors.landmarks, priors.segmentation_entropy, finite,
         )  # fmt: skip
