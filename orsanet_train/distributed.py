@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from orsanet_cache import OrsanetError
+from orsanet_train.torch_versions import all_gather_single
 
 
 class Ranks(NamedTuple):
@@ -156,7 +157,7 @@ class _GlobalNorm(torch.autograd.Function):
             var, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
             torch.cat([mean, var, own.new_full((1,), x.numel() // channels)], out=own)
         every = own.new_empty(dist.get_world_size() * len(own))
-        dist.all_gather_into_tensor(every, own)
+        all_gather_single(every, own)
         means, variances, counts = every.view(-1, len(own)).split([channels, channels, 1], dim=1)
         count = counts.sum()
         share = counts / count
