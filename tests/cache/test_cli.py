@@ -12,7 +12,7 @@ from PIL import Image
 
 def command(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "orsanet_cache.cli", *map(str, arguments)],
+        [sys.executable, "-m", "orsanet_cache.cli", *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 

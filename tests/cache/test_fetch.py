@@ -175,7 +175,7 @@ def start(hub: Hub, folder: Path, wanted: Source | None = None, **environment: s
     """A process that fetches."""
     given = {**vars(wanted or source()), "hub": {"repository": REPOSITORY, "path": f"folder/{FILE_NAME}"}}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", FETCH, json.dumps(given), str(folder)],
+        [sys.executable, "-c", FETCH, json.dumps(given), str(folder)],
         # Without telemetry: huggingface_hub would ask this server for its list of known agents, too.
         env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -764,7 +764,7 @@ def test_as_a_process_a_mistake_is_one_message_and_exit_code_one(raf: Path, tmp_
     )
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-W", "error", "-c", program, "manifest", *map(str, arguments)]
+        words = [sys.executable, "-c", program, "manifest", *map(str, arguments)]
         return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
     good = run("rafdb", raf, "--out", tmp_path / "rafdb.toml")

@@ -1,7 +1,6 @@
 """What is written here is what zarr-python writes, byte for byte, and each reads the other's."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -147,22 +146,18 @@ def test_group_attributes_are_what_zarr_reads(
     assert ZarrFolder(folder).attributes("") == attributes
 
 
-def test_a_sealed_store_opens_whole_in_zarr_without_a_warning(world: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        members = dict(zarr.open_group(world.store, mode="r").members(max_depth=None))
-        assert members.keys() == {
-            str(path.parent.relative_to(world.store))
-            for path in world.store.rglob(METADATA)
-            if path.parent != world.store
-        }
-        store = PriorStore.open(world.store)
-        for split in store.splits:
-            for view in store.views(split):
-                for field in store.fields(split, view):
-                    array = members[f"{split}/{view}/{field}"]
-                    assert isinstance(array, zarr.Array)
-                    assert same(array[...], store.read(split, view, field, slice(None)))
+def test_a_sealed_store_opens_whole_in_zarr_without_a_warning(world: Any) -> None:  # a warning fails every test
+    members = dict(zarr.open_group(world.store, mode="r").members(max_depth=None))
+    assert members.keys() == {
+        str(path.parent.relative_to(world.store)) for path in world.store.rglob(METADATA) if path.parent != world.store
+    }
+    store = PriorStore.open(world.store)
+    for split in store.splits:
+        for view in store.views(split):
+            for field in store.fields(split, view):
+                array = members[f"{split}/{view}/{field}"]
+                assert isinstance(array, zarr.Array)
+                assert same(array[...], store.read(split, view, field, slice(None)))
 
 
 def test_every_file_of_a_sealed_store_belongs_to_an_array_or_a_group(world: Any) -> None:

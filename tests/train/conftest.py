@@ -139,7 +139,7 @@ class Runner:
 def runner(world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     program = Path(__file__).with_name("run_child.py")
     with subprocess.Popen(
-        [sys.executable, "-W", "error", program],
+        [sys.executable, program],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:  # fmt: skip
         yield Runner(world.store, world.manifest, process, tmp_path_factory.mktemp("logs"))

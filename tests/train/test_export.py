@@ -57,7 +57,7 @@ class Tried:
 
 
 def export_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-W", "error", "-m", "orsanet_train", "export", *map(str, arguments)]
+    line = [sys.executable, "-m", "orsanet_train", "export", *map(str, arguments)]
     threads = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(line, capture_output=True, text=True, timeout=240, check=False, env=threads)
 

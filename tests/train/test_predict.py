@@ -121,7 +121,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def line(*arguments: object) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "orsanet_train", "predict", *map(str, arguments)]
+    return [sys.executable, "-m", "orsanet_train", "predict", *map(str, arguments)]
 
 
 def invoke(*arguments: object) -> Result:

@@ -16,7 +16,7 @@ from orsanet_cache.demo.picture import draw
 
 def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "orsanet_cache.cli", *map(str, arguments)],
+        [sys.executable, "-m", "orsanet_cache.cli", *map(str, arguments)],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
 

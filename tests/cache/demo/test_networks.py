@@ -41,7 +41,7 @@ except OrsanetError as error:
 
 def ask(folder: Path, network: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ASK, network],
+        [sys.executable, "-c", ASK, network],
         cwd=folder, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -56,7 +56,7 @@ def start(out: Path) -> "subprocess.Popen[str]":
     arguments = ["demo-train", "--out", out, "--images", RECIPE.images]
     arguments += ["--segmenter-steps", STEPS, "--landmarks-steps", STEPS]
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", COMMAND, *map(str, arguments)],
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
