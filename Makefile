@@ -3,16 +3,25 @@
 # make crash-test  kill a build 200 times, wherever it is, and see that nothing is lost
 # make check   the same, and lint, types and import contracts: what CI runs
 # make docs    set up .venv and make these documents a site, build/site/index.html
+#
+# .venv has exactly the versions of requirements.lock. Other versions are tried in environments that are made anew each time:
+# make lock    renew requirements.lock within the ranges of pyproject.toml; with UPGRADE= change only what no longer fits
+# make newest  run every test with the newest versions that pyproject.toml allows; lists the warnings of the dependencies
+# make lowest  run every test with the lowest versions that pyproject.toml allows (PYTHON=python3.11: the bounds are tried there)
 PYTHON ?= python3
 BIN := .venv/bin
 # that run tests: each needs a core or more, and up to 6 GB
 PROCESSES ?= 2
+UPGRADE ?= --upgrade
 
 DEMO ?= demo
 DEMO_IMAGES ?= 1200
 OCCLUDED := erase-10,erase-20,erase-30,sunglasses,mask,hand,half-face,cap,second-face
 
-.PHONY: demo test crash-test check lint types contracts docs clean
+# Small networks wait for their threads all the time; threads that sleep meanwhile leave the cores to the processes that tests start.
+TESTS = OMP_WAIT_POLICY=passive $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+
+.PHONY: demo test crash-test check lint types contracts docs lock lock-check newest lowest clean
 
 # The README's commands. What is already there is used again; interrupted, the build and the training go on.
 demo: .venv/installed
@@ -31,9 +40,8 @@ demo: .venv/installed
 	@echo "  $(DEMO)/run/report-best/report.html               the report: open it in a browser"
 	@echo "  $(DEMO)/run/evaluation-best/evaluation.json       every number of the table above"
 
-# Small networks wait for their threads all the time; threads that sleep meanwhile leave the cores to the processes that tests start.
 test: .venv/installed
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+	$(call TESTS,.venv)
 
 crash-test: .venv/installed
 	ORSANET_KILLS=200 $(BIN)/python -m pytest tests/cache/test_crash.py
@@ -54,12 +62,36 @@ docs: .venv/installed
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --write-all --builder html docs build/site
 	@echo "Look at build/site/index.html"
 
-# The marker is newer than pyproject.toml once everything in it is installed.
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+# The marker is newer than both files once exactly the locked versions are installed.
+.venv/installed: requirements.lock pyproject.toml
+	@echo "Installing the locked versions into .venv: several GB, nearly all of it PyTorch; this takes minutes."
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+lock: .venv/installed
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --extra dev --group lock pyproject.toml --output-file requirements.lock
+
+# Without tests/conftest.py, which imports torch: seconds.
+lock-check: .venv/installed
+	$(BIN)/python -m pytest --quiet --noconftest tests/test_lock.py
+
+newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev]'
+	$(call TESTS,.venv-newest) -m "not locked" --list-warnings
+
+# Of our own requirements the lowest; of theirs the newest that go with them.
+lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip compile --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--extra dev pyproject.toml --output-file .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable .
+	$(call TESTS,.venv-lowest) -m "not locked" --list-warnings
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-newest .venv-lowest
