@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and what must be in one to go on from it.
 
 config.toml, run.json      what the run is: settings; data, recipe and start weights by digest
+versions.json              which versions of packages trained it, from which epoch on
 checkpoints/               the training state (state.py)
 best, last .safetensors    weights (checkpoint.py)
 metrics.csv, curves.png, tensorboard/, train_batch*.png      to look at
@@ -8,6 +9,8 @@ metrics.csv, curves.png, tensorboard/, train_batch*.png      to look at
 
 import json
 import math
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.online import OnlineORSANet
 from orsanet_train.watch import tensorboard_installed, write_events
 
+PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
 _BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all that a kill before run.json can leave
 
 
@@ -51,6 +55,28 @@ def begin_folder(out: Path, config: RunConfig, data: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
     write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
+
+
+def record_versions(out: Path, epoch: int) -> str | None:
+    """Keep in versions.json which versions compute from `epoch` on (counted from 1, as in metrics.csv).
+
+    Returns a note for the user where other versions trained the epochs before: resuming then gives no longer the uninterrupted run's bits.
+    """
+    path = out / "versions.json"
+    now = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    known = read_json(path) if path.exists() else []
+    if known and known[-1]["versions"] == now:
+        return None
+    content = json.dumps([*known, {"from_epoch": epoch, "versions": now}], indent=2)
+    write_whole(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+    if not known:
+        return None
+    before = known[-1]["versions"]
+    changed = [f"{name} {before.get(name)} before, {now[name]} now" for name in now if before.get(name) != now[name]]
+    return (
+        f"other versions trained this run so far ({'; '.join(changed)}): "
+        f"the results are not to the last bit those of a run with one of them"
+    )
 
 
 def write_epoch(

@@ -27,7 +27,7 @@ from orsanet_train.model import backbone_weights
 from orsanet_train.online import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
 from orsanet_train.plots import write_picture
 from orsanet_train.residence import Resident
-from orsanet_train.run_folder import begin_folder, check_folder
+from orsanet_train.run_folder import begin_folder, check_folder, record_versions
 from orsanet_train.selection import selection_split, training_split
 from orsanet_train.state import load_state
 from orsanet_train.step import below
@@ -124,6 +124,8 @@ def train(
         for feed in feeds:
             tqdm.write(f"'{feed.split.name}': {feed.reason}", file=sys.stderr)
         begin_folder(out, config, data)
+        if note := record_versions(out, 1 if state is None else state.epoch + 1):
+            tqdm.write(f"note: {note}", file=sys.stderr)
     if state is not None:
         engine.step.load(state.tensors)
         if isinstance(network, OnlineORSANet):

@@ -1,5 +1,7 @@
 """Training learns, is reproducible, resumes exactly, and refuses what does not fit before the first step."""
 
+import importlib.metadata
+import json
 import shutil
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def test_a_run_folder_holds_what_a_reader_looks_for(world, tmp_path: Path) -> No
     out = tmp_path / "run"
     summary = run(world, out, "epochs=2")
     assert {path.name for path in out.iterdir()} == {
-        "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "checkpoints", "run.json", "tensorboard",
+        "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "checkpoints", "run.json", "versions.json", "tensorboard",
         "train_batch0.png", "train_batch1.png", "train_batch2.png",
     }  # fmt: skip
     metrics = pd.read_csv(out / "metrics.csv")
@@ -129,6 +131,28 @@ def test_resuming_before_the_first_finished_epoch_is_starting(world, tmp_path: P
         shutil.copy(tmp_path / "whole" / name, early)
     run(world, early, "epochs=1", resume=True)
     assert equal(weights(early / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
+
+
+def test_a_run_records_the_versions_that_trained_it_and_notes_a_change(
+    world, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    run(world, out, "epochs=1")
+    path = out / "versions.json"
+    (first,) = json.loads(path.read_text())
+    assert first["from_epoch"] == 1
+    assert first["versions"]["torch"] == importlib.metadata.version("torch")
+    run(world, out, "epochs=2", resume=True)
+    assert json.loads(path.read_text()) == [first]
+    assert "other versions" not in capsys.readouterr().err
+    earlier = {**first, "versions": {**first["versions"], "torch": "2.9.0"}}
+    path.write_text(json.dumps([earlier]))
+    run(world, out, "epochs=3", resume=True)
+    assert json.loads(path.read_text()) == [earlier, {**first, "from_epoch": 3}]
+    assert f"(torch 2.9.0 before, {first['versions']['torch']} now)" in capsys.readouterr().err
+    path.unlink()  # a run of an earlier release
+    run(world, out, "epochs=4", resume=True)
+    assert json.loads(path.read_text()) == [{**first, "from_epoch": 4}]
 
 
 def test_resuming_on_other_labels_is_refused(world, tmp_path: Path) -> None:
