@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from orsanet_cache import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train import gallery, plots
 from orsanet_train.attention import Attention, attention
 from orsanet_train.checkpoint import load_weights

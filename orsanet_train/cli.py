@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache import CommandGroup, classes_option
+from orsanet_cache.command import CommandGroup, classes_option
 from orsanet_train.bench.commands import bench
 from orsanet_train.export.commands import export
 from orsanet_train.options import FILE, checkpoint_option
@@ -78,7 +78,11 @@ def run(
 
     config = load_config(preset, overrides)  # first: a typo should not wait for torch
 
-    from orsanet_cache import OrsanetError, PriorStore, choose_device, load_manifest, read_weights
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.manifest import load_manifest
+    from orsanet_cache.store import PriorStore
+    from orsanet_cache.weights import read_weights
     from orsanet_train import plots, watch
     from orsanet_train.distributed import process_group
     from orsanet_train.residence import memory_advice
@@ -163,7 +167,9 @@ def evaluate(
     checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Accuracy of RUN per split, tag and view: a table, evaluation.json and predictions.csv. `report` and `compare` go on from them."""
-    from orsanet_cache import PriorStore, choose_device, load_manifest, with_tags
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.manifest import load_manifest, with_tags
+    from orsanet_cache.store import PriorStore
     from orsanet_train.evaluate import evaluate as evaluate_run
     from orsanet_train.metrics import text_table
 
@@ -254,7 +260,7 @@ def report(
 
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several are compared with the first.
     """
-    from orsanet_cache import choose_device
+    from orsanet_cache.device import choose_device
     from orsanet_train.album import album
     from orsanet_train.checkpoint import prepare_folder
     from orsanet_train.page import write_report
@@ -326,7 +332,10 @@ def ablate(
     The table reports the last checkpoint, so that no result chooses it. Finished epochs are kept; to use several processes, give each
     its own --variants and the same --out.
     """
-    from orsanet_cache import PriorStore, choose_device, load_manifest, read_weights
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.manifest import load_manifest
+    from orsanet_cache.store import PriorStore
+    from orsanet_cache.weights import read_weights
     from orsanet_train.ablate import ablate as ablate_store
     from orsanet_train.ablate import write_summary
     from orsanet_train.seeds import parse_seeds

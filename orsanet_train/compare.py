@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, ttest_1samp
 
-from orsanet_cache import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.metrics import CONFIDENCE, Estimate, GroupReport
 from orsanet_train.predictions import Evaluation, Group, read_evaluation, right
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from orsanet_cache import OrsanetError, listed, validation_findings
+from orsanet_cache.errors import OrsanetError, listed, validation_findings
 
 HELD_OUT = "held-out"  # as selection_split: a part of the training split
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
-from orsanet_cache import OrsanetError
+from orsanet_cache.errors import OrsanetError
 from orsanet_train.torch_versions import all_gather_single
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from orsanet_cache import OrsanetError
+from orsanet_cache.errors import OrsanetError
 from orsanet_train.allocator import keep_freed_memory
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import Ranks, data_parallel, synchronised

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore, listed, recipe_differences
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.manifest import Manifest
+from orsanet_cache.store import PriorStore, recipe_differences
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
 from orsanet_train.config import HELD_OUT
 from orsanet_train.feed import Feed, LabelledSplit, join

@@ -13,25 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from orsanet_cache import (
-    PREPROCESSING,
-    SOURCES,
-    FrozenPriors,
-    MobileFaceNet,
-    OrsanetError,
-    Priors,
-    SegFace,
-    default_folder,
-    imagenet_normalised,
-    listed,
-    load_landmark_network,
-    load_segmenter,
-    quantised,
-    recipe_differences,
-    tensors_digest,
-    unit_range,
-    weights_path,
-)
+from orsanet_cache.demo.networks import weights_path
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.images import PREPROCESSING
+from orsanet_cache.mobilefacenet import MobileFaceNet
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter
+from orsanet_cache.rounding import quantised
+from orsanet_cache.segface import SegFace
+from orsanet_cache.sources import SOURCES, default_folder
+from orsanet_cache.store import recipe_differences
+from orsanet_cache.weights import tensors_digest
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
 
 Part = Literal["segmenter", "landmarks"]

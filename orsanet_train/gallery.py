@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from orsanet_cache import PriorStore, displayable, shortened, with_landmarks, with_map
+from orsanet_cache.pixels import displayable
+from orsanet_cache.sheet import shortened, with_landmarks, with_map
+from orsanet_cache.store import PriorStore
 from orsanet_train.attention import Attention
 from orsanet_train.feed import PriorBatch
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from orsanet_cache import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.checkpoint import Identity
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import Ranks, summed

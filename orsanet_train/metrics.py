@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from orsanet_cache import OrsanetError
+from orsanet_cache.errors import OrsanetError
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000

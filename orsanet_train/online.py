@@ -27,20 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from orsanet_cache import (
-    IMAGENET_MEAN,
-    FrozenPriors,
-    OrsanetError,
-    PriorStore,
-    RejectedImage,
-    SegFace,
-    imagenet_normalised,
-    map_of,
-    read_image,
-    unit_range,
-    view_pixels,
-    weights_path,
-)
+from orsanet_cache.demo.networks import weights_path
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
+from orsanet_cache.priors import FrozenPriors, map_of
+from orsanet_cache.segface import SegFace
+from orsanet_cache.store import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks
 from orsanet_train.epoch import INPUT_SIZE, batch_spans, inside

@@ -19,7 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from orsanet_cache import OrsanetError, printable
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.sheet import printable
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.metrics import Estimate, GroupReport
 

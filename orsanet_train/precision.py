@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from orsanet_cache import OrsanetError, allow_tf32
+from orsanet_cache.device import allow_tf32
+from orsanet_cache.errors import OrsanetError
 from orsanet_train.config import RunConfig
 
 

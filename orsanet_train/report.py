@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orsanet_cache import OrsanetError, PriorStore, listed, prior_quality, recipe_differences
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.quality import prior_quality
+from orsanet_cache.store import PriorStore, recipe_differences
 from orsanet_train.compare import Comparison, compare, paired, run_names, seed_folders
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluate import NOT_A_TEST

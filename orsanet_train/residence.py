@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from orsanet_cache import OrsanetError
+from orsanet_cache.errors import OrsanetError
 
 Resident = Literal["auto", "device", "host", "stream"]
 AUTO_SHARE = 0.5  # of a GPU's free memory that the data may take unasked; the model has yet to come

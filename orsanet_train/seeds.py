@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import sem, t
 
-from orsanet_cache import OrsanetError
+from orsanet_cache.errors import OrsanetError
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.train import RunSummary
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore, Sample
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.manifest import Manifest, Sample
+from orsanet_cache.store import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
 from orsanet_train.feed import LabelledSplit, join
 

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from orsanet_cache import OrsanetError, listed, make_folder, sync_folder, write_temporary
+from orsanet_cache.durable import make_folder, sync_folder, write_temporary
+from orsanet_cache.errors import OrsanetError, listed
 
 TENSORS = "tensors.safetensors"
 NUMBERS = "state.json"

@@ -15,7 +15,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore, Weights, load_strictly, tensors_digest
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.manifest import Manifest
+from orsanet_cache.store import PriorStore
+from orsanet_cache.weights import Weights, load_strictly, tensors_digest
 from orsanet_train.checkpoint import Identity, load_weights
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks

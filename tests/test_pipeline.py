@@ -8,18 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from orsanet_cache import (
-    FrozenPriors,
-    MobileFaceNet,
-    PriorStore,
-    SegFace,
-    SegFaceConfig,
-    imagenet_normalised,
-    load_manifest,
-    unit_range,
-)
+from orsanet_cache import FrozenPriors, PriorStore, load_manifest
 from orsanet_cache.build import build
 from orsanet_cache.images import read_image, view_pixels
+from orsanet_cache.mobilefacenet import MobileFaceNet
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig
 from orsanet_train.feed import Feed, join
 from orsanet_train.model import build_model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache import classes_option
+from orsanet_cache.command import classes_option
 
 FILE = click.Path(path_type=Path)
 
@@ -36,7 +36,7 @@ def step(
 
     import torch
 
-    from orsanet_cache import choose_device
+    from orsanet_cache.device import choose_device
     from orsanet_train.bench.step import bench_step
 
     chosen = choose_device(device)
@@ -66,7 +66,9 @@ def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, split: str, checkpoint: str, device: str
 ) -> None:
     """A whole evaluation of RUN beside the model's bare forward over as many images; the result is thrown away."""
-    from orsanet_cache import PriorStore, choose_device, load_manifest
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.manifest import load_manifest
+    from orsanet_cache.store import PriorStore
     from orsanet_train.bench.evaluate import bench_evaluate
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)

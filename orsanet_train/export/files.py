@@ -21,7 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orsanet_cache import FrozenPriors, OrsanetError, quantised, sync_folder
+from orsanet_cache.durable import sync_folder
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.rounding import quantised
 from orsanet_train.checkpoint import Identity, load_weights, prepare_folder
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of

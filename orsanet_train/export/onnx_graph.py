@@ -17,7 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from orsanet_cache import LAPA_CLASSES, FrozenPriors, OrsanetError, imagenet_normalised, unit_range
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.segface import LAPA_CLASSES
 from orsanet_train.checkpoint import Identity
 from orsanet_train.frozen import seen_by_the_model
 from orsanet_train.fusion import SpectralConv

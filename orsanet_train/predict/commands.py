@@ -58,7 +58,7 @@ def predict(
 
     Every file ends with a row; where there is no face in it, or it cannot be read, with the reason.
     """
-    from orsanet_cache import OrsanetError, listed
+    from orsanet_cache.errors import OrsanetError, listed
     from orsanet_train.predict.pictures import find_files
 
     # First: a mistake should not wait for torch.
@@ -70,7 +70,7 @@ def predict(
     if left_out:
         click.echo(f"left out, as an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True)
 
-    from orsanet_cache import choose_device
+    from orsanet_cache.device import choose_device
     from orsanet_train.predict.files import parse_overlays, predict_files
     from orsanet_train.predict.folder import check_new_folder
     from orsanet_train.predict.predictor import Predictor

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from orsanet_cache import OrsanetError
+from orsanet_cache.errors import OrsanetError
 from orsanet_train.predict.folder import PredictionFolder, Row
 from orsanet_train.predict.names import OVERLAYS
 from orsanet_train.predict.overlay import MAX_FACES, file_name, overlay

@@ -18,7 +18,8 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache import OrsanetError, sync_folder
+from orsanet_cache.durable import sync_folder
+from orsanet_cache.errors import OrsanetError
 from orsanet_train.checkpoint import prepare_folder
 from orsanet_train.predict.names import CSV, JSON, PARTIAL
 from orsanet_train.predict.predictor import QUALITY

@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from orsanet_cache import OrsanetError, imagenet_normalised, load_manifest, unit_range
+from orsanet_cache import OrsanetError, load_manifest
 from orsanet_cache.images import (
     ERASED_COLOUR,
     IMAGE_SIZE,
@@ -36,6 +36,7 @@ from orsanet_cache.images import (
     read_image,
     view_pixels,
 )
+from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_cache.views import ERASED, UNSEEDED
 
 Transpose = Image.Transpose

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orsanet_cache import Manifest, OrsanetError, Sample, load_manifest, with_tags
+from orsanet_cache import Manifest, OrsanetError, Sample, load_manifest
+from orsanet_cache.manifest import with_tags
 
 CLASSES = ("anger", "happiness", "neutral")
 HEADER = "image,label,split,tags\n"

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
-from orsanet_cache import LAPA_CLASSES, FrozenPriors, OrsanetError, PriorStore, view_pixels, weights_path
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, view_pixels
 from orsanet_cache.commit import StoreWriter
 from orsanet_cache.convert import convert
+from orsanet_cache.demo.networks import weights_path
 from orsanet_cache.demo.picture import draw
 from orsanet_cache.precision import in_half_precision
 from orsanet_cache.priors import NO_CLASS, mean_entropy
@@ -32,6 +33,7 @@ from orsanet_cache.quality import (
     score,
 )
 from orsanet_cache.schema import schema
+from orsanet_cache.segface import LAPA_CLASSES
 from orsanet_cache.units import UnitRecord
 
 SIZE = 224

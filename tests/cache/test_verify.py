@@ -11,8 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from orsanet_cache import MobileFaceNet, OrsanetError, PriorStore, load_manifest
+from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build
+from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.repair import repair
 from orsanet_cache.units import Part
 from orsanet_cache.verify import progress, verify

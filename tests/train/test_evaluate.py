@@ -11,8 +11,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, imagenet_normalised, load_manifest, unit_range
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build
+from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate, predict

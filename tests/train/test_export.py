@@ -14,8 +14,9 @@ import onnxruntime
 import pytest
 import torch
 
-from orsanet_cache import MobileFaceNet, OrsanetError, PriorStore, read_image, view_pixels
+from orsanet_cache import OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.build import build
+from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_train.checkpoint import load_weights, save_weights
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate

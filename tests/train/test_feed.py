@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import RandomErasing
 
-from orsanet_cache import Manifest, OrsanetError, PriorStore, imagenet_normalised, load_manifest, unit_range
+from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build
 from orsanet_cache.commit import StoreWriter
+from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_cache.schema import schema
 from orsanet_cache.units import UnitRecord
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig

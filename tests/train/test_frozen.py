@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from orsanet_cache import (
-    PREPROCESSING,
-    FrozenPriors,
-    OrsanetError,
-    PriorStore,
-    load_landmark_network,
-    quantised,
-    read_image,
-    view_pixels,
-    weights_path,
-)
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.build import build
+from orsanet_cache.demo.networks import weights_path
+from orsanet_cache.images import PREPROCESSING
+from orsanet_cache.priors import load_landmark_network
+from orsanet_cache.rounding import quantised
 from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig
 from orsanet_train.frozen import as_stored, frozen_priors, is_demo

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from orsanet_cache import imagenet_normalised, load_manifest, unit_range, with_landmarks, with_map
+from orsanet_cache import load_manifest
 from orsanet_cache.build import build
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.sheet import with_landmarks, with_map
 from orsanet_train.attention import Attention
 from orsanet_train.feed import PriorBatch
 from orsanet_train.gallery import (

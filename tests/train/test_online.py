@@ -15,17 +15,11 @@ from torch import Tensor, nn
 from torchvision.models import swin_b
 from torchvision.ops import StochasticDepth
 
-from orsanet_cache import (
-    FrozenPriors,
-    OrsanetError,
-    PriorStore,
-    SegFace,
-    SegFaceConfig,
-    imagenet_normalised,
-    recipe_differences,
-    unit_range,
-)
+from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
 from orsanet_cache.build import build
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.store import recipe_differences
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.distributed import ONE, Ranks
 from orsanet_train.feed import Feed, LabelledSplit, join

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from orsanet_cache import OrsanetError, allow_tf32
+from orsanet_cache import OrsanetError
+from orsanet_cache.device import allow_tf32
 from orsanet_train.config import RunConfig
 from orsanet_train.precision import choose_arithmetic
 

@@ -18,21 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
-from orsanet_cache import (
-    FrozenPriors,
-    Manifest,
-    MobileFaceNet,
-    OrsanetError,
-    PriorStore,
-    SegFace,
-    SegFaceConfig,
-    imagenet_normalised,
-    load_manifest,
-    read_image,
-    unit_range,
-    view_pixels,
-)
+from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, load_manifest, read_image, view_pixels
 from orsanet_cache.build import build
+from orsanet_cache.mobilefacenet import MobileFaceNet
+from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.segface import SegFace, SegFaceConfig
 from orsanet_train.checkpoint import Identity, load_weights
 from orsanet_train.cli import main
 from orsanet_train.compare import compare

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orsanet_cache import LAPA_CLASSES, FrozenPriors, PriorStore, load_manifest
+from orsanet_cache import FrozenPriors, PriorStore, load_manifest
 from orsanet_cache.demo.networks import CARD, DEMO, WEIGHTS, card, weights_path
 from orsanet_cache.demo.picture import draw
+from orsanet_cache.segface import LAPA_CLASSES
 
 
 def command(*arguments: object) -> "subprocess.CompletedProcess[str]":

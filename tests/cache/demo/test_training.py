@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
-from orsanet_cache import LAPA_CLASSES, FrozenPriors, MobileFaceNet, OrsanetError, SegFaceConfig
+from orsanet_cache import FrozenPriors, OrsanetError
 from orsanet_cache.demo.dataset import GENERATOR_VERSION, image_name
 from orsanet_cache.demo.training import (
     SEGMENTER,
@@ -31,7 +31,9 @@ from orsanet_cache.demo.training import (
     train_networks,
 )
 from orsanet_cache.images import read_image, view_pixels
+from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.priors import load_landmark_network, load_segmenter
+from orsanet_cache.segface import LAPA_CLASSES, SegFaceConfig
 
 STEPS = 8
 RECIPE = Recipe(images=64, segmenter_steps=STEPS, landmarks_steps=STEPS, segmenter_batch=2, landmarks_batch=4)
