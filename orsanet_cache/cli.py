@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from orsanet_cache.bench.commands import bench
-from orsanet_cache.command import CommandGroup, classes_option
+from orsanet_cache.console import CommandGroup, classes_option
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
 from orsanet_cache.doctor.commands import doctor
 from orsanet_cache.layouts.commands import manifest as manifest_group

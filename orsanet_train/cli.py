@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.command import CommandGroup, classes_option
+from orsanet_cache.console import CommandGroup, classes_option
 from orsanet_train.bench.commands import bench
 from orsanet_train.export.commands import export
 from orsanet_train.options import FILE, checkpoint_option

@@ -5,7 +5,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-from orsanet_cache.command import Terminated
+from orsanet_cache.console import Terminated
 from orsanet_train.distributed import Ranks, any_rank
 
 

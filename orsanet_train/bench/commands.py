@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.command import classes_option
+from orsanet_cache.console import classes_option
 
 FILE = click.Path(path_type=Path)
 

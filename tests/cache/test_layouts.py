@@ -758,7 +758,7 @@ def test_a_file_name_that_is_not_utf8_is_named(class_folders: Path, tmp_path: Pa
 def test_as_a_process_a_mistake_is_one_message_and_exit_code_one(raf: Path, tmp_path: Path) -> None:
     program = (
         "import click\n"
-        "from orsanet_cache.command import CommandGroup\n"
+        "from orsanet_cache.console import CommandGroup\n"
         "from orsanet_cache.layouts.commands import manifest\n"
         "CommandGroup('orsanet-cache', commands={'manifest': manifest})()\n"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orsanet_cache.command import Terminated
+from orsanet_cache.console import Terminated
 from orsanet_train.distributed import ONE
 from orsanet_train.stop import StopSignals
 
