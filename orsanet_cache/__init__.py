@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers and readers
+    from orsanet_cache.data.faces import FaceDetector as FaceDetector
+    from orsanet_cache.data.faces import crop_face as crop_face
+    from orsanet_cache.data.images import read_image as read_image
+    from orsanet_cache.data.images import view_pixels as view_pixels
+    from orsanet_cache.data.manifest import Manifest as Manifest
+    from orsanet_cache.data.manifest import Sample as Sample
+    from orsanet_cache.data.manifest import load_manifest as load_manifest
     from orsanet_cache.errors import OrsanetError as OrsanetError
-    from orsanet_cache.faces import FaceDetector as FaceDetector
-    from orsanet_cache.faces import crop_face as crop_face
-    from orsanet_cache.images import read_image as read_image
-    from orsanet_cache.images import view_pixels as view_pixels
-    from orsanet_cache.manifest import Manifest as Manifest
-    from orsanet_cache.manifest import Sample as Sample
-    from orsanet_cache.manifest import load_manifest as load_manifest
     from orsanet_cache.priors import FrozenPriors as FrozenPriors
     from orsanet_cache.priors import Priors as Priors
     from orsanet_cache.quality import prior_quality as prior_quality
@@ -23,9 +23,9 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
 
 _HOMES = {
     "orsanet_cache.errors": ("OrsanetError",),
-    "orsanet_cache.faces": ("FaceDetector", "crop_face"),
-    "orsanet_cache.images": ("read_image", "view_pixels"),
-    "orsanet_cache.manifest": ("Manifest", "Sample", "load_manifest"),
+    "orsanet_cache.data.faces": ("FaceDetector", "crop_face"),
+    "orsanet_cache.data.images": ("read_image", "view_pixels"),
+    "orsanet_cache.data.manifest": ("Manifest", "Sample", "load_manifest"),
     "orsanet_cache.priors": ("FrozenPriors", "Priors"),
     "orsanet_cache.quality": ("prior_quality",),
     "orsanet_cache.sheet": ("contact_sheet",),

@@ -26,9 +26,10 @@ import torch
 from tqdm import tqdm
 
 from orsanet_cache.commit import StoreWriter
+from orsanet_cache.data.images import PREPROCESSING, RejectedImage, read_file
+from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.images import PREPROCESSING, RejectedImage, read_file
-from orsanet_cache.manifest import Manifest
 from orsanet_cache.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.placing import Placement, begin, check_clean, check_sealed, drawn_by, is_placed, placement
 from orsanet_cache.precision import chosen_precision, in_half_precision
@@ -36,7 +37,6 @@ from orsanet_cache.priors import FrozenPriors, Precision
 from orsanet_cache.schema import Field, schema
 from orsanet_cache.store import PriorStore
 from orsanet_cache.units import WHOLE, Part, Unit, UnitRecord
-from orsanet_cache.views import CLEAN
 from orsanet_cache.zarr_folder import METADATA
 
 # What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.

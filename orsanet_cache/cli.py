@@ -10,10 +10,10 @@ import click
 
 from orsanet_cache.bench.commands import bench
 from orsanet_cache.console import CommandGroup, classes_option
+from orsanet_cache.data.views import POSSIBLE_VIEWS
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
 from orsanet_cache.doctor.commands import doctor
 from orsanet_cache.layouts.commands import manifest as manifest_group
-from orsanet_cache.views import POSSIBLE_VIEWS
 from orsanet_cache.weights_commands import weights
 
 FILE = click.Path(path_type=Path)
@@ -108,14 +108,14 @@ def build(
     """
     from orsanet_cache.build import build as build_store
     from orsanet_cache.build import bytes_needed
+    from orsanet_cache.data.manifest import load_manifest
+    from orsanet_cache.data.views import View
     from orsanet_cache.demo.networks import DEMO, weights_path
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.manifest import load_manifest
     from orsanet_cache.priors import FrozenPriors
     from orsanet_cache.schema import schema
     from orsanet_cache.units import Part
-    from orsanet_cache.views import View
 
     chosen_views = [str(View.parse(view.strip())) for view in views.split(",")]
     if len(set(chosen_views)) < len(chosen_views):
@@ -237,9 +237,9 @@ def verify(
         raise OrsanetError(f"{found}\n--repair computes them again: give --manifest, --segmenter and --landmarks too")
     click.echo(found, err=True)
 
+    from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.demo.networks import weights_path
     from orsanet_cache.device import choose_device
-    from orsanet_cache.manifest import load_manifest
     from orsanet_cache.repair import repair as repair_store
 
     computed = repair_store(

@@ -22,16 +22,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from orsanet_cache.data.images import (
+    IMAGE_SIZE,
+    Pixels,
+    RejectedImage,
+    decode,
+    every_second_pixel,
+    read_file,
+    view_pixels,
+)
+from orsanet_cache.data.manifest import Sample
+from orsanet_cache.data.views import CLEAN, View
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import IMAGE_SIZE, Pixels, RejectedImage, decode, every_second_pixel, read_file, view_pixels
-from orsanet_cache.manifest import Sample
 from orsanet_cache.occluders import occluded
 from orsanet_cache.pixels import imagenet_normalised
 from orsanet_cache.placing import Placement
 from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
 from orsanet_cache.rounding import quantised
 from orsanet_cache.schema import Field
-from orsanet_cache.views import CLEAN, View
 
 T = TypeVar("T")
 

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.data.views import CLEAN, View
 from orsanet_cache.durable import make_folder, publish_new
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.occluders import OCCLUDERS_VERSION
 from orsanet_cache.store import PriorStore
 from orsanet_cache.units import COMMITS, Unit
-from orsanet_cache.views import CLEAN, View
 from orsanet_cache.zarr_folder import METADATA, read_whole
 
 

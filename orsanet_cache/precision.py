@@ -8,9 +8,9 @@ import copy
 
 import torch
 
+from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import RejectedImage, read_image, view_pixels
-from orsanet_cache.manifest import Manifest
 from orsanet_cache.priors import FrozenPriors, Precision
 
 MAX_DRIFT = 2e-3

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from orsanet_cache.build import build
+from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.manifest import Manifest
 from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.store import PriorStore
 from orsanet_cache.units import Unit, units_of

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from orsanet_cache.data.images import Pixels
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import Pixels
 from orsanet_cache.store import PriorStore
 
 TILE = 224

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.manifest import Manifest
 from orsanet_cache.store import PriorStore, recipe_differences
 from orsanet_cache.weights import Weights
 from orsanet_train.checkpoint import write_whole

@@ -78,9 +78,9 @@ def run(
 
     config = load_config(preset, overrides)  # first: a typo should not wait for torch
 
+    from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.manifest import load_manifest
     from orsanet_cache.store import PriorStore
     from orsanet_cache.weights import read_weights
     from orsanet_train import plots, watch
@@ -167,8 +167,8 @@ def evaluate(
     checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Accuracy of RUN per split, tag and view: a table, evaluation.json and predictions.csv. `report` and `compare` go on from them."""
+    from orsanet_cache.data.manifest import load_manifest, with_tags
     from orsanet_cache.device import choose_device
-    from orsanet_cache.manifest import load_manifest, with_tags
     from orsanet_cache.store import PriorStore
     from orsanet_train.evaluate import evaluate as evaluate_run
     from orsanet_train.metrics import text_table
@@ -332,8 +332,8 @@ def ablate(
     The table reports the last checkpoint, so that no result chooses it. Finished epochs are kept; to use several processes, give each
     its own --variants and the same --out.
     """
+    from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
-    from orsanet_cache.manifest import load_manifest
     from orsanet_cache.store import PriorStore
     from orsanet_cache.weights import read_weights
     from orsanet_train.ablate import ablate as ablate_store

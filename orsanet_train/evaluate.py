@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.manifest import Manifest
 from orsanet_cache.store import PriorStore, recipe_differences
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
 from orsanet_train.config import HELD_OUT

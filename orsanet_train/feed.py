@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.manifest import Manifest, Sample
 from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store import PriorStore
 from orsanet_train.config import ModelConfig, RunConfig

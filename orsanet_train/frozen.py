@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.demo.networks import weights_path
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.images import PREPROCESSING
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_cache.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter

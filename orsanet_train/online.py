@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.demo.networks import weights_path
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
 from orsanet_cache.priors import FrozenPriors, map_of
 from orsanet_cache.segface import SegFace

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.manifest import Sample
 from orsanet_train.checkpoint import Identity, prepare_folder, read_identity, write_whole
 from orsanet_train.metrics import GroupReport
 

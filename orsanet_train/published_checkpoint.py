@@ -19,9 +19,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.durable import make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.images import PREPROCESSING
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.priors import ARCHITECTURE_KEY, FrozenPriors
 from orsanet_cache.segface import SegFace, SegFaceConfig

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.manifest import Manifest
 from orsanet_cache.store import PriorStore
 from orsanet_cache.weights import Weights, load_strictly, tensors_digest
 from orsanet_train.checkpoint import Identity, load_weights

@@ -10,7 +10,7 @@ from PIL import Image
 
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
 from orsanet_cache.build import build
-from orsanet_cache.images import read_image, view_pixels
+from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_cache.segface import SegFace, SegFaceConfig

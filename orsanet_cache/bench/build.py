@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from orsanet_cache.build import build
-from orsanet_cache.images import IMAGE_SIZE
-from orsanet_cache.manifest import Manifest, Sample
+from orsanet_cache.data.images import IMAGE_SIZE
+from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.pipeline import CPU_BATCH, GPU_BATCH, DecodedUnit, Pipeline
 from orsanet_cache.precision import in_half_precision

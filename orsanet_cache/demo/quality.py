@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from orsanet_cache.data.images import IMAGE_SIZE, view_pixels
 from orsanet_cache.demo.dataset import GENERATOR_VERSION
 from orsanet_cache.demo.picture import SyntheticFace, draw
 from orsanet_cache.demo.plan import plan
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import IMAGE_SIZE, view_pixels
 from orsanet_cache.priors import NO_CLASS, FrozenPriors
 from orsanet_cache.segface import LAPA_CLASSES
 

@@ -24,10 +24,10 @@ from torch.nn.functional import cross_entropy, l1_loss, one_hot
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.demo.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
 from orsanet_cache.demo.networks import TRAINING_KEY, WEIGHTS, NetworkName
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import read_image, view_pixels
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.pixels import imagenet_normalised, unit_range
 from orsanet_cache.priors import ARCHITECTURE_KEY

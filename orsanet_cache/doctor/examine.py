@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
+from orsanet_cache.data.manifest import load_manifest
 from orsanet_cache.doctor.confounds import judge_confounds
 from orsanet_cache.doctor.copies import find_near_copies, judge_near_copies, judge_same_files
 from orsanet_cache.doctor.counts import judge_counts
@@ -13,7 +14,6 @@ from orsanet_cache.doctor.look import DataSet, look
 from orsanet_cache.doctor.people import judge_persons, read_persons
 from orsanet_cache.doctor.pictures import judge_pictures
 from orsanet_cache.doctor.tags import judge_tags
-from orsanet_cache.manifest import load_manifest
 
 
 def examine(path: Path, root: Path | None = None, classes: list[str] | None = None) -> tuple[DataSet, list[Finding]]:

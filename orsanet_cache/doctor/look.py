@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from orsanet_cache.data.images import FORMATS, NO_WARNINGS, Pixels, RejectedImage, decode, read_file
+from orsanet_cache.data.manifest import FileCheck, Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import FORMATS, NO_WARNINGS, Pixels, RejectedImage, decode, read_file
-from orsanet_cache.manifest import FileCheck, Manifest
 
 THUMBNAIL = 32
 CHUNK = 256  # pictures between two looks at the clock and at Ctrl-C

@@ -5,9 +5,9 @@ import io
 import tomllib
 from pathlib import Path
 
+from orsanet_cache.data.manifest import read_text
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet
-from orsanet_cache.manifest import read_text
 
 COLUMNS = ("identity", "person", "subject")
 

@@ -10,12 +10,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Literal
 
+from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.affectnet_annotations import TRAIN, read_annotations
 from orsanet_cache.layouts.affectnet_lists import LISTS, read_lists
 from orsanet_cache.layouts.affectnet_release import CLASSES, EXPRESSIONS, SPLITS, Annotation, Release
 from orsanet_cache.layouts.found import DataSet, files_below, require_pictures, require_train_is_largest
-from orsanet_cache.manifest import Sample
 
 
 def read_affectnet(root: Path, number_of_classes: Literal[7, 8], cap_per_class: int | None = None) -> DataSet:

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 from tqdm import tqdm
 
+from orsanet_cache.data.images import MIN_SIDE, RejectedImage, read_image
 from orsanet_cache.durable import make_folder
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import MIN_SIDE, RejectedImage, read_image
 from orsanet_cache.layouts.found import DataSet, few
 
 MARK = "face-crops.txt"

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import (
     DataSet,
@@ -21,7 +22,6 @@ from orsanet_cache.layouts.found import (
     require_pictures,
     require_train_is_largest,
 )
-from orsanet_cache.manifest import Sample
 
 CLASSES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 SPLITS = ("train", "valid", "test")

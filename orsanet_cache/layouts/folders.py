@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import DataSet, few, files_below, is_picture
-from orsanet_cache.manifest import Sample
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as manifest.py has it
 

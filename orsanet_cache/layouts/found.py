@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.manifest import Sample
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 LeftOut = Mapping[str, Sequence[str]]

@@ -8,6 +8,7 @@ The split is the beginning of the name. The compound set has a list of the same 
 
 from pathlib import Path, PurePosixPath
 
+from orsanet_cache.data.manifest import Sample, read_text
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import (
     DataSet,
@@ -17,7 +18,6 @@ from orsanet_cache.layouts.found import (
     require_pictures,
     require_train_is_largest,
 )
-from orsanet_cache.manifest import Sample, read_text
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # labels 1 … 7
 SPLITS = ("train", "test")

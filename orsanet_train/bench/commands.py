@@ -66,8 +66,8 @@ def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, split: str, checkpoint: str, device: str
 ) -> None:
     """A whole evaluation of RUN beside the model's bare forward over as many images; the result is thrown away."""
+    from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
-    from orsanet_cache.manifest import load_manifest
     from orsanet_cache.store import PriorStore
     from orsanet_train.bench.evaluate import bench_evaluate
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.manifest import Manifest
 from orsanet_cache.store import PriorStore
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.evaluate import EVALUATION_BATCH, evaluate

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 
+from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.manifest import load_manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import RejectedImage, read_image, view_pixels
-from orsanet_cache.manifest import load_manifest
 
 SIDE = 224
 BATCHES = (1, 7)  # sizes in which they go through every file: it was traced with another

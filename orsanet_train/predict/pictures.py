@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.data.faces import opencv_errors_only
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.faces import opencv_errors_only
 from orsanet_train.predict.names import are_predictions
 
 VIDEOS = {

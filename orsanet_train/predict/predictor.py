@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orsanet_cache.data.images import every_second_pixel
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.images import every_second_pixel
 from orsanet_cache.precision import in_half_precision
 from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.quality import landmark_agreement, part_plausibility

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from orsanet_cache.faces import FaceDetector, crop_face
-from orsanet_cache.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.faces import FaceDetector, crop_face
+from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_train.predict.pictures import Picture
 
 Crop = Literal["auto", "none"]

@@ -14,7 +14,7 @@ from PIL import Image
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build, bytes_needed
 from orsanet_cache.commit import StoreWriter
-from orsanet_cache.images import read_image, view_pixels
+from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.schema import schema
 from orsanet_cache.units import Part, UnitRecord

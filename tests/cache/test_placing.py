@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import BuildSummary, build
-from orsanet_cache.images import read_image, view_pixels
+from orsanet_cache.data.images import read_image, view_pixels
+from orsanet_cache.data.views import PLACED, View
 from orsanet_cache.occluders import OCCLUDERS_VERSION, occluded
 from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.repair import repair
 from orsanet_cache.units import WHOLE, Part
 from orsanet_cache.verify import verify
-from orsanet_cache.views import PLACED, View
 
 CPU = torch.device("cpu")
 ROWS = 2  # of a unit: the test split's six images are three units

@@ -9,11 +9,11 @@ import torch
 from sklearn.metrics import f1_score
 
 from orsanet_cache import FrozenPriors
+from orsanet_cache.data.images import view_pixels
 from orsanet_cache.demo.networks import DEMO, card, weights_path
 from orsanet_cache.demo.picture import SyntheticFace, draw
 from orsanet_cache.demo.plan import plan
 from orsanet_cache.demo.quality import Quality, QualityReport, _quality, measure
-from orsanet_cache.images import view_pixels
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orsanet_cache.segface import LAPA_CLASSES, SegFace, SegFaceConfig

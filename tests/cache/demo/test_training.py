@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
 from orsanet_cache import FrozenPriors, OrsanetError
+from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.demo.dataset import GENERATOR_VERSION, image_name
 from orsanet_cache.demo.training import (
     SEGMENTER,
@@ -30,7 +31,6 @@ from orsanet_cache.demo.training import (
     segmentation_loss,
     train_networks,
 )
-from orsanet_cache.images import read_image, view_pixels
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.priors import load_landmark_network, load_segmenter
 from orsanet_cache.segface import LAPA_CLASSES, SegFaceConfig

@@ -21,8 +21,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from orsanet_cache.data.views import ERASED, View
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.views import ERASED, View
 
 Pixels = NDArray[np.uint8]
 

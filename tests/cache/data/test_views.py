@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from orsanet_cache import OrsanetError
-from orsanet_cache.images import ERASED_COLOUR, IMAGE_SIZE, Pixels, view_pixels
-from orsanet_cache.views import ERASED, PLACED, UNSEEDED, View
+from orsanet_cache.data.images import ERASED_COLOUR, IMAGE_SIZE, Pixels, view_pixels
+from orsanet_cache.data.views import ERASED, PLACED, UNSEEDED, View
 
 # round(224 * sqrt(share)): 30 % of 50176 pixels are 15053, a square of 123 has 15129.
 SIDES = {"erase-10": 71, "erase-20": 100, "erase-30": 123}

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache import Manifest, OrsanetError, Sample, load_manifest
-from orsanet_cache.manifest import with_tags
+from orsanet_cache.data.manifest import with_tags
 
 CLASSES = ("anger", "happiness", "neutral")
 HEADER = "image,label,split,tags\n"

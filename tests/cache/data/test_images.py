@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from orsanet_cache import OrsanetError, load_manifest
-from orsanet_cache.images import (
+from orsanet_cache.data.images import (
     ERASED_COLOUR,
     IMAGE_SIZE,
     MAX_BYTES,
@@ -36,8 +36,8 @@ from orsanet_cache.images import (
     read_image,
     view_pixels,
 )
+from orsanet_cache.data.views import ERASED, UNSEEDED
 from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.views import ERASED, UNSEEDED
 
 Transpose = Image.Transpose
 
@@ -446,7 +446,7 @@ def test_too_many_bytes_is_rejected_unread_naming_the_limit(tmp_path: Path) -> N
 PEAK_GROWTH = """
 import resource, sys
 from pathlib import Path
-from orsanet_cache.images import RejectedImage, read_image
+from orsanet_cache.data.images import RejectedImage, read_image
 
 def peak_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
