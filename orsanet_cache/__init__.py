@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.priors import Priors as Priors
     from orsanet_cache.quality import prior_quality as prior_quality
     from orsanet_cache.sheet import contact_sheet as contact_sheet
-    from orsanet_cache.store import PriorStore as PriorStore
+    from orsanet_cache.store.reader import PriorStore as PriorStore
 
 _HOMES = {
     "orsanet_cache.errors": ("OrsanetError",),
@@ -29,7 +29,7 @@ _HOMES = {
     "orsanet_cache.priors": ("FrozenPriors", "Priors"),
     "orsanet_cache.quality": ("prior_quality",),
     "orsanet_cache.sheet": ("contact_sheet",),
-    "orsanet_cache.store": ("PriorStore",),
+    "orsanet_cache.store.reader": ("PriorStore",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

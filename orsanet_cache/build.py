@@ -25,7 +25,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from orsanet_cache.commit import StoreWriter
 from orsanet_cache.data.images import PREPROCESSING, RejectedImage, read_file
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
@@ -34,10 +33,11 @@ from orsanet_cache.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.placing import Placement, begin, check_clean, check_sealed, drawn_by, is_placed, placement
 from orsanet_cache.precision import chosen_precision, in_half_precision
 from orsanet_cache.priors import FrozenPriors, Precision
-from orsanet_cache.schema import Field, schema
-from orsanet_cache.store import PriorStore
-from orsanet_cache.units import WHOLE, Part, Unit, UnitRecord
-from orsanet_cache.zarr_folder import METADATA
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import Field, schema
+from orsanet_cache.store.units import WHOLE, Part, Unit, UnitRecord
+from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.store.zarr_folder import METADATA
 
 # What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
 COMPRESSED_SHARE = 0.25

@@ -114,8 +114,8 @@ def build(
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.priors import FrozenPriors
-    from orsanet_cache.schema import schema
-    from orsanet_cache.units import Part
+    from orsanet_cache.store.schema import schema
+    from orsanet_cache.store.units import Part
 
     chosen_views = [str(View.parse(view.strip())) for view in views.split(",")]
     if len(set(chosen_views)) < len(chosen_views):
@@ -173,8 +173,8 @@ def info(store: Path) -> None:
     """What STORE holds: splits, views, fields, sizes, recipe, rejected images; of a view that is not finished, how far it is."""
     import json
 
-    from orsanet_cache.store import PriorStore
-    from orsanet_cache.verify import progress
+    from orsanet_cache.store.reader import PriorStore
+    from orsanet_cache.store.verify import progress
 
     opened = PriorStore.open(store)
     click.echo(f"{store}: {opened.nbytes() / 1e9:.3f} GB on disk")
@@ -221,8 +221,8 @@ def verify(
 ) -> None:  # fmt: skip
     """Check that STORE is what was built, and name each unit that is not."""
     from orsanet_cache.errors import OrsanetError, listed
-    from orsanet_cache.units import Part
-    from orsanet_cache.verify import verify as verify_store
+    from orsanet_cache.store.units import Part
+    from orsanet_cache.store.verify import verify as verify_store
 
     units, damage = verify_store(store, deep, Part(*(sample or (1, 1))))
     extent = "all their rows" if deep else "their first and last rows; --deep reads all"
@@ -258,7 +258,7 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
     """A contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.sheet import prior_sheet
-    from orsanet_cache.store import PriorStore
+    from orsanet_cache.store.reader import PriorStore
 
     sheet = prior_sheet(PriorStore.open(store), split, count)
     try:
@@ -273,7 +273,7 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
 @click.argument("target", type=FILE)
 def convert(source: Path, target: Path) -> None:
     """Copy a finished store from its Zarr folder SOURCE to the HDF5 file TARGET, or back; every value is read back and checked."""
-    from orsanet_cache.convert import convert as convert_store
+    from orsanet_cache.store.convert import convert as convert_store
 
     convert_store(source, target)
     click.echo(f"wrote {target}")

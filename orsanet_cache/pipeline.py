@@ -39,7 +39,7 @@ from orsanet_cache.pixels import imagenet_normalised
 from orsanet_cache.placing import Placement
 from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
 from orsanet_cache.rounding import quantised
-from orsanet_cache.schema import Field
+from orsanet_cache.store.schema import Field
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store import PriorStore
+from orsanet_cache.store.reader import PriorStore
 
 CHUNK = 64  # maps in memory at a time, 3 MB
 TOLERANCE = 0.1  # eye distances: about the landmark network's own median error on real faces

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from orsanet_cache.data.images import Pixels
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store import PriorStore
+from orsanet_cache.store.reader import PriorStore
 
 TILE = 224
 CAPTION = 16

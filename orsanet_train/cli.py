@@ -81,7 +81,7 @@ def run(
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.store import PriorStore
+    from orsanet_cache.store.reader import PriorStore
     from orsanet_cache.weights import read_weights
     from orsanet_train import plots, watch
     from orsanet_train.distributed import process_group
@@ -169,7 +169,7 @@ def evaluate(
     """Accuracy of RUN per split, tag and view: a table, evaluation.json and predictions.csv. `report` and `compare` go on from them."""
     from orsanet_cache.data.manifest import load_manifest, with_tags
     from orsanet_cache.device import choose_device
-    from orsanet_cache.store import PriorStore
+    from orsanet_cache.store.reader import PriorStore
     from orsanet_train.evaluate import evaluate as evaluate_run
     from orsanet_train.metrics import text_table
 
@@ -334,7 +334,7 @@ def ablate(
     """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
-    from orsanet_cache.store import PriorStore
+    from orsanet_cache.store.reader import PriorStore
     from orsanet_cache.weights import read_weights
     from orsanet_train.ablate import ablate as ablate_store
     from orsanet_train.ablate import write_summary

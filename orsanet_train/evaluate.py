@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store import PriorStore, recipe_differences
+from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
 from orsanet_train.config import HELD_OUT
 from orsanet_train.feed import Feed, LabelledSplit, join

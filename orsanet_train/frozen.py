@@ -22,7 +22,7 @@ from orsanet_cache.priors import FrozenPriors, Priors, load_landmark_network, lo
 from orsanet_cache.rounding import quantised
 from orsanet_cache.segface import SegFace
 from orsanet_cache.sources import SOURCES, default_folder
-from orsanet_cache.store import recipe_differences
+from orsanet_cache.store.reader import recipe_differences
 from orsanet_cache.weights import tensors_digest
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
 

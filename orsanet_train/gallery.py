@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from orsanet_cache.pixels import displayable
 from orsanet_cache.sheet import shortened, with_landmarks, with_map
-from orsanet_cache.store import PriorStore
+from orsanet_cache.store.reader import PriorStore
 from orsanet_train.attention import Attention
 from orsanet_train.feed import PriorBatch
 

@@ -33,7 +33,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
 from orsanet_cache.priors import FrozenPriors, map_of
 from orsanet_cache.segface import SegFace
-from orsanet_cache.store import PriorStore
+from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks
 from orsanet_train.epoch import INPUT_SIZE, batch_spans, inside

@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import nn
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store import recipe_differences
+from orsanet_cache.store.reader import recipe_differences
 from orsanet_train import plots
 from orsanet_train.checkpoint import Identity, save_weights, write_whole
 from orsanet_train.config import RunConfig, config_toml, load_config

@@ -13,7 +13,7 @@ import numpy as np
 
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store import PriorStore
+from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
 from orsanet_train.feed import LabelledSplit, join
 

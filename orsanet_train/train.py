@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store import PriorStore
+from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.weights import Weights, load_strictly, tensors_digest
 from orsanet_train.checkpoint import Identity, load_weights
 from orsanet_train.config import RunConfig

@@ -30,7 +30,7 @@ from PIL import Image
 
 from orsanet_cache.build import bytes_needed
 from orsanet_cache.cli import main as cache_main
-from orsanet_cache.schema import schema
+from orsanet_cache.store.schema import schema
 from orsanet_train.cli import main as train_main
 from orsanet_train.complexity import complexity
 from orsanet_train.config import RunConfig, load_config

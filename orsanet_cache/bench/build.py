@@ -19,8 +19,8 @@ from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.pipeline import CPU_BATCH, GPU_BATCH, DecodedUnit, Pipeline
 from orsanet_cache.precision import in_half_precision
 from orsanet_cache.priors import FrozenPriors, Precision
-from orsanet_cache.schema import schema
 from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.store.schema import schema
 
 PICTURE_SIZE = 100  # RAF-DB's aligned faces
 

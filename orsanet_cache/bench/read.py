@@ -20,12 +20,12 @@ import zarr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from orsanet_cache.commit import StoreWriter
-from orsanet_cache.convert import convert
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.schema import Field, schema
-from orsanet_cache.store import PriorStore
-from orsanet_cache.units import Unit, UnitRecord
+from orsanet_cache.store.convert import convert
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import Field, schema
+from orsanet_cache.store.units import Unit, UnitRecord
+from orsanet_cache.store.writer import StoreWriter
 
 SPLIT, VIEW = "train", "clean"
 TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # what the published model reads

@@ -68,7 +68,7 @@ def evaluate(
     """A whole evaluation of RUN beside the model's bare forward over as many images; the result is thrown away."""
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
-    from orsanet_cache.store import PriorStore
+    from orsanet_cache.store.reader import PriorStore
     from orsanet_train.bench.evaluate import bench_evaluate
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)

@@ -35,9 +35,9 @@ from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, Samp
 from orsanet_cache.build import build
 from orsanet_cache.cli import main
 from orsanet_cache.priors import Priors
-from orsanet_cache.store import view_seal
-from orsanet_cache.units import Part
-from orsanet_cache.zarr_folder import ZarrFolder, small_content
+from orsanet_cache.store.reader import view_seal
+from orsanet_cache.store.units import Part
+from orsanet_cache.store.zarr_folder import ZarrFolder, small_content
 
 CPU = torch.device("cpu")
 Content = dict[str, bytes]

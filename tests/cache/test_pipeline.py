@@ -19,7 +19,7 @@ from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.pipeline import DecodedUnit, Pipeline, ahead
 from orsanet_cache.precision import MAX_DRIFT, chosen_precision, half_precision_drift
 from orsanet_cache.rounding import quantised
-from orsanet_cache.schema import schema
+from orsanet_cache.store.schema import schema
 
 CPU = torch.device("cpu")
 

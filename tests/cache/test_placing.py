@@ -18,8 +18,8 @@ from orsanet_cache.data.views import PLACED, View
 from orsanet_cache.occluders import OCCLUDERS_VERSION, occluded
 from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.repair import repair
-from orsanet_cache.units import WHOLE, Part
-from orsanet_cache.verify import verify
+from orsanet_cache.store.units import WHOLE, Part
+from orsanet_cache.store.verify import verify
 
 CPU = torch.device("cpu")
 ROWS = 2  # of a unit: the test split's six images are three units

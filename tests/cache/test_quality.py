@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, view_pixels
-from orsanet_cache.commit import StoreWriter
-from orsanet_cache.convert import convert
 from orsanet_cache.demo.networks import weights_path
 from orsanet_cache.demo.picture import draw
 from orsanet_cache.precision import in_half_precision
@@ -32,9 +30,11 @@ from orsanet_cache.quality import (
     prior_quality,
     score,
 )
-from orsanet_cache.schema import schema
 from orsanet_cache.segface import LAPA_CLASSES
-from orsanet_cache.units import UnitRecord
+from orsanet_cache.store.convert import convert
+from orsanet_cache.store.schema import schema
+from orsanet_cache.store.units import UnitRecord
+from orsanet_cache.store.writer import StoreWriter
 
 SIZE = 224
 ANSWERS = 13  # seven parts, six places

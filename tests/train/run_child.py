@@ -40,7 +40,7 @@ for module in (
     "torch.utils.tensorboard",
     "orsanet_train.seeds",
     "zarr.storage",
-    "orsanet_cache.store",
+    "orsanet_cache.store.reader",
 ):
     importlib.import_module(module)
 

@@ -26,10 +26,10 @@ from torchvision.transforms import RandomErasing
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build
-from orsanet_cache.commit import StoreWriter
 from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.schema import schema
-from orsanet_cache.units import UnitRecord
+from orsanet_cache.store.schema import schema
+from orsanet_cache.store.units import UnitRecord
+from orsanet_cache.store.writer import StoreWriter
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
 from orsanet_train.epoch import EpochPlan, epoch_plan, erase, erased_rectangles
 from orsanet_train.feed import Feed, PriorBatch, join

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from orsanet_cache import PriorStore
-from orsanet_cache.commit import StoreWriter
-from orsanet_cache.schema import Field
-from orsanet_cache.sealing import damaged_units, fold, hex_digests, unfold
-from orsanet_cache.units import Marker, Unit, UnitRecord
-from orsanet_cache.zarr_folder import ZarrFolder
+from orsanet_cache.store.schema import Field
+from orsanet_cache.store.sealing import damaged_units, fold, hex_digests, unfold
+from orsanet_cache.store.units import Marker, Unit, UnitRecord
+from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.store.zarr_folder import ZarrFolder
 
 FIELDS = (Field("wide", (3, 5), "float32", ("y", "x"), compressed=True), Field("narrow", (2,), "uint8", ("x",)))
 COUNT, ROWS_PER_UNIT = 7, 3

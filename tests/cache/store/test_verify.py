@@ -15,8 +15,8 @@ from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build
 from orsanet_cache.mobilefacenet import MobileFaceNet
 from orsanet_cache.repair import repair
-from orsanet_cache.units import Part
-from orsanet_cache.verify import progress, verify
+from orsanet_cache.store.units import Part
+from orsanet_cache.store.verify import progress, verify
 
 CPU = torch.device("cpu")
 ROWS = 4  # of a unit: the world's 14, 6 and 6 images are 4 + 2 + 2 units

@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.rows import (
+from orsanet_cache.store.rows import (
     CHECKSUM_BYTES,
     TYPES,
     Checksums,
@@ -28,7 +28,7 @@ from orsanet_cache.rows import (
     row_checksums,
     shard_name,
 )
-from orsanet_cache.schema import MAX_ROW_BYTES
+from orsanet_cache.store.schema import MAX_ROW_BYTES
 
 METADATA = "zarr.json"
 MAX_METADATA_BYTES = 256 * 1024**2  # a view's may list hundreds of thousands of rejected images
@@ -161,7 +161,7 @@ def array_document(
     from zarr.codecs import Crc32cCodec, ZstdCodec
     from zarr.storage import MemoryStore
 
-    from orsanet_cache.rows import ZSTD_LEVEL
+    from orsanet_cache.store.rows import ZSTD_LEVEL
 
     memory: dict[str, Any] = {}
     row = shape[1:]

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from orsanet_cache import PriorStore
-from orsanet_cache.rows import ShardedRows, encode_shard, shard_name
-from orsanet_cache.zarr_folder import (
+from orsanet_cache.store.rows import ShardedRows, encode_shard, shard_name
+from orsanet_cache.store.zarr_folder import (
     METADATA,
     LibraryRows,
     ZarrFolder,

@@ -24,8 +24,8 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 from numpy.typing import NDArray
 
-from orsanet_cache.rows import Checksums, DamagedRecordError, Records, Rows, row_checksums
-from orsanet_cache.zarr_folder import Layout
+from orsanet_cache.store.rows import Checksums, DamagedRecordError, Records, Rows, row_checksums
+from orsanet_cache.store.zarr_folder import Layout
 
 # What h5py may need in memory for one row of an array that is laid out in another way than ours.
 MAX_CHUNK_BYTES = 256 * 1024**2

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from orsanet_cache import rows as rows_module
-from orsanet_cache.rows import CHECKSUM_BYTES, DamagedRecordError, ShardedRows, row_checksums
+from orsanet_cache.store import rows as rows_module
+from orsanet_cache.store.rows import CHECKSUM_BYTES, DamagedRecordError, ShardedRows, row_checksums
 
 ROWS_PER_SHARD = 8
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.durable import leave_to_disk
-from orsanet_cache.schema import Field
+from orsanet_cache.store.schema import Field
 
 DEFLATE_LEVEL = 4
 VERSION = ("v110", "v110")  # the oldest with checksums on all metadata and with attributes above 64 KB

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from orsanet_cache.schema import MARK
-from orsanet_cache.store import DAMAGE, Container, SealedView, unit_digest, view_seal
-from orsanet_cache.units import Marker, Unit, UnitRecord
+from orsanet_cache.store.reader import DAMAGE, Container, SealedView, unit_digest, view_seal
+from orsanet_cache.store.schema import MARK
+from orsanet_cache.store.units import Marker, Unit, UnitRecord
 
 
 def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker]) -> set[Unit]:

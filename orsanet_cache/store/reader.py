@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
-from orsanet_cache.schema import MARK, MAX_ROW_BYTES, SCHEMA_VERSION, decode_ids
-from orsanet_cache.zarr_folder import Layout, ZarrFolder
+from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
+from orsanet_cache.store.schema import MARK, MAX_ROW_BYTES, SCHEMA_VERSION, decode_ids
+from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
 
 DIGEST_ROWS = 32  # read at a time where a digest is taken
 CHECKSUMS = "crc32c"  # the group of them in a view
@@ -57,7 +57,7 @@ def open_container(path: Path) -> Container:
         if path.is_dir():
             container: Container = ZarrFolder(path)
         else:
-            from orsanet_cache.hdf5_file import Hdf5File
+            from orsanet_cache.store.hdf5_file import Hdf5File
 
             container = Hdf5File(path)
         attributes = container.attributes("")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache import OrsanetError, PriorStore
-from orsanet_cache.schema import MARK, decode_ids, encode_ids
-from orsanet_cache.store import recipe_differences
+from orsanet_cache.store.reader import recipe_differences
+from orsanet_cache.store.schema import MARK, decode_ids, encode_ids
 
 NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
 

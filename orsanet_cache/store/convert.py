@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from orsanet_cache.durable import Content, locked, make_folder, publish, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.hdf5_writer import new_hdf5_file
-from orsanet_cache.rows import encode_shard, shard_name
-from orsanet_cache.schema import Field, encode_ids, schema
-from orsanet_cache.store import CHECKSUMS, DAMAGE, Container, PriorStore, open_container, unit_digest
-from orsanet_cache.zarr_folder import METADATA, ZarrFolder, array_document, group_document, small_content
+from orsanet_cache.store.hdf5_writer import new_hdf5_file
+from orsanet_cache.store.reader import CHECKSUMS, DAMAGE, Container, PriorStore, open_container, unit_digest
+from orsanet_cache.store.rows import encode_shard, shard_name
+from orsanet_cache.store.schema import Field, encode_ids, schema
+from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, array_document, group_document, small_content
 
 SUFFIX = ".converting"
 LOCK = "orsanet-cache-convert.lock"  # what makes a folder of that name ours

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache import OrsanetError, PriorStore
-from orsanet_cache.commit import StoreWriter
-from orsanet_cache.convert import convert
-from orsanet_cache.hdf5_file import ChunkedRows, Hdf5File, LibraryRows
-from orsanet_cache.hdf5_writer import new_hdf5_file
-from orsanet_cache.schema import schema
-from orsanet_cache.units import UnitRecord
+from orsanet_cache.store.convert import convert
+from orsanet_cache.store.hdf5_file import ChunkedRows, Hdf5File, LibraryRows
+from orsanet_cache.store.hdf5_writer import new_hdf5_file
+from orsanet_cache.store.schema import schema
+from orsanet_cache.store.units import UnitRecord
+from orsanet_cache.store.writer import StoreWriter
 
 FIELDS = schema(segmentation_channels=6, landmark_channels=4, feature_dtype="float16")
 COUNT = 12
@@ -523,7 +523,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from orsanet_cache import OrsanetError, PriorStore
-import orsanet_cache.hdf5_file
+import orsanet_cache.store.hdf5_file
 
 def peak():  # getrusage would say the peak of the process that started this one
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
