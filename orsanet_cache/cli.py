@@ -110,10 +110,10 @@ def build(
     from orsanet_cache.build import bytes_needed
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.data.views import View
-    from orsanet_cache.demo.networks import DEMO, weights_path
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.priors import FrozenPriors
+    from orsanet_cache.frozen.priors import FrozenPriors
+    from orsanet_cache.frozen.shipped import DEMO, weights_path
     from orsanet_cache.store.schema import schema
     from orsanet_cache.store.units import Part
 
@@ -238,8 +238,8 @@ def verify(
     click.echo(found, err=True)
 
     from orsanet_cache.data.manifest import load_manifest
-    from orsanet_cache.demo.networks import weights_path
     from orsanet_cache.device import choose_device
+    from orsanet_cache.frozen.shipped import weights_path
     from orsanet_cache.repair import repair as repair_store
 
     computed = repair_store(

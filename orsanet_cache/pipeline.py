@@ -34,11 +34,11 @@ from orsanet_cache.data.images import (
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.data.views import CLEAN, View
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.features import quantised
+from orsanet_cache.frozen.pixels import imagenet_normalised
+from orsanet_cache.frozen.priors import NO_CLASS, FrozenPriors, Priors
 from orsanet_cache.occluders import occluded
-from orsanet_cache.pixels import imagenet_normalised
 from orsanet_cache.placing import Placement
-from orsanet_cache.priors import NO_CLASS, FrozenPriors, Priors
-from orsanet_cache.rounding import quantised
 from orsanet_cache.store.schema import Field
 
 T = TypeVar("T")

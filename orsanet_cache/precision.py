@@ -11,7 +11,7 @@ import torch
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.priors import FrozenPriors, Precision
+from orsanet_cache.frozen.priors import FrozenPriors, Precision
 
 MAX_DRIFT = 2e-3
 TRIAL_IMAGES = 16

@@ -8,7 +8,7 @@ import torch
 from orsanet_cache.build import build
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.units import Unit, units_of
 from orsanet_cache.store.verify import Damage

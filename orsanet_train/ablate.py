@@ -16,8 +16,8 @@ import torch
 
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.store.reader import PriorStore, recipe_differences
-from orsanet_cache.weights import Weights
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.compare import seed_folders
 from orsanet_train.config import load_config

@@ -18,7 +18,7 @@ from torch import nn
 
 from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
-from orsanet_cache.weights import load_strictly, read_weights, tensors_digest
+from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_train.config import ModelConfig
 from orsanet_train.model import ORSANet, build_model
 

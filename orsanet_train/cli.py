@@ -81,8 +81,8 @@ def run(
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.frozen.loading import read_weights
     from orsanet_cache.store.reader import PriorStore
-    from orsanet_cache.weights import read_weights
     from orsanet_train import plots, watch
     from orsanet_train.distributed import process_group
     from orsanet_train.residence import memory_advice
@@ -334,8 +334,8 @@ def ablate(
     """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
+    from orsanet_cache.frozen.loading import read_weights
     from orsanet_cache.store.reader import PriorStore
-    from orsanet_cache.weights import read_weights
     from orsanet_train.ablate import ablate as ablate_store
     from orsanet_train.ablate import write_summary
     from orsanet_train.seeds import parse_seeds

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig
 from orsanet_train.model import build_model, published_unused
 

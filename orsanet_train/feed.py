@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.distributed import ONE, Ranks

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from orsanet_cache.data.images import PREPROCESSING
-from orsanet_cache.demo.networks import weights_path
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter
-from orsanet_cache.rounding import quantised
-from orsanet_cache.segface import SegFace
+from orsanet_cache.frozen.features import quantised
+from orsanet_cache.frozen.loading import tensors_digest
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter
+from orsanet_cache.frozen.segface import SegFace
+from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.sources import SOURCES, default_folder
 from orsanet_cache.store.reader import recipe_differences
-from orsanet_cache.weights import tensors_digest
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
 
 Part = Literal["segmenter", "landmarks"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from orsanet_cache.segface import LAPA_CLASSES
-from orsanet_cache.weights import Weights
+from orsanet_cache.frozen.loading import Weights
+from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_train.config import ModelConfig
 from orsanet_train.fusion import MCM, SSGM
 from orsanet_train.ir50 import IR50, published_output_layer

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
-from orsanet_cache.demo.networks import weights_path
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
-from orsanet_cache.priors import FrozenPriors, map_of
-from orsanet_cache.segface import SegFace
+from orsanet_cache.frozen.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
+from orsanet_cache.frozen.priors import FrozenPriors, map_of
+from orsanet_cache.frozen.segface import SegFace
+from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks

@@ -22,10 +22,10 @@ from torch import nn
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.durable import make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.priors import ARCHITECTURE_KEY, FrozenPriors
-from orsanet_cache.segface import SegFace, SegFaceConfig
-from orsanet_cache.weights import Weights, load_strictly, read_weights
+from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, FrozenPriors
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights, write_whole
 from orsanet_train.config import ModelConfig, RunConfig, parse_config
 from orsanet_train.model import FROZEN_PREFIXES, build_model, trainable_weights

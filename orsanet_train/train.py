@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.weights import Weights, load_strictly, tensors_digest
 from orsanet_train.checkpoint import Identity, load_weights
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks

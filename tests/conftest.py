@@ -23,9 +23,9 @@ from PIL import Image
 
 from orsanet_cache import FrozenPriors, Manifest, PriorStore, load_manifest
 from orsanet_cache.build import build
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.priors import ARCHITECTURE_KEY
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 
 torch.set_num_threads(2)
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from orsanet_cache import FrozenPriors
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig, load_config
 from orsanet_train.feed import PriorBatch
 from orsanet_train.model import Expression, ORSANet, build_model

@@ -11,9 +11,9 @@ from PIL import Image
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
 from orsanet_cache.build import build
 from orsanet_cache.data.images import read_image, view_pixels
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig
 from orsanet_train.feed import Feed, join
 from orsanet_train.model import build_model

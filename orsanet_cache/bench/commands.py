@@ -51,10 +51,10 @@ def build(
 
     from orsanet_cache.bench.build import bench_build, published_sizes
     from orsanet_cache.data.manifest import load_manifest
-    from orsanet_cache.demo.networks import weights_path
     from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.priors import FrozenPriors
+    from orsanet_cache.frozen.priors import FrozenPriors
+    from orsanet_cache.frozen.shipped import weights_path
 
     if (segmenter is None) != (landmarks is None):
         raise OrsanetError("give both --segmenter and --landmarks, or neither")

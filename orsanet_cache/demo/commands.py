@@ -60,10 +60,10 @@ def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_st
 @click.option("--card", is_flag=True, help="Write digests, training and these numbers to networks.toml in --weights.")
 def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> None:
     """F1 of every face part, and landmark error, on synthetic faces that the networks have not seen."""
-    from orsanet_cache.demo.networks import DEMO, WEIGHTS, trained_how, weights_path, write_card
     from orsanet_cache.demo.quality import measure
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.priors import FrozenPriors
+    from orsanet_cache.frozen.priors import FrozenPriors
+    from orsanet_cache.frozen.shipped import DEMO, WEIGHTS, trained_how, weights_path, write_card
 
     if card and weights is None:
         raise OrsanetError("--card writes into a folder of your own; name it with --weights")

@@ -19,8 +19,8 @@ from orsanet_cache.demo.dataset import GENERATOR_VERSION
 from orsanet_cache.demo.picture import SyntheticFace, draw
 from orsanet_cache.demo.plan import plan
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.priors import NO_CLASS, FrozenPriors
-from orsanet_cache.segface import LAPA_CLASSES
+from orsanet_cache.frozen.priors import NO_CLASS, FrozenPriors
+from orsanet_cache.frozen.segface import LAPA_CLASSES
 
 OUTER_EYE_CORNERS = (36, 45)  # iBUG order
 _BATCH = 16

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.priors import FrozenPriors
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.priors import FrozenPriors
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.allocator import keep_freed_memory
 from orsanet_train.bench.published import PublishedStep
 from orsanet_train.complexity import complexity

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.priors import FrozenPriors
-from orsanet_cache.rounding import quantised
+from orsanet_cache.frozen.features import quantised
+from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_train.checkpoint import Identity, load_weights, prepare_folder
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.priors import FrozenPriors
-from orsanet_cache.segface import LAPA_CLASSES
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.priors import FrozenPriors
+from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_train.checkpoint import Identity
 from orsanet_train.frozen import seen_by_the_model
 from orsanet_train.fusion import SpectralConv

@@ -29,7 +29,7 @@ import zarr.storage
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, load_manifest
 from orsanet_cache.build import build
-from orsanet_cache.priors import Priors
+from orsanet_cache.frozen.priors import Priors
 from orsanet_cache.store.units import Part
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate", "os.symlink"}

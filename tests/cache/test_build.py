@@ -14,7 +14,7 @@ from PIL import Image
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build, bytes_needed
 from orsanet_cache.data.images import read_image, view_pixels
-from orsanet_cache.priors import FrozenPriors
+from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import Part, UnitRecord
 from orsanet_cache.store.writer import StoreWriter

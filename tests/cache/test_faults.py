@@ -34,7 +34,7 @@ from torch import Tensor
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, Sample
 from orsanet_cache.build import build
 from orsanet_cache.cli import main
-from orsanet_cache.priors import Priors
+from orsanet_cache.frozen.priors import Priors
 from orsanet_cache.store.reader import view_seal
 from orsanet_cache.store.units import Part
 from orsanet_cache.store.zarr_folder import ZarrFolder, small_content

@@ -25,11 +25,11 @@ from torch import Tensor
 from orsanet_cache import FrozenPriors, OrsanetError
 from orsanet_cache.convert_weights import ORIGIN_KEY, IR50Layout, convert_weights, identify
 from orsanet_cache.fetch import fetch
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.priors import ARCHITECTURE_KEY
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.sources import SOURCES, HubFile, Source, default_folder, fingerprint
-from orsanet_cache.weights import load_strictly, read_weights, tensors_digest
 from orsanet_cache.weights_commands import weights
 from orsanet_train.ir50 import IR50, published_output_layer
 from orsanet_train.model import backbone_weights

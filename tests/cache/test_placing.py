@@ -15,8 +15,8 @@ from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import BuildSummary, build
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import PLACED, View
+from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.occluders import OCCLUDERS_VERSION, occluded
-from orsanet_cache.priors import FrozenPriors
 from orsanet_cache.repair import repair
 from orsanet_cache.store.units import WHOLE, Part
 from orsanet_cache.store.verify import verify

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache import FrozenPriors
 from orsanet_cache.data.images import PREPROCESSING
-from orsanet_cache.demo.networks import weights_path
+from orsanet_cache.frozen.shipped import weights_path
 from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig
 from orsanet_train.export.check_pictures import check_pictures

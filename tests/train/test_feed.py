@@ -26,7 +26,7 @@ from torchvision.transforms import RandomErasing
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.build import build
-from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import UnitRecord
 from orsanet_cache.store.writer import StoreWriter

@@ -10,9 +10,9 @@ import torch
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.build import build
 from orsanet_cache.data.images import PREPROCESSING
-from orsanet_cache.demo.networks import weights_path
-from orsanet_cache.priors import load_landmark_network
-from orsanet_cache.rounding import quantised
+from orsanet_cache.frozen.features import quantised
+from orsanet_cache.frozen.priors import load_landmark_network
+from orsanet_cache.frozen.shipped import weights_path
 from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig
 from orsanet_train.frozen import as_stored, frozen_priors, is_demo

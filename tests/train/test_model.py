@@ -19,7 +19,7 @@ from torch.nn.utils import spectral_norm
 from torch.optim import SGD
 
 from orsanet_cache import OrsanetError
-from orsanet_cache.weights import Weights, load_strictly, read_weights
+from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_train.config import ModelConfig
 from orsanet_train.fusion import MCM, SpectralConv
 from orsanet_train.ir50 import IR50

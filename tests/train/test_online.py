@@ -17,8 +17,8 @@ from torchvision.ops import StochasticDepth
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
 from orsanet_cache.build import build
-from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.store.reader import recipe_differences
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.distributed import ONE, Ranks

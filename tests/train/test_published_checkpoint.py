@@ -20,9 +20,9 @@ from torch.optim import Adam
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, load_manifest, read_image, view_pixels
 from orsanet_cache.build import build
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.checkpoint import Identity, load_weights
 from orsanet_train.cli import main
 from orsanet_train.compare import compare

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from orsanet_cache import OrsanetError, load_manifest
-from orsanet_cache.weights import read_weights
+from orsanet_cache.frozen.loading import read_weights
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model import build_model, published_unused

@@ -37,7 +37,7 @@ from orsanet_cache.data.images import (
     view_pixels,
 )
 from orsanet_cache.data.views import ERASED, UNSEEDED
-from orsanet_cache.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 
 Transpose = Image.Transpose
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
-from orsanet_cache.demo.networks import CARD, DEMO, WEIGHTS, card, weights_path
 from orsanet_cache.demo.picture import draw
-from orsanet_cache.segface import LAPA_CLASSES
+from orsanet_cache.frozen.segface import LAPA_CLASSES
+from orsanet_cache.frozen.shipped import CARD, DEMO, WEIGHTS, card, weights_path
 
 
 def command(*arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -31,9 +31,9 @@ from orsanet_cache.demo.training import (
     segmentation_loss,
     train_networks,
 )
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.priors import load_landmark_network, load_segmenter
-from orsanet_cache.segface import LAPA_CLASSES, SegFaceConfig
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
+from orsanet_cache.frozen.segface import LAPA_CLASSES, SegFaceConfig
 
 STEPS = 8
 RECIPE = Recipe(images=64, segmenter_steps=STEPS, landmarks_steps=STEPS, segmenter_batch=2, landmarks_batch=4)

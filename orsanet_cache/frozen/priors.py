@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.pixels import imagenet_normalised, unit_range
-from orsanet_cache.segface import SegFace, SegFaceConfig
-from orsanet_cache.weights import build_frozen, read_weights, tensors_digest
+from orsanet_cache.frozen.loading import build_frozen, read_weights, tensors_digest
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 
 # published: ImageNet-normalised, every second pixel, as ORSANet feeds it.
 # native:    0 … 1, bilinear to 112 (the mean of 2x2 pixels), as the network was trained: landmarks are visibly better.

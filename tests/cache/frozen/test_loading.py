@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from orsanet_cache import FrozenPriors, OrsanetError
-from orsanet_cache.mobilefacenet import MobileFaceNet
-from orsanet_cache.priors import ARCHITECTURE_KEY, load_landmark_network, load_segmenter
-from orsanet_cache.segface import SegFace, SegFaceConfig
-from orsanet_cache.weights import Weights, build_frozen, load_strictly, read_weights, tensors_digest
+from orsanet_cache.frozen.loading import Weights, build_frozen, load_strictly, read_weights, tensors_digest
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, load_landmark_network, load_segmenter
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 
 SMALL = SegFaceConfig(
     embed_dim=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8), decoder_width=32, decoder_heads=4, decoder_mlp_width=64

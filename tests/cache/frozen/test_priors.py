@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from orsanet_cache import FrozenPriors
 from orsanet_cache.data.images import read_image, view_pixels
-from orsanet_cache.pixels import unit_range
+from orsanet_cache.frozen.pixels import unit_range
 
 # iBUG order: index of each of the 68 points after a horizontal flip.
 MIRRORED = np.array(

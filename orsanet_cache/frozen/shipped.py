@@ -19,7 +19,7 @@ NetworkName = Literal["segmenter", "landmarks"]
 
 # What `--segmenter demo` and `--landmarks demo` stand for.
 DEMO = Path("demo")
-_SHIPPED = Path(__file__).parent / "weights"
+_SHIPPED = Path(__file__).parent / "shipped_weights"
 WEIGHTS = {"segmenter": "segmenter.safetensors", "landmarks": "landmarks.safetensors"}
 CARD = "networks.toml"  # digests, training and measured quality of the shipped weights
 TRAINING_KEY = "training"  # of a weights file's header: how the network was trained, as JSON

@@ -20,10 +20,10 @@ import orsanet_cache
 from orsanet_cache import OrsanetError
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
 from orsanet_cache.demo.dataset import GENERATOR_VERSION
-from orsanet_cache.demo.networks import CARD, DEMO, TRAINING_KEY, WEIGHTS, NetworkName, card, weights_path, write_card
 from orsanet_cache.demo.training import SEGMENTER, Recipe
-from orsanet_cache.priors import load_landmark_network, load_segmenter
-from orsanet_cache.segface import LAPA_CLASSES
+from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
+from orsanet_cache.frozen.segface import LAPA_CLASSES
+from orsanet_cache.frozen.shipped import CARD, DEMO, TRAINING_KEY, WEIGHTS, NetworkName, card, weights_path, write_card
 
 PACKAGE = Path(orsanet_cache.__file__).parent
 NETWORKS: tuple[NetworkName, ...] = ("segmenter", "landmarks")
@@ -31,7 +31,7 @@ NETWORKS: tuple[NetworkName, ...] = ("segmenter", "landmarks")
 # In a process of its own, whose package is a copy beside it.
 ASK = """
 import sys
-from orsanet_cache.demo.networks import DEMO, weights_path
+from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.errors import OrsanetError
 try:
     print("found", weights_path(DEMO, sys.argv[1]))

@@ -1,0 +1,1 @@
+"""The frozen networks, their weights, and the priors that they compute."""
