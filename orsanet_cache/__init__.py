@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.errors import OrsanetError as OrsanetError
     from orsanet_cache.frozen.priors import FrozenPriors as FrozenPriors
     from orsanet_cache.frozen.priors import Priors as Priors
-    from orsanet_cache.quality import prior_quality as prior_quality
-    from orsanet_cache.sheet import contact_sheet as contact_sheet
+    from orsanet_cache.inspection.quality import prior_quality as prior_quality
+    from orsanet_cache.inspection.sheet import contact_sheet as contact_sheet
     from orsanet_cache.store.reader import PriorStore as PriorStore
 
 _HOMES = {
@@ -27,8 +27,8 @@ _HOMES = {
     "orsanet_cache.data.images": ("read_image", "view_pixels"),
     "orsanet_cache.data.manifest": ("Manifest", "Sample", "load_manifest"),
     "orsanet_cache.frozen.priors": ("FrozenPriors", "Priors"),
-    "orsanet_cache.quality": ("prior_quality",),
-    "orsanet_cache.sheet": ("contact_sheet",),
+    "orsanet_cache.inspection.quality": ("prior_quality",),
+    "orsanet_cache.inspection.sheet": ("contact_sheet",),
     "orsanet_cache.store.reader": ("PriorStore",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

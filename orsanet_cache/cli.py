@@ -257,7 +257,7 @@ def verify(
 def show(store: Path, split: str, count: int, out: Path) -> None:
     """A contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.sheet import prior_sheet
+    from orsanet_cache.inspection.sheet import prior_sheet
     from orsanet_cache.store.reader import PriorStore
 
     sheet = prior_sheet(PriorStore.open(store), split, count)

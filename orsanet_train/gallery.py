@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from orsanet_cache.frozen.pixels import displayable
-from orsanet_cache.sheet import shortened, with_landmarks, with_map
+from orsanet_cache.inspection.sheet import shortened, with_landmarks, with_map
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.attention import Attention
 from orsanet_train.feed import PriorBatch

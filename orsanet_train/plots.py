@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.sheet import printable
+from orsanet_cache.inspection.sheet import printable
 from orsanet_train.checkpoint import write_whole
 from orsanet_train.metrics import Estimate, GroupReport
 

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.quality import prior_quality
+from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.compare import Comparison, compare, paired, run_names, seed_folders
 from orsanet_train.config import RunConfig, load_config

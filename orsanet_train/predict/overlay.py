@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from orsanet_cache.sheet import with_landmarks, with_map
+from orsanet_cache.inspection.sheet import with_landmarks, with_map
 from orsanet_train.gallery import Row, enlarged, said, sheet, with_attention
 from orsanet_train.predict.predictor import Prediction
 from orsanet_train.predict.seen import Box, Preview, Seen

@@ -12,7 +12,7 @@ from PIL import Image
 from orsanet_cache import load_manifest
 from orsanet_cache.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
-from orsanet_cache.sheet import with_landmarks, with_map
+from orsanet_cache.inspection.sheet import with_landmarks, with_map
 from orsanet_train.attention import Attention
 from orsanet_train.feed import PriorBatch
 from orsanet_train.gallery import (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from orsanet_cache.sheet import CAPTION, PALETTE, TILE, contact_sheet, prior_sheet, with_landmarks, with_map
+from orsanet_cache.inspection.sheet import CAPTION, PALETTE, TILE, contact_sheet, prior_sheet, with_landmarks, with_map
 
 
 def test_landmarks_are_drawn_where_they_are() -> None:

@@ -16,8 +16,7 @@ from orsanet_cache.demo.picture import draw
 from orsanet_cache.frozen.priors import NO_CLASS, mean_entropy
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import weights_path
-from orsanet_cache.precision import in_half_precision
-from orsanet_cache.quality import (
+from orsanet_cache.inspection.quality import (
     CHUNK,
     LANDMARKS_ON,
     MEASURES,
@@ -31,6 +30,7 @@ from orsanet_cache.quality import (
     prior_quality,
     score,
 )
+from orsanet_cache.precision import in_half_precision
 from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import UnitRecord
