@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from orsanet_cache.data.images import IMAGE_SIZE, Pixels
 from orsanet_cache.data.views import PLACED, View
-from orsanet_cache.demo.canvas import MARGIN, SIZE, UNIT, Points, capsule, ellipse, spline, stroke
-from orsanet_cache.demo.expression import draw_expression
-from orsanet_cache.demo.identity import draw_identity
-from orsanet_cache.demo.light import draw_light
-from orsanet_cache.demo.render import paint_head
+from orsanet_cache.synthetic.canvas import MARGIN, SIZE, UNIT, Points, capsule, ellipse, spline, stroke
+from orsanet_cache.synthetic.expression import draw_expression
+from orsanet_cache.synthetic.identity import draw_identity
+from orsanet_cache.synthetic.light import draw_light
+from orsanet_cache.synthetic.render import paint_head
 
 # Raise it with every change of a pixel that is drawn (so also with GENERATOR_VERSION of the demo, which draws the second face).
 OCCLUDERS_VERSION = 1

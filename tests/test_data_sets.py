@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import orsanet_cache.cli
 import orsanet_train.cli
-from orsanet_cache.demo.picture import draw
+from orsanet_cache.synthetic.picture import draw
 
 SEVEN = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 EIGHT = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")

@@ -17,7 +17,7 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
 
     Same seed and number, same bytes. A folder that is already complete is left as it is.
     """
-    from orsanet_cache.demo.dataset import write_dataset
+    from orsanet_cache.synthetic.dataset import write_dataset
 
     summary = write_dataset(out, seed, images, truth)
     if not summary.drawn:

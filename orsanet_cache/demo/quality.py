@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from orsanet_cache.data.images import IMAGE_SIZE, view_pixels
-from orsanet_cache.demo.dataset import GENERATOR_VERSION
-from orsanet_cache.demo.picture import SyntheticFace, draw
-from orsanet_cache.demo.plan import plan
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import NO_CLASS, FrozenPriors
 from orsanet_cache.frozen.segface import LAPA_CLASSES
+from orsanet_cache.synthetic.dataset import GENERATOR_VERSION
+from orsanet_cache.synthetic.picture import SyntheticFace, draw
+from orsanet_cache.synthetic.plan import plan
 
 OUTER_EYE_CORNERS = (36, 45)  # iBUG order
 _BATCH = 16

@@ -25,13 +25,13 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from orsanet_cache.data.images import read_image, view_pixels
-from orsanet_cache.demo.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import LAPA_CLASSES, SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import TRAINING_KEY, WEIGHTS, NetworkName
+from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
 
 SEGMENTER = SegFaceConfig(
     embed_dim=24, depths=(1, 2, 2, 1), num_heads=(1, 2, 4, 8), decoder_width=64, decoder_heads=2, decoder_mlp_width=256

@@ -25,7 +25,6 @@ from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 
 from orsanet_cache.cli import main
-from orsanet_cache.demo.picture import draw
 from orsanet_cache.doctor import similarity
 from orsanet_cache.doctor.confounds import FEWEST, judge_confounds
 from orsanet_cache.doctor.copies import judge_near_copies, judge_same_files
@@ -39,6 +38,7 @@ from orsanet_cache.doctor.pictures import judge_pictures
 from orsanet_cache.doctor.similarity import Link
 from orsanet_cache.doctor.tags import judge_tags
 from orsanet_cache.layouts.published import published_counts
+from orsanet_cache.synthetic.picture import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = [RAFDB, AFFECTNET[7], AFFECTNET[8], OCCLU_FER, FERPLUS]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.images import Pixels, view_pixels
 from orsanet_cache.data.views import PLACED, View
-from orsanet_cache.demo.picture import draw
 from orsanet_cache.occluders import OCCLUDERS_VERSION, occluded, occluder
+from orsanet_cache.synthetic.picture import draw
 
 JAW, CHIN, BROWS, NOSE_TIP, EYES, MOUTH = (
     list(range(start, stop)) for start, stop in ((0, 17), (6, 11), (17, 27), (30, 36), (36, 48), (48, 68))

@@ -15,7 +15,7 @@ from PIL import Image
 from orsanet_cache import FaceDetector, OrsanetError, crop_face, view_pixels
 from orsanet_cache.data import faces
 from orsanet_cache.data.faces import Face
-from orsanet_cache.demo.picture import draw
+from orsanet_cache.synthetic.picture import draw
 
 Pixels = NDArray[np.uint8]
 LEVEL = np.array([[0, 0], [4, 0], [2, 2], [0, 4], [4, 4]], np.float32)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
-from orsanet_cache.demo.picture import draw
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import CARD, DEMO, WEIGHTS, card, weights_path
+from orsanet_cache.synthetic.picture import draw
 
 
 def command(*arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -10,13 +10,13 @@ from sklearn.metrics import f1_score
 
 from orsanet_cache import FrozenPriors
 from orsanet_cache.data.images import view_pixels
-from orsanet_cache.demo.picture import SyntheticFace, draw
-from orsanet_cache.demo.plan import plan
 from orsanet_cache.demo.quality import Quality, QualityReport, _quality, measure
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orsanet_cache.frozen.segface import LAPA_CLASSES, SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import DEMO, card, weights_path
+from orsanet_cache.synthetic.picture import SyntheticFace, draw
+from orsanet_cache.synthetic.plan import plan
 
 SEED, IMAGES = 11, 24  # 17 of them occluded: more than a batch
 FLOOR_IMAGES = 48

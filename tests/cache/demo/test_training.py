@@ -20,7 +20,6 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from orsanet_cache import FrozenPriors, OrsanetError
 from orsanet_cache.data.images import read_image, view_pixels
-from orsanet_cache.demo.dataset import GENERATOR_VERSION, image_name
 from orsanet_cache.demo.training import (
     SEGMENTER,
     Recipe,
@@ -34,6 +33,7 @@ from orsanet_cache.demo.training import (
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import LAPA_CLASSES, SegFaceConfig
+from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, image_name
 
 STEPS = 8
 RECIPE = Recipe(images=64, segmenter_steps=STEPS, landmarks_steps=STEPS, segmenter_batch=2, landmarks_batch=4)

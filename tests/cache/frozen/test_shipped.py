@@ -19,11 +19,11 @@ from safetensors.numpy import save_file
 import orsanet_cache
 from orsanet_cache import OrsanetError
 from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
-from orsanet_cache.demo.dataset import GENERATOR_VERSION
 from orsanet_cache.demo.training import SEGMENTER, Recipe
 from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import CARD, DEMO, TRAINING_KEY, WEIGHTS, NetworkName, card, weights_path, write_card
+from orsanet_cache.synthetic.dataset import GENERATOR_VERSION
 
 PACKAGE = Path(orsanet_cache.__file__).parent
 NETWORKS: tuple[NetworkName, ...] = ("segmenter", "landmarks")

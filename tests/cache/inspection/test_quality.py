@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, view_pixels
-from orsanet_cache.demo.picture import draw
 from orsanet_cache.frozen.priors import NO_CLASS, mean_entropy
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import weights_path
@@ -35,6 +34,7 @@ from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import UnitRecord
 from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.synthetic.picture import draw
 
 SIZE = 224
 ANSWERS = 13  # seven parts, six places

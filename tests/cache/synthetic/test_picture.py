@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from orsanet_cache.data.images import decode
-from orsanet_cache.demo.expression import CLASSES
-from orsanet_cache.demo.occluders import TAGS
-from orsanet_cache.demo.picture import SyntheticFace, draw
+from orsanet_cache.synthetic.expression import CLASSES
+from orsanet_cache.synthetic.occluders import TAGS
+from orsanet_cache.synthetic.picture import SyntheticFace, draw
 
 # LaPa labels that the landmarks of a part may lie on; "left" is the subject's, the picture's right.
 PARTS = {

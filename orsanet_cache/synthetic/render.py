@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from orsanet_cache.demo.canvas import Canvas, Field, Points, ellipse, lit, patch, shifted, spline, stroke
-from orsanet_cache.demo.expression import Expression, Movements
-from orsanet_cache.demo.face import SIDES, Face, face_geometry
-from orsanet_cache.demo.features import EYES, paint_brow, paint_eye, paint_mouth, paint_nose
-from orsanet_cache.demo.hair import paint_behind, paint_front, strands
-from orsanet_cache.demo.identity import Identity
-from orsanet_cache.demo.light import Light, relief, shading
-from orsanet_cache.demo.pose import Grid, depth
+from orsanet_cache.synthetic.canvas import Canvas, Field, Points, ellipse, lit, patch, shifted, spline, stroke
+from orsanet_cache.synthetic.expression import Expression, Movements
+from orsanet_cache.synthetic.face import SIDES, Face, face_geometry
+from orsanet_cache.synthetic.features import EYES, paint_brow, paint_eye, paint_mouth, paint_nose
+from orsanet_cache.synthetic.hair import paint_behind, paint_front, strands
+from orsanet_cache.synthetic.identity import Identity
+from orsanet_cache.synthetic.light import Light, relief, shading
+from orsanet_cache.synthetic.pose import Grid, depth
 
 FACE = 1  # LaPa class
 

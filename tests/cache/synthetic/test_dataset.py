@@ -12,10 +12,10 @@ import pytest
 
 from orsanet_cache import OrsanetError, load_manifest
 from orsanet_cache.data.images import read_image
-from orsanet_cache.demo.dataset import MIN_IMAGES, image_name, write_dataset
-from orsanet_cache.demo.expression import CLASSES
-from orsanet_cache.demo.picture import draw
-from orsanet_cache.demo.plan import plan
+from orsanet_cache.synthetic.dataset import MIN_IMAGES, image_name, write_dataset
+from orsanet_cache.synthetic.expression import CLASSES
+from orsanet_cache.synthetic.picture import draw
+from orsanet_cache.synthetic.plan import plan
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from orsanet_cache.demo.canvas import MARGIN, SIZE, UNIT, Canvas, Field, Points, lit, patch, shifted, spline
-from orsanet_cache.demo.face import Face
-from orsanet_cache.demo.identity import Identity
-from orsanet_cache.demo.light import Light
+from orsanet_cache.synthetic.canvas import MARGIN, SIZE, UNIT, Canvas, Field, Points, lit, patch, shifted, spline
+from orsanet_cache.synthetic.face import Face
+from orsanet_cache.synthetic.identity import Identity
+from orsanet_cache.synthetic.light import Light
 
 HAIR = 10  # LaPa class
 

@@ -4,10 +4,10 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import confusion_matrix
 
-from orsanet_cache.demo.expression import CLASSES, draw_expression
-from orsanet_cache.demo.face import face_geometry
-from orsanet_cache.demo.identity import draw_identity
-from orsanet_cache.demo.plan import plan, stream
+from orsanet_cache.synthetic.expression import CLASSES, draw_expression
+from orsanet_cache.synthetic.face import face_geometry
+from orsanet_cache.synthetic.identity import draw_identity
+from orsanet_cache.synthetic.plan import plan, stream
 
 
 def aligned_landmarks(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orsanet_cache.demo.canvas import SIZE, pixels
-from orsanet_cache.demo.expression import Movements
-from orsanet_cache.demo.face import face_geometry
-from orsanet_cache.demo.identity import draw_identity
-from orsanet_cache.demo.pose import Pose, depth, draw_pose, project, sampled, sampling
+from orsanet_cache.synthetic.canvas import SIZE, pixels
+from orsanet_cache.synthetic.expression import Movements
+from orsanet_cache.synthetic.face import face_geometry
+from orsanet_cache.synthetic.identity import draw_identity
+from orsanet_cache.synthetic.pose import Pose, depth, draw_pose, project, sampled, sampling
 
 seeds = st.integers(0, 2**32 - 1)
 

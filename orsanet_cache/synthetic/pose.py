@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.demo.canvas import MARGIN, SIZE, UNIT, Points, shifted
-from orsanet_cache.demo.face import Face
+from orsanet_cache.synthetic.canvas import MARGIN, SIZE, UNIT, Points, shifted
+from orsanet_cache.synthetic.face import Face
 
 GRID = SIZE // 2  # depth and light are smooth: half the canvas is enough
 PIVOT = np.array([0.0, 0.52])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.demo.canvas import Points, shifted, stroke
-from orsanet_cache.demo.expression import Movements
-from orsanet_cache.demo.identity import Identity
+from orsanet_cache.synthetic.canvas import Points, shifted, stroke
+from orsanet_cache.synthetic.expression import Movements
+from orsanet_cache.synthetic.identity import Identity
 
 SIDES = (-1, 1)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from orsanet_cache.demo.occluders import REGIONS, TAGS
+from orsanet_cache.synthetic.occluders import REGIONS, TAGS
 
 IMAGES_PER_PERSON = 4
 LANES = ("train", "test", "train", "train", "valid", "train", "train", "test", "train", "train")

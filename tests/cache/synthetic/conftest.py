@@ -2,7 +2,7 @@
 
 import pytest
 
-from orsanet_cache.demo.picture import SyntheticFace, draw
+from orsanet_cache.synthetic.picture import SyntheticFace, draw
 
 SEED = 20
 

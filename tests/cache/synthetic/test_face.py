@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orsanet_cache.demo.expression import CLASSES, NAMES, PATTERNS, Movements, pattern
-from orsanet_cache.demo.face import Face, face_geometry
-from orsanet_cache.demo.identity import Identity, draw_identity
+from orsanet_cache.synthetic.expression import CLASSES, NAMES, PATTERNS, Movements, pattern
+from orsanet_cache.synthetic.face import Face, face_geometry
+from orsanet_cache.synthetic.identity import Identity, draw_identity
 
 # iBUG order: index of each of the 68 points after a horizontal flip.
 MIRRORED = np.array(

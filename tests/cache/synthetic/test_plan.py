@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from orsanet_cache.demo.occluders import REGIONS, TAGS
-from orsanet_cache.demo.plan import IMAGES_PER_PERSON, OCCLUDED_SHARE, PER_HUNDRED, plan
+from orsanet_cache.synthetic.occluders import REGIONS, TAGS
+from orsanet_cache.synthetic.plan import IMAGES_PER_PERSON, OCCLUDED_SHARE, PER_HUNDRED, plan
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache.data.images import IMAGE_SIZE, Pixels, decode
-from orsanet_cache.demo.canvas import MARGIN, UNIT, Canvas, Field, shifted
-from orsanet_cache.demo.expression import draw_expression
-from orsanet_cache.demo.identity import draw_identity
-from orsanet_cache.demo.light import Light, draw_light
-from orsanet_cache.demo.occluders import HELD, TAGS, WORN
-from orsanet_cache.demo.plan import plan, stream, tags_of
-from orsanet_cache.demo.pose import Pose, draw_pose, project, sampled, sampling
-from orsanet_cache.demo.render import Head, paint_head
+from orsanet_cache.synthetic.canvas import MARGIN, UNIT, Canvas, Field, shifted
+from orsanet_cache.synthetic.expression import draw_expression
+from orsanet_cache.synthetic.identity import draw_identity
+from orsanet_cache.synthetic.light import Light, draw_light
+from orsanet_cache.synthetic.occluders import HELD, TAGS, WORN
+from orsanet_cache.synthetic.plan import plan, stream, tags_of
+from orsanet_cache.synthetic.pose import Pose, draw_pose, project, sampled, sampling
+from orsanet_cache.synthetic.render import Head, paint_head
 
 PICTURE_SIZE = 160
 _CROP = slice(round(MARGIN * UNIT), round(MARGIN * UNIT) + UNIT)

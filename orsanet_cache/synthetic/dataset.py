@@ -22,10 +22,10 @@ import numpy as np
 import tomli_w
 from tqdm import tqdm
 
-from orsanet_cache.demo.expression import CLASSES
-from orsanet_cache.demo.picture import SyntheticFace, draw
-from orsanet_cache.demo.plan import LANES, plan
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.synthetic.expression import CLASSES
+from orsanet_cache.synthetic.picture import SyntheticFace, draw
+from orsanet_cache.synthetic.plan import LANES, plan
 
 DESCRIPTOR, TABLE, TRUTH, IMAGES = "faces.toml", "samples.csv", "truth.npz", "images"
 BEGUN = "faces.toml.begun"  # the descriptor until everything else is there

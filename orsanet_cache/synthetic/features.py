@@ -2,11 +2,23 @@
 
 import numpy as np
 
-from orsanet_cache.demo.canvas import SIZE, Canvas, Field, Points, ellipse, lit, patch, pixels, shifted, spline, stroke
-from orsanet_cache.demo.expression import Movements
-from orsanet_cache.demo.face import SIDES, Eye, Face
-from orsanet_cache.demo.identity import Identity
-from orsanet_cache.demo.light import Light
+from orsanet_cache.synthetic.canvas import (
+    SIZE,
+    Canvas,
+    Field,
+    Points,
+    ellipse,
+    lit,
+    patch,
+    pixels,
+    shifted,
+    spline,
+    stroke,
+)
+from orsanet_cache.synthetic.expression import Movements
+from orsanet_cache.synthetic.face import SIDES, Eye, Face
+from orsanet_cache.synthetic.identity import Identity
+from orsanet_cache.synthetic.light import Light
 
 # LaPa classes; left is the subject's left, the picture's right.
 NOSE, UPPER_LIP, INNER_MOUTH, LOWER_LIP = 6, 7, 8, 9

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from orsanet_cache.demo.canvas import SIZE, UNIT, Field
-from orsanet_cache.demo.expression import Movements
-from orsanet_cache.demo.face import Face
-from orsanet_cache.demo.identity import Identity
-from orsanet_cache.demo.pose import GRID, Grid, bump, grid_axes
+from orsanet_cache.synthetic.canvas import SIZE, UNIT, Field
+from orsanet_cache.synthetic.expression import Movements
+from orsanet_cache.synthetic.face import Face
+from orsanet_cache.synthetic.identity import Identity
+from orsanet_cache.synthetic.pose import GRID, Grid, bump, grid_axes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from orsanet_cache.demo.identity import Identity
+from orsanet_cache.synthetic.identity import Identity
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # RAF-DB's label order
 

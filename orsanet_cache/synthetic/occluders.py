@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from orsanet_cache.demo.canvas import Canvas, Points, capsule, ellipse, lit, patch, shifted, spline, stroke
-from orsanet_cache.demo.identity import Colour
-from orsanet_cache.demo.render import Head
+from orsanet_cache.synthetic.canvas import Canvas, Points, capsule, ellipse, lit, patch, shifted, spline, stroke
+from orsanet_cache.synthetic.identity import Colour
+from orsanet_cache.synthetic.render import Head
 
 # Tag -> the region it hides. Two occluders in one picture hide different regions, so both are seen.
 REGIONS = {
