@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.sources import SOURCES, Name, default_folder, difference, fingerprint
+from orsanet_cache.weights.sources import SOURCES, Name, default_folder, difference, fingerprint
 
 FILE = click.Path(path_type=Path)
 
@@ -48,7 +48,7 @@ def fetch_weights(name: Name, out: Path | None) -> None:
 
     Interrupted, the same command goes on where it stopped. Fetching accepts the licence that `list` shows.
     """
-    from orsanet_cache.fetch import fetch
+    from orsanet_cache.weights.fetch import fetch
 
     source = SOURCES[name]
     path, wrong = fetch(source, out or default_folder())
@@ -61,7 +61,7 @@ def fetch_weights(name: Name, out: Path | None) -> None:
 @click.argument("file", type=FILE)
 def verify_weights(file: Path) -> None:
     """Say which of the known files FILE is, or how it differs."""
-    from orsanet_cache.convert_weights import identify
+    from orsanet_cache.weights.convert import identify
 
     what, doubt = identify(file)
     click.echo(f"{file}: {what}")
@@ -77,7 +77,7 @@ def convert_to_safetensors(file: Path, out: Path) -> None:
 
     A store built from either has the same recipe.
     """
-    from orsanet_cache.convert_weights import convert_weights
+    from orsanet_cache.weights.convert import convert_weights
 
     network, origin = convert_weights(file, out)
     wrong = difference(origin, SOURCES[network])

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from jinja2 import Environment, StrictUndefined
 
-from orsanet_cache.sources import SOURCES
+from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig, RunConfig, load_config
 from orsanet_train.evaluate import NOT_A_TEST

@@ -23,13 +23,13 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from orsanet_cache import FrozenPriors, OrsanetError
-from orsanet_cache.convert_weights import ORIGIN_KEY, IR50Layout, convert_weights, identify
-from orsanet_cache.fetch import fetch
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_cache.sources import SOURCES, HubFile, Source, default_folder, fingerprint
+from orsanet_cache.weights.convert import ORIGIN_KEY, IR50Layout, convert_weights, identify
+from orsanet_cache.weights.fetch import fetch
+from orsanet_cache.weights.sources import SOURCES, HubFile, Source, default_folder, fingerprint
 from orsanet_cache.weights_commands import weights
 from orsanet_train.ir50 import IR50, published_output_layer
 from orsanet_train.model import backbone_weights
@@ -47,8 +47,8 @@ FETCH = """
 import json, sys
 from pathlib import Path
 from orsanet_cache import OrsanetError
-from orsanet_cache.fetch import fetch
-from orsanet_cache.sources import HubFile, Source
+from orsanet_cache.weights.fetch import fetch
+from orsanet_cache.weights.sources import HubFile, Source
 
 given = json.loads(sys.argv[1])
 try:

@@ -17,7 +17,7 @@ from orsanet_cache.durable import leave_to_disk, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, load_landmark_network, load_segmenter
-from orsanet_cache.sources import SOURCES, Fingerprint, Name, Source, difference, fingerprint
+from orsanet_cache.weights.sources import SOURCES, Fingerprint, Name, Source, difference, fingerprint
 
 ORIGIN_KEY = "origin_sha256"  # of a safetensors header: SHA-256 of the file it was converted from
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from orsanet_cache.durable import leave_to_disk, locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.sources import HubFile, Source, difference, fingerprint
+from orsanet_cache.weights.sources import HubFile, Source, difference, fingerprint
 
 _SHA256 = re.compile("[0-9a-f]{64}")  # the hub's ETag of a large file; a small one has another kind of digest
 

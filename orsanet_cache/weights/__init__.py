@@ -1,0 +1,1 @@
+"""The published weights: where they are, how they are fetched, checked and converted."""
