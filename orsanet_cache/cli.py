@@ -106,8 +106,8 @@ def build(
 
     The word demo stands for the small networks that come with the package: made for the faces of `demo-faces`, not for real ones.
     """
-    from orsanet_cache.build import build as build_store
-    from orsanet_cache.build import bytes_needed
+    from orsanet_cache.builder.build import build as build_store
+    from orsanet_cache.builder.build import bytes_needed
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.data.views import View
     from orsanet_cache.device import choose_device, torchrun_part
@@ -237,10 +237,10 @@ def verify(
         raise OrsanetError(f"{found}\n--repair computes them again: give --manifest, --segmenter and --landmarks too")
     click.echo(found, err=True)
 
+    from orsanet_cache.builder.repair import repair as repair_store
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
     from orsanet_cache.frozen.shipped import weights_path
-    from orsanet_cache.repair import repair as repair_store
 
     computed = repair_store(
         store, damage, load_manifest(manifest, root, classes),

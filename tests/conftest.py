@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from orsanet_cache import FrozenPriors, Manifest, PriorStore, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig

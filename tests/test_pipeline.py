@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range

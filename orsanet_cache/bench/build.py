@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
+from orsanet_cache.builder.pipeline import CPU_BATCH, GPU_BATCH, DecodedUnit, Pipeline
+from orsanet_cache.builder.precision import in_half_precision
 from orsanet_cache.data.images import IMAGE_SIZE
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors, Precision
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_cache.pipeline import CPU_BATCH, GPU_BATCH, DecodedUnit, Pipeline
-from orsanet_cache.precision import in_half_precision
 from orsanet_cache.store.schema import schema
 
 PICTURE_SIZE = 100  # RAF-DB's aligned faces

@@ -28,7 +28,7 @@ import zarr
 import zarr.storage
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.priors import Priors
 from orsanet_cache.store.units import Part
 

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, Sample
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.priors import Priors
 from orsanet_cache.store.reader import view_seal

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import ttest_rel
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_train.ablate import (
     LANDMARK_VARIANTS,
     VARIANTS,

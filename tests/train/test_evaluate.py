@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import load_config

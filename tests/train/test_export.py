@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from orsanet_cache import OrsanetError, PriorStore, read_image, view_pixels
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_train.checkpoint import load_weights, save_weights
 from orsanet_train.config import load_config

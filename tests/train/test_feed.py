@@ -25,7 +25,7 @@ from torch import Tensor
 from torchvision.transforms import RandomErasing
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import UnitRecord

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.priors import load_landmark_network

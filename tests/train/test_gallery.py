@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache import load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.inspection.sheet import with_landmarks, with_map
 from orsanet_train.attention import Attention

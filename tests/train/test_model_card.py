@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from orsanet_cache import PriorStore
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.data.views import ERASED, PLACED, UNSEEDED
 from orsanet_train.checkpoint import Identity, save_weights
 from orsanet_train.config import ModelConfig

@@ -16,7 +16,7 @@ from torchvision.models import swin_b
 from torchvision.ops import StochasticDepth
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.store.reader import recipe_differences

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig
 from orsanet_train.export.files import largest_difference, probabilities, stored_rows

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from orsanet_cache import PriorStore, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_train.album import Picture, album
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate

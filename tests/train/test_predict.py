@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache import FaceDetector, OrsanetError, PriorStore, crop_face
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.synthetic.picture import draw
 from orsanet_train.checkpoint import Identity, load_weights, save_weights
 from orsanet_train.config import load_config

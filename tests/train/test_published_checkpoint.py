@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, load_manifest, read_image, view_pixels
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig

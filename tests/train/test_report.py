@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest, prior_quality
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_train.album import album
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate

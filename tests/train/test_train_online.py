@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluate import evaluate
 from orsanet_train.train import RunSummary, train

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, view_pixels
+from orsanet_cache.builder.precision import in_half_precision
 from orsanet_cache.frozen.priors import NO_CLASS, mean_entropy
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import weights_path
@@ -29,7 +30,6 @@ from orsanet_cache.inspection.quality import (
     prior_quality,
     score,
 )
-from orsanet_cache.precision import in_half_precision
 from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import UnitRecord

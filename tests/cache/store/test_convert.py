@@ -21,7 +21,7 @@ import xarray
 import zarr
 
 from orsanet_cache import OrsanetError, PriorStore
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.store.convert import LOCK, SUFFIX, convert
 from orsanet_cache.store.schema import Field, schema
 from orsanet_cache.store.units import UnitRecord

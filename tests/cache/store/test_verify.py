@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
+from orsanet_cache.builder.repair import repair
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.repair import repair
 from orsanet_cache.store.units import Part
 from orsanet_cache.store.verify import progress, verify
 

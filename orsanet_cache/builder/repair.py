@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import FrozenPriors

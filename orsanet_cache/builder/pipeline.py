@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from orsanet_cache.builder.occluders import occluded
+from orsanet_cache.builder.placing import Placement
 from orsanet_cache.data.images import (
     IMAGE_SIZE,
     Pixels,
@@ -37,8 +39,6 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import NO_CLASS, FrozenPriors, Priors
-from orsanet_cache.occluders import occluded
-from orsanet_cache.placing import Placement
 from orsanet_cache.store.schema import Field
 
 T = TypeVar("T")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
 from orsanet_cache.bench.build import bench_build, published_sizes
-from orsanet_cache.build import build
+from orsanet_cache.builder.build import build
+from orsanet_cache.builder.pipeline import DecodedUnit, Pipeline, ahead
+from orsanet_cache.builder.precision import MAX_DRIFT, chosen_precision, half_precision_drift
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.frozen.features import quantised
-from orsanet_cache.pipeline import DecodedUnit, Pipeline, ahead
-from orsanet_cache.precision import MAX_DRIFT, chosen_precision, half_precision_drift
 from orsanet_cache.store.schema import schema
 
 CPU = torch.device("cpu")

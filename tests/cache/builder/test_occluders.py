@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from orsanet_cache.builder.occluders import OCCLUDERS_VERSION, occluded, occluder
 from orsanet_cache.data.images import Pixels, view_pixels
 from orsanet_cache.data.views import PLACED, View
-from orsanet_cache.occluders import OCCLUDERS_VERSION, occluded, occluder
 from orsanet_cache.synthetic.picture import draw
 
 JAW, CHIN, BROWS, NOSE_TIP, EYES, MOUTH = (

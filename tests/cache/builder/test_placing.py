@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
-from orsanet_cache.build import BuildSummary, build
+from orsanet_cache.builder.build import BuildSummary, build
+from orsanet_cache.builder.occluders import OCCLUDERS_VERSION, occluded
+from orsanet_cache.builder.repair import repair
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import PLACED, View
 from orsanet_cache.frozen.priors import FrozenPriors
-from orsanet_cache.occluders import OCCLUDERS_VERSION, occluded
-from orsanet_cache.repair import repair
 from orsanet_cache.store.units import WHOLE, Part
 from orsanet_cache.store.verify import verify
 
@@ -269,7 +269,7 @@ def test_repairing_everything_at_once_works(world: Any, whole: Path, store: Path
 
 def as_version(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """The next release's occluders, which draw as these do: only the number counts."""
-    monkeypatch.setattr("orsanet_cache.placing.OCCLUDERS_VERSION", number)
+    monkeypatch.setattr("orsanet_cache.builder.placing.OCCLUDERS_VERSION", number)
 
 
 def test_a_finished_view_of_another_version_is_refused(

@@ -1,0 +1,1 @@
+"""Stage one at work: from a manifest to a store, and the repair of one."""
