@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.bench.commands import bench
+from orsanet_cache.commands.bench import bench
+from orsanet_cache.commands.demo import demo_faces, demo_quality, demo_train
+from orsanet_cache.commands.doctor import doctor
+from orsanet_cache.commands.manifest import manifest as manifest_group
+from orsanet_cache.commands.weights import weights
 from orsanet_cache.console import CommandGroup, classes_option
 from orsanet_cache.data.views import POSSIBLE_VIEWS
-from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
-from orsanet_cache.doctor.commands import doctor
-from orsanet_cache.layouts.commands import manifest as manifest_group
-from orsanet_cache.weights_commands import weights
 
 FILE = click.Path(path_type=Path)
 

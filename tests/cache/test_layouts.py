@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from orsanet_cache import Manifest, OrsanetError, load_manifest
+from orsanet_cache.commands.manifest import manifest as command
 from orsanet_cache.layouts import affectnet_lists, affectnet_release, ferplus, occlu_fer, rafdb
-from orsanet_cache.layouts.commands import manifest as command
 from orsanet_cache.layouts.published import published_counts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -759,7 +759,7 @@ def test_as_a_process_a_mistake_is_one_message_and_exit_code_one(raf: Path, tmp_
     program = (
         "import click\n"
         "from orsanet_cache.console import CommandGroup\n"
-        "from orsanet_cache.layouts.commands import manifest\n"
+        "from orsanet_cache.commands.manifest import manifest\n"
         "CommandGroup('orsanet-cache', commands={'manifest': manifest})()\n"
     )
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 import orsanet_cache
 from orsanet_cache import OrsanetError
-from orsanet_cache.demo.commands import demo_faces, demo_quality, demo_train
+from orsanet_cache.commands.demo import demo_faces, demo_quality, demo_train
 from orsanet_cache.demo.training import SEGMENTER, Recipe
 from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import LAPA_CLASSES

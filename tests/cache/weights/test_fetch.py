@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from orsanet_cache import FrozenPriors, OrsanetError
+from orsanet_cache.commands.weights import weights
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
@@ -30,7 +31,6 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.weights.convert import ORIGIN_KEY, IR50Layout, convert_weights, identify
 from orsanet_cache.weights.fetch import fetch
 from orsanet_cache.weights.sources import SOURCES, HubFile, Source, default_folder, fingerprint
-from orsanet_cache.weights_commands import weights
 from orsanet_train.ir50 import IR50, published_output_layer
 from orsanet_train.model import backbone_weights
 
@@ -609,7 +609,7 @@ def test_verify_of_an_unproven_copy_succeeds_with_a_warning(ir50_files: tuple[Pa
 
 def test_help_and_list_need_neither_torch_nor_the_hub(tmp_path: Path) -> None:
     script = (
-        "import sys; from orsanet_cache.weights_commands import weights; "
+        "import sys; from orsanet_cache.commands.weights import weights; "
         f"weights(['list', {str(tmp_path)!r}], standalone_mode=False); "
         "print({'torch', 'huggingface_hub', 'httpx2'} & set(sys.modules))"
     )
