@@ -23,7 +23,7 @@ from orsanet_cache.commands.manifest import manifest as command
 from orsanet_cache.layouts import affectnet_lists, affectnet_release, ferplus, occlu_fer, rafdb
 from orsanet_cache.layouts.published import published_counts
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def draw(path: Path, size: tuple[int, int] = (20, 20)) -> None:

@@ -40,7 +40,7 @@ from orsanet_cache.doctor.tags import judge_tags
 from orsanet_cache.layouts.published import published_counts
 from orsanet_cache.synthetic.picture import draw
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PUBLIC = [RAFDB, AFFECTNET[7], AFFECTNET[8], OCCLU_FER, FERPLUS]
 COUNTED = [known for known in PUBLIC if known.counts]
 
