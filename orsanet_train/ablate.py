@@ -18,11 +18,11 @@ from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.store.reader import PriorStore, recipe_differences
-from orsanet_train.checkpoint import write_whole
 from orsanet_train.compare import seed_folders
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate
 from orsanet_train.feed import join
+from orsanet_train.model.checkpoint import write_whole
 from orsanet_train.predictions import EVALUATION, Evaluation, Group
 from orsanet_train.residence import Resident
 from orsanet_train.run_folder import read_json

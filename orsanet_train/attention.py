@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orsanet_train.model import ORSANet
+from orsanet_train.model.orsanet import ORSANet
 
 BATCH = 16  # images at a time: what the gradient needs to keep bounds the memory
 

@@ -220,7 +220,7 @@ def import_checkpoint(
 
     config = load_config(preset, overrides)
 
-    from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE
+    from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE
     from orsanet_train.published_checkpoint import import_checkpoint as import_published
 
     name = Path(preset).stem if manifest_name is None else manifest_name
@@ -262,7 +262,7 @@ def report(
     """
     from orsanet_cache.device import choose_device
     from orsanet_train.album import album
-    from orsanet_train.checkpoint import prepare_folder
+    from orsanet_train.model.checkpoint import prepare_folder
     from orsanet_train.page import write_report
     from orsanet_train.report import make_report
 
@@ -290,8 +290,8 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     """
     import json
 
-    from orsanet_train.checkpoint import write_whole
     from orsanet_train.compare import compare as compare_runs
+    from orsanet_train.model.checkpoint import write_whole
 
     comparison = compare_runs(runs, checkpoint)
     click.echo(comparison.text())
@@ -367,7 +367,7 @@ def complexity(preset: str, overrides: tuple[str, ...], classes: int) -> None:
 
     config = load_config(preset, overrides)
 
-    from orsanet_train.complexity import complexity_table
+    from orsanet_train.model.complexity import complexity_table
 
     click.echo(complexity_table(config.model, classes))
 

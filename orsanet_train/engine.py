@@ -11,7 +11,7 @@ from orsanet_train.allocator import keep_freed_memory
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import Ranks, data_parallel, synchronised
 from orsanet_train.graph import GraphedStep
-from orsanet_train.model import ORSANet
+from orsanet_train.model.orsanet import ORSANet
 from orsanet_train.precision import choose_arithmetic
 from orsanet_train.step import Batch, TrainingStep
 

@@ -14,13 +14,13 @@ from torch import nn
 from tqdm import tqdm
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_train.checkpoint import Identity
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import Ranks, summed
 from orsanet_train.engine import Engine
 from orsanet_train.epoch import batch_spans, epoch_plan
 from orsanet_train.evaluate import predict
 from orsanet_train.feed import Feed, PriorBatch
+from orsanet_train.model.checkpoint import Identity
 from orsanet_train.online import OnlineBatch, OnlineFeed, OnlineORSANet
 from orsanet_train.run_folder import write_epoch, write_last
 from orsanet_train.state import TrainingState, save_state

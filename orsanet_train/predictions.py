@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.checkpoint import Identity, prepare_folder, read_identity, write_whole
 from orsanet_train.metrics import GroupReport
+from orsanet_train.model.checkpoint import Identity, prepare_folder, read_identity, write_whole
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
 PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")

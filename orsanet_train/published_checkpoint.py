@@ -26,9 +26,9 @@ from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, FrozenPriors
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights, write_whole
 from orsanet_train.config import ModelConfig, RunConfig, parse_config
-from orsanet_train.model import FROZEN_PREFIXES, build_model, trainable_weights
+from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights, write_whole
+from orsanet_train.model.orsanet import FROZEN_PREFIXES, build_model, trainable_weights
 from orsanet_train.run_folder import begin_folder
 
 SEGMENTER, LANDMARKS = FROZEN_PREFIXES

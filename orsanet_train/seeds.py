@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import sem, t
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.checkpoint import write_whole
+from orsanet_train.model.checkpoint import write_whole
 from orsanet_train.train import RunSummary
 
 

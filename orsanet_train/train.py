@@ -19,14 +19,14 @@ from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
 from orsanet_cache.store.reader import PriorStore
-from orsanet_train.checkpoint import Identity, load_weights
 from orsanet_train.config import RunConfig
 from orsanet_train.distributed import ONE, Ranks
 from orsanet_train.engine import build_engine
 from orsanet_train.feed import Feed
 from orsanet_train.gallery import batch_mosaic
 from orsanet_train.loop import Loop
-from orsanet_train.model import backbone_weights
+from orsanet_train.model.checkpoint import Identity, load_weights
+from orsanet_train.model.orsanet import backbone_weights
 from orsanet_train.online import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
 from orsanet_train.plots import write_picture
 from orsanet_train.residence import Resident

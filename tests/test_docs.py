@@ -32,9 +32,9 @@ from orsanet_cache.builder.build import bytes_needed
 from orsanet_cache.cli import main as cache_main
 from orsanet_cache.store.schema import schema
 from orsanet_train.cli import main as train_main
-from orsanet_train.complexity import complexity
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.metrics import group_report, text_table
+from orsanet_train.model.complexity import complexity
 from orsanet_train.paper import published
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig, load_config
 from orsanet_train.feed import PriorBatch
-from orsanet_train.model import Expression, ORSANet, build_model
+from orsanet_train.model.orsanet import Expression, ORSANet, build_model
 from orsanet_train.precision import choose_arithmetic
 from orsanet_train.step import Sums, TrainingStep
 

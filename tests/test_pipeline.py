@@ -16,7 +16,7 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig
 from orsanet_train.feed import Feed, join
-from orsanet_train.model import build_model
+from orsanet_train.model.orsanet import build_model
 
 CPU = torch.device("cpu")
 # Relative to the largest logit. float32: the same numbers, batched otherwise. float16: features are kept to 2^-11, 5e-4 relative

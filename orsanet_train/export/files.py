@@ -25,7 +25,6 @@ from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.priors import FrozenPriors
-from orsanet_train.checkpoint import Identity, load_weights, prepare_folder
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of
 from orsanet_train.export.onnx_graph import (
@@ -41,8 +40,9 @@ from orsanet_train.export.onnx_graph import (
     stored_inputs,
     write_graph,
 )
-from orsanet_train.frozen import as_stored, frozen_priors
-from orsanet_train.model import ORSANet
+from orsanet_train.model.checkpoint import Identity, load_weights, prepare_folder
+from orsanet_train.model.frozen import as_stored, frozen_priors
+from orsanet_train.model.orsanet import ORSANet
 
 Part = Literal["pipeline", "trainable", "both"]
 

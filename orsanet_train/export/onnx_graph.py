@@ -21,10 +21,10 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.frozen.segface import LAPA_CLASSES
-from orsanet_train.checkpoint import Identity
-from orsanet_train.frozen import seen_by_the_model
-from orsanet_train.fusion import SpectralConv
-from orsanet_train.model import ORSANet
+from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model.frozen import seen_by_the_model
+from orsanet_train.model.fusion import SpectralConv
+from orsanet_train.model.orsanet import ORSANet
 
 TRAINABLE, PIPELINE = "trainable.onnx", "pipeline.onnx"
 OPSET = 18  # the lowest that torch writes; later ones made nothing faster

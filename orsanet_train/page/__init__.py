@@ -18,9 +18,9 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from orsanet_train.album import Picture
-from orsanet_train.checkpoint import prepare_folder, write_whole
 from orsanet_train.config import config_toml
 from orsanet_train.metrics import Estimate
+from orsanet_train.model.checkpoint import prepare_folder, write_whole
 from orsanet_train.report import Report
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.checkpoint import prepare_folder
+from orsanet_train.model.checkpoint import prepare_folder
 from orsanet_train.predict.names import CSV, JSON, PARTIAL
 from orsanet_train.predict.predictor import QUALITY
 from orsanet_train.predict.seen import Box

@@ -19,9 +19,9 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.inspection.quality import landmark_agreement, part_plausibility
 from orsanet_train.attention import attention
-from orsanet_train.checkpoint import Identity, load_weights
-from orsanet_train.frozen import as_stored, frozen_priors, seen_by_the_model
-from orsanet_train.model import ORSANet
+from orsanet_train.model.checkpoint import Identity, load_weights
+from orsanet_train.model.frozen import as_stored, frozen_priors, seen_by_the_model
+from orsanet_train.model.orsanet import ORSANet
 
 CPU_BATCH, GPU_BATCH = 8, 64
 QUALITY = ("part_plausibility", "landmark_agreement", "segmentation_entropy")  # as in docs/prior-quality.md

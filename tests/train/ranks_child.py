@@ -16,7 +16,7 @@ from orsanet_train.distributed import process_group
 from orsanet_train.engine import build_engine
 from orsanet_train.epoch import batch_spans
 from orsanet_train.feed import Feed, join
-from orsanet_train.model import Expression, ORSANet, build_model
+from orsanet_train.model.orsanet import Expression, ORSANet, build_model
 from orsanet_train.step import Sums
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orsanet_train.attention import BATCH, attention, grad_cam
 from orsanet_train.config import ModelConfig
-from orsanet_train.model import ORSANet, build_model
+from orsanet_train.model.orsanet import ORSANet, build_model
 
 CLASSES = 5
 Inputs = tuple[Tensor, Tensor, Tensor]

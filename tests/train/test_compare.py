@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, ttest_rel
 
 from orsanet_cache import OrsanetError
-from orsanet_train.checkpoint import Identity, save_weights
 from orsanet_train.compare import compare, paired, seed_folders
 from orsanet_train.config import ModelConfig
 from orsanet_train.metrics import Estimate, group_report
+from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.predictions import Evaluation, Group, probability_columns
 
 CLASSES = ("surprise", "fear", "anger")

@@ -92,7 +92,7 @@ def small_network() -> nn.Module:
 
 def orsanet() -> nn.Module:
     from orsanet_train.config import ModelConfig
-    from orsanet_train.model import (
+    from orsanet_train.model.orsanet import (
         build_model,
     )  # loads much, for which the processes that need none of it should not wait
 

@@ -24,7 +24,7 @@ from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.distributed import ONE, Ranks
 from orsanet_train.feed import Feed, LabelledSplit, join
 from orsanet_train.losses import training_loss
-from orsanet_train.model import ORSANet, build_model
+from orsanet_train.model.orsanet import ORSANet, build_model
 from orsanet_train.online import (
     OnlineBatch,
     OnlineFeed,

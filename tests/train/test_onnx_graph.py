@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
-from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig
 from orsanet_train.export.files import largest_difference, probabilities, stored_rows
 from orsanet_train.export.onnx_graph import (
@@ -23,8 +22,9 @@ from orsanet_train.export.onnx_graph import (
     stored_inputs,
     write_graph,
 )
-from orsanet_train.frozen import as_stored
-from orsanet_train.model import build_model
+from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model.frozen import as_stored
+from orsanet_train.model.orsanet import build_model
 
 CPU = torch.device("cpu")
 TINY = {"depth": 1, "width": 32, "multi_scale": False, "backbone_channels": (8, 8, 16), "backbone_units": (1, 1, 1)}

@@ -21,7 +21,7 @@ from orsanet_train.engine import Engine, build_engine
 from orsanet_train.feed import PriorBatch
 from orsanet_train.graph import GraphedStep
 from orsanet_train.losses import training_loss
-from orsanet_train.model import Expression, ORSANet, build_model
+from orsanet_train.model.orsanet import Expression, ORSANet, build_model
 from orsanet_train.precision import Arithmetic
 from orsanet_train.step import Sums, TrainingStep
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from orsanet_cache import OrsanetError, load_manifest
 from orsanet_cache.frozen.loading import read_weights
-from orsanet_train.checkpoint import load_weights
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.model import build_model, published_unused
+from orsanet_train.model.checkpoint import load_weights
+from orsanet_train.model.orsanet import build_model, published_unused
 from orsanet_train.state import load_state, save_state
 from orsanet_train.train import train
 

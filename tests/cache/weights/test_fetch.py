@@ -31,8 +31,8 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.weights.convert import ORIGIN_KEY, IR50Layout, convert_weights, identify
 from orsanet_cache.weights.fetch import fetch
 from orsanet_cache.weights.sources import SOURCES, HubFile, Source, default_folder, fingerprint
-from orsanet_train.ir50 import IR50, published_output_layer
-from orsanet_train.model import backbone_weights
+from orsanet_train.model.ir50 import IR50, published_output_layer
+from orsanet_train.model.orsanet import backbone_weights
 
 CHUNK = 10 * 1024 * 1024  # huggingface_hub writes a download to the disk in pieces of this size
 STEP = 1 << 18  # the server's

@@ -20,7 +20,7 @@ from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_train.config import ModelConfig
-from orsanet_train.model import ORSANet, build_model
+from orsanet_train.model.orsanet import ORSANet, build_model
 
 HEADER = "orsanet"  # of a weights file: Identity as JSON
 WEIGHTS_FILES = ("best.safetensors", "last.safetensors")

@@ -18,8 +18,8 @@ from torch.nn.functional import one_hot
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_train.config import ModelConfig
-from orsanet_train.fusion import MCM, SSGM
-from orsanet_train.ir50 import IR50, published_output_layer
+from orsanet_train.model.fusion import MCM, SSGM
+from orsanet_train.model.ir50 import IR50, published_output_layer
 
 FROZEN_PREFIXES = ("face_segment.", "face_landback.")  # the frozen networks inside a published checkpoint
 UNUSED_PREFIXES = ("ir_back.output_layer.", "pyramid_fuse.cls_token")

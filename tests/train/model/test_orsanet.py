@@ -21,9 +21,9 @@ from torch.optim import SGD
 from orsanet_cache import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_train.config import ModelConfig
-from orsanet_train.fusion import MCM, SpectralConv
-from orsanet_train.ir50 import IR50
-from orsanet_train.model import (
+from orsanet_train.model.fusion import MCM, SpectralConv
+from orsanet_train.model.ir50 import IR50
+from orsanet_train.model.orsanet import (
     ORSANet,
     backbone_weights,
     build_model,

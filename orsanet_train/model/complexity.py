@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig
-from orsanet_train.model import build_model, published_unused
+from orsanet_train.model.orsanet import build_model, published_unused
 
 DECODER = "SegFace decoder"
 

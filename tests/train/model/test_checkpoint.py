@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from orsanet_cache import OrsanetError
-from orsanet_train.checkpoint import HEADER, Identity, load_weights, save_weights, write_whole
 from orsanet_train.config import ModelConfig
-from orsanet_train.model import ORSANet
+from orsanet_train.model.checkpoint import HEADER, Identity, load_weights, save_weights, write_whole
+from orsanet_train.model.orsanet import ORSANet
 
 CLASSES = ("surprise", "fear", "anger")
 IDENTITY = Identity(

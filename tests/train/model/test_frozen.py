@@ -13,9 +13,9 @@ from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.priors import load_landmark_network
 from orsanet_cache.frozen.shipped import weights_path
-from orsanet_train.checkpoint import Identity
 from orsanet_train.config import ModelConfig
-from orsanet_train.frozen import as_stored, frozen_priors, is_demo
+from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model.frozen import as_stored, frozen_priors, is_demo
 
 DEMO = Path("demo")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orsanet_train.complexity import complexity, complexity_table
 from orsanet_train.config import ModelConfig
+from orsanet_train.model.complexity import complexity, complexity_table
 
 # forward GFLOP (2 x MAC) of the reference table, which has two decimals
 PUBLISHED_GFLOP = {

@@ -24,7 +24,7 @@ from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.store.reader import recipe_differences
 from orsanet_cache.weights.sources import SOURCES, default_folder
-from orsanet_train.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
+from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
 
 Part = Literal["segmenter", "landmarks"]
 
