@@ -84,7 +84,7 @@ def run(
     from orsanet_cache.frozen.loading import read_weights
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train import plots, watch
-    from orsanet_train.distributed import process_group
+    from orsanet_train.engine.distributed import process_group
     from orsanet_train.residence import memory_advice
     from orsanet_train.seeds import parse_seeds, spread, train_seeds
     from orsanet_train.train import RunSummary, dev_run, train

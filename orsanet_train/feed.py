@@ -24,7 +24,7 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import ModelConfig, RunConfig
-from orsanet_train.distributed import ONE, Ranks
+from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.epoch import batch_spans, epoch_plan, erase
 from orsanet_train.residence import Resident, choose_residence
 from orsanet_train.ring import RING, Slot, ahead_in_ring

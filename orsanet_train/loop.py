@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.config import RunConfig
-from orsanet_train.distributed import Ranks, summed
-from orsanet_train.engine import Engine
+from orsanet_train.engine.distributed import Ranks, summed
+from orsanet_train.engine.engine import Engine
+from orsanet_train.engine.step import Sums
 from orsanet_train.epoch import batch_spans, epoch_plan
 from orsanet_train.evaluate import predict
 from orsanet_train.feed import Feed, PriorBatch
@@ -24,7 +25,6 @@ from orsanet_train.model.checkpoint import Identity
 from orsanet_train.online import OnlineBatch, OnlineFeed, OnlineORSANet
 from orsanet_train.run_folder import write_epoch, write_last
 from orsanet_train.state import TrainingState, save_state
-from orsanet_train.step import Sums
 from orsanet_train.stop import StopSignals
 from orsanet_train.watch import Waited, Watch
 

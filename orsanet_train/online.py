@@ -35,7 +35,7 @@ from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
-from orsanet_train.distributed import ONE, Ranks
+from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.epoch import INPUT_SIZE, batch_spans, inside
 from orsanet_train.feed import Draws, LabelledSplit, ordered_draws, training_draws
 from orsanet_train.model.frozen import check_recipe

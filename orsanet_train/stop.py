@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from orsanet_cache.console import Terminated
-from orsanet_train.distributed import Ranks, any_rank
+from orsanet_train.engine.distributed import Ranks, any_rank
 
 
 class StopSignals:

@@ -20,8 +20,9 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
-from orsanet_train.distributed import ONE, Ranks
-from orsanet_train.engine import build_engine
+from orsanet_train.engine.distributed import ONE, Ranks
+from orsanet_train.engine.engine import build_engine
+from orsanet_train.engine.step import below
 from orsanet_train.feed import Feed
 from orsanet_train.gallery import batch_mosaic
 from orsanet_train.loop import Loop
@@ -33,7 +34,6 @@ from orsanet_train.residence import Resident
 from orsanet_train.run_folder import begin_folder, check_folder, record_versions
 from orsanet_train.selection import selection_split, training_split
 from orsanet_train.state import load_state
-from orsanet_train.step import below
 from orsanet_train.stop import StopSignals
 
 MOSAICS = 3  # labelled pictures of the first training batches

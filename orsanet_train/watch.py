@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from orsanet_train.step import Sums
+from orsanet_train.engine.step import Sums
 
 GLANCE_SECONDS = 0.5
 

@@ -15,10 +15,10 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig, load_config
+from orsanet_train.engine.precision import choose_arithmetic
+from orsanet_train.engine.step import Sums, TrainingStep
 from orsanet_train.feed import PriorBatch
 from orsanet_train.model.orsanet import Expression, ORSANet, build_model
-from orsanet_train.precision import choose_arithmetic
-from orsanet_train.step import Sums, TrainingStep
 
 RELATIVE_L2 = 1e-5  # float32 rounding through 24 transformer blocks or 21 residual units, on other processors
 LOGIT_ROUNDING = (

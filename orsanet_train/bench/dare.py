@@ -22,7 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from orsanet_train.dare import dare_loss
+from orsanet_train.engine.dare import dare_loss
 from orsanet_train.seeds import t_interval
 
 HIDDEN, BATCH, STEPS = 64, 64, 600

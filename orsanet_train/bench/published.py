@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from orsanet_train.config import RunConfig
-from orsanet_train.losses import training_loss
+from orsanet_train.engine.losses import training_loss
 from orsanet_train.online import OnlineBatch, OnlineORSANet
 
 

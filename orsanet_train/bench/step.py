@@ -18,17 +18,17 @@ from tqdm import tqdm
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_train.allocator import keep_freed_memory
 from orsanet_train.bench.published import PublishedStep
 from orsanet_train.config import RunConfig
-from orsanet_train.distributed import ONE
-from orsanet_train.engine import build_engine
+from orsanet_train.engine.allocator import keep_freed_memory
+from orsanet_train.engine.distributed import ONE
+from orsanet_train.engine.engine import build_engine
+from orsanet_train.engine.precision import choose_arithmetic
+from orsanet_train.engine.step import Sums
 from orsanet_train.feed import PriorBatch
 from orsanet_train.model.complexity import complexity
 from orsanet_train.model.orsanet import ORSANet, build_model
 from orsanet_train.online import OnlineBatch, OnlineORSANet
-from orsanet_train.precision import choose_arithmetic
-from orsanet_train.step import Sums
 
 CLASSES = 7
 RAFDB_IMAGES = 12_271

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 
 import orsanet_train.cli
+import orsanet_train.engine.step
 import orsanet_train.loop
-import orsanet_train.step
 import orsanet_train.train
 from orsanet_train.stop import StopSignals
 
@@ -104,7 +104,7 @@ class Points:
         sys.addaudithook(self._audit)
 
     def _watch_training(self) -> None:
-        loss, predict, asked = orsanet_train.step.training_loss, orsanet_train.loop.predict, StopSignals.asked
+        loss, predict, asked = orsanet_train.engine.step.training_loss, orsanet_train.loop.predict, StopSignals.asked
         passes = 0
 
         def counted_loss(*arguments: Any) -> torch.Tensor:
@@ -126,7 +126,7 @@ class Points:
             self.pass_by("between steps")
             return asked(signals)
 
-        orsanet_train.step.training_loss = counted_loss
+        orsanet_train.engine.step.training_loss = counted_loss
         orsanet_train.loop.predict = counted_predict  # type: ignore[assignment]
         StopSignals.asked = counted_asked  # type: ignore[method-assign]
 

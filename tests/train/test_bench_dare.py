@@ -28,7 +28,7 @@ from orsanet_train.bench.dare import (
     table,
     train,
 )
-from orsanet_train.dare import dare_loss
+from orsanet_train.engine.dare import dare_loss
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "dareloss.md").read_text(encoding="utf-8")
 FEW = TASKS[1]  # a hundred training images

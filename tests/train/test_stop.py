@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orsanet_cache.console import Terminated
-from orsanet_train.distributed import ONE
+from orsanet_train.engine.distributed import ONE
 from orsanet_train.stop import StopSignals
 
 EVERY_STEP = ("--save-minutes", 0)

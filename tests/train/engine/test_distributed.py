@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from orsanet_cache import OrsanetError
-from orsanet_train.distributed import (
+from orsanet_train.engine.distributed import (
     ONE,
     GlobalBatchNorm2d,
     Ranks,

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.allocator import keep_freed_memory
 from orsanet_train.config import RunConfig
-from orsanet_train.distributed import Ranks, data_parallel, synchronised
-from orsanet_train.graph import GraphedStep
+from orsanet_train.engine.allocator import keep_freed_memory
+from orsanet_train.engine.distributed import Ranks, data_parallel, synchronised
+from orsanet_train.engine.graph import GraphedStep
+from orsanet_train.engine.precision import choose_arithmetic
+from orsanet_train.engine.step import Batch, TrainingStep
 from orsanet_train.model.orsanet import ORSANet
-from orsanet_train.precision import choose_arithmetic
-from orsanet_train.step import Batch, TrainingStep
 
 
 class Engine(NamedTuple):

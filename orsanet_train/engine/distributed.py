@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.torch_versions import all_gather_single
+from orsanet_train.engine.torch_versions import all_gather_single
 
 
 class Ranks(NamedTuple):

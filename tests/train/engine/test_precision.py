@@ -8,7 +8,7 @@ import torch
 from orsanet_cache import OrsanetError
 from orsanet_cache.device import allow_tf32
 from orsanet_train.config import RunConfig
-from orsanet_train.precision import choose_arithmetic
+from orsanet_train.engine.precision import choose_arithmetic
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

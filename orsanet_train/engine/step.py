@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from orsanet_train.config import RunConfig
-from orsanet_train.distributed import ONE, Ranks, local_loss_scale, summed
-from orsanet_train.losses import training_loss
-from orsanet_train.precision import Arithmetic
-from orsanet_train.sam import Pass, gradient_norm, sam_gradient
+from orsanet_train.engine.distributed import ONE, Ranks, local_loss_scale, summed
+from orsanet_train.engine.losses import training_loss
+from orsanet_train.engine.precision import Arithmetic
+from orsanet_train.engine.sam import Pass, gradient_norm, sam_gradient
 
 
 class Batch(Protocol):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, Optimizer
 
-from orsanet_train.sam import Pass, sam_gradient
+from orsanet_train.engine.sam import Pass, sam_gradient
 
 Backward = Callable[[int], Pass]
 

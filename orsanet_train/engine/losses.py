@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from orsanet_train.config import LossConfig
-from orsanet_train.dare import dare_loss
+from orsanet_train.engine.dare import dare_loss
 
 
 def training_loss(logits: Tensor, target: Tensor, config: LossConfig, epoch: int) -> Tensor:

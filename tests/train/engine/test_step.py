@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.distributed import ONE
-from orsanet_train.engine import Engine, build_engine
+from orsanet_train.engine.distributed import ONE
+from orsanet_train.engine.engine import Engine, build_engine
+from orsanet_train.engine.graph import GraphedStep
+from orsanet_train.engine.losses import training_loss
+from orsanet_train.engine.precision import Arithmetic
+from orsanet_train.engine.step import Sums, TrainingStep
 from orsanet_train.feed import PriorBatch
-from orsanet_train.graph import GraphedStep
-from orsanet_train.losses import training_loss
 from orsanet_train.model.orsanet import Expression, ORSANet, build_model
-from orsanet_train.precision import Arithmetic
-from orsanet_train.step import Sums, TrainingStep
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CLASSES, CHANNELS = 5, 8

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import grad, gradcheck
 
 from orsanet_train.config import LossConfig
-from orsanet_train.dare import dare_loss
-from orsanet_train.losses import training_loss
+from orsanet_train.engine.dare import dare_loss
+from orsanet_train.engine.losses import training_loss
 
 Form = Literal["published", "paper"]
 FORMS: tuple[Form, ...] = ("published", "paper")
@@ -152,10 +152,10 @@ def test_a_form_that_does_not_exist_is_not_taken_for_another() -> None:
 
 
 def test_dare_alone_needs_torch_and_nothing_of_ours() -> None:
-    code = "import sys; from orsanet_train.dare import dare_loss; print(*sorted(sys.modules))"
+    code = "import sys; from orsanet_train.engine.dare import dare_loss; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = result.stdout.split()
-    assert {name for name in loaded if name.startswith("orsanet")} == {"orsanet_train", "orsanet_train.dare"}
+    assert {name for name in loaded if name.startswith("orsanet")} == {"orsanet_train", "orsanet_train.engine.dare"}
     assert not {"pydantic", "pandas", "sklearn", "zarr"} & set(loaded)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from orsanet_train.step import Batch, TrainingStep
+from orsanet_train.engine.step import Batch, TrainingStep
 
 TRIALS = 3  # torch's advice: kernels are chosen and memory is laid out before recording
 AGREEMENT = 1e-3  # relative, of the losses: kernels may be others than in the trial; a graph gone wrong is far off

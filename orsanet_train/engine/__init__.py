@@ -1,0 +1,1 @@
+"""A training step: losses, SAM, precision, graphs, several processes."""
