@@ -21,13 +21,13 @@ from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.compare import seed_folders
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate
-from orsanet_train.feed import join
+from orsanet_train.feed.feed import join
+from orsanet_train.feed.residence import Resident
+from orsanet_train.feed.split import selection_split, training_split
 from orsanet_train.model.checkpoint import write_whole
 from orsanet_train.predictions import EVALUATION, Evaluation, Group
-from orsanet_train.residence import Resident
 from orsanet_train.run_folder import read_json
 from orsanet_train.seeds import t_interval
-from orsanet_train.selection import selection_split, training_split
 from orsanet_train.train import train
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.

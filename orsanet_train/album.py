@@ -14,7 +14,7 @@ from PIL import Image
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train import gallery, plots
 from orsanet_train.attention import Attention, attention
-from orsanet_train.feed import Feed, LabelledSplit
+from orsanet_train.feed.feed import Feed, LabelledSplit
 from orsanet_train.metrics import Estimate
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import ORSANet

@@ -14,7 +14,7 @@ from orsanet_train.options import FILE, checkpoint_option
 from orsanet_train.predict.commands import predict
 
 if TYPE_CHECKING:
-    from orsanet_train.residence import Resident
+    from orsanet_train.feed.residence import Resident
 
 RANDOM_START = "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights"
 CHOSEN_ON_TEST = (
@@ -85,7 +85,7 @@ def run(
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train import plots, watch
     from orsanet_train.engine.distributed import process_group
-    from orsanet_train.residence import memory_advice
+    from orsanet_train.feed.residence import memory_advice
     from orsanet_train.seeds import parse_seeds, spread, train_seeds
     from orsanet_train.train import RunSummary, dev_run, train
 

@@ -18,9 +18,9 @@ from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks, summed
 from orsanet_train.engine.engine import Engine
 from orsanet_train.engine.step import Sums
-from orsanet_train.epoch import batch_spans, epoch_plan
 from orsanet_train.evaluate import predict
-from orsanet_train.feed import Feed, PriorBatch
+from orsanet_train.feed.feed import Feed, PriorBatch
+from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.online import OnlineBatch, OnlineFeed, OnlineORSANet
 from orsanet_train.run_folder import write_epoch, write_last

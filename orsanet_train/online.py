@@ -36,11 +36,11 @@ from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.epoch import INPUT_SIZE, batch_spans, inside
-from orsanet_train.feed import Draws, LabelledSplit, ordered_draws, training_draws
+from orsanet_train.feed.feed import Draws, LabelledSplit, ordered_draws, training_draws
+from orsanet_train.feed.plan import INPUT_SIZE, batch_spans, inside
+from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 from orsanet_train.model.frozen import check_recipe
 from orsanet_train.model.orsanet import Expression, ORSANet
-from orsanet_train.ring import RING, Slot, ahead_in_ring
 
 OnlineMode = Literal["clean", "erased", "published"]
 

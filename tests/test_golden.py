@@ -17,7 +17,7 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig, load_config
 from orsanet_train.engine.precision import choose_arithmetic
 from orsanet_train.engine.step import Sums, TrainingStep
-from orsanet_train.feed import PriorBatch
+from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.orsanet import Expression, ORSANet, build_model
 
 RELATIVE_L2 = 1e-5  # float32 rounding through 24 transformer blocks or 21 residual units, on other processors

@@ -25,7 +25,7 @@ from orsanet_train.engine.distributed import ONE
 from orsanet_train.engine.engine import build_engine
 from orsanet_train.engine.precision import choose_arithmetic
 from orsanet_train.engine.step import Sums
-from orsanet_train.feed import PriorBatch
+from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.complexity import complexity
 from orsanet_train.model.orsanet import ORSANet, build_model
 from orsanet_train.online import OnlineBatch, OnlineORSANet

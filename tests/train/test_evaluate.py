@@ -16,7 +16,7 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
 from orsanet_train.evaluate import evaluate, predict
-from orsanet_train.feed import Feed, join
+from orsanet_train.feed.feed import Feed, join
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.predictions import Evaluation, Group
 from orsanet_train.train import train

@@ -14,7 +14,7 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.inspection.sheet import with_landmarks, with_map
 from orsanet_train.attention import Attention
-from orsanet_train.feed import PriorBatch
+from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.gallery import (
     ABOVE_TITLE,
     GAP,

@@ -24,7 +24,8 @@ from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.sam import Pass, sam_gradient
-from orsanet_train.feed import Feed, LabelledSplit, join
+from orsanet_train.feed.feed import Feed, LabelledSplit, join
+from orsanet_train.feed.ring import RING
 from orsanet_train.model.orsanet import ORSANet, build_model
 from orsanet_train.online import (
     OnlineBatch,
@@ -35,7 +36,6 @@ from orsanet_train.online import (
     check_same_networks,
     drop_residual_branches,
 )
-from orsanet_train.ring import RING
 
 CPU = torch.device("cpu")
 SIGMAS = 5  # the seeds are fixed; five make one on which a correct draw fails a one in a million accident

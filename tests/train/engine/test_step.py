@@ -22,7 +22,7 @@ from orsanet_train.engine.graph import GraphedStep
 from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.precision import Arithmetic
 from orsanet_train.engine.step import Sums, TrainingStep
-from orsanet_train.feed import PriorBatch
+from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.orsanet import Expression, ORSANet, build_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

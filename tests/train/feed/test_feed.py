@@ -31,10 +31,10 @@ from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
-from orsanet_train.epoch import EpochPlan, epoch_plan, erase, erased_rectangles
-from orsanet_train.feed import Feed, PriorBatch, join
-from orsanet_train.residence import Resident, choose_residence, free_memory
-from orsanet_train.ring import RING, ahead_in_ring
+from orsanet_train.feed.feed import Feed, PriorBatch, join
+from orsanet_train.feed.plan import EpochPlan, epoch_plan, erase, erased_rectangles
+from orsanet_train.feed.residence import Resident, choose_residence, free_memory
+from orsanet_train.feed.ring import RING, ahead_in_ring
 
 CPU = torch.device("cpu")
 LABELS = np.repeat([0, 1, 2], [160, 30, 10])  # as unbalanced as expression data sets are

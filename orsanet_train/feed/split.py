@@ -15,7 +15,7 @@ from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
-from orsanet_train.feed import LabelledSplit, join
+from orsanet_train.feed.feed import LabelledSplit, join
 
 
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:

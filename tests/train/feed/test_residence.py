@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orsanet_cache import OrsanetError
-from orsanet_train.residence import memory_advice
+from orsanet_train.feed.residence import memory_advice
 
 OPTIONS = ("--resident stream", "--set precision=fast", "--set batch_size=N")
 

@@ -25,9 +25,9 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.epoch import batch_spans, epoch_plan, erase
-from orsanet_train.residence import Resident, choose_residence
-from orsanet_train.ring import RING, Slot, ahead_in_ring
+from orsanet_train.feed.plan import batch_spans, epoch_plan, erase
+from orsanet_train.feed.residence import Resident, choose_residence
+from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 
 LOAD_ROWS = 256  # read at a time where everything is loaded
 
