@@ -18,14 +18,14 @@ from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.store.reader import PriorStore, recipe_differences
-from orsanet_train.compare import seed_folders
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.compare import seed_folders
+from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.predictions import EVALUATION, Evaluation, Group
 from orsanet_train.feed.feed import join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import selection_split, training_split
 from orsanet_train.model.checkpoint import write_whole
-from orsanet_train.predictions import EVALUATION, Evaluation, Group
 from orsanet_train.run_folder import read_json
 from orsanet_train.seeds import t_interval
 from orsanet_train.train import train

@@ -14,12 +14,12 @@ from PIL import Image
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train import gallery, plots
 from orsanet_train.attention import Attention, attention
+from orsanet_train.evaluation.metrics import Estimate
+from orsanet_train.evaluation.predictions import labels_of, probability_columns
 from orsanet_train.feed.feed import Feed, LabelledSplit
-from orsanet_train.metrics import Estimate
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import ORSANet
 from orsanet_train.paper import published
-from orsanet_train.predictions import labels_of, probability_columns
 from orsanet_train.report import Source, store_rows
 
 if TYPE_CHECKING:

@@ -170,8 +170,8 @@ def evaluate(
     from orsanet_cache.data.manifest import load_manifest, with_tags
     from orsanet_cache.device import choose_device
     from orsanet_cache.store.reader import PriorStore
-    from orsanet_train.evaluate import evaluate as evaluate_run
-    from orsanet_train.metrics import text_table
+    from orsanet_train.evaluation.evaluate import evaluate as evaluate_run
+    from orsanet_train.evaluation.metrics import text_table
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     for table in tag_tables:
@@ -290,7 +290,7 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     """
     import json
 
-    from orsanet_train.compare import compare as compare_runs
+    from orsanet_train.evaluation.compare import compare as compare_runs
     from orsanet_train.model.checkpoint import write_whole
 
     comparison = compare_runs(runs, checkpoint)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.inspection.sheet import printable
-from orsanet_train.metrics import Estimate, GroupReport
+from orsanet_train.evaluation.metrics import Estimate, GroupReport
 from orsanet_train.model.checkpoint import write_whole
 
 if TYPE_CHECKING:

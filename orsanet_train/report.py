@@ -19,12 +19,19 @@ from numpy.typing import NDArray
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.store.reader import PriorStore, recipe_differences
-from orsanet_train.compare import Comparison, compare, paired, run_names, seed_folders
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.evaluate import NOT_A_TEST
-from orsanet_train.metrics import Estimate, GroupReport, group_report
+from orsanet_train.evaluation.compare import Comparison, compare, paired, run_names, seed_folders
+from orsanet_train.evaluation.evaluate import NOT_A_TEST
+from orsanet_train.evaluation.metrics import Estimate, GroupReport, group_report
+from orsanet_train.evaluation.predictions import (
+    Evaluation,
+    Group,
+    labels_of,
+    probability_columns,
+    read_evaluation,
+    right,
+)
 from orsanet_train.paper import published
-from orsanet_train.predictions import Evaluation, Group, labels_of, probability_columns, read_evaluation, right
 from orsanet_train.run_folder import read_json
 
 QUALITY = (

@@ -14,14 +14,14 @@ from jinja2 import Environment, StrictUndefined
 
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
-from orsanet_train.evaluate import NOT_A_TEST
+from orsanet_train.evaluation.evaluate import NOT_A_TEST
+from orsanet_train.evaluation.metrics import Estimate, GroupReport
+from orsanet_train.evaluation.predictions import Evaluation, Group, read_evaluation
 from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
-from orsanet_train.metrics import Estimate, GroupReport
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.frozen import NAMES, is_demo
 from orsanet_train.page import between, markdown_text, percent
-from orsanet_train.predictions import Evaluation, Group, read_evaluation
 from orsanet_train.run_folder import read_json
 
 CARD = "MODEL_CARD.md"

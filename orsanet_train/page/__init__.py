@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from orsanet_train.album import Picture
 from orsanet_train.config import config_toml
-from orsanet_train.metrics import Estimate
+from orsanet_train.evaluation.metrics import Estimate
 from orsanet_train.model.checkpoint import prepare_folder, write_whole
 from orsanet_train.report import Report
 

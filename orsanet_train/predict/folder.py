@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError
+from orsanet_train.evaluation.predictions import probability_columns
 from orsanet_train.model.checkpoint import prepare_folder
 from orsanet_train.predict.names import CSV, JSON, PARTIAL
 from orsanet_train.predict.predictor import QUALITY
 from orsanet_train.predict.seen import Box
-from orsanet_train.predictions import probability_columns
 
 WHERE = ("path", "frame", "time_s", "face", "x", "y", "w", "h", "detection_score", "predicted")
 

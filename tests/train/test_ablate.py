@@ -25,7 +25,7 @@ from orsanet_train.ablate import (
     write_summary,
 )
 from orsanet_train.config import load_config
-from orsanet_train.predictions import Evaluation
+from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.run_folder import read_json
 from orsanet_train.train import train
 

@@ -18,7 +18,8 @@ from orsanet_cache import OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.predictions import Evaluation, probability_columns
 from orsanet_train.export.files import MAX_DIFFERENCE, export_onnx, largest_difference
 from orsanet_train.export.onnx_graph import (
     EXPRESSION,
@@ -26,7 +27,6 @@ from orsanet_train.export.onnx_graph import (
     OPSET,
 )
 from orsanet_train.model.checkpoint import load_weights, save_weights
-from orsanet_train.predictions import Evaluation, probability_columns
 from orsanet_train.train import train
 
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from orsanet_cache import PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.data.views import ERASED, PLACED, UNSEEDED
 from orsanet_train.config import ModelConfig
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.export.files import Exported, export_onnx, largest_difference
 from orsanet_train.export.model_card import VIEWS, WrittenGraph, evaluation_of, licences, model_card, size_said
-from orsanet_train.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.page import between, percent
 

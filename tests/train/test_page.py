@@ -17,7 +17,7 @@ from orsanet_cache import PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_train.album import Picture, album
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.page import write_report
 from orsanet_train.report import Beside, Report, make_report
 from orsanet_train.train import train

@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from orsanet_cache import OrsanetError
 from orsanet_train import plots
-from orsanet_train.metrics import Estimate, GroupReport, group_report
+from orsanet_train.evaluation.metrics import Estimate, GroupReport, group_report
 
 CLASSES = ("anger", "$\\frac{", "_neutral")
 

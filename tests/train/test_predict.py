@@ -25,7 +25,7 @@ from orsanet_cache import FaceDetector, OrsanetError, PriorStore, crop_face
 from orsanet_cache.builder.build import build
 from orsanet_cache.synthetic.picture import draw
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.model.checkpoint import Identity, load_weights, save_weights
 from orsanet_train.predict.commands import predict
 from orsanet_train.predict.files import parse_overlays, predict_files

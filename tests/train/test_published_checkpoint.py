@@ -24,12 +24,12 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.cli import main
-from orsanet_train.compare import compare
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.compare import compare
+from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import ORSANet, build_model, published_tokens, spatial_tokens
-from orsanet_train.predictions import Evaluation
 from orsanet_train.published_checkpoint import import_checkpoint
 from orsanet_train.report import make_report
 from orsanet_train.run_folder import check_folder, read_json

@@ -15,9 +15,9 @@ from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest,
 from orsanet_cache.builder.build import build
 from orsanet_train.album import album
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.paper import published
-from orsanet_train.predictions import Evaluation
 from orsanet_train.report import Report, Source, make_report
 from orsanet_train.train import train
 

@@ -10,7 +10,7 @@ import torch
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.train import RunSummary, train
 
 CPU = torch.device("cpu")

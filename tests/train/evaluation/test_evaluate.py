@@ -15,10 +15,10 @@ from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
-from orsanet_train.evaluate import evaluate, predict
+from orsanet_train.evaluation.evaluate import evaluate, predict
+from orsanet_train.evaluation.predictions import Evaluation, Group
 from orsanet_train.feed.feed import Feed, join
 from orsanet_train.model.checkpoint import load_weights
-from orsanet_train.predictions import Evaluation, Group
 from orsanet_train.train import train
 
 CPU = torch.device("cpu")

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, ttest_rel
 
 from orsanet_cache import OrsanetError
-from orsanet_train.compare import compare, paired, seed_folders
 from orsanet_train.config import ModelConfig
-from orsanet_train.metrics import Estimate, group_report
+from orsanet_train.evaluation.compare import compare, paired, seed_folders
+from orsanet_train.evaluation.metrics import Estimate, group_report
+from orsanet_train.evaluation.predictions import Evaluation, Group, probability_columns
 from orsanet_train.model.checkpoint import Identity, save_weights
-from orsanet_train.predictions import Evaluation, Group, probability_columns
 
 CLASSES = ("surprise", "fear", "anger")
 SMALL_MODEL = ModelConfig(depth=1, width=32, backbone_channels=(4, 8, 16), backbone_units=(1, 1, 1))

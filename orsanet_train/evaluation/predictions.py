@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.metrics import GroupReport
+from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, prepare_folder, read_identity, write_whole
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"

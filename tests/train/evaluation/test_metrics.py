@@ -23,7 +23,7 @@ from sklearn.metrics import (
 )
 
 from orsanet_cache import OrsanetError
-from orsanet_train.metrics import (
+from orsanet_train.evaluation.metrics import (
     ClassReport,
     Estimate,
     GroupReport,

@@ -18,12 +18,12 @@ from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.config import HELD_OUT
+from orsanet_train.evaluation.metrics import GroupReport, group_report
+from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns
 from orsanet_train.feed.feed import Feed, LabelledSplit, join
 from orsanet_train.feed.residence import Resident
-from orsanet_train.metrics import GroupReport, group_report
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
 from orsanet_train.online import OnlineFeed
-from orsanet_train.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns
 
 EVALUATION_BATCH = 64
 NOT_A_TEST = ("clean", "hflip")  # views that are no occlusion

@@ -1,0 +1,1 @@
+"""From a checkpoint and a store to predictions, metrics and comparisons."""
