@@ -20,8 +20,8 @@ from torch import nn
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import recipe_differences
-from orsanet_train import plots
 from orsanet_train.config import RunConfig, config_toml, load_config
+from orsanet_train.drawing import plots
 from orsanet_train.model.checkpoint import Identity, save_weights, write_whole
 from orsanet_train.online import OnlineORSANet
 from orsanet_train.watch import tensorboard_installed, write_events

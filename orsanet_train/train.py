@@ -20,18 +20,18 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
+from orsanet_train.drawing.gallery import batch_mosaic
+from orsanet_train.drawing.plots import write_picture
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.engine.engine import build_engine
 from orsanet_train.engine.step import below
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import selection_split, training_split
-from orsanet_train.gallery import batch_mosaic
 from orsanet_train.loop import Loop
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import backbone_weights
 from orsanet_train.online import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
-from orsanet_train.plots import write_picture
 from orsanet_train.run_folder import begin_folder, check_folder, record_versions
 from orsanet_train.state import load_state
 from orsanet_train.stop import StopSignals

@@ -18,7 +18,7 @@ from orsanet_cache.data.images import every_second_pixel
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.inspection.quality import landmark_agreement, part_plausibility
-from orsanet_train.attention import attention
+from orsanet_train.drawing.attention import attention
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import as_stored, frozen_priors, seen_by_the_model
 from orsanet_train.model.orsanet import ORSANet

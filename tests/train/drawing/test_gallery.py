@@ -13,9 +13,8 @@ from orsanet_cache import load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.inspection.sheet import with_landmarks, with_map
-from orsanet_train.attention import Attention
-from orsanet_train.feed.feed import PriorBatch
-from orsanet_train.gallery import (
+from orsanet_train.drawing.attention import Attention
+from orsanet_train.drawing.gallery import (
     ABOVE_TITLE,
     GAP,
     LINE,
@@ -31,6 +30,7 @@ from orsanet_train.gallery import (
     with_attention,
     worst_priors,
 )
+from orsanet_train.feed.feed import PriorBatch
 
 CLASSES = ("anger", "happiness", "neutral")
 LABELS = np.array([0, 0, 0, 2, 2, 0])

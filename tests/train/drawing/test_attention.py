@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orsanet_train.attention import BATCH, attention, grad_cam
 from orsanet_train.config import ModelConfig
+from orsanet_train.drawing.attention import BATCH, attention, grad_cam
 from orsanet_train.model.orsanet import ORSANet, build_model
 
 CLASSES = 5

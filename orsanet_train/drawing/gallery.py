@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from orsanet_cache.frozen.pixels import displayable
 from orsanet_cache.inspection.sheet import shortened, with_landmarks, with_map
 from orsanet_cache.store.reader import PriorStore
-from orsanet_train.attention import Attention
+from orsanet_train.drawing.attention import Attention
 from orsanet_train.feed.feed import PriorBatch
 
 TILE = 224

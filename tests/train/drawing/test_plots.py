@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from orsanet_cache import OrsanetError
-from orsanet_train import plots
+from orsanet_train.drawing import plots
 from orsanet_train.evaluation.metrics import Estimate, GroupReport, group_report
 
 CLASSES = ("anger", "$\\frac{", "_neutral")
