@@ -22,7 +22,7 @@ from orsanet_train.evaluation.evaluate import predict
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.online import OnlineBatch, OnlineFeed, OnlineORSANet
+from orsanet_train.reference.network import OnlineBatch, OnlineFeed, OnlineORSANet
 from orsanet_train.run_folder import write_epoch, write_last
 from orsanet_train.state import TrainingState, save_state
 from orsanet_train.stop import StopSignals

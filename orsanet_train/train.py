@@ -31,7 +31,7 @@ from orsanet_train.feed.split import selection_split, training_split
 from orsanet_train.loop import Loop
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import backbone_weights
-from orsanet_train.online import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
+from orsanet_train.reference.network import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
 from orsanet_train.run_folder import begin_folder, check_folder, record_versions
 from orsanet_train.state import load_state
 from orsanet_train.stop import StopSignals

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_train.bench.published import PublishedStep
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.allocator import keep_freed_memory
 from orsanet_train.engine.distributed import ONE
@@ -28,7 +27,8 @@ from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.complexity import complexity
 from orsanet_train.model.orsanet import ORSANet, build_model
-from orsanet_train.online import OnlineBatch, OnlineORSANet
+from orsanet_train.reference.network import OnlineBatch, OnlineORSANet
+from orsanet_train.reference.step import PublishedStep
 
 CLASSES = 7
 RAFDB_IMAGES = 12_271

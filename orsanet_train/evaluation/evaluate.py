@@ -23,7 +23,7 @@ from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, p
 from orsanet_train.feed.feed import Feed, LabelledSplit, join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
-from orsanet_train.online import OnlineFeed
+from orsanet_train.reference.network import OnlineFeed
 
 EVALUATION_BATCH = 64
 NOT_A_TEST = ("clean", "hflip")  # views that are no occlusion

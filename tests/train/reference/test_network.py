@@ -27,7 +27,7 @@ from orsanet_train.engine.sam import Pass, sam_gradient
 from orsanet_train.feed.feed import Feed, LabelledSplit, join
 from orsanet_train.feed.ring import RING
 from orsanet_train.model.orsanet import ORSANet, build_model
-from orsanet_train.online import (
+from orsanet_train.reference.network import (
     OnlineBatch,
     OnlineFeed,
     OnlineMode,

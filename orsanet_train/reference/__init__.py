@@ -1,0 +1,1 @@
+"""The frozen networks in every step, as the published code runs them: for comparison."""
