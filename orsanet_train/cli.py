@@ -86,8 +86,8 @@ def run(
     from orsanet_train import plots, watch
     from orsanet_train.engine.distributed import process_group
     from orsanet_train.feed.residence import memory_advice
-    from orsanet_train.seeds import parse_seeds, spread, train_seeds
-    from orsanet_train.train import RunSummary, dev_run, train
+    from orsanet_train.run.seeds import parse_seeds, spread, train_seeds
+    from orsanet_train.run.train import RunSummary, dev_run, train
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     opened = PriorStore.open(store)
@@ -221,7 +221,7 @@ def import_checkpoint(
     config = load_config(preset, overrides)
 
     from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE
-    from orsanet_train.published_checkpoint import import_checkpoint as import_published
+    from orsanet_train.run.imported import import_checkpoint as import_published
 
     name = Path(preset).stem if manifest_name is None else manifest_name
     named = [part.strip() for part in classes.split(",")]
@@ -336,9 +336,9 @@ def ablate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.frozen.loading import read_weights
     from orsanet_cache.store.reader import PriorStore
-    from orsanet_train.ablate import ablate as ablate_store
-    from orsanet_train.ablate import write_summary
-    from orsanet_train.seeds import parse_seeds
+    from orsanet_train.run.ablate import ablate as ablate_store
+    from orsanet_train.run.ablate import write_summary
+    from orsanet_train.run.seeds import parse_seeds
 
     if ir50 is None:
         click.echo(RANDOM_START, err=True)

@@ -32,7 +32,7 @@ from orsanet_train.evaluation.predictions import (
     right,
 )
 from orsanet_train.paper import published
-from orsanet_train.run_folder import read_json
+from orsanet_train.run.folder import read_json
 
 QUALITY = (
     "image", "label", "predicted", "score", "segmentation_entropy", "part_plausibility", "landmark_agreement", "flip_disagreement"

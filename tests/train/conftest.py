@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orsanet_train.state import load_state
+from orsanet_train.run.state import load_state
 
 PATIENCE = 120.0  # seconds that no command needs; one that hangs fails its test
 TINY = (

@@ -29,16 +29,16 @@ import torch
 
 import orsanet_train.cli
 import orsanet_train.engine.step
-import orsanet_train.loop
-import orsanet_train.train
-from orsanet_train.stop import StopSignals
+import orsanet_train.run.loop
+import orsanet_train.run.train
+from orsanet_train.run.stop import StopSignals
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 # What a command would import later.
 for module in (
     "matplotlib.figure",
     "torch.utils.tensorboard",
-    "orsanet_train.seeds",
+    "orsanet_train.run.seeds",
     "zarr.storage",
     "orsanet_cache.store.reader",
 ):
@@ -104,7 +104,11 @@ class Points:
         sys.addaudithook(self._audit)
 
     def _watch_training(self) -> None:
-        loss, predict, asked = orsanet_train.engine.step.training_loss, orsanet_train.loop.predict, StopSignals.asked
+        loss, predict, asked = (
+            orsanet_train.engine.step.training_loss,
+            orsanet_train.run.loop.predict,
+            StopSignals.asked,
+        )
         passes = 0
 
         def counted_loss(*arguments: Any) -> torch.Tensor:
@@ -127,7 +131,7 @@ class Points:
             return asked(signals)
 
         orsanet_train.engine.step.training_loss = counted_loss
-        orsanet_train.loop.predict = counted_predict  # type: ignore[assignment]
+        orsanet_train.run.loop.predict = counted_predict  # type: ignore[assignment]
         StopSignals.asked = counted_asked  # type: ignore[method-assign]
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:

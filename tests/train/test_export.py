@@ -27,7 +27,7 @@ from orsanet_train.export.onnx_graph import (
     OPSET,
 )
 from orsanet_train.model.checkpoint import load_weights, save_weights
-from orsanet_train.train import train
+from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
 TINY = (

@@ -20,7 +20,7 @@ from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.page import write_report
 from orsanet_train.report import Beside, Report, make_report
-from orsanet_train.train import train
+from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
 HOSTILE_FILE = '"><img src=x onerror=alert(1)>.png'

@@ -19,7 +19,7 @@ from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.paper import published
 from orsanet_train.report import Report, Source, make_report
-from orsanet_train.train import train
+from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -19,7 +19,7 @@ from orsanet_train.evaluation.evaluate import evaluate, predict
 from orsanet_train.evaluation.predictions import Evaluation, Group
 from orsanet_train.feed.feed import Feed, join
 from orsanet_train.model.checkpoint import load_weights
-from orsanet_train.train import train
+from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
 SMALL = (

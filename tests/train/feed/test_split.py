@@ -13,7 +13,7 @@ from orsanet_cache import OrsanetError, Sample, load_manifest
 from orsanet_train.config import load_config
 from orsanet_train.feed.split import held_out_images, selection_split, training_split
 from orsanet_train.model.checkpoint import load_weights
-from orsanet_train.train import train
+from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
 HELD_OUT = "selection_split=held-out"

@@ -11,7 +11,7 @@ from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.train import RunSummary, train
+from orsanet_train.run.train import RunSummary, train
 
 CPU = torch.device("cpu")
 

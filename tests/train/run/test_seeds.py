@@ -9,8 +9,8 @@ from scipy.stats import ttest_1samp
 
 from orsanet_cache import OrsanetError
 from orsanet_train.config import load_config
-from orsanet_train.seeds import parse_seeds, spread, t_interval, train_seeds
-from orsanet_train.train import RunSummary
+from orsanet_train.run.seeds import parse_seeds, spread, t_interval, train_seeds
+from orsanet_train.run.train import RunSummary
 
 EVERY_STEP = ("--save-minutes", 0)
 PASSES = 12  # of a run: two epochs of three steps

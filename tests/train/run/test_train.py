@@ -17,8 +17,8 @@ from orsanet_cache.frozen.loading import read_weights
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import build_model, published_unused
-from orsanet_train.state import load_state, save_state
-from orsanet_train.train import train
+from orsanet_train.run.state import load_state, save_state
+from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
 CLOCK = ["images_per_second", "waiting_share"]  # columns of metrics.csv that no two runs share

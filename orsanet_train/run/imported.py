@@ -29,7 +29,7 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig, RunConfig, parse_config
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights, write_whole
 from orsanet_train.model.orsanet import FROZEN_PREFIXES, build_model, trainable_weights
-from orsanet_train.run_folder import begin_folder
+from orsanet_train.run.folder import begin_folder
 
 SEGMENTER, LANDMARKS = FROZEN_PREFIXES
 HEAD, LEVELS = "head.linear.weight", "pyramid_fuse.blocks."

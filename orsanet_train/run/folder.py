@@ -24,7 +24,7 @@ from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
 from orsanet_train.model.checkpoint import Identity, save_weights, write_whole
 from orsanet_train.reference.network import OnlineORSANet
-from orsanet_train.watch import tensorboard_installed, write_events
+from orsanet_train.run.watch import tensorboard_installed, write_events
 
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
 _BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all that a kill before run.json can leave

@@ -23,10 +23,10 @@ from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.reference.network import OnlineBatch, OnlineFeed, OnlineORSANet
-from orsanet_train.run_folder import write_epoch, write_last
-from orsanet_train.state import TrainingState, save_state
-from orsanet_train.stop import StopSignals
-from orsanet_train.watch import Waited, Watch
+from orsanet_train.run.folder import write_epoch, write_last
+from orsanet_train.run.state import TrainingState, save_state
+from orsanet_train.run.stop import StopSignals
+from orsanet_train.run.watch import Waited, Watch
 
 
 class Loop:

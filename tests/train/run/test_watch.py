@@ -12,8 +12,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from orsanet_train.engine.step import Sums
-from orsanet_train.state import load_state
-from orsanet_train.watch import Waited, Watch, write_events
+from orsanet_train.run.state import load_state
+from orsanet_train.run.watch import Waited, Watch, write_events
 
 EVERY_STEP = ("--save-minutes", 0)
 

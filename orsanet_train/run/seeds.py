@@ -14,7 +14,7 @@ from scipy.stats import sem, t
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.model.checkpoint import write_whole
-from orsanet_train.train import RunSummary
+from orsanet_train.run.train import RunSummary
 
 
 def parse_seeds(text: str) -> list[int]:

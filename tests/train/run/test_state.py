@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from orsanet_cache import OrsanetError
-from orsanet_train.state import TrainingState, load_state, save_state
+from orsanet_train.run.state import TrainingState, load_state, save_state
 
 KILLS = 30
 PATIENCE = 60.0  # seconds that no child needs; one that hangs fails its test
@@ -584,7 +584,7 @@ FULL = """
 import sys, torch
 from pathlib import Path
 from orsanet_cache import OrsanetError
-from orsanet_train.state import TrainingState, load_state, save_state
+from orsanet_train.run.state import TrainingState, load_state, save_state
 folder = Path(sys.argv[1])
 def state(step, megabytes):
     return TrainingState(0, step, [], [], {"model/weight": torch.full((megabytes * 250_000,), float(step))})
@@ -625,7 +625,7 @@ import builtins, io, json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from orsanet_train.state import TrainingState, load_state, save_state
+from orsanet_train.run.state import TrainingState, load_state, save_state
 
 def made(step, fork, size):
     return TrainingState(0, step, [{"epoch": 1, "loss": step / 7}], [step, fork], {"model/w": torch.full((size,), fork * 1000 + step)})

@@ -28,13 +28,13 @@ from orsanet_train.engine.step import below
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import selection_split, training_split
-from orsanet_train.loop import Loop
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import backbone_weights
 from orsanet_train.reference.network import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
-from orsanet_train.run_folder import begin_folder, check_folder, record_versions
-from orsanet_train.state import load_state
-from orsanet_train.stop import StopSignals
+from orsanet_train.run.folder import begin_folder, check_folder, record_versions
+from orsanet_train.run.loop import Loop
+from orsanet_train.run.state import load_state
+from orsanet_train.run.stop import StopSignals
 
 MOSAICS = 3  # labelled pictures of the first training batches
 SAVE_MINUTES = 5.0

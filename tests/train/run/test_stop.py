@@ -14,7 +14,7 @@ import pytest
 
 from orsanet_cache.console import Terminated
 from orsanet_train.engine.distributed import ONE
-from orsanet_train.stop import StopSignals
+from orsanet_train.run.stop import StopSignals
 
 EVERY_STEP = ("--save-minutes", 0)
 SLEEP = 60.0  # seconds that a step hangs

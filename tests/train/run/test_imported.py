@@ -30,9 +30,9 @@ from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import ORSANet, build_model, published_tokens, spatial_tokens
-from orsanet_train.published_checkpoint import import_checkpoint
 from orsanet_train.report import make_report
-from orsanet_train.run_folder import check_folder, read_json
+from orsanet_train.run.folder import check_folder, read_json
+from orsanet_train.run.imported import import_checkpoint
 
 CPU = torch.device("cpu")
 CLASSES = ("anger", "happiness", "neutral")  # of the small world

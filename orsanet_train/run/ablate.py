@@ -26,9 +26,9 @@ from orsanet_train.feed.feed import join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import selection_split, training_split
 from orsanet_train.model.checkpoint import write_whole
-from orsanet_train.run_folder import read_json
-from orsanet_train.seeds import t_interval
-from orsanet_train.train import train
+from orsanet_train.run.folder import read_json
+from orsanet_train.run.seeds import t_interval
+from orsanet_train.run.train import train
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.
 VARIANTS: dict[str, tuple[str, ...]] = {

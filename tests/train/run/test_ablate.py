@@ -15,7 +15,9 @@ from scipy.stats import ttest_rel
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
-from orsanet_train.ablate import (
+from orsanet_train.config import load_config
+from orsanet_train.evaluation.predictions import Evaluation
+from orsanet_train.run.ablate import (
     LANDMARK_VARIANTS,
     VARIANTS,
     ablate,
@@ -24,10 +26,8 @@ from orsanet_train.ablate import (
     summary,
     write_summary,
 )
-from orsanet_train.config import load_config
-from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.run_folder import read_json
-from orsanet_train.train import train
+from orsanet_train.run.folder import read_json
+from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -1,0 +1,1 @@
+"""A training run: its folder, its state, its epochs; several seeds and ablations."""
