@@ -261,10 +261,10 @@ def report(
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several are compared with the first.
     """
     from orsanet_cache.device import choose_device
-    from orsanet_train.album import album
     from orsanet_train.model.checkpoint import prepare_folder
-    from orsanet_train.page import write_report
-    from orsanet_train.report import make_report
+    from orsanet_train.report.album import album
+    from orsanet_train.report.page import write_report
+    from orsanet_train.report.report import make_report
 
     wanted = None if images is None else [name.strip() for name in images.split(",")]
     chosen_device = choose_device(device)

@@ -35,7 +35,7 @@ from orsanet_train.cli import main as train_main
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.metrics import group_report, text_table
 from orsanet_train.model.complexity import complexity
-from orsanet_train.paper import published
+from orsanet_train.report.paper import published
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

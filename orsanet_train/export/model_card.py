@@ -21,7 +21,7 @@ from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.frozen import NAMES, is_demo
-from orsanet_train.page import between, markdown_text, percent
+from orsanet_train.report.page import between, markdown_text, percent
 from orsanet_train.run.folder import read_json
 
 CARD = "MODEL_CARD.md"

@@ -13,12 +13,12 @@ import torch
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest, prior_quality
 from orsanet_cache.builder.build import build
-from orsanet_train.album import album
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.paper import published
-from orsanet_train.report import Report, Source, make_report
+from orsanet_train.report.album import album
+from orsanet_train.report.paper import published
+from orsanet_train.report.report import Report, Source, make_report
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ def test_the_paper_stands_beside_a_known_data_set_only(run: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["rafdb", "affectnet7", "affectnet8", "occlu-fer"])
 def test_the_paper_knows_the_shipped_descriptors(name: str) -> None:
-    manifests = Path(__file__).resolve().parents[2] / "manifests"
+    manifests = Path(__file__).resolve().parents[3] / "manifests"
     descriptor = tomllib.loads((manifests / f"{name}.toml").read_text(encoding="utf-8"))
     rows = published(descriptor["name"], descriptor["classes"])
     assert rows

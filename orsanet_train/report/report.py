@@ -31,7 +31,7 @@ from orsanet_train.evaluation.predictions import (
     read_evaluation,
     right,
 )
-from orsanet_train.paper import published
+from orsanet_train.report.paper import published
 from orsanet_train.run.folder import read_json
 
 QUALITY = (

@@ -19,8 +19,8 @@ from orsanet_train.evaluation.predictions import labels_of, probability_columns
 from orsanet_train.feed.feed import Feed, LabelledSplit
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import ORSANet
-from orsanet_train.paper import published
-from orsanet_train.report import Source, store_rows
+from orsanet_train.report.paper import published
+from orsanet_train.report.report import Source, store_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

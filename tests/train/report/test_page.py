@@ -15,11 +15,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from orsanet_cache import PriorStore, load_manifest
 from orsanet_cache.builder.build import build
-from orsanet_train.album import Picture, album
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.page import write_report
-from orsanet_train.report import Beside, Report, make_report
+from orsanet_train.report.album import Picture, album
+from orsanet_train.report.page import write_report
+from orsanet_train.report.report import Beside, Report, make_report
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from orsanet_train.album import Picture
 from orsanet_train.config import config_toml
 from orsanet_train.evaluation.metrics import Estimate
 from orsanet_train.model.checkpoint import prepare_folder, write_whole
-from orsanet_train.report import Report
+from orsanet_train.report.album import Picture
+from orsanet_train.report.report import Report
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
 
@@ -88,4 +88,4 @@ def markdown_text(value: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return (files("orsanet_train.page") / name).read_text(encoding="utf-8")
+    return (files("orsanet_train.report.page") / name).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What evaluated runs amount to: report.html, report.md, report.json."""
