@@ -8,7 +8,7 @@ import click
 from orsanet_train.options import FILE, checkpoint_option, landmarks_option, segmenter_option
 
 if TYPE_CHECKING:
-    from orsanet_train.export.files import Part
+    from orsanet_train.export.export import Part
 
 
 @click.command()
@@ -32,7 +32,7 @@ def export(
 ) -> None:  # fmt: skip
     """RUN as ONNX files that onnxruntime was seen to compute as PyTorch does, and MODEL_CARD.md, which says what the model is."""
     from orsanet_train.export.check_pictures import BATCHES
-    from orsanet_train.export.files import export_onnx
+    from orsanet_train.export.export import export_onnx
     from orsanet_train.export.model_card import CARD
 
     folder = out or run_folder / f"onnx-{checkpoint}"

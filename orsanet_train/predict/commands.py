@@ -71,8 +71,8 @@ def predict(
         click.echo(f"left out, as an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True)
 
     from orsanet_cache.device import choose_device
-    from orsanet_train.predict.files import parse_overlays, predict_files
     from orsanet_train.predict.folder import check_new_folder
+    from orsanet_train.predict.predict import parse_overlays, predict_files
     from orsanet_train.predict.predictor import Predictor
 
     drawn = parse_overlays(overlays)

@@ -20,7 +20,7 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation, probability_columns
-from orsanet_train.export.files import MAX_DIFFERENCE, export_onnx, largest_difference
+from orsanet_train.export.export import MAX_DIFFERENCE, export_onnx, largest_difference
 from orsanet_train.export.onnx_graph import (
     EXPRESSION,
     IR_VERSION,

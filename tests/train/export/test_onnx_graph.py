@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
 from orsanet_train.config import ModelConfig
-from orsanet_train.export.files import largest_difference, probabilities, stored_rows
+from orsanet_train.export.export import largest_difference, probabilities, stored_rows
 from orsanet_train.export.onnx_graph import (
     EXPRESSION,
     LARGEST,

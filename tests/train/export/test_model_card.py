@@ -17,7 +17,7 @@ from orsanet_cache.data.views import ERASED, PLACED, UNSEEDED
 from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.metrics import GroupReport
-from orsanet_train.export.files import Exported, export_onnx, largest_difference
+from orsanet_train.export.export import Exported, export_onnx, largest_difference
 from orsanet_train.export.model_card import VIEWS, WrittenGraph, evaluation_of, licences, model_card, size_said
 from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.report.page import between, percent

@@ -12,7 +12,7 @@ from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_train.config import ModelConfig
 from orsanet_train.export.check_pictures import check_pictures
-from orsanet_train.export.files import MAX_DIFFERENCE, largest_difference, probabilities, stored_rows
+from orsanet_train.export.export import MAX_DIFFERENCE, largest_difference, probabilities, stored_rows
 from orsanet_train.export.onnx_graph import EXPRESSION, PRIORS, TrainablePart, WholePipeline, write_graph
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.orsanet import ORSANet

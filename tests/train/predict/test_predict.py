@@ -28,10 +28,10 @@ from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.model.checkpoint import Identity, load_weights, save_weights
 from orsanet_train.predict.commands import predict
-from orsanet_train.predict.files import parse_overlays, predict_files
 from orsanet_train.predict.folder import check_new_folder, columns
 from orsanet_train.predict.overlay import MAX_FACES, file_name
 from orsanet_train.predict.pictures import Picture, find_files, is_video, pictures
+from orsanet_train.predict.predict import parse_overlays, predict_files
 from orsanet_train.predict.predictor import Predictor
 from orsanet_train.predict.seen import NO_FACE, Looker, look_ahead
 
