@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from orsanet_cache.console import CommandGroup, classes_option
-from orsanet_train.bench.commands import bench
-from orsanet_train.export.commands import export
-from orsanet_train.options import FILE, checkpoint_option
-from orsanet_train.predict.commands import predict
+from orsanet_train.commands.bench import bench
+from orsanet_train.commands.export import export
+from orsanet_train.commands.options import FILE, checkpoint_option
+from orsanet_train.commands.predict import predict
 
 if TYPE_CHECKING:
     from orsanet_train.feed.residence import Resident

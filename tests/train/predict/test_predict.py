@@ -24,10 +24,10 @@ from PIL import Image
 from orsanet_cache import FaceDetector, OrsanetError, PriorStore, crop_face
 from orsanet_cache.builder.build import build
 from orsanet_cache.synthetic.picture import draw
+from orsanet_train.commands.predict import predict
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.model.checkpoint import Identity, load_weights, save_weights
-from orsanet_train.predict.commands import predict
 from orsanet_train.predict.folder import check_new_folder, columns
 from orsanet_train.predict.overlay import MAX_FACES, file_name
 from orsanet_train.predict.pictures import Picture, find_files, is_video, pictures

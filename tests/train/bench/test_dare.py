@@ -30,7 +30,7 @@ from orsanet_train.bench.dare import (
 )
 from orsanet_train.engine.dare import dare_loss
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "dareloss.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "dareloss.md").read_text(encoding="utf-8")
 FEW = TASKS[1]  # a hundred training images
 ZERO_WEIGHT = Arm(0.0, "paper")  # the same loss as CROSS_ENTROPY
 

@@ -1,0 +1,1 @@
+"""The commands of orsanet-train. Each module translates options into one call, and decides nothing."""
