@@ -88,4 +88,4 @@ def markdown_text(value: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return (files("orsanet_train.report.page") / name).read_text(encoding="utf-8")
+    return (files("orsanet_train.report") / "templates" / name).read_text(encoding="utf-8")

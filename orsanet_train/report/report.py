@@ -1,4 +1,4 @@
-"""Evaluated runs -> what a report says: report.json, and with pictures (album.py) the page and report.md (page/).
+"""Evaluated runs -> what a report says: report.json, and with pictures (album.py) the page and report.md (page.py).
 
     RUN/evaluation-<checkpoint>, metrics.csv, config.toml ─┐
     store: priors' quality ────────────────────────────────┴─▶ RunReport ─┐
