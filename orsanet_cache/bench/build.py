@@ -14,11 +14,10 @@ from PIL import Image
 
 from orsanet_cache.builder.build import build
 from orsanet_cache.builder.pipeline import CPU_BATCH, GPU_BATCH, DecodedUnit, Pipeline
-from orsanet_cache.builder.precision import in_half_precision
 from orsanet_cache.data.images import IMAGE_SIZE
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.frozen.priors import FrozenPriors, Precision
+from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.store.schema import schema
 

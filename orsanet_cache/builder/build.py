@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.builder.placing import Placement, begin, check_clean, check_sealed, drawn_by, is_placed, placement
-from orsanet_cache.builder.precision import chosen_precision, in_half_precision
+from orsanet_cache.builder.precision import chosen_precision
 from orsanet_cache.data.images import PREPROCESSING, RejectedImage, read_file
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.frozen.priors import FrozenPriors, Precision
+from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import Field, schema
 from orsanet_cache.store.units import WHOLE, Part, Unit, UnitRecord

@@ -4,14 +4,12 @@ Half precision is taken without being asked for only on a GPU, and where it is s
 by hardly more than it moves those of Swin-B's published weights (1.7e-3); bfloat16 moves them eight times as far (1.4e-2).
 """
 
-import copy
-
 import torch
 
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.priors import FrozenPriors, Precision
+from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
 
 MAX_DRIFT = 2e-3
 TRIAL_IMAGES = 16
@@ -50,8 +48,3 @@ def half_precision_drift(priors: FrozenPriors, images: torch.Tensor, device: tor
         )
     ]
     return float(torch.stack(drifts).max())
-
-
-def in_half_precision(priors: FrozenPriors) -> FrozenPriors:
-    """A copy in fp16; converting in place would round the weights for good."""
-    return copy.deepcopy(priors).half()

@@ -4,6 +4,7 @@ Both networks stay in evaluation mode whatever is asked of them. (The published 
 its landmark network drifts during training; a cache cannot and should not.)
 """
 
+import copy
 import math
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -83,6 +84,11 @@ class FrozenPriors(nn.Module):
     def landmark_crop(self, unit: Tensor) -> Tensor:
         """Pictures [B, 3, 224, 224] in 0 … 1 -> what the landmark network is fed, [B, 3, 112, 112]."""
         return avg_pool2d(unit, 2) if self.landmark_input == "native" else imagenet_normalised(unit[..., ::2, ::2])
+
+
+def in_half_precision(priors: FrozenPriors) -> FrozenPriors:
+    """A copy in fp16; converting in place would round the weights for good."""
+    return copy.deepcopy(priors).half()
 
 
 def map_of(logits: Tensor) -> Tensor:

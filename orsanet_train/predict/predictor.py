@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orsanet_cache.builder.precision import in_half_precision
 from orsanet_cache.data.images import every_second_pixel
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.priors import FrozenPriors
+from orsanet_cache.frozen.priors import FrozenPriors, in_half_precision
 from orsanet_cache.inspection.quality import landmark_agreement, part_plausibility
 from orsanet_train.drawing.attention import attention
 from orsanet_train.model.checkpoint import Identity, load_weights

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, view_pixels
-from orsanet_cache.builder.precision import in_half_precision
-from orsanet_cache.frozen.priors import NO_CLASS, mean_entropy
+from orsanet_cache.frozen.priors import NO_CLASS, in_half_precision, mean_entropy
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.inspection.quality import (
