@@ -21,10 +21,12 @@ from tqdm import tqdm
 
 from orsanet_cache.durable import Content, locked, make_folder, publish, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
-from orsanet_cache.store.reader import CHECKSUMS, DAMAGE, Container, PriorStore, open_container, unit_digest
+from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import encode_shard, shard_name
 from orsanet_cache.store.schema import Field, encode_ids, schema
+from orsanet_cache.store.seal import CHECKSUMS, unit_digest
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, array_document, group_document, small_content
 
 SUFFIX = ".converting"

@@ -1,4 +1,4 @@
-"""The store: its seal, and PriorStore, which reads it from a Zarr folder or an HDF5 file.
+"""PriorStore: reads a store, from a Zarr folder or an HDF5 file.
 
     STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
@@ -10,117 +10,21 @@
           image, segmentation_map, segmentation_entropy, segmentation_features, landmark_features, landmarks   [N, …]
 
 Row n of every array belongs to sample n; a rejected sample's rows mean nothing. Labels are not here: they are joined from the manifest
-when read. A view is readable once it has its seal, a digest over everything that says what its rows are.
+when read. A view is readable once it has its seal (seal.py).
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
-from orsanet_cache.store.schema import MARK, MAX_ROW_BYTES, SCHEMA_VERSION, decode_ids
-from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
-
-DIGEST_ROWS = 32  # read at a time where a digest is taken
-CHECKSUMS = "crc32c"  # the group of them in a view
-RECORDS = ("image_sha256", "unit_sha256")  # what a view has besides its fields
-
-
-class Container(Protocol):
-    """What holds groups, attributes and arrays. Methods raise ValueError, KeyError or OSError for what is damaged or not there."""
-
-    path: Path
-
-    def attributes(self, group: str) -> dict[str, Any]: ...
-    def groups(self, group: str) -> tuple[str, ...]: ...
-    def arrays(self, group: str) -> dict[str, Layout]: ...
-    def small(self, array: str) -> NDArray[Any]: ...
-    def rows(self, array: str, checksums: Checksums | None) -> Rows: ...
-
-
-DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # what reading damaged bytes raises
-
-
-def open_container(path: Path) -> Container:
-    """A folder or file that carries our mark and this schema; raises OrsanetError for any other."""
-    if not path.exists():
-        raise OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
-    try:
-        if path.is_dir():
-            container: Container = ZarrFolder(path)
-        else:
-            from orsanet_cache.store.hdf5_file import Hdf5File
-
-            container = Hdf5File(path)
-        attributes = container.attributes("")
-    except DAMAGE as error:
-        raise OrsanetError(f"{path}: not a store (no readable Zarr v3 group or HDF5 file: {error})") from error
-    root = attributes.get(MARK)
-    if not isinstance(root, Mapping):
-        raise OrsanetError(f"{path}: readable, but not written by orsanet-cache")
-    written = root.get("schema")
-    if written != SCHEMA_VERSION:
-        raise OrsanetError(
-            f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
-            f"rebuild it with `orsanet-cache build`"
-        )
-    recipe, rows_per_unit = root.get("recipe"), root.get("rows_per_unit")
-    sane = isinstance(recipe, Mapping) and type(rows_per_unit) is int and 1 <= rows_per_unit <= MAX_ROWS_PER_SHARD
-    if not sane or root != root_mark(recipe, rows_per_unit):
-        raise OrsanetError(
-            f"{path}: what the store says of itself is damaged; take it from a copy, or build into another folder"
-        )
-    return container
-
-
-def root_mark(recipe: Any, rows_per_unit: Any) -> dict[str, Any]:
-    """What the root attribute says, with its own digest: everything else is read by it."""
-    content = {"schema": SCHEMA_VERSION, "recipe": recipe, "rows_per_unit": rows_per_unit}
-    return content | {"sha256": hashlib.sha256(_as_json(content).encode()).hexdigest()}
-
-
-@dataclass(frozen=True)
-class SealedView:
-    """What the records of a finished view say, checked against its seal."""
-
-    seal: str
-    provenance: dict[str, Any]  # not covered by the seal
-    rejected: dict[str, str]  # sample id -> why its image could not be used
-    image_sha256: NDArray[np.uint8]  # [N, 32], zeros where the file could not be read
-    unit_sha256: NDArray[np.uint8]  # [U, F, 32]
-    crc32c: dict[str, Checksums]  # field -> uint32 [N]
-    fields: dict[str, Layout]  # by name
-
-
-def view_seal(
-    root: Mapping[str, Any],
-    sample_id: NDArray[np.uint8],
-    fields: Mapping[str, Layout],
-    rejected: Mapping[str, str],
-    image_sha256: NDArray[np.uint8],
-    unit_sha256: NDArray[np.uint8],
-    crc32c: Mapping[str, Checksums],
-) -> str:
-    """SHA-256 in hex over everything that says what a view's rows are; the same however and by how many it was built."""
-    header = {
-        **root,
-        "fields": [[name, layout.shape, str(layout.dtype)] for name, layout in sorted(fields.items())],
-        "rejected": rejected,
-    }
-    digest = hashlib.sha256(_as_json(header).encode())
-    arrays: list[NDArray[Any]] = [sample_id, image_sha256, unit_sha256, *(crc32c[name] for name in sorted(fields))]
-    for array in arrays:
-        digest.update(_as_json(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+from orsanet_cache.store.container import DAMAGE, Container, open_container
+from orsanet_cache.store.rows import Rows
+from orsanet_cache.store.schema import MARK, decode_ids
+from orsanet_cache.store.seal import SealedView, read_sealed
+from orsanet_cache.store.zarr_folder import Layout
 
 
 class PriorStore:
@@ -204,7 +108,7 @@ class PriorStore:
             self._check_view(split, view)
             name = f"{split}/{view}"
             try:
-                self._sealed[split, view] = self._read_sealed(split, name)
+                self._sealed[split, view] = read_sealed(self._container, self._root, split, view)
             except DAMAGE as error:
                 raise self._damaged(name, error) from error
         return self._sealed[split, view]
@@ -259,21 +163,6 @@ class PriorStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(open_container(state["path"]))  # type: ignore[misc]
 
-    def _read_sealed(self, split: str, name: str) -> SealedView:
-        attributes = self._container.attributes(name)
-        fields = {field: layout for field, layout in self._container.arrays(name).items() if field not in RECORDS}
-        sample_id = self._container.small(f"{split}/sample_id")
-        for field, (shape, dtype) in fields.items():
-            if shape[0] != len(sample_id) or math.prod(shape[1:]) * dtype.itemsize > MAX_ROW_BYTES:
-                raise ValueError(f"{field} has the shape {list(shape)} where the split has {len(sample_id)} samples")
-        image_sha256, unit_sha256 = (self._container.small(f"{name}/{record}") for record in RECORDS)
-        crc32c = {field: self._container.small(f"{name}/{CHECKSUMS}/{field}") for field in fields}
-        rejected = attributes["rejected"]
-        seal = view_seal(self._root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
-        if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
-            raise ValueError("it is not what was sealed")
-        return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
-
     def _layout(self, split: str, view: str, field: str) -> Layout:
         fields = self.sealed(split, view).fields
         if field not in fields:
@@ -301,27 +190,3 @@ class PriorStore:
             f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path} --deep` says what else is, "
             f"and with --repair mends it"
         )
-
-
-def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
-    """SHA-256 over the values of rows start … stop, little-endian, whatever format they are kept in."""
-    digest = hashlib.sha256()
-    for first in range(start, stop, DIGEST_ROWS):
-        chosen = np.arange(first, min(first + DIGEST_ROWS, stop))
-        values = np.empty((len(chosen), *layout.shape[1:]), layout.dtype)
-        rows.read(chosen, values, np.arange(len(chosen)))
-        digest.update(values.data)
-    return digest.digest()
-
-
-def recipe_differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """Paths at which two recipes differ, with both values."""
-    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
-        for key in dict.fromkeys([*stored, *wanted]):
-            yield from recipe_differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif _as_json(stored) != _as_json(wanted):
-        yield f"{where}: {_as_json(stored)} before, {_as_json(wanted)} now"
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)

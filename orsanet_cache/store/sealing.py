@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from orsanet_cache.store.reader import DAMAGE, Container, SealedView, unit_digest, view_seal
+from orsanet_cache.store.container import DAMAGE, Container
 from orsanet_cache.store.schema import MARK
+from orsanet_cache.store.seal import SealedView, unit_digest, view_seal
 from orsanet_cache.store.units import Marker, Unit, UnitRecord
 
 

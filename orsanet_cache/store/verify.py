@@ -16,8 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store.reader import DAMAGE, RECORDS, Container, PriorStore, SealedView, open_container, unit_digest
+from orsanet_cache.store.container import DAMAGE, Container, open_container
+from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums
+from orsanet_cache.store.seal import RECORDS, SealedView, unit_digest
 from orsanet_cache.store.units import WHOLE, Marker, Part, Unit, marker_path, units_of
 from orsanet_cache.store.zarr_folder import METADATA, read_whole
 

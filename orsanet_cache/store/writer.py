@@ -31,17 +31,12 @@ from numpy.typing import NDArray
 
 from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store.reader import (
-    CHECKSUMS,
-    DAMAGE,
-    PriorStore,
-    SealedView,
-    open_container,
-    recipe_differences,
-    root_mark,
-)
+from orsanet_cache.store.container import DAMAGE, open_container, root_mark
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import encode_shard, row_checksums, shard_name
 from orsanet_cache.store.schema import MARK, ROWS_PER_UNIT, Field, decode_ids, encode_ids
+from orsanet_cache.store.seal import CHECKSUMS, SealedView
 from orsanet_cache.store.sealing import damaged_units, fold, hex_digests, unfold
 from orsanet_cache.store.units import COMMITS, WHOLE, Marker, Part, Unit, UnitRecord, marker_path, units_of
 from orsanet_cache.store.zarr_folder import (

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store.reader import PriorStore, recipe_differences
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import HELD_OUT
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns

@@ -22,7 +22,7 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import weights_path
-from orsanet_cache.store.reader import recipe_differences
+from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.weights.sources import SOURCES, default_folder
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
 

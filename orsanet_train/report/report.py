@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
-from orsanet_cache.store.reader import PriorStore, recipe_differences
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.compare import Comparison, compare, paired, run_names, seed_folders
 from orsanet_train.evaluation.evaluate import NOT_A_TEST

@@ -17,7 +17,8 @@ import torch
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
-from orsanet_cache.store.reader import PriorStore, recipe_differences
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.evaluate import evaluate

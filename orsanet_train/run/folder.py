@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import nn
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store.reader import recipe_differences
+from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
 from orsanet_train.model.checkpoint import Identity, save_weights, write_whole

@@ -35,7 +35,7 @@ from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, Samp
 from orsanet_cache.builder.build import build
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.priors import Priors
-from orsanet_cache.store.reader import view_seal
+from orsanet_cache.store.seal import view_seal
 from orsanet_cache.store.units import Part
 from orsanet_cache.store.zarr_folder import ZarrFolder, small_content
 

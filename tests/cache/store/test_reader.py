@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache import OrsanetError, PriorStore
-from orsanet_cache.store.reader import recipe_differences
 from orsanet_cache.store.schema import MARK, decode_ids, encode_ids
 
 NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
@@ -84,13 +83,6 @@ def test_a_foreign_group_and_another_schema_are_refused(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "future.zarr", attributes={MARK: {"schema": 99, "recipe": {}}})
     with pytest.raises(OrsanetError, match="schema 99"):
         PriorStore.open(tmp_path / "future.zarr")
-
-
-def test_recipe_differences_name_the_path_and_both_values() -> None:
-    stored = {"a": {"b": 1, "c": [1, 2]}, "d": "x"}
-    assert list(recipe_differences(stored, {"a": {"b": 1, "c": [1, 2]}, "d": "x"})) == []
-    found = list(recipe_differences(stored, {"a": {"b": 2, "c": [1, 2]}, "e": None}))
-    assert found == ["a.b: 1 before, 2 now", 'd: "x" before, null now']
 
 
 def test_a_store_can_be_moved(world, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_cache.store.reader import recipe_differences
+from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.engine.losses import training_loss

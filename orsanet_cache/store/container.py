@@ -1,0 +1,67 @@
+"""What holds a store, a Zarr folder or an HDF5 file, and how it is opened: only with our mark at its root."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.store.recipe import as_json
+from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
+from orsanet_cache.store.schema import MARK, SCHEMA_VERSION
+from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
+
+
+class Container(Protocol):
+    """What holds groups, attributes and arrays. Methods raise ValueError, KeyError or OSError for what is damaged or not there."""
+
+    path: Path
+
+    def attributes(self, group: str) -> dict[str, Any]: ...
+    def groups(self, group: str) -> tuple[str, ...]: ...
+    def arrays(self, group: str) -> dict[str, Layout]: ...
+    def small(self, array: str) -> NDArray[Any]: ...
+    def rows(self, array: str, checksums: Checksums | None) -> Rows: ...
+
+
+DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # what reading damaged bytes raises
+
+
+def open_container(path: Path) -> Container:
+    """A folder or file that carries our mark and this schema; raises OrsanetError for any other."""
+    if not path.exists():
+        raise OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
+    try:
+        if path.is_dir():
+            container: Container = ZarrFolder(path)
+        else:
+            from orsanet_cache.store.hdf5_file import Hdf5File
+
+            container = Hdf5File(path)
+        attributes = container.attributes("")
+    except DAMAGE as error:
+        raise OrsanetError(f"{path}: not a store (no readable Zarr v3 group or HDF5 file: {error})") from error
+    root = attributes.get(MARK)
+    if not isinstance(root, Mapping):
+        raise OrsanetError(f"{path}: readable, but not written by orsanet-cache")
+    written = root.get("schema")
+    if written != SCHEMA_VERSION:
+        raise OrsanetError(
+            f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
+            f"rebuild it with `orsanet-cache build`"
+        )
+    recipe, rows_per_unit = root.get("recipe"), root.get("rows_per_unit")
+    sane = isinstance(recipe, Mapping) and type(rows_per_unit) is int and 1 <= rows_per_unit <= MAX_ROWS_PER_SHARD
+    if not sane or root != root_mark(recipe, rows_per_unit):
+        raise OrsanetError(
+            f"{path}: what the store says of itself is damaged; take it from a copy, or build into another folder"
+        )
+    return container
+
+
+def root_mark(recipe: Any, rows_per_unit: Any) -> dict[str, Any]:
+    """What the root attribute says, with its own digest: everything else is read by it."""
+    content = {"schema": SCHEMA_VERSION, "recipe": recipe, "rows_per_unit": rows_per_unit}
+    return content | {"sha256": hashlib.sha256(as_json(content).encode()).hexdigest()}

@@ -1,0 +1,19 @@
+"""The recipe of a store, everything that decided its values: written once, compared whenever two things must fit."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def recipe_differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """Paths at which two recipes differ, with both values."""
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        for key in dict.fromkeys([*stored, *wanted]):
+            yield from recipe_differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    elif as_json(stored) != as_json(wanted):
+        yield f"{where}: {as_json(stored)} before, {as_json(wanted)} now"
+
+
+def as_json(value: Any) -> str:
+    """The same text for equal values: what digests are taken over."""
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,93 @@
+"""The records of a finished view, and its seal: a digest over everything that says what the view's rows are.
+
+    a unit's values ─ SHA-256 ─▶ unit digests, with recipe, sample ids, fields, rejected images, image digests, row checksums ─ SHA-256 ─▶ seal
+
+Shapes: N = samples, U = units, F = fields, in alphabetical order.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orsanet_cache.store.container import Container
+from orsanet_cache.store.recipe import as_json
+from orsanet_cache.store.rows import Checksums, Rows
+from orsanet_cache.store.schema import MAX_ROW_BYTES
+from orsanet_cache.store.zarr_folder import Layout
+
+DIGEST_ROWS = 32  # read at a time where a digest is taken
+CHECKSUMS = "crc32c"  # the group of them in a view
+RECORDS = ("image_sha256", "unit_sha256")  # what a view has besides its fields
+
+
+@dataclass(frozen=True)
+class SealedView:
+    """What the records of a finished view say, checked against its seal."""
+
+    seal: str
+    provenance: dict[str, Any]  # not covered by the seal
+    rejected: dict[str, str]  # sample id -> why its image could not be used
+    image_sha256: NDArray[np.uint8]  # [N, 32], zeros where the file could not be read
+    unit_sha256: NDArray[np.uint8]  # [U, F, 32]
+    crc32c: dict[str, Checksums]  # field -> uint32 [N]
+    fields: dict[str, Layout]  # by name
+
+
+def view_seal(
+    root: Mapping[str, Any],
+    sample_id: NDArray[np.uint8],
+    fields: Mapping[str, Layout],
+    rejected: Mapping[str, str],
+    image_sha256: NDArray[np.uint8],
+    unit_sha256: NDArray[np.uint8],
+    crc32c: Mapping[str, Checksums],
+) -> str:
+    """SHA-256 in hex over everything that says what a view's rows are; the same however and by how many it was built."""
+    header = {
+        **root,
+        "fields": [[name, layout.shape, str(layout.dtype)] for name, layout in sorted(fields.items())],
+        "rejected": rejected,
+    }
+    digest = hashlib.sha256(as_json(header).encode())
+    arrays: list[NDArray[Any]] = [sample_id, image_sha256, unit_sha256, *(crc32c[name] for name in sorted(fields))]
+    for array in arrays:
+        digest.update(as_json(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def read_sealed(container: Container, root: Mapping[str, Any], split: str, view: str) -> SealedView:
+    """A finished view's records, `root` being the mark of the store.
+
+    Raises one of DAMAGE where they are damaged, or not what was sealed.
+    """
+    name = f"{split}/{view}"
+    attributes = container.attributes(name)
+    fields = {field: layout for field, layout in container.arrays(name).items() if field not in RECORDS}
+    sample_id = container.small(f"{split}/sample_id")
+    for field, (shape, dtype) in fields.items():
+        if shape[0] != len(sample_id) or math.prod(shape[1:]) * dtype.itemsize > MAX_ROW_BYTES:
+            raise ValueError(f"{field} has the shape {list(shape)} where the split has {len(sample_id)} samples")
+    image_sha256, unit_sha256 = (container.small(f"{name}/{record}") for record in RECORDS)
+    crc32c = {field: container.small(f"{name}/{CHECKSUMS}/{field}") for field in fields}
+    rejected = attributes["rejected"]
+    seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
+    if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
+        raise ValueError("it is not what was sealed")
+    return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
+
+
+def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
+    """SHA-256 over the values of rows start … stop, little-endian, whatever format they are kept in."""
+    digest = hashlib.sha256()
+    for first in range(start, stop, DIGEST_ROWS):
+        chosen = np.arange(first, min(first + DIGEST_ROWS, stop))
+        values = np.empty((len(chosen), *layout.shape[1:]), layout.dtype)
+        rows.read(chosen, values, np.arange(len(chosen)))
+        digest.update(values.data)
+    return digest.digest()
