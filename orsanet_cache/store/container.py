@@ -1,7 +1,7 @@
 """What holds a store, a Zarr folder or an HDF5 file, and how it is opened: only with our mark at its root."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
-from orsanet_cache.store.schema import MARK, SCHEMA_VERSION
+from orsanet_cache.store.schema import MARK, SCHEMA_VERSION, Field
 from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
 
 
@@ -24,6 +24,14 @@ class Container(Protocol):
     def arrays(self, group: str) -> dict[str, Layout]: ...
     def small(self, array: str) -> NDArray[Any]: ...
     def rows(self, array: str, checksums: Checksums | None) -> Rows: ...
+
+
+class ContainerWriter(Protocol):
+    """What a container is written with. Every method raises OSError where the disk takes no more."""
+
+    def group(self, group: str, attributes: Mapping[str, Any]) -> None: ...
+    def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None: ...
+    def rows(self, group: str, field: Field, count: int, units: Iterable[NDArray[Any]]) -> None: ...
 
 
 DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # what reading damaged bytes raises

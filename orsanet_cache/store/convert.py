@@ -8,43 +8,30 @@ Seals stay equal. A kill leaves TARGET.converting, which the next try replaces, 
 import hashlib
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from orsanet_cache.durable import Content, locked, make_folder, publish, sync_folder
+from orsanet_cache.durable import locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store.container import DAMAGE, Container, open_container
+from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.rows import encode_shard, shard_name
-from orsanet_cache.store.schema import Field, encode_ids, schema
-from orsanet_cache.store.seal import CHECKSUMS, unit_digest
-from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, array_document, group_document, small_content
+from orsanet_cache.store.schema import SAMPLE_ID_AXES, Field, encode_ids, schema
+from orsanet_cache.store.seal import unit_digest, write_records
+from orsanet_cache.store.zarr_folder import ZarrFolder
+from orsanet_cache.store.zarr_writer import ZarrWriter
 
 SUFFIX = ".converting"
 LOCK = "orsanet-cache-convert.lock"  # what makes a folder of that name ours
-SMALL_AXES = {
-    "sample_id": ("sample", "byte"),
-    "image_sha256": ("sample", "sha256"),
-    "unit_sha256": ("unit", "field", "sha256"),
-}
 FREE_SPACE_MARGIN = 1.05
-
-
-class Writer(Protocol):
-    """A store of one format while it is written. Every method raises OSError where the disk takes no more."""
-
-    def group(self, group: str, attributes: Mapping[str, Any]) -> None: ...
-    def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None: ...
-    def rows(self, group: str, field: Field, count: int, parts: Iterable[NDArray[Any]]) -> None: ...
 
 
 def convert(source: Path, target: Path) -> PriorStore:
@@ -73,35 +60,6 @@ def convert(source: Path, target: Path) -> PriorStore:
     return PriorStore.open(target)
 
 
-class ZarrWriter:
-    """Writes a Zarr folder, as commit.py does: the same files, byte for byte."""
-
-    def __init__(self, path: Path, rows_per_unit: int) -> None:
-        self.path = path
-        self.rows_per_unit = rows_per_unit
-
-    def group(self, group: str, attributes: Mapping[str, Any]) -> None:
-        self._publish(self.path / group / METADATA, [group_document(attributes)])
-
-    def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
-        folder = self.path / array
-        self._publish(folder / shard_name(0, values.ndim), small_content(values))
-        self._publish(folder / METADATA, [array_document(values.shape, str(values.dtype), tuple(axes))])
-
-    def rows(self, group: str, field: Field, count: int, parts: Iterable[NDArray[Any]]) -> None:
-        folder, shape = self.path / group / field.name, (count, *field.shape)
-        for unit, part in enumerate(parts):
-            content = encode_shard(part, self.rows_per_unit, field.compressed)
-            self._publish(folder / shard_name(unit, len(shape)), content)
-        axes = ("sample", *field.axes)
-        document = array_document(shape, field.dtype, axes, self.rows_per_unit, field.compressed)
-        self._publish(folder / METADATA, [document])
-
-    def _publish(self, path: Path, content: Content) -> None:
-        make_folder(path.parent)
-        publish(path, content, self.path.with_name("temporary"))
-
-
 def _write(store: PriorStore, container: Container, staged: Path, progress: "tqdm[Any]") -> None:
     """In a thread, where Ctrl-C does not land inside HDF5, which does not survive that."""
     stopped = Event()
@@ -111,7 +69,8 @@ def _write(store: PriorStore, container: Container, staged: Path, progress: "tqd
             with new_hdf5_file(staged) as file:
                 _write_all(store, container, file, progress, stopped)
         else:
-            _write_all(store, container, ZarrWriter(staged, store.rows_per_unit), progress, stopped)
+            folder = ZarrWriter(staged, store.rows_per_unit, staged.with_name("temporary"))
+            _write_all(store, container, folder, progress, stopped)
 
     with ThreadPoolExecutor(1, "write") as thread:
         try:
@@ -120,20 +79,17 @@ def _write(store: PriorStore, container: Container, staged: Path, progress: "tqd
             stopped.set()
 
 
-def _write_all(store: PriorStore, container: Container, writer: Writer, progress: "tqdm[Any]", stopped: Event) -> None:
+def _write_all(
+    store: PriorStore, container: Container, writer: ContainerWriter, progress: "tqdm[Any]", stopped: Event
+) -> None:
     writer.group("", container.attributes(""))
     for split in store.splits:
         writer.group(split, container.attributes(split))
-        writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SMALL_AXES["sample_id"])
+        writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
         for view in store.views(split):
             name = f"{split}/{view}"
-            sealed = store.sealed(split, view)
             writer.group(name, container.attributes(name))
-            writer.small(f"{name}/image_sha256", sealed.image_sha256, SMALL_AXES["image_sha256"])
-            writer.small(f"{name}/unit_sha256", sealed.unit_sha256, SMALL_AXES["unit_sha256"])
-            writer.group(f"{name}/{CHECKSUMS}", {})
-            for checked, checksums in sealed.crc32c.items():
-                writer.small(f"{name}/{CHECKSUMS}/{checked}", checksums, ("sample",))
+            write_records(writer, split, view, store.sealed(split, view))
             for field in _schema(store, split, view):
                 units = _counted(_units(store, split, view, field.name), progress, stopped)
                 writer.rows(name, field, len(store.sample_ids(split)), units)

@@ -42,8 +42,8 @@ class Hdf5Writer:
         self._dataset(array, values.shape, str(values.dtype), values.shape, axes)[...] = values
         self._check()
 
-    def rows(self, group: str, field: Field, count: int, parts: Iterable[NDArray[Any]]) -> None:
-        """A field of `count` rows in the group, from parts [n, *field.shape] that follow each other."""
+    def rows(self, group: str, field: Field, count: int, units: Iterable[NDArray[Any]]) -> None:
+        """A field of `count` rows in the group, from the values [n, *field.shape] of units that follow each other."""
         dataset = self._dataset(
             f"{group}/{field.name}",
             (count, *field.shape),
@@ -53,9 +53,9 @@ class Hdf5Writer:
             field.compressed,
         )
         start = 0
-        for part in parts:
-            dataset[start : start + len(part)] = part
-            start += len(part)
+        for values in units:
+            dataset[start : start + len(values)] = values
+            start += len(values)
             self._check()
 
     def _dataset(

@@ -14,6 +14,7 @@ ROWS_PER_UNIT = 256
 IMAGE_SHAPE = (112, 112, 3)
 MAP_SHAPE = (224, 224)
 GRID = (7, 7)
+SAMPLE_ID_AXES = ("sample", "byte")
 MAX_ROW_BYTES = 16 * 1024**2  # a row that claims more is not one of ours
 
 

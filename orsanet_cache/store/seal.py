@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.store.container import Container
+from orsanet_cache.store.container import Container, ContainerWriter
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import Checksums, Rows
 from orsanet_cache.store.schema import MAX_ROW_BYTES
@@ -80,6 +80,16 @@ def read_sealed(container: Container, root: Mapping[str, Any], split: str, view:
     if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
         raise ValueError("it is not what was sealed")
     return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
+
+
+def write_records(writer: ContainerWriter, split: str, view: str, sealed: SealedView) -> None:
+    """What `read_sealed` reads, but for the attributes of the view, which have the seal: in a store that is built they come last."""
+    name = f"{split}/{view}"
+    writer.small(f"{name}/image_sha256", sealed.image_sha256, ("sample", "sha256"))
+    writer.small(f"{name}/unit_sha256", sealed.unit_sha256, ("unit", "field", "sha256"))
+    writer.group(f"{name}/{CHECKSUMS}", {})
+    for field, checksums in sealed.crc32c.items():
+        writer.small(f"{name}/{CHECKSUMS}/{field}", checksums, ("sample",))
 
 
 def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:

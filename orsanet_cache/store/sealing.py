@@ -3,7 +3,7 @@
     every unit's marker ─ read back from the disk ─ fold ─▶ records, seal
     records ─ unfold, unit by unit ─▶ its marker
 
-Nothing is written here; commit.py writes, and holds the locks. Shapes: N = samples, U = units, F = fields, in alphabetical order.
+Nothing is written here; writer.py writes, and holds the locks. Shapes: N = samples, U = units, F = fields, in alphabetical order.
 """
 
 import os

@@ -17,7 +17,6 @@ The store's lock, which is the lock of its root `zarr.json`, is held only while 
 """
 
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -29,42 +28,35 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.durable import locked, make_folder, publish, publish_new, sync_folder, write_temporary
+from orsanet_cache.durable import locked, make_folder, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
-from orsanet_cache.store.rows import encode_shard, row_checksums, shard_name
-from orsanet_cache.store.schema import MARK, ROWS_PER_UNIT, Field, decode_ids, encode_ids
-from orsanet_cache.store.seal import CHECKSUMS, SealedView
+from orsanet_cache.store.rows import row_checksums
+from orsanet_cache.store.schema import MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
+from orsanet_cache.store.seal import CHECKSUMS, write_records
 from orsanet_cache.store.sealing import damaged_units, fold, hex_digests, unfold
 from orsanet_cache.store.units import COMMITS, WHOLE, Marker, Part, Unit, UnitRecord, marker_path, units_of
-from orsanet_cache.store.zarr_folder import (
-    METADATA,
-    ZarrFolder,
-    array_document,
-    group_document,
-    read_whole,
-    small_content,
-)
-
-SAMPLE_ID_AXES = ("sample", "byte")
+from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, read_whole
+from orsanet_cache.store.zarr_writer import ZarrWriter, group_document
 
 
 class StoreWriter:
-    """The only code that changes a store. A context manager: it holds its part's lock."""
+    """The only code that changes a store that exists. A context manager: it holds its part's lock."""
 
     def __init__(self, path: Path, fields: Sequence[Field], part: Part, rows_per_unit: int) -> None:
         self.path = path
         self.part = part
         self.rows_per_unit = rows_per_unit
-        self._fields = fields
+        self._fields = {field.name: field for field in fields}
         self._container = ZarrFolder(path)
         self._ids: dict[str, tuple[str, ...]] = {}
         self._held = ExitStack()
         self._commits = path / COMMITS
         self._parts = self._commits / "parts"
         self._temporary = self._parts / f"{part.index}of{part.count}"
+        self._files = ZarrWriter(path, rows_per_unit, self._temporary / "published")
 
     @classmethod
     def open(
@@ -127,10 +119,10 @@ class StoreWriter:
         with locked(self.path / METADATA):
             is_new = not (self.path / split / METADATA).exists()
             if is_new:
-                self._write_small(split, "sample_id", encode_ids(ids), SAMPLE_ID_AXES)
+                self._files.small(f"{split}/sample_id", encode_ids(ids), SAMPLE_ID_AXES)
             elif not any(self.is_sealed(split, view) for view in self.views(split)):
-                self._mend_sample_ids(split, encode_ids(ids))
-            self._write_group(split, {})
+                self._files.mend_small(f"{split}/sample_id", encode_ids(ids), SAMPLE_ID_AXES)
+            self._files.group(split, {})
             if is_new:
                 return
         try:
@@ -153,12 +145,9 @@ class StoreWriter:
         with locked(self.path / METADATA):
             if self.is_sealed(split, view):  # asked under the lock: another process may just have sealed it
                 return
-            for field in self._fields:
-                folder, axes = self.path / split / view / field.name, ("sample", *field.axes)
-                self._write_document(
-                    folder, (count, *field.shape), field.dtype, axes, self.rows_per_unit, field.compressed
-                )
-            self._write_group(f"{split}/{view}", {})
+            for field in self._fields.values():
+                self._files.field(f"{split}/{view}", field, count)
+            self._files.group(f"{split}/{view}", {})
 
     def units(self, split: str) -> list[Unit]:
         """All units of a split."""
@@ -187,7 +176,7 @@ class StoreWriter:
         """A committed unit's marker; None where the unit is not committed, or its marker or one of its shards is not as committed."""
         try:
             marker = Marker.decode(read_whole(self._marker_path(unit, view)))
-            if marker.shards.keys() == {field.name for field in self._fields} and all(
+            if marker.shards.keys() == self._fields.keys() and all(
                 self._shard_path(unit, view, name).stat().st_size == shard["bytes"]
                 for name, shard in marker.shards.items()
             ):
@@ -211,15 +200,15 @@ class StoreWriter:
         """Write a unit's shards, then its marker. Where another process has committed it meanwhile, that stays."""
         shards: dict[str, dict[str, Any]] = {}
         written: dict[Path, Path] = {}
-        for field in self._fields:
-            content = encode_shard(arrays[field.name], self.rows_per_unit, field.compressed)
-            temporary = self._temporary / f"{field.name}.shard"
-            written[temporary] = self._shard_path(unit, view, field.name)
+        for name, field in self._fields.items():
+            content = self._files.shard_content(field, arrays[name])
+            temporary = self._temporary / f"{name}.shard"
+            written[temporary] = self._shard_path(unit, view, name)
             write_temporary(temporary, content)
-            shards[field.name] = {
+            shards[name] = {
                 "bytes": sum(map(len, content)),
-                "sha256": hashlib.sha256(np.ascontiguousarray(arrays[field.name]).data).hexdigest(),
-                "crc32c": row_checksums(arrays[field.name]).tolist(),
+                "sha256": hashlib.sha256(np.ascontiguousarray(arrays[name]).data).hexdigest(),
+                "crc32c": row_checksums(arrays[name]).tolist(),
             }
         marker = self._marker_path(unit, view)
         make_folder(marker.parent)
@@ -270,7 +259,9 @@ class StoreWriter:
                 # Where another process took units back meanwhile, it is for that one to seal.
                 if all(self.marker(unit, view) == marker for unit, marker in markers.items()):
                     sealed = fold(self._container, split, view, list(markers.values()), provenance)
-                    self._write_records(f"{split}/{view}", sealed)
+                    write_records(self._files, split, view, sealed)
+                    attributes = {"provenance": sealed.provenance, "seal": sealed.seal, "rejected": sealed.rejected}
+                    self._files.group(f"{split}/{view}", attributes)
                     self._discard_markers(split, view)
             return []
 
@@ -314,16 +305,6 @@ class StoreWriter:
         except (OrsanetError, *DAMAGE):
             return False
 
-    def _write_records(self, name: str, sealed: SealedView) -> None:
-        """A view's records, and last its seal."""
-        for field, checksums in sealed.crc32c.items():
-            self._write_small(f"{name}/{CHECKSUMS}", field, checksums, ("sample",))
-        self._write_group(f"{name}/{CHECKSUMS}", {})
-        self._write_small(name, "image_sha256", sealed.image_sha256, ("sample", "sha256"))
-        self._write_small(name, "unit_sha256", sealed.unit_sha256, ("unit", "field", "sha256"))
-        attributes = {"provenance": sealed.provenance, "seal": sealed.seal, "rejected": sealed.rejected}
-        self._write_group(name, attributes)
-
     def _unseal(self, split: str, view: str, but: set[int]) -> None:
         """Turn a seal back into markers, of all units but these; without records that can be trusted, of none."""
         with suppress(OrsanetError):
@@ -334,48 +315,11 @@ class StoreWriter:
                 shards = {field: self._shard_path(unit, view, field) for field in sealed.fields}
                 file_bytes = {field: path.stat().st_size for field, path in shards.items() if path.exists()}
                 marker = unfold(sealed, unit, self._ids[split][unit.rows], file_bytes)
-                path = self._marker_path(unit, view)
-                make_folder(path.parent)
-                self._publish(path, [marker.encode()])
-        self._write_group(f"{split}/{view}", {})
-
-    def _write_small(self, group: str, name: str, values: NDArray[Any], axes: tuple[str, ...]) -> None:
-        folder = self.path / group / name
-        make_folder(folder)
-        self._publish(folder / shard_name(0, values.ndim), small_content(values))
-        self._write_document(folder, values.shape, str(values.dtype), axes)
-
-    def _mend_sample_ids(self, split: str, encoded: NDArray[np.uint8]) -> None:
-        """Where these are the ids on the disk, see that their metadata says so."""
-        folder = self.path / split / "sample_id"
-        with suppress(*DAMAGE):
-            if read_whole(folder / shard_name(0, encoded.ndim)) == b"".join(small_content(encoded)):
-                self._write_document(folder, encoded.shape, "uint8", SAMPLE_ID_AXES)
-
-    def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
-        """A group's zarr.json, unless it is there."""
-        path, document = self.path / group / METADATA, group_document(attributes)
-        with suppress(*DAMAGE):
-            if read_whole(path) == document:
-                return
-        make_folder(path.parent)
-        self._publish(path, [document])
-
-    def _write_document(self, folder: Path, *layout: Any) -> None:
-        """An array's zarr.json, unless it is there."""
-        document = array_document(*layout)
-        with suppress(*DAMAGE):
-            if json.loads(read_whole(folder / METADATA)) == json.loads(document):
-                return
-        make_folder(folder)
-        self._publish(folder / METADATA, [document])
-
-    def _publish(self, path: Path, content: list[bytes]) -> None:
-        publish(path, content, self._temporary / "published")
+                self._files.publish(self._marker_path(unit, view), [marker.encode()])
+        self._files.group(f"{split}/{view}", {})
 
     def _shard_path(self, unit: Unit, view: str, field: str) -> Path:
-        dimensions = next(1 + len(known.shape) for known in self._fields if known.name == field)
-        return self.path / unit.split / view / field / shard_name(unit.index, dimensions)
+        return self._files.shard_path(f"{unit.split}/{view}", self._fields[field], unit.index)
 
     def _marker_path(self, unit: Unit, view: str) -> Path:
         return marker_path(self.path, unit, view)

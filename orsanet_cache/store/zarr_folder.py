@@ -1,15 +1,13 @@
 """A Zarr v3 folder as a store's container.
 
 Groups and arrays are folders with a `zarr.json`, which is read as the JSON it is. Small arrays are one file, `c.0.0`: their bytes and a
-CRC-32C. Rows of large arrays come straight from the shards, or from zarr-python where an array is laid out in another way. What this
-module writes is written by zarr-python (array metadata) or checked against it in the tests (everything else).
+CRC-32C. Rows of large arrays come straight from the shards, or from zarr-python where an array is laid out in another way. zarr_writer.py writes what is read here.
 """
 
 import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,44 +139,3 @@ def read_whole(path: Path, limit: int = MAX_METADATA_BYTES) -> bytes:
         if os.fstat(file.fileno()).st_size > limit:
             raise ValueError(f"{path} has more than {limit:,} bytes")
         return file.readall()
-
-
-def group_document(attributes: Mapping[str, Any]) -> bytes:
-    """The zarr.json of a group."""
-    document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False).encode()
-
-
-def array_document(
-    shape: tuple[int, ...],
-    dtype: str,
-    dimensions: tuple[str, ...],
-    rows_per_shard: int | None = None,
-    compressed: bool = False,
-) -> bytes:
-    """The zarr.json of an array: sharded, one row a chunk; or, without `rows_per_shard`, a small one in a single file."""
-    import zarr
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-    from zarr.storage import MemoryStore
-
-    from orsanet_cache.store.rows import ZSTD_LEVEL
-
-    memory: dict[str, Any] = {}
-    row = shape[1:]
-    zarr.create_array(
-        MemoryStore(memory),
-        shape=shape,
-        dtype=dtype,
-        chunks=shape if rows_per_shard is None else (1, *row),
-        shards=None if rows_per_shard is None else (rows_per_shard, *row),
-        compressors=[*([ZstdCodec(level=ZSTD_LEVEL)] if compressed else []), Crc32cCodec()],
-        chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=dimensions,
-    )
-    return bytes(memory[METADATA].to_bytes())
-
-
-def small_content(values: NDArray[Any]) -> list[bytes]:
-    """The single file of a small array."""
-    content = np.ascontiguousarray(values).tobytes()
-    return [content, google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little")]

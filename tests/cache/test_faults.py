@@ -37,7 +37,8 @@ from orsanet_cache.cli import main
 from orsanet_cache.frozen.priors import Priors
 from orsanet_cache.store.seal import view_seal
 from orsanet_cache.store.units import Part
-from orsanet_cache.store.zarr_folder import ZarrFolder, small_content
+from orsanet_cache.store.zarr_folder import ZarrFolder
+from orsanet_cache.store.zarr_writer import small_content
 
 CPU = torch.device("cpu")
 Content = dict[str, bytes]
