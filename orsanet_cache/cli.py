@@ -107,7 +107,7 @@ def build(
     The word demo stands for the small networks that come with the package: made for the faces of `demo-faces`, not for real ones.
     """
     from orsanet_cache.builder.build import build as build_store
-    from orsanet_cache.builder.build import bytes_needed
+    from orsanet_cache.builder.disk import bytes_needed
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.data.views import View
     from orsanet_cache.device import choose_device, torchrun_part

@@ -28,7 +28,7 @@ from markdown_it.token import Token
 from myst_parser.slugs import github_slugify, unique_slug
 from PIL import Image
 
-from orsanet_cache.builder.build import bytes_needed
+from orsanet_cache.builder.disk import bytes_needed
 from orsanet_cache.cli import main as cache_main
 from orsanet_cache.store.schema import schema
 from orsanet_train.cli import main as train_main

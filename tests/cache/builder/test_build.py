@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
-from orsanet_cache.builder.build import build, bytes_needed
+from orsanet_cache.builder.build import build
+from orsanet_cache.builder.disk import bytes_needed
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.store.schema import schema
@@ -269,7 +270,7 @@ def test_the_disk_estimate_is_what_the_store_needs(world) -> None:
 
 
 def test_too_little_disk_is_refused_before_any_work(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import orsanet_cache.builder.build as module
+    import orsanet_cache.builder.disk as module
 
     monkeypatch.setattr(module, "FREE_SPACE_MARGIN", 1e12)  # the real disk, judged as if a terabyte-fold were needed
     with pytest.raises(OrsanetError, match=r"needs about .* GB more, .* GB are free"):

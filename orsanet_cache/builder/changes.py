@@ -1,0 +1,102 @@
+"""Images that are no longer those a store was built from, and units that are to be computed again."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from orsanet_cache.builder.placing import begin, is_placed
+from orsanet_cache.data.images import RejectedImage, read_file
+from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.views import CLEAN
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.store.units import Unit
+from orsanet_cache.store.writer import StoreWriter
+
+
+def treat_changed(
+    writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], accept: bool, damaged: set[tuple[str, str]]
+) -> None:
+    """Images that are not those the store was built from: refuse them, or take back what was computed from them, in every view.
+
+    Views that are `damaged` (split, view) need not say what they were built from.
+    """
+    changed = _changed_images(writer, manifest, own, damaged)
+    if changed and not accept:
+        found = [f"{unit.split}: {text}" for unit, texts in changed.items() for text in texts]
+        rows = sum(unit.stop - unit.start for unit in changed)
+        raise OrsanetError(
+            f"{writer.path}: {len(found)} image(s) are not those that the store was built from; put them back, or run "
+            f"`orsanet-cache build … --accept-changed`, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
+        )
+    take_back(writer, [(unit, view) for unit in changed for view in writer.views(unit.split)])
+
+
+def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tuple[str, str]]:
+    """Uncommit units of views, and with those of a clean view what they place -> the placed views (split, view) that were sealed."""
+    follow = [(unit, view) for unit, of_view in units if of_view == CLEAN for view in writer.views(unit.split)]
+    # What is placed goes first: wherever this ends, nothing is left that was placed by landmarks that will be others.
+    units = sorted(
+        dict.fromkeys([*units, *(one for one in follow if is_placed(one[1]))]), key=lambda one: not is_placed(one[1])
+    )
+    sealed = []
+    for split, view in dict.fromkeys((unit.split, view) for unit, view in units):
+        if is_placed(view):
+            sealed += [(split, view)] if writer.is_sealed(split, view) else []
+            begin(writer.path, split, view)
+        writer.uncommit([unit for unit, of_view in units if (unit.split, of_view) == (split, view)], view)
+    return sealed
+
+
+def _changed_images(
+    writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], damaged: set[tuple[str, str]]
+) -> dict[Unit, list[str]]:
+    """Units whose image files are not those they were computed from -> what is different."""
+    known: dict[Unit, list[list[str]]] = {unit: [] for unit in own}
+    for split in dict.fromkeys(unit.split for unit in own):
+        for view in writer.views(split):
+            try:
+                of_view = writer.image_sha256(split, view)
+            except OrsanetError:
+                if (split, view) not in damaged:
+                    raise
+                continue
+            for unit, digests in of_view.items():
+                if unit in known:
+                    known[unit].append(digests)
+
+    def difference(image: str, before: set[str]) -> str:
+        now = _file_sha256(manifest.root / image)
+        if before == {now}:
+            return ""
+        return f"{image!r}: " + (
+            "cannot be read now" if not now else "changed" if "" not in before else "can be read now"
+        )
+
+    changed: dict[Unit, list[str]] = {}
+    samples = {split: manifest.split(split) for split in {unit.split for unit in own}}
+    finished = {unit: of_views for unit, of_views in known.items() if of_views}
+    total = sum(unit.stop - unit.start for unit in finished)
+    with (
+        ThreadPoolExecutor(os.cpu_count(), "hash") as pool,
+        tqdm(total=total, unit="image", desc="check images", delay=2, leave=False) as progress,
+    ):
+        for unit, of_views in finished.items():
+            images = [sample.image for sample in samples[unit.split][unit.rows]]
+            before = [set(of_image) for of_image in zip(*of_views, strict=True)]
+            found = [text for text in pool.map(difference, images, before) if text]
+            progress.update(len(images))
+            if found:
+                changed[unit] = found
+    return changed
+
+
+def _file_sha256(path: Path) -> str:
+    """In hex; empty for a file that cannot be read."""
+    try:
+        return hashlib.sha256(read_file(path)).hexdigest()
+    except RejectedImage:
+        return ""

@@ -1,0 +1,155 @@
+"""What a build has to do, asked of the store once, before anything is computed.
+
+    splits begun → changed images' units taken back → views to finish, room for them → this part's units that lack some ─▶ Plan
+
+What is to be computed again loses its marker first; from then on a unit without a marker is one to compute, and nothing else is. Views
+with occluders are asked for again when the clean view is sealed, whose landmarks place them: until then other parts may have been at work.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from orsanet_cache.builder.changes import take_back, treat_changed
+from orsanet_cache.builder.placing import begin, check_sealed, is_placed
+from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.views import CLEAN
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.units import Unit
+from orsanet_cache.store.writer import StoreWriter
+
+ViewsOf = Mapping[str, Sequence[str]]  # split -> views
+
+
+class Work(NamedTuple):
+    """A unit and the views it lacks."""
+
+    unit: Unit
+    views: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return (self.unit.stop - self.unit.start) * len(self.views)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Views to finish, and what this part has to compute for them."""
+
+    own: Sequence[Unit]  # this part's units of all splits
+    views: ViewsOf  # to finish, by split
+    work: Sequence[Work]  # of `own`, what lacks some of `views`
+
+    @property
+    def rows(self) -> int:
+        """Images times views to compute."""
+        return sum(lacking.rows for lacking in self.work)
+
+    def only(self, placed: bool) -> "Plan":
+        """The part of it in views that the clean view's landmarks place, or in the others."""
+
+        def chosen(views: Sequence[str]) -> tuple[str, ...]:
+            return tuple(view for view in views if is_placed(view) is placed)
+
+        work = [Work(unit, chosen(views)) for unit, views in self.work]
+        return Plan(
+            self.own,
+            {split: chosen(views) for split, views in self.views.items()},
+            [lacking for lacking in work if lacking.views],
+        )
+
+
+def plan_build(
+    writer: StoreWriter,
+    manifest: Manifest,
+    splits: Sequence[str],
+    views: Sequence[str],
+    recompute: Sequence[tuple[Unit, str]],
+    accept_changed: bool,
+) -> Plan:
+    """Begin the splits and the views, take back what is to be computed again, and list what this part lacks.
+
+    Args:
+        recompute: units of views to compute whether or not they are there.
+        accept_changed: compute again what was computed from images that have changed since, in every view.
+
+    Raises OrsanetError for images that have changed, without `accept_changed`; for another list of images than the store's; and for
+    views with occluders that another version drew, or another clean view placed.
+    """
+    for split in splits:
+        writer.add_split(split, [sample.image for sample in manifest.split(split)])
+    units = [unit for split in splits for unit in writer.units(split)]
+    own = [unit for position, unit in enumerate(units) if writer.part.has(position)]
+    treat_changed(writer, manifest, own, accept_changed, {(unit.split, view) for unit, view in recompute})
+    reopened = take_back(writer, recompute)
+    wanted = _wanted(writer, splits, views, accept_changed, reopened)
+    for split, of_split in wanted.items():
+        for view in of_split:
+            if is_placed(view):
+                _check_drawing(writer, split, view)
+            writer.add_view(split, view)
+    return Plan(own, wanted, _lacking(writer, own, wanted))
+
+
+def plan_placed(writer: StoreWriter, plan: Plan) -> Plan:
+    """The plan's placed views of splits whose clean view is sealed by now, and what they lack by now."""
+    placed = plan.only(placed=True).views
+    ready = {split: views for split, views in placed.items() if writer.is_sealed(split, CLEAN)}
+    return Plan(plan.own, ready, _lacking(writer, plan.own, ready))
+
+
+def check_nothing_waits(writer: StoreWriter, plan: Plan, placed: Plan) -> None:
+    """Raises OrsanetError where views of the plan wait for a clean view that other parts are at; `placed` are those that did not."""
+    views = {split: of_split for split, of_split in plan.only(placed=True).views.items() if split not in placed.views}
+    waiting = _lacking(writer, plan.own, views)
+    if waiting:
+        splits = ", ".join(dict.fromkeys(lacking.unit.split for lacking in waiting))
+        names = ", ".join(dict.fromkeys(view for lacking in waiting for view in lacking.views))
+        raise OrsanetError(
+            f"{writer.path}: {names} go where the landmarks of the clean view say, and other parts are still at the clean view of {splits}; "
+            f"what was computed is kept: run the same command again when they have finished"
+        )
+
+
+def count_waiting(writer: StoreWriter, plan: Plan) -> int:
+    """Units, of whatever part, that lack a view of the plan."""
+    return len(_missing(writer, plan.views))
+
+
+def _wanted(
+    writer: StoreWriter,
+    splits: Sequence[str],
+    views: Sequence[str],
+    accept_changed: bool,
+    reopened: Sequence[tuple[str, str]],
+) -> ViewsOf:
+    """Per split the views to finish: with changed images also those that were begun or had to be opened again for them."""
+    wanted = {}
+    for split in splits:
+        opened = [view for view in writer.views(split) if not writer.is_sealed(split, view)] if accept_changed else []
+        wanted[split] = tuple(dict.fromkeys((*views, *opened, *(view for of, view in reopened if of == split))))
+    return wanted
+
+
+def _check_drawing(writer: StoreWriter, split: str, view: str) -> None:
+    if writer.is_sealed(split, view):
+        check_sealed(PriorStore.open(writer.path), split, view)
+    else:
+        begin(writer.path, split, view)
+
+
+def _lacking(writer: StoreWriter, own: Sequence[Unit], views: ViewsOf) -> list[Work]:
+    """The units of this part that some view lacks."""
+    missing = _missing(writer, views)
+    return [Work(unit, tuple(missing[unit])) for unit in own if unit in missing]
+
+
+def _missing(writer: StoreWriter, views: ViewsOf) -> dict[Unit, list[str]]:
+    """Units of every part that are not committed -> the views they lack."""
+    missing: dict[Unit, list[str]] = {}
+    for split, of_split in views.items():
+        for view in of_split:
+            for unit in writer.missing(split, view):
+                missing.setdefault(unit, []).append(view)
+    return missing
