@@ -115,7 +115,7 @@ def build(
     from orsanet_cache.frozen.priors import FrozenPriors
     from orsanet_cache.frozen.shipped import DEMO, weights_path
     from orsanet_cache.store.schema import schema
-    from orsanet_cache.store.units import Part
+    from orsanet_cache.store.units import Share
 
     chosen_views = [str(View.parse(view.strip())) for view in views.split(",")]
     if len(set(chosen_views)) < len(chosen_views):
@@ -141,7 +141,7 @@ def build(
     )
     summary = build_store(
         loaded, out, priors, chosen_views,
-        device=chosen_device, splits=chosen_splits, part=Part(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
+        device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
         batch_size=batch_size, accept_changed=accept_changed,
     )  # fmt: skip
     if summary.computed:
@@ -221,10 +221,10 @@ def verify(
 ) -> None:  # fmt: skip
     """Check that STORE is what was built, and name each unit that is not."""
     from orsanet_cache.errors import OrsanetError, listed
-    from orsanet_cache.store.units import Part
+    from orsanet_cache.store.units import Share
     from orsanet_cache.store.verify import verify as verify_store
 
-    units, damage = verify_store(store, deep, Part(*(sample or (1, 1))))
+    units, damage = verify_store(store, deep, Share(*(sample or (1, 1))))
     extent = "all their rows" if deep else "their first and last rows; --deep reads all"
     click.echo(f"{store}: read {units:,} units, {extent}")
     if not damage:

@@ -31,7 +31,7 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
-from orsanet_cache.store.units import WHOLE, Part, Unit, UnitRecord
+from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
 
@@ -56,7 +56,7 @@ def build(
     *,
     device: torch.device,
     splits: Sequence[str] | None = None,
-    part: Part = WHOLE,
+    part: Share = WHOLE,
     precision: Precision | Literal["auto"] = "auto",
     feature_dtype: str = "float16",
     batch_size: int | None = None,

@@ -36,7 +36,7 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class FacePart:
     """Classes first … last of the map, and the share they typically have: the face of the picture, any other part of the face."""
 
     first: int
@@ -47,13 +47,13 @@ class Part:
 # LaPa classes: 1 face, 2 and 3 brows, 4 and 5 eyes, 6 nose, 7 to 9 lips and inner mouth. The sizes are round numbers, for tight crops and
 # whole heads alike: the true parts of uncovered synthetic faces are all within SIZE_FACTOR of them, but for brows under hair.
 PARTS = {
-    "face": Part(1, 9, 0.4),
-    "left brow": Part(2, 2, 0.015),
-    "right brow": Part(3, 3, 0.015),
-    "left eye": Part(4, 4, 0.01),
-    "right eye": Part(5, 5, 0.01),
-    "nose": Part(6, 6, 0.07),
-    "mouth": Part(7, 9, 0.04),
+    "face": FacePart(1, 9, 0.4),
+    "left brow": FacePart(2, 2, 0.015),
+    "right brow": FacePart(3, 3, 0.015),
+    "left eye": FacePart(4, 4, 0.01),
+    "right eye": FacePart(5, 5, 0.01),
+    "nose": FacePart(6, 6, 0.07),
+    "mouth": FacePart(7, 9, 0.04),
 }
 ABOVE = (
     ("left brow", "left eye"), ("right brow", "right eye"), ("left eye", "nose"), ("right eye", "nose"), ("nose", "mouth"),

@@ -1,4 +1,4 @@
-"""Units of work, the parts they are dealt out to, and the markers of those that are done."""
+"""Units of work, the shares they are dealt out in, and the markers of those that are done."""
 
 import hashlib
 import json
@@ -10,21 +10,21 @@ COMMITS = ".commits"  # the folder of markers in a store; no split can have this
 
 
 @dataclass(frozen=True)
-class Part:
-    """Part `index` of `count`, counted from 1: every count-th unit."""
+class Share:
+    """Share `index` of `count`, counted from 1: every count-th unit. A process's part of a build, or a sample to verify."""
 
     index: int
     count: int
 
     def has(self, position: int) -> bool:
-        """Is the unit at this position, counted from 0 over all splits, one of this part's?"""
+        """Is the unit at this position, counted from 0 over all splits, one of this share's?"""
         return position % self.count == self.index - 1
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
 
-WHOLE = Part(1, 1)
+WHOLE = Share(1, 1)
 
 
 @dataclass(frozen=True, order=True)

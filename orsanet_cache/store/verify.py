@@ -20,7 +20,7 @@ from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums
 from orsanet_cache.store.seal import RECORDS, SealedView, unit_digest
-from orsanet_cache.store.units import WHOLE, Marker, Part, Unit, marker_path, units_of
+from orsanet_cache.store.units import WHOLE, Marker, Share, Unit, marker_path, units_of
 from orsanet_cache.store.zarr_folder import METADATA, read_whole
 
 
@@ -49,7 +49,7 @@ class _Check:
     crc32c: dict[str, Checksums]  # of the view's rows, by field
 
 
-def verify(path: Path, deep: bool = False, sample: Part = WHOLE) -> tuple[int, list[Damage]]:
+def verify(path: Path, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
     """Check every unit, or with `sample` i/n every n-th from the i-th -> number of units read, and the damage found.
 
     Units of views that are not sealed yet are held against their markers. Raises OrsanetError for what is no store, or one whose split

@@ -37,7 +37,7 @@ from orsanet_cache.store.rows import row_checksums
 from orsanet_cache.store.schema import MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
 from orsanet_cache.store.seal import CHECKSUMS, write_records
 from orsanet_cache.store.sealing import damaged_units, fold, hex_digests, unfold
-from orsanet_cache.store.units import COMMITS, WHOLE, Marker, Part, Unit, UnitRecord, marker_path, units_of
+from orsanet_cache.store.units import COMMITS, WHOLE, Marker, Share, Unit, UnitRecord, marker_path, units_of
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, read_whole
 from orsanet_cache.store.zarr_writer import ZarrWriter, group_document
 
@@ -45,7 +45,7 @@ from orsanet_cache.store.zarr_writer import ZarrWriter, group_document
 class StoreWriter:
     """The only code that changes a store that exists. A context manager: it holds its part's lock."""
 
-    def __init__(self, path: Path, fields: Sequence[Field], part: Part, rows_per_unit: int) -> None:
+    def __init__(self, path: Path, fields: Sequence[Field], part: Share, rows_per_unit: int) -> None:
         self.path = path
         self.part = part
         self.rows_per_unit = rows_per_unit
@@ -64,7 +64,7 @@ class StoreWriter:
         path: Path,
         recipe: Mapping[str, Any],
         fields: Sequence[Field],
-        part: Part = WHOLE,
+        part: Share = WHOLE,
         rows_per_unit: int | None = None,
     ) -> Self:
         """Create the store, or continue one with the same recipe, and take the part's lock.

@@ -30,7 +30,7 @@ import zarr.storage
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.priors import Priors
-from orsanet_cache.store.units import Part
+from orsanet_cache.store.units import Share
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate", "os.symlink"}
 LOOKS = {"open", "fcntl.flock"}
@@ -169,7 +169,7 @@ def build_and_leave(order: dict[str, Any], manifest: Manifest, networks: Counted
     points.watch()
     answer: dict[str, Any] = {}
     try:
-        views, rows, part = order["views"], order["rows_per_unit"], Part(*order["part"])
+        views, rows, part = order["views"], order["rows_per_unit"], Share(*order["part"])
         summary = build(manifest, out, networks, views, device=torch.device("cpu"), part=part, rows_per_unit=rows)
         answer = {"computed": summary.computed, "waiting": summary.waiting}
     except OrsanetError as error:

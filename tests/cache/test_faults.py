@@ -36,7 +36,7 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.priors import Priors
 from orsanet_cache.store.seal import view_seal
-from orsanet_cache.store.units import Part
+from orsanet_cache.store.units import Share
 from orsanet_cache.store.zarr_folder import ZarrFolder
 from orsanet_cache.store.zarr_writer import small_content
 
@@ -789,7 +789,7 @@ def test_nothing_is_deleted_behind_a_link_in_the_store(
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(path, ignore_errors=True)
     path.symlink_to(kept, target_is_directory=True)
-    for part in (Part(1, 1), Part(2, 3)):
+    for part in (Share(1, 1), Share(2, 3)):
         _, said = answer(
             lambda: build(small.manifest, out, small.priors, ["clean", "hflip"], device=CPU, part=part)  # noqa: B023
         )

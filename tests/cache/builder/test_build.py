@@ -17,7 +17,7 @@ from orsanet_cache.builder.disk import bytes_needed
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.store.schema import schema
-from orsanet_cache.store.units import Part, UnitRecord
+from orsanet_cache.store.units import Share, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 
 CPU = torch.device("cpu")
@@ -369,7 +369,9 @@ def test_one_bad_split_does_not_keep_the_others_unsealed(world, tmp_path: Path) 
 
 def test_another_manifest_does_not_spoil_an_unfinished_store(world, tmp_path: Path) -> None:
     out, manifest = tmp_path / "store.zarr", world.load_manifest()
-    build(manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"], part=Part(1, 2), rows_per_unit=4)
+    build(
+        manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"], part=Share(1, 2), rows_per_unit=4
+    )
     before = digests(out)
     fewer = replace(manifest, samples=manifest.samples[:-13])
     with pytest.raises(OrsanetError, match="another list of images"):

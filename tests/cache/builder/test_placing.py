@@ -18,7 +18,7 @@ from orsanet_cache.builder.repair import repair
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import PLACED, View
 from orsanet_cache.frozen.priors import FrozenPriors
-from orsanet_cache.store.units import WHOLE, Part
+from orsanet_cache.store.units import WHOLE, Share
 from orsanet_cache.store.verify import verify
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def changing(world: Any) -> Changing:
 
 
 def build_test(
-    manifest: Manifest, out: Path, priors: FrozenPriors, views: Sequence[str], part: Part = WHOLE, **options: Any
+    manifest: Manifest, out: Path, priors: FrozenPriors, views: Sequence[str], part: Share = WHOLE, **options: Any
 ) -> BuildSummary:
     return build(manifest, out, priors, views, device=CPU, splits=["test"], part=part, rows_per_unit=ROWS, **options)
 
@@ -190,17 +190,17 @@ def test_a_part_whose_clean_view_waits_for_others_says_so_and_keeps_what_it_has(
     out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
     views = ["clean", "mask", "hand-seed1"]
     with pytest.raises(OrsanetError) as raised:
-        build_test(manifest, out, priors, views, Part(1, 2))
+        build_test(manifest, out, priors, views, Share(1, 2))
     said = str(raised.value)
     assert "mask, hand-seed1 go where the landmarks of the clean view say" in said
     assert "other parts are still at the clean view of test" in said
     assert "run the same command again when they have finished" in said
-    second = build_test(manifest, out, priors, views, Part(2, 2))
+    second = build_test(manifest, out, priors, views, Share(2, 2))
     assert (second.computed, second.waiting) == (
         3 * ROWS,
         2,
     )  # its unit in all views; both of the first part are to come
-    first = build_test(manifest, out, priors, views, Part(1, 2))
+    first = build_test(manifest, out, priors, views, Share(1, 2))
     assert (first.computed, first.waiting) == (2 * 2 * ROWS, 0)
     assert digests(out) == digests(whole)
 

@@ -15,7 +15,7 @@ from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.builder.repair import repair
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.store.units import Part
+from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import progress, verify
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_a_sound_store_has_no_damage(sound: Path, deep: bool) -> None:
 
 
 def test_the_parts_of_a_sample_cover_every_unit_once(sound: Path) -> None:
-    assert [verify(sound, sample=Part(index, 3))[0] for index in (1, 2, 3)] == [6, 5, 5]
+    assert [verify(sound, sample=Share(index, 3))[0] for index in (1, 2, 3)] == [6, 5, 5]
 
 
 def test_damage_is_named_by_unit_and_no_other_is(store: Path) -> None:
@@ -119,7 +119,14 @@ def test_repair_refuses_other_weights_and_leaves_the_store_alone(world, store: P
 def test_an_unfinished_view_is_held_against_its_markers(world, tmp_path: Path) -> None:
     out, manifest = tmp_path / "store.zarr", world.load_manifest()
     summary = build(
-        manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"], part=Part(1, 2), rows_per_unit=ROWS
+        manifest,
+        out,
+        world.load_priors(),
+        ["clean"],
+        device=CPU,
+        splits=["train"],
+        part=Share(1, 2),
+        rows_per_unit=ROWS,
     )
     assert summary.waiting == 2
     assert progress(out, "train", "clean") == (2, 4)
@@ -181,7 +188,7 @@ def test_exchanged_shards_of_an_unfinished_view_are_found(world, tmp_path: Path)
     out = tmp_path / "store.zarr"
     build(
         world.load_manifest(), out, world.load_priors(), ["clean"],
-        device=CPU, splits=["train"], part=Part(1, 2), rows_per_unit=ROWS,
+        device=CPU, splits=["train"], part=Share(1, 2), rows_per_unit=ROWS,
     )  # fmt: skip
     shutil.copy(out / "train/clean/landmarks/c.2.0.0", out / "train/clean/landmarks/c.0.0.0")
     (damage,) = verify(out)[1]
