@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import CommandGroup, classes_option
+from orsanet_cache.console import FILE, CommandGroup, classes_option
 from orsanet_train.commands.bench import bench
 from orsanet_train.commands.export import export
-from orsanet_train.commands.options import FILE, checkpoint_option
+from orsanet_train.commands.options import checkpoint_option
 from orsanet_train.commands.predict import predict
 
 if TYPE_CHECKING:

@@ -1,10 +1,8 @@
 """Options that several commands share."""
 
-from pathlib import Path
-
 import click
 
-FILE = click.Path(path_type=Path)
+from orsanet_cache.console import FILE
 
 checkpoint_option = click.option(
     "--checkpoint",
