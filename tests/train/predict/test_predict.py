@@ -363,7 +363,7 @@ def test_overlays_are_drawn_for_as_many_pictures_as_asked_for(
     for name in names:
         with Image.open(tmp_path / "out" / name) as drawn:
             heights.append(drawn.height - 936 * (3 if name == names[0] else 9) // (5 if name == names[0] else 16))
-    tile = 224 + 8  # of gallery.py, with the gap
+    tile = 224 + 8  # of tiles.py, with the gap
     assert MAX_FACES * tile < heights[0] < 15 * 1.25 * tile  # with titles
     assert 3 * tile < heights[1] < 5 * tile
 
