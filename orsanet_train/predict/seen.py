@@ -16,6 +16,7 @@ from PIL import Image
 
 from orsanet_cache.data.faces import FaceDetector, crop_face
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.views import CLEAN
 from orsanet_train.predict.pictures import Picture
 
 Crop = Literal["auto", "none"]
@@ -71,7 +72,7 @@ class Looker:
             rgb = read_image(picture.path).rgb if picture.rgb is None else picture.rgb
             if self._detector is None:
                 height, width = rgb.shape[:2]
-                return Seen(known, (Box(0, 0, width, height, None),), view_pixels(rgb, "clean")[None], "", None)
+                return Seen(known, (Box(0, 0, width, height, None),), view_pixels(rgb, CLEAN)[None], "", None)
             faces = self._detector.find(rgb)
             if not faces:
                 raise RejectedImage(NO_FACE)
@@ -79,7 +80,7 @@ class Looker:
             return Seen(known, (), np.empty((0, 224, 224, 3), np.uint8), str(reason), None)
         return Seen(
             known, tuple(Box(*face.box, face.score) for face in faces),
-            np.stack([view_pixels(crop_face(rgb, face, self.margin), "clean") for face in faces]), "",
+            np.stack([view_pixels(crop_face(rgb, face, self.margin), CLEAN) for face in faces]), "",
             _preview(rgb) if preview else None,
         )  # fmt: skip
 
