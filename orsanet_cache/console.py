@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from orsanet_cache.errors import OrsanetError
 
+FILE = click.Path(path_type=Path)  # of an argument or option that names a file or folder, there or not
 REPEAT_SECONDS = 5.0  # longer than ending an interrupted command takes
 _first: int = signal.SIGINT  # what the alarm repeats
 
@@ -45,6 +47,16 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     _first = number if number != signal.SIGALRM else _first
     signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
     raise Terminated if _first == signal.SIGTERM else KeyboardInterrupt
+
+
+def parse_part(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """I/N as two numbers, both counted from 1."""
+    if value is None:
+        return None
+    index, slash, count = value.partition("/")
+    if not slash or not index.isdecimal() or not count.isdecimal() or not 1 <= int(index) <= int(count):
+        raise click.BadParameter(f"{value} is not I/N with I from 1 to N, as in 2/4")
+    return int(index), int(count)
 
 
 def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:

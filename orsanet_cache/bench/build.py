@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from orsanet_cache.builder.build import build
-from orsanet_cache.builder.pipeline import CPU_BATCH, GPU_BATCH, DecodedUnit, Pipeline
+from orsanet_cache.builder.pipeline import DecodedUnit, Pipeline
 from orsanet_cache.data.images import IMAGE_SIZE
 from orsanet_cache.data.manifest import Manifest, Sample
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
+from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH, FrozenPriors, Precision, in_half_precision
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.store.schema import schema
 
@@ -65,7 +66,7 @@ def bench_build(
         warm_up = batch_size or (
             CPU_BATCH if device.type == "cpu" else 2 * GPU_BATCH
         )  # the first call of a kernel is slow
-        _networks_alone(priors, min(warm_up, images), ["clean"], device, precision, batch_size)
+        _networks_alone(priors, min(warm_up, images), [CLEAN], device, precision, batch_size)
         summary = build(
             chosen, out / "store.zarr", priors, views, device=device, precision=precision, batch_size=batch_size
         )

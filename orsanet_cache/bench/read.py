@@ -20,6 +20,7 @@ import zarr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.convert import convert
 from orsanet_cache.store.reader import PriorStore
@@ -27,7 +28,7 @@ from orsanet_cache.store.schema import Field, schema
 from orsanet_cache.store.units import Unit, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 
-SPLIT, VIEW = "train", "clean"
+SPLIT, VIEW = "train", CLEAN
 TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # what the published model reads
 BATCH = 256
 ROUND_SECONDS = 1.0

@@ -40,7 +40,7 @@ _GREY_SPREAD = 4  # colour levels; a photograph without colour stays below, JPEG
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceAxes:
     """The landmarks and the axes that they span."""
 
     points: Points  # [68, 2]
@@ -131,7 +131,7 @@ def _cover(polygons: Sequence[Points], width: int, height: int, blur: float = 0.
     return cover
 
 
-def _face(landmarks: NDArray[np.floating]) -> Face:
+def _face(landmarks: NDArray[np.floating]) -> FaceAxes:
     """Axes that are too short, or nearly parallel, are replaced by upright ones: then there is no face to follow."""
     inside = np.clip(np.nan_to_num(landmarks.astype(np.float64)), -_FARTHEST, 1 + _FARTHEST)
     points = inside * IMAGE_SIZE - 0.5  # pixel i covers i - 0.5 … i + 0.5
@@ -140,10 +140,10 @@ def _face(landmarks: NDArray[np.floating]) -> Face:
     across, down = (right - left) / 2, mouth - eyes
     if abs(across[0] * down[1] - across[1] * down[0]) < _SHORTEST**2:
         across, down = np.array([0.13 * IMAGE_SIZE, 0.0]), np.array([0.0, 0.28 * IMAGE_SIZE])
-    return Face(points, eyes, across, down)
+    return FaceAxes(points, eyes, across, down)
 
 
-def _illumination(pixels: Pixels, face: Face) -> Plane:
+def _illumination(pixels: Pixels, face: FaceAxes) -> Plane:
     """How bright things in front of the face would be: the picture's level at the face, and a little of its coarse shading."""
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (14, 14), interpolation=cv2.INTER_AREA)
     cells = np.clip(face.points[17:] * 14 / IMAGE_SIZE, 0, 13).astype(int)
@@ -153,7 +153,7 @@ def _illumination(pixels: Pixels, face: Face) -> Plane:
     return np.asarray(cv2.resize(light, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_LINEAR))
 
 
-def _skin(pixels: Pixels, face: Face) -> Colour:
+def _skin(pixels: Pixels, face: FaceAxes) -> Colour:
     """The colour of the nose and the cheeks beside it, as the picture shows it."""
     points = face.points
     cheeks = [
@@ -179,7 +179,7 @@ def _length(vector: Points) -> float:
     return float(np.hypot(*vector))
 
 
-def _sunglasses(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour) -> None:
+def _sunglasses(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour) -> None:
     """A lens over each eye, the bridge between them, and temples to the ears."""
     tint = _one_of(rng, [(0.05, 0.05, 0.06), (0.14, 0.08, 0.05), (0.05, 0.08, 0.12)])
     frame = _one_of(rng, [(0.06, 0.06, 0.07), (0.30, 0.18, 0.10), (0.50, 0.42, 0.25), (0.12, 0.14, 0.28)])
@@ -207,7 +207,7 @@ def _sunglasses(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colou
     layer.paint([*rings, bridge], frame)
 
 
-def _mask(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour) -> None:
+def _mask(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour) -> None:
     """A surgical mask from the bridge of the nose to under the chin, between the jaw points."""
     points = face.points
     cloth = _one_of(rng, [(0.58, 0.76, 0.88), (0.90, 0.91, 0.91), (0.14, 0.14, 0.16), (0.52, 0.74, 0.65), (0.88, 0.70, 0.74)])  # fmt: skip
@@ -239,7 +239,7 @@ def _mask(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour) -> 
         layer.paint(stroke(pleat - 0.04 * face.down, 0.03 * unit), cloth * 1.2 + 0.08, 0.35, 0.012 * unit, shape)
 
 
-def _hand(layer: Layer, face: Face, rng: np.random.Generator, skin: Colour) -> None:
+def _hand(layer: Layer, face: FaceAxes, rng: np.random.Generator, skin: Colour) -> None:
     """A hand over the mouth that comes from below, left or right: fingers across the lips, the wrist out of the picture."""
     unit = _length(face.down) * rng.uniform(0.95, 1.08)
     side = rng.choice([-1, 1])
@@ -289,7 +289,7 @@ def _finger(layer: Layer, line: Points, widths: NDArray[np.float64], flesh: Colo
     layer.paint(stroke(fold, 0.02 * unit), flesh * 0.55, 0.25, 0.012 * unit)
 
 
-def _half_face(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour) -> None:
+def _half_face(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour) -> None:
     """The edge of a wall or a door along the midline of the face, and all that is behind it."""
     midline = face.points[[27, 28, 29, 30, 33, 51, 57, 8]]
     middle = midline.mean(axis=0)
@@ -314,7 +314,7 @@ def _half_face(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour
     layer.paint(strip(0.03, 0.065), np.clip(paint * 1.25 + 0.05, 0, 1), 0.6, 0.01 * unit)
 
 
-def _cap(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour) -> None:
+def _cap(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour) -> None:
     """A baseball cap whose visor ends above the brows."""
     points = face.points
     cloth = _one_of(rng, [(0.14, 0.18, 0.36), (0.58, 0.12, 0.13), (0.12, 0.12, 0.13), (0.82, 0.81, 0.77), (0.16, 0.36, 0.22), (0.76, 0.58, 0.20)])  # fmt: skip
@@ -349,7 +349,7 @@ def _cap(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour) -> N
     layer.paint(stroke(visor[33:], 0.045 * unit), cloth * 0.45, 0.7, 0.012 * unit, visor)
 
 
-def _second_face(layer: Layer, face: Face, rng: np.random.Generator, _skin: Colour) -> None:
+def _second_face(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour) -> None:
     """Another person's head, cut by the left or right border, in front of the edge of the face."""
     identity = draw_identity(rng)
     light = draw_light(rng)
@@ -387,6 +387,6 @@ def _blob(centre: Points, radius: float) -> Points:
     return ellipse(float(centre[0]), float(centre[1]), radius, radius)
 
 
-_DRAWN: dict[str, Callable[[Layer, Face, np.random.Generator, Colour], None]] = {
+_DRAWN: dict[str, Callable[[Layer, FaceAxes, np.random.Generator, Colour], None]] = {
     "sunglasses": _sunglasses, "mask": _mask, "hand": _hand, "half-face": _half_face, "cap": _cap, "second-face": _second_face,
 }  # fmt: skip

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orsanet_cache.console import FILE
+
 if TYPE_CHECKING:
     from orsanet_cache.layouts.found import DataSet
-
-FILE = click.Path(path_type=Path)
 
 
 def _tag_lists(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
+from orsanet_cache.console import FILE
 from orsanet_cache.weights.sources import SOURCES, Name, default_folder, difference, fingerprint
-
-FILE = click.Path(path_type=Path)
 
 
 @click.group()

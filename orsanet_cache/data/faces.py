@@ -44,7 +44,7 @@ LARGEST = 1000  # pixels, a crop's side: more than four times what the networks 
 
 
 @dataclass(frozen=True)
-class Face:
+class DetectedFace:
     """A face in a picture, its box not always within it."""
 
     x: float
@@ -59,7 +59,7 @@ class Face:
         """x, y, width, height."""
         return self.x, self.y, self.width, self.height
 
-    def scaled(self, scale: float) -> "Face":
+    def scaled(self, scale: float) -> "DetectedFace":
         """The same face in the picture resized by `scale`."""
         x, y, width, height = (scale * value for value in self.box)
         return replace(self, x=x, y=y, width=width, height=height, points=self.points * np.float32(scale))
@@ -88,7 +88,7 @@ class FaceDetector:
             raise OrsanetError(f"{MODEL}: the face detector is missing or damaged; install the package again")
         self._local = threading.local()
 
-    def find(self, rgb: Pixels) -> list[Face]:
+    def find(self, rgb: Pixels) -> list[DetectedFace]:
         """Every face of a picture, uint8 [H, W, 3], from left to right.
 
         Nine in ten of those with a side of 48 pixels and a twentieth of the picture's longer side, or more; turned by at most 30 degrees.
@@ -99,7 +99,7 @@ class FaceDetector:
         kept = cv2.dnn.NMSBoxes([face.box for face in found], [face.score for face in found], SCORE, SAME_FACE)
         return sorted((found[int(number)] for number in np.ravel(kept)), key=lambda face: face.x + face.width / 2)
 
-    def _in_part(self, part: "_Part") -> Iterator[Face]:
+    def _in_part(self, part: "_Part") -> Iterator[DetectedFace]:
         canvas = np.zeros((INPUT, INPUT, 3), np.uint8)
         height, width = part.pixels.shape[:2]
         canvas[:height, :width] = part.pixels[..., ::-1]
@@ -109,7 +109,9 @@ class FaceDetector:
             if part.accepts(box):
                 placed = np.array(points, np.float32).reshape(5, 2) / part.scale + (part.left, part.top)
                 left, top = x / part.scale + part.left, y / part.scale + part.top
-                yield Face(left, top, box_width / part.scale, box_height / part.scale, score, placed.astype(np.float32))
+                yield DetectedFace(
+                    left, top, box_width / part.scale, box_height / part.scale, score, placed.astype(np.float32)
+                )
 
     def _yunet(self) -> Any:
         """This thread's detector: one has room for one picture's intermediate results."""
@@ -194,7 +196,7 @@ def _starts(length: int) -> list[int]:
     return np.linspace(0, max(0, length - INPUT), count).round().astype(int).tolist()
 
 
-def crop_face(rgb: Pixels, face: Face, margin: float = SIDE) -> Pixels:
+def crop_face(rgb: Pixels, face: DetectedFace, margin: float = SIDE) -> Pixels:
     """The square around a face, turned so that it is upright: uint8 [S, S, 3].
 
     S is `margin` times the longest side of the box, in the picture's own pixels: it is not enlarged, and shrunk only to LARGEST. What lies

@@ -21,7 +21,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from orsanet_cache.data.views import ERASED, View
+from orsanet_cache.data.views import ERASED, HFLIP, View
 from orsanet_cache.errors import OrsanetError
 
 Pixels = NDArray[np.uint8]
@@ -195,7 +195,7 @@ def view_pixels(rgb: Pixels, name: str) -> Pixels:
         raise OrsanetError(
             f"view '{name}' is drawn where the landmarks of the clean view say, so by `orsanet-cache build` only; read it from a store"
         )
-    seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if view.kind == "hflip" else rgb))
+    seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if view.kind == HFLIP else rgb))
     pixels = np.array(seen.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
     if view.kind in ERASED:
         _erase_square(pixels, int(view.kind.removeprefix("erase-")), view.seed)

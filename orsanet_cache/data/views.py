@@ -12,7 +12,8 @@ from typing import Self
 from orsanet_cache.errors import OrsanetError
 
 CLEAN = "clean"
-UNSEEDED = (CLEAN, "hflip")
+HFLIP = "hflip"
+UNSEEDED = (CLEAN, HFLIP)
 # The published artificial occlusion: a square of N % of the image, at a random place.
 ERASED = ("erase-10", "erase-20", "erase-30")
 # Drawn by occluders.py where the landmarks of the clean view say.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from orsanet_cache.data.images import IMAGE_SIZE, view_pixels
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import NO_CLASS, FrozenPriors
 from orsanet_cache.frozen.segface import LAPA_CLASSES
@@ -104,7 +105,7 @@ def _quality(priors: FrozenPriors, faces: Sequence[SyntheticFace]) -> Quality:
     visible: list[NDArray[np.bool_]] = []
     for start in range(0, len(faces), _BATCH):
         part = faces[start : start + _BATCH]
-        said = priors(torch.from_numpy(np.stack([view_pixels(face.image, "clean") for face in part])))
+        said = priors(torch.from_numpy(np.stack([view_pixels(face.image, CLEAN) for face in part])))
         if (said.segmentation_map == NO_CLASS).any():
             raise OrsanetError("the segmenter's output is not finite; these weights cannot be used")
         for face, predicted_map, landmarks in zip(

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from orsanet_cache.data.images import read_image, view_pixels
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
@@ -79,7 +80,7 @@ class _Faces:
             self.truth = truth["segmentation_map" if name == "segmenter" else "landmarks"]
 
     def batch(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        pixels = np.stack([view_pixels(read_image(self.folder / image_name(i)).rgb, "clean") for i in index.tolist()])
+        pixels = np.stack([view_pixels(read_image(self.folder / image_name(i)).rgb, CLEAN) for i in index.tolist()])
         images = imagenet_normalised(unit_range(torch.from_numpy(pixels)))
         truth = torch.from_numpy(self.truth[index])
         return (images, truth.long()) if self.name == "segmenter" else (images[..., ::2, ::2].contiguous(), truth)

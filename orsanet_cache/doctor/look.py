@@ -29,7 +29,7 @@ _ANNEX_K = 3_689
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureFacts:
     """What one pass sees of one file; everything after `problem` is empty where there is one."""
 
     problem: str = ""  # why the build cannot use it
@@ -48,7 +48,7 @@ class Picture:
 class DataSet:
     """A manifest and what was seen.
 
-    `pictures` has a row per sample in the manifest's order: image, label (class name), split, tags, person (or "") and Picture's fields.
+    `pictures` has a row per sample in the manifest's order: image, label (class name), split, tags, person (or "") and the fields of PictureFacts.
     """
 
     name: str
@@ -68,7 +68,7 @@ def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
     problems = ["; ".join(files.problems(sample.image)) for sample in manifest.samples]
     thumbnails = np.zeros((len(problems), THUMBNAIL, THUMBNAIL), np.uint8)
     paths = [manifest.root / sample.image for sample in manifest.samples]
-    seen: list[Picture] = []
+    seen: list[PictureFacts] = []
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0)), "doctor") as pool,
         tqdm(total=len(paths), unit="img", desc="pictures") as progress,
@@ -100,21 +100,21 @@ def grey(path: Path, side: int) -> NDArray[np.float32]:
     return np.asarray(_reduced(rgb, side).convert("L"), np.float32)
 
 
-def _see(path: Path, problem: str, thumbnail: NDArray[np.uint8]) -> Picture:
+def _see(path: Path, problem: str, thumbnail: NDArray[np.uint8]) -> PictureFacts:
     """Also fills `thumbnail` [32, 32]."""
     if problem:
-        return Picture(problem)
+        return PictureFacts(problem)
     try:
         data = read_file(path)
         rgb = decode(data)
     except RejectedImage as rejected:
-        return Picture(str(rejected))
+        return PictureFacts(str(rejected))
     small = _reduced(rgb, THUMBNAIL)
     colours = np.asarray(small, np.int16)
     thumbnail[:] = np.asarray(small.convert("L"))
     with NO_WARNINGS, Image.open(io.BytesIO(data), formats=FORMATS) as header:
         kind, tables = str(header.format), getattr(header, "quantization", {})
-    return Picture(
+    return PictureFacts(
         sha256=hashlib.sha256(data).hexdigest(),
         width=rgb.shape[1],
         height=rgb.shape[0],

@@ -25,6 +25,9 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 LandmarkInput = Literal["published", "native"]
 Precision = Literal["fp32", "fp16"]
 
+# Images at a time. Larger ones fall out of a CPU's caches: on two cores 8 ran 1.1 to 1.6 times as fast as 32.
+CPU_BATCH, GPU_BATCH = 8, 64
+
 NO_CLASS = 255
 ARCHITECTURE_KEY = "architecture"  # of a safetensors header: SegFaceConfig as JSON
 

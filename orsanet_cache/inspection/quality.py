@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 
@@ -104,9 +105,9 @@ def prior_quality(store: PriorStore, split: str, view: str, rows: NDArray[np.int
             progress.update(len(maps))
     quality[["part_plausibility", "landmark_agreement"]] = np.array(judged, np.float64).reshape(-1, 2)
     quality["flip_disagreement"] = np.nan
-    if view == "clean" and "hflip" in store.views(split):
-        both = store.accepted(split, "hflip")[rows]
-        mirrored = store.read(split, "hflip", "landmarks", rows[both])
+    if view == CLEAN and HFLIP in store.views(split):
+        both = store.accepted(split, HFLIP)[rows]
+        mirrored = store.read(split, HFLIP, "landmarks", rows[both])
         quality.loc[both, "flip_disagreement"] = flip_disagreement(landmarks[both], mirrored)
     quality["score"] = score(quality)
     return quality

@@ -31,7 +31,7 @@ class Eye:
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceGeometry:
     """Outlines, each a polygon [N, 2], or a line where named so. Pairs are (subject's right, subject's left)."""
 
     outline: Points
@@ -53,7 +53,7 @@ class Face:
     landmarks: Points  # [68, 2]
 
 
-def face_geometry(identity: Identity, movements: Movements, lopsided: float = 0.0, gaze: float = 0.0) -> Face:
+def face_geometry(identity: Identity, movements: Movements, lopsided: float = 0.0, gaze: float = 0.0) -> FaceGeometry:
     """Move the resting face."""
     jaw, outline, chin = _outline(identity, movements)
     eyes = tuple(_eye(identity, movements, side, 1 + 0.15 * side * lopsided, gaze) for side in SIDES)
@@ -81,7 +81,7 @@ def face_geometry(identity: Identity, movements: Movements, lopsided: float = 0.
             mouth.lower_inner(np.array([0.32, 0, -0.32])),
         ]
     )
-    return Face(
+    return FaceGeometry(
         outline=outline,
         jaw=jaw,
         chin=chin,

@@ -16,7 +16,7 @@ from orsanet_cache.synthetic.canvas import (
     stroke,
 )
 from orsanet_cache.synthetic.expression import Movements
-from orsanet_cache.synthetic.face import SIDES, Eye, Face
+from orsanet_cache.synthetic.face import SIDES, Eye, FaceGeometry
 from orsanet_cache.synthetic.identity import Identity
 from orsanet_cache.synthetic.light import Light
 
@@ -27,7 +27,7 @@ BROWS, EYES = (3, 2), (5, 4)  # by side: (picture's left, picture's right)
 TEETH = (0.93, 0.90, 0.84)
 
 
-def paint_nose(canvas: Canvas, face: Face) -> None:
+def paint_nose(canvas: Canvas, face: FaceGeometry) -> None:
     """Shaded flanks, wings, nostrils and a light on the tip; the relief has made the rest."""
     deep = (0.60, 0.45, 0.42)
     under = np.array([face.wings[0][-1], (0, face.landmarks[33, 1] + 0.010), face.wings[1][-1]])
@@ -98,7 +98,7 @@ def paint_eye(canvas: Canvas, identity: Identity, eye: Eye, bright: Field, light
         canvas.paint(wing, lash, opacity=0.85, blur=0.001)
 
 
-def paint_brow(canvas: Canvas, identity: Identity, face: Face, side: int, bright: Field) -> None:
+def paint_brow(canvas: Canvas, identity: Identity, face: FaceGeometry, side: int, bright: Field) -> None:
     line, shape = face.brow_lines[side], face.brows[side]
     x, y = line[len(line) // 2]
     row, column = (int(value) for value in np.clip(pixels(np.array([x, y])), 0, SIZE - 1)[::-1])
@@ -123,7 +123,7 @@ def paint_brow(canvas: Canvas, identity: Identity, face: Face, side: int, bright
     canvas.labels[area.rows, area.columns][area.cover > 0.5] = BROWS[side]
 
 
-def paint_mouth(canvas: Canvas, identity: Identity, m: Movements, face: Face, bright: Field) -> None:
+def paint_mouth(canvas: Canvas, identity: Identity, m: Movements, face: FaceGeometry, bright: Field) -> None:
     mouth, inner = face.mouth, face.inner_mouth
     lips = lit(identity.lips, bright)
     canvas.darken(patch(shifted(mouth, 0, 0.012), blur=0.010, opacity=0.35), (0.62, 0.5, 0.48))

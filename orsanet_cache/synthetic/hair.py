@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from orsanet_cache.synthetic.canvas import MARGIN, SIZE, UNIT, Canvas, Field, Points, lit, patch, shifted, spline
-from orsanet_cache.synthetic.face import Face
+from orsanet_cache.synthetic.face import FaceGeometry
 from orsanet_cache.synthetic.identity import Identity
 from orsanet_cache.synthetic.light import Light
 
@@ -97,7 +97,7 @@ def paint_behind(canvas: Canvas, identity: Identity, field: Field) -> None:
         _paint(canvas, puff, field * np.float32(0.85), blur=0.004)
 
 
-def paint_front(canvas: Canvas, identity: Identity, face: Face, field: Field) -> None:
+def paint_front(canvas: Canvas, identity: Identity, face: FaceGeometry, field: Field) -> None:
     """Hair in front of the forehead, with the shadow it throws."""
     if identity.hair_style == "bald":
         return

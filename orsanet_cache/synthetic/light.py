@@ -7,7 +7,7 @@ import numpy as np
 
 from orsanet_cache.synthetic.canvas import SIZE, UNIT, Field
 from orsanet_cache.synthetic.expression import Movements
-from orsanet_cache.synthetic.face import Face
+from orsanet_cache.synthetic.face import FaceGeometry
 from orsanet_cache.synthetic.identity import Identity
 from orsanet_cache.synthetic.pose import GRID, Grid, bump, grid_axes
 
@@ -33,7 +33,7 @@ def draw_light(rng: np.random.Generator) -> Light:
     )
 
 
-def relief(identity: Identity, movements: Movements, face: Face) -> Grid:
+def relief(identity: Identity, movements: Movements, face: FaceGeometry) -> Grid:
     """The height of the frontal head's surface, in crop units."""
     x, y = grid_axes()
     middle, tall = 0.5, max(face.chin - 0.5, 0.40) * 1.06

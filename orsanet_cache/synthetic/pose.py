@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.synthetic.canvas import MARGIN, SIZE, UNIT, Points, shifted
-from orsanet_cache.synthetic.face import Face
+from orsanet_cache.synthetic.face import FaceGeometry
 
 GRID = SIZE // 2  # depth and light are smooth: half the canvas is enough
 PIVOT = np.array([0.0, 0.52])
@@ -58,7 +58,7 @@ def grid_axes() -> tuple[Grid, Grid]:
     return _X[None], _Y[:, None]
 
 
-def depth(face: Face) -> Grid:
+def depth(face: FaceGeometry) -> Grid:
     """How far towards the camera each place of the frontal drawing is, in crop units, on the half-size grid."""
     nose_x, nose_y = face.nose_tip
     return (

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from orsanet_cache.synthetic.canvas import Canvas, Field, Points, ellipse, lit, patch, shifted, spline, stroke
 from orsanet_cache.synthetic.expression import Expression, Movements
-from orsanet_cache.synthetic.face import SIDES, Face, face_geometry
+from orsanet_cache.synthetic.face import SIDES, FaceGeometry, face_geometry
 from orsanet_cache.synthetic.features import EYES, paint_brow, paint_eye, paint_mouth, paint_nose
 from orsanet_cache.synthetic.hair import paint_behind, paint_front, strands
 from orsanet_cache.synthetic.identity import Identity
@@ -25,7 +25,7 @@ class Head:
     """A painted frontal head, and what the occluders and the pose need to know of it."""
 
     canvas: Canvas
-    face: Face
+    face: FaceGeometry
     depth: Grid
     bright: Field  # [3, SIZE, SIZE]
     identity: Identity
@@ -54,7 +54,7 @@ def paint_head(identity: Identity, expression: Expression, light: Light) -> Head
     return Head(canvas, face, depth(face), bright, identity)
 
 
-def _neck(canvas: Canvas, identity: Identity, face: Face, light: Light) -> None:
+def _neck(canvas: Canvas, identity: Identity, face: FaceGeometry, light: Light) -> None:
     width = identity.face_width
     level = light.ambient + 0.45 * light.strength
     skin = np.array(identity.skin) * level * (1.0, 0.95, 0.93)
@@ -98,7 +98,7 @@ def _neck(canvas: Canvas, identity: Identity, face: Face, light: Light) -> None:
     canvas.paint(clothes, np.array(identity.clothes) * level, label=0)
 
 
-def _complexion(canvas: Canvas, identity: Identity, movements: Movements, face: Face) -> None:
+def _complexion(canvas: Canvas, identity: Identity, movements: Movements, face: FaceGeometry) -> None:
     """Warm cheeks and nose, shaded sockets, stubble, freckles, rings under tired eyes."""
     outline = face.outline
     cheeks = [ellipse(side * 0.165, 0.60 - 0.02 * movements.cheek_raise, 0.075, 0.05) for side in SIDES]
@@ -121,7 +121,7 @@ def _complexion(canvas: Canvas, identity: Identity, movements: Movements, face: 
         canvas.darken(patch([ellipse(x, y, 0.0035, 0.003) for x, y in places], opacity=0.35), (0.75, 0.6, 0.5))
 
 
-def _creases(canvas: Canvas, identity: Identity, m: Movements, face: Face) -> None:
+def _creases(canvas: Canvas, identity: Identity, m: Movements, face: FaceGeometry) -> None:
     """Lines that age leaves and movements make."""
     age = identity.age
 

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import classes_option
-
-FILE = click.Path(path_type=Path)
+from orsanet_cache.console import FILE, classes_option
 
 
 @click.group()

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_train.commands.options import FILE, checkpoint_option, landmarks_option, segmenter_option
+from orsanet_cache.console import FILE
+from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
 
 if TYPE_CHECKING:
     from orsanet_train.export.export import Part

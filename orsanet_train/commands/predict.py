@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orsanet_train.commands.options import FILE, checkpoint_option, landmarks_option, segmenter_option
+from orsanet_cache.console import FILE
+from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
 
 if TYPE_CHECKING:
     from orsanet_train.predict.seen import Crop

@@ -13,22 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from orsanet_cache.frozen.pixels import displayable
-from orsanet_cache.inspection.sheet import shortened, with_landmarks, with_map
+from orsanet_cache.inspection.tiles import TILE, Row, Tile, enlarged, sheet, with_landmarks, with_map
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.drawing.attention import Attention
 from orsanet_train.feed.feed import PriorBatch
 
-TILE = 224
-GAP = 8
-TEXT = 26  # pixels: nine of them where a sheet of four columns is 360 wide
-LINE = TEXT + 10
-ABOVE_TITLE = 20
 MOSAIC_TILES, MOSAIC_COLUMNS = 24, 4
 HEAT, DIMMED = 0.75, 0.7  # of a picture that the strongest attention covers; of its light that is left elsewhere
-Tile = NDArray[np.uint8]  # [224, 224, 3]
 
 
 @dataclass(frozen=True)
@@ -43,44 +37,6 @@ class StoredImages:
     def read(self, field: str, positions: Sequence[int] | NDArray[np.integer] | slice = slice(None)) -> NDArray[Any]:
         """A field of all of them, or of those at `positions`, in that order."""
         return self.store.read(self.split, self.view, field, self.rows[positions])
-
-
-@dataclass(frozen=True)
-class Row:
-    """A title over the whole width, tiles, and a caption below each; any of them may be empty."""
-
-    title: str = ""
-    tiles: Sequence[Tile] = ()
-    captions: Sequence[str] = ()
-
-
-def sheet(rows: Sequence[Row], columns: int) -> Image.Image:
-    """Rows below each other on white; text that does not fit loses its beginning."""
-    font = ImageFont.load_default(TEXT)
-    heights = [
-        (ABOVE_TITLE + LINE) * bool(row.title) + TILE * bool(row.tiles) + LINE * bool(row.captions) + GAP
-        for row in rows
-    ]
-    width = columns * (TILE + GAP) + GAP
-    picture = Image.new("RGB", (width, sum(heights) + GAP), "white")
-    draw = ImageDraw.Draw(picture)
-
-    def write(text: str, left: int, top: int, room: int) -> None:
-        draw.text((left, top + 4), shortened(text, room, font.getlength), fill="black", font=font)
-
-    bottom = GAP
-    for row, height in zip(rows, heights, strict=True):
-        below = bottom + (ABOVE_TITLE if row.title else 0)
-        if row.title:
-            write(row.title, GAP, below, width - 2 * GAP)
-            below += LINE
-        for column, tile in enumerate(row.tiles):
-            picture.paste(Image.fromarray(tile), (GAP + column * (TILE + GAP), below))
-        below += TILE * bool(row.tiles)
-        for column, caption in enumerate(row.captions):
-            write(caption, GAP + column * (TILE + GAP), below, TILE)
-        bottom += height
-    return picture
 
 
 def batch_mosaic(batch: PriorBatch, classes: Sequence[str]) -> Image.Image:
@@ -159,11 +115,6 @@ def with_attention(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> 
     grey = DIMMED * cv2.cvtColor(enlarged(image), cv2.COLOR_RGB2GRAY)[..., None]
     share = HEAT * heat[..., None]
     return ((1 - share) * grey + share * colours).round().astype(np.uint8)
-
-
-def enlarged(image: NDArray[np.uint8]) -> Tile:
-    """[112, 112, 3] -> [224, 224, 3]."""
-    return np.asarray(Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR))
 
 
 def said(name: str, probability: float) -> str:

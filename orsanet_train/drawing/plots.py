@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.inspection.sheet import printable
+from orsanet_cache.inspection.tiles import printable
 from orsanet_train.evaluation.metrics import Estimate, GroupReport
 from orsanet_train.model.checkpoint import write_whole
 

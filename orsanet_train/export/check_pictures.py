@@ -8,6 +8,7 @@ from sklearn.datasets import load_sample_images
 
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.data.manifest import load_manifest
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 
 SIDE = 224
@@ -55,7 +56,7 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
 
 def _read(path: Path) -> NDArray[np.uint8]:
     try:
-        return view_pixels(read_image(path).rgb, "clean")
+        return view_pixels(read_image(path).rgb, CLEAN)
     except RejectedImage as reason:
         raise OrsanetError(f"{path}: {reason}; take it out of what --check names") from reason
 
@@ -67,5 +68,5 @@ def _photographs() -> NDArray[np.uint8]:
         for _ in range(CROPS):
             side = int(rng.integers(64, min(photograph.shape[:2]) + 1))
             top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape[:2])
-            pictures.append(view_pixels(photograph[top : top + side, left : left + side], "clean"))
+            pictures.append(view_pixels(photograph[top : top + side, left : left + side], CLEAN))
     return np.stack(pictures)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from jinja2 import Environment, StrictUndefined
 
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
 from orsanet_train.evaluation.evaluate import NOT_A_TEST
@@ -29,7 +30,7 @@ PUBLISHED_CHANNELS = (1024, 512)  # of SegFace's and MobileFaceNet's features
 PUBLISHED_DEPTHS = {4: "small", 6: "base", 8: "large"}
 SIZES = ("depth", "width", "backbone_channels", "backbone_units")  # of ModelConfig; its other fields are forms
 VIEWS = {
-    "hflip": "the picture mirrored",
+    HFLIP: "the picture mirrored",
     "erase-10": "a square of 10 % of the picture erased, in one colour and at a random place",
     "erase-20": "a square of 20 % of the picture erased, in one colour and at a random place",
     "erase-30": "a square of 30 % of the picture erased, in one colour and at a random place",
@@ -194,7 +195,7 @@ def _drops(evaluation: Evaluation) -> list[Drop]:
 def _is_whole(report: GroupReport) -> bool:
     """A split with all of its images, as they are, of which none was trained on."""
     group = Group.parse(report.name)
-    return group.tag is None and group.view == "clean" and not report.trained_on
+    return group.tag is None and group.view == CLEAN and not report.trained_on
 
 
 def _example_split(identity: Identity, whole: Sequence[GroupReport]) -> str:
@@ -208,7 +209,7 @@ def _views(reports: Sequence[GroupReport]) -> dict[str, str]:
     for report in reports:
         view = Group.parse(report.name).view
         kind, seeded, seed = view.partition("-seed")
-        if view != "clean":
+        if view != CLEAN:
             said[view] = VIEWS[kind] + (f" (draw {seed})" if seeded else "")
     return said
 

@@ -21,14 +21,13 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import SegFace
-from orsanet_cache.frozen.shipped import weights_path
+from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.weights.sources import SOURCES, default_folder
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
 
 Part = Literal["segmenter", "landmarks"]
 
-DEMO = Path("demo")  # as the option's value: the shipped networks
 NAMES: dict[Part, str] = {"segmenter": "SegFace", "landmarks": "MobileFaceNet"}
 
 

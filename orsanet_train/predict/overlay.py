@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from orsanet_cache.inspection.sheet import with_landmarks, with_map
-from orsanet_train.drawing.gallery import Row, enlarged, said, sheet, with_attention
+from orsanet_cache.inspection.tiles import Row, enlarged, sheet, with_landmarks, with_map
+from orsanet_train.drawing.gallery import said, with_attention
 from orsanet_train.predict.predictor import Prediction
 from orsanet_train.predict.seen import Box, Preview, Seen
 

@@ -27,7 +27,7 @@ MISSING = 0.02  # of the announced frames, which may be an estimate, that a whol
 
 
 @dataclass(frozen=True)
-class Picture:
+class InputPicture:
     """An image file that is still to be read, or a frame of a video."""
 
     path: Path
@@ -79,25 +79,25 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def pictures(files: Sequence[Path], per_second: float) -> Iterator[Picture]:
+def pictures(files: Sequence[Path], per_second: float) -> Iterator[InputPicture]:
     """The files in order, videos as `per_second` frames of every second, or all where that is more than they have."""
     for path in files:
         if is_video(path):
             yield from _frames(path, per_second)
         else:
-            yield Picture(path)
+            yield InputPicture(path)
 
 
-def _frames(path: Path, per_second: float) -> Iterator[Picture]:
+def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
     if not path.is_file():  # OpenCV would wait for what is written into a pipe
-        yield Picture(path, reason="not a regular file")
+        yield InputPicture(path, reason="not a regular file")
         return
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's complaints: ours name the file
     with opencv_errors_only():
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not video.isOpened():
-            yield Picture(path, reason="not a video that FFmpeg can read, or damaged")
+            yield InputPicture(path, reason="not a video that FFmpeg can read, or damaged")
             return
         announced, rate = _number(video, cv2.CAP_PROP_FRAME_COUNT), _number(video, cv2.CAP_PROP_FPS)
         seen, taken, time = 0, -1, 0.0
@@ -109,16 +109,16 @@ def _frames(path: Path, per_second: float) -> Iterator[Picture]:
                 taken = due
                 decoded, bgr = video.retrieve()
                 if decoded:
-                    yield Picture(path, seen, time, np.ascontiguousarray(bgr[..., ::-1]))
+                    yield InputPicture(path, seen, time, np.ascontiguousarray(bgr[..., ::-1]))
                 else:
-                    yield Picture(path, seen, time, reason="this frame is damaged")
+                    yield InputPicture(path, seen, time, reason="this frame is damaged")
             seen += 1
     finally:
         video.release()
     if not seen:
-        yield Picture(path, reason="the video has no frame that can be decoded")
+        yield InputPicture(path, reason="the video has no frame that can be decoded")
     elif announced * (1 - MISSING) - 1 > seen:
-        yield Picture(
+        yield InputPicture(
             path, seen, time, reason=f"the video ends here, after {seen:,} of the {announced:,.0f} frames it announces"
         )
 

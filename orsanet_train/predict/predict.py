@@ -15,11 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH
 from orsanet_train.predict.folder import PredictionFolder, Row
 from orsanet_train.predict.names import OVERLAYS
 from orsanet_train.predict.overlay import MAX_FACES, file_name, overlay
 from orsanet_train.predict.pictures import is_video, pictures
-from orsanet_train.predict.predictor import CPU_BATCH, GPU_BATCH, Prediction, Predictor
+from orsanet_train.predict.predictor import Prediction, Predictor
 from orsanet_train.predict.seen import Crop, Looker, Seen, look_ahead
 
 PICTURES_PER_BATCH = 4  # at most, for every face of a full batch: where hardly any has a face, rows come all the same

@@ -22,7 +22,6 @@ from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import as_stored, frozen_priors, seen_by_the_model
 from orsanet_train.model.orsanet import ORSANet
 
-CPU_BATCH, GPU_BATCH = 8, 64
 QUALITY = ("part_plausibility", "landmark_agreement", "segmentation_entropy")  # as in docs/prior-quality.md
 
 

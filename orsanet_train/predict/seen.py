@@ -16,7 +16,8 @@ from PIL import Image
 
 from orsanet_cache.data.faces import FaceDetector, crop_face
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
-from orsanet_train.predict.pictures import Picture
+from orsanet_cache.data.views import CLEAN
+from orsanet_train.predict.pictures import InputPicture
 
 Crop = Literal["auto", "none"]
 NO_FACE = "no face found"
@@ -48,7 +49,7 @@ class Preview:
 class Seen:
     """A picture and its faces, from left to right."""
 
-    picture: Picture  # without its pixels
+    picture: InputPicture  # without its pixels
     boxes: tuple[Box, ...]
     pixels: NDArray[np.uint8]  # [F, 224, 224, 3]
     reason: str  # why there is no face
@@ -62,16 +63,16 @@ class Looker:
         self.margin = margin
         self._detector = FaceDetector() if crop == "auto" else None
 
-    def look(self, picture: Picture, preview: bool) -> Seen:
+    def look(self, picture: InputPicture, preview: bool) -> Seen:
         """Read a picture where it was not yet read, and find its faces."""
-        known = Picture(picture.path, picture.frame, picture.time)
+        known = InputPicture(picture.path, picture.frame, picture.time)
         try:
             if picture.reason:
                 raise RejectedImage(picture.reason)
             rgb = read_image(picture.path).rgb if picture.rgb is None else picture.rgb
             if self._detector is None:
                 height, width = rgb.shape[:2]
-                return Seen(known, (Box(0, 0, width, height, None),), view_pixels(rgb, "clean")[None], "", None)
+                return Seen(known, (Box(0, 0, width, height, None),), view_pixels(rgb, CLEAN)[None], "", None)
             faces = self._detector.find(rgb)
             if not faces:
                 raise RejectedImage(NO_FACE)
@@ -79,13 +80,13 @@ class Looker:
             return Seen(known, (), np.empty((0, 224, 224, 3), np.uint8), str(reason), None)
         return Seen(
             known, tuple(Box(*face.box, face.score) for face in faces),
-            np.stack([view_pixels(crop_face(rgb, face, self.margin), "clean") for face in faces]), "",
+            np.stack([view_pixels(crop_face(rgb, face, self.margin), CLEAN) for face in faces]), "",
             _preview(rgb) if preview else None,
         )  # fmt: skip
 
 
 def look_ahead(
-    looker: Looker, pictures: Iterable[Picture], wants_preview: Callable[[], bool], threads: int | None = None
+    looker: Looker, pictures: Iterable[InputPicture], wants_preview: Callable[[], bool], threads: int | None = None
 ) -> Iterator[Seen]:
     """What is seen of the pictures, in their order; threads look at the next ones meanwhile.
 

@@ -30,7 +30,7 @@ ERASED = re.compile(r"erase-(\d+)")
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportPicture:
     """A picture of the page, with what it shows; without a source it is the reason why there is none."""
 
     name: str  # unique among a run's
@@ -39,7 +39,7 @@ class Picture:
     source: str | None  # data URI
 
 
-def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[Picture]:
+def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[ReportPicture]:
     """The pictures of one run. `images` are those whose attention is shown; None: the surest mistakes.
 
     Raises OrsanetError for an image that was not evaluated, or where matplotlib is not installed.
@@ -133,12 +133,12 @@ def _erased_groups(source: Source) -> dict[int, str]:
     return {0: str(source.group), **dict(sorted(erased.items()))}
 
 
-def _picture(name: str, title: str, caption: str, draw: "Callable[[], Figure | Image.Image]") -> Picture:
+def _picture(name: str, title: str, caption: str, draw: "Callable[[], Figure | Image.Image]") -> ReportPicture:
     """Where something cannot be drawn (too few images) the page says so."""
     try:
-        return Picture(name, title, caption, plots.data_uri(draw()))
+        return ReportPicture(name, title, caption, plots.data_uri(draw()))
     except plots.NotDrawable as reason:
-        return Picture(name, title, f"Not drawn: {reason}", None)
+        return ReportPicture(name, title, f"Not drawn: {reason}", None)
 
 
 def _chosen(

@@ -20,13 +20,13 @@ from markupsafe import Markup
 from orsanet_train.config import config_toml
 from orsanet_train.evaluation.metrics import Estimate
 from orsanet_train.model.checkpoint import prepare_folder, write_whole
-from orsanet_train.report.album import Picture
+from orsanet_train.report.album import ReportPicture
 from orsanet_train.report.report import Report
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
 
 
-def write_report(report: Report, pictures: Sequence[Sequence[Picture]], out: Path) -> None:
+def write_report(report: Report, pictures: Sequence[Sequence[ReportPicture]], out: Path) -> None:
     """Write report.html, report.md and report.json into the folder `out`. `pictures` are those of each run of the report."""
     environment = _environment()
     style = _file("style.css")

@@ -7,7 +7,7 @@ from pathlib import Path
 SWALLOWING = """
 import os, signal, time
 import click
-from orsanet_cache import CommandGroup
+from orsanet_cache.console import CommandGroup
 
 @click.group(cls=CommandGroup, interrupted="Finished work is kept.")
 def main(): ...

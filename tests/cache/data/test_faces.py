@@ -14,7 +14,7 @@ from PIL import Image
 
 from orsanet_cache import FaceDetector, OrsanetError, crop_face, view_pixels
 from orsanet_cache.data import faces
-from orsanet_cache.data.faces import Face
+from orsanet_cache.data.faces import DetectedFace
 from orsanet_cache.synthetic.picture import draw
 
 Pixels = NDArray[np.uint8]
@@ -41,7 +41,7 @@ def scene(size: tuple[int, int], heads: Sequence[tuple[Image.Image, int, int, in
     return np.asarray(picture)
 
 
-def middles(found: Sequence[Face]) -> NDArray[np.float64]:
+def middles(found: Sequence[DetectedFace]) -> NDArray[np.float64]:
     return np.array([(face.x + face.width / 2, face.y + face.height / 2) for face in found])
 
 
@@ -49,8 +49,8 @@ def noise(height: int, width: int) -> Pixels:
     return np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def face(x: float, y: float, side: float, points: NDArray[np.float32] = LEVEL) -> Face:
-    return Face(x, y, side, side, 0.9, points)
+def face(x: float, y: float, side: float, points: NDArray[np.float32] = LEVEL) -> DetectedFace:
+    return DetectedFace(x, y, side, side, 0.9, points)
 
 
 def test_every_face_is_found_once_and_from_left_to_right(detector: FaceDetector, portraits: list[Image.Image]) -> None:
@@ -186,12 +186,12 @@ def test_a_crop_beyond_the_bound_shows_the_same_shrunk(portraits: list[Image.Ima
 def test_the_largest_crop_takes_little_memory() -> None:
     program = """
 import resource, numpy as np
-from orsanet_cache import Face, crop_face
+from orsanet_cache.data.faces import DetectedFace, crop_face
 picture = np.zeros((8200, 1000, 3), np.uint8)
 points = np.array([[0, 0], [4, 0], [2, 2], [0, 4], [4, 4]], np.float32)
-crop_face(picture, Face(0, 0, 100, 100, 0.9, points))
+crop_face(picture, DetectedFace(0, 0, 100, 100, 0.9, points))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert crop_face(picture, Face(0, 0, 1000, 8200, 0.9, points), 4).shape == (1000, 1000, 3)
+assert crop_face(picture, DetectedFace(0, 0, 1000, 8200, 0.9, points), 4).shape == (1000, 1000, 3)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=120, text=True)

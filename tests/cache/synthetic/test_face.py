@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache.synthetic.expression import CLASSES, NAMES, PATTERNS, Movements, pattern
-from orsanet_cache.synthetic.face import Face, face_geometry
+from orsanet_cache.synthetic.face import FaceGeometry, face_geometry
 from orsanet_cache.synthetic.identity import Identity, draw_identity
 
 # iBUG order: index of each of the 68 points after a horizontal flip.
@@ -23,25 +23,25 @@ amounts = st.floats(0, 1)
 movements = st.builds(Movements, **dict.fromkeys(NAMES, amounts))
 
 
-def eye_opening(face: Face) -> float:
+def eye_opening(face: FaceGeometry) -> float:
     points = face.landmarks
     return float((points[[41, 40, 47, 46], 1] - points[[37, 38, 43, 44], 1]).mean())
 
 
-def inner_brow_height(face: Face) -> float:
+def inner_brow_height(face: FaceGeometry) -> float:
     return float(face.landmarks[[39, 42], 1].mean() - face.landmarks[[21, 22], 1].mean())
 
 
-def corner_height(face: Face) -> float:
+def corner_height(face: FaceGeometry) -> float:
     """Mouth corners above the middle of the lips."""
     return float(face.landmarks[[51, 57], 1].mean() - face.landmarks[[48, 54], 1].mean())
 
 
-def mouth_opening(face: Face) -> float:
+def mouth_opening(face: FaceGeometry) -> float:
     return float(face.landmarks[66, 1] - face.landmarks[62, 1])
 
 
-def nose_base_height(face: Face) -> float:
+def nose_base_height(face: FaceGeometry) -> float:
     return float(-face.landmarks[33, 1])
 
 

@@ -12,21 +12,14 @@ from PIL import Image
 from orsanet_cache import load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
-from orsanet_cache.inspection.sheet import with_landmarks, with_map
+from orsanet_cache.inspection.tiles import ABOVE_TITLE, GAP, LINE, TILE, Row, enlarged, sheet, with_landmarks, with_map
 from orsanet_train.drawing.attention import Attention
 from orsanet_train.drawing.gallery import (
-    ABOVE_TITLE,
-    GAP,
-    LINE,
-    TILE,
-    Row,
     StoredImages,
     attention_columns,
     batch_mosaic,
-    enlarged,
     mistakes,
     said,
-    sheet,
     with_attention,
     worst_priors,
 )
@@ -65,26 +58,6 @@ def probabilities(predicted: list[int], certainty: list[float]) -> NDArray[np.fl
     table = np.repeat((1 - np.array(certainty, np.float32))[:, None] / 2, 3, axis=1)
     table[np.arange(len(predicted)), predicted] = certainty
     return table
-
-
-def test_tiles_are_where_their_row_and_column_say() -> None:
-    tiles = list(np.random.default_rng(0).integers(0, 256, (5, TILE, TILE, 3), dtype=np.uint8))
-    picture = sheet([Row("first", tiles[:3], ["a", "b", "c"]), Row(tiles=tiles[3:]), Row("last")], columns=3)
-    first, second = GAP + ABOVE_TITLE + LINE, GAP + ABOVE_TITLE + LINE + TILE + LINE + GAP
-    below = second + TILE + GAP
-    assert picture.size == (3 * (TILE + GAP) + GAP, below + ABOVE_TITLE + LINE + GAP)
-    places = [(column, first) for column in range(3)] + [(column, second) for column in range(2)]
-    for tile, (column, top) in zip(tiles, places, strict=True):
-        assert np.array_equal(tile_at(picture, GAP + column * (TILE + GAP), top), tile)
-    assert (tile_at(picture, GAP + 2 * (TILE + GAP), second) == 255).all()  # there is no sixth
-    for top in (GAP + ABOVE_TITLE, first + TILE, below + ABOVE_TITLE):
-        assert pixels(picture)[top : top + LINE].min() < 50, "a line of text is missing"
-
-
-def test_words_stay_in_their_column() -> None:
-    picture = pixels(sheet([Row(captions=["w" * 100, "", "w" * 100])], columns=3))
-    assert (picture[:, GAP + TILE : 2 * (TILE + GAP)] == 255).all()
-    assert (picture[:, -GAP:] == 255).all()
 
 
 @pytest.mark.parametrize("text", HOSTILE)

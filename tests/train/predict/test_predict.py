@@ -30,7 +30,7 @@ from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.model.checkpoint import Identity, load_weights, save_weights
 from orsanet_train.predict.folder import check_new_folder, columns
 from orsanet_train.predict.overlay import MAX_FACES, file_name
-from orsanet_train.predict.pictures import Picture, find_files, is_video, pictures
+from orsanet_train.predict.pictures import InputPicture, find_files, is_video, pictures
 from orsanet_train.predict.predict import parse_overlays, predict_files
 from orsanet_train.predict.predictor import Predictor
 from orsanet_train.predict.seen import NO_FACE, Looker, look_ahead
@@ -244,11 +244,11 @@ def test_rows_depend_neither_on_the_batches_nor_on_how_many_pictures_are_looked_
 def test_only_a_few_pictures_are_in_memory(heads: list[Image.Image]) -> None:
     drawn = 0
 
-    def endless() -> Iterator[Picture]:
+    def endless() -> Iterator[InputPicture]:
         nonlocal drawn
         while True:
             drawn += 1
-            yield Picture(Path("x"), drawn, 0.0, np.asarray(heads[0]))
+            yield InputPicture(Path("x"), drawn, 0.0, np.asarray(heads[0]))
 
     ahead = look_ahead(Looker("auto", 1.0), endless(), lambda: False, threads=2)
     for taken in range(1, 4):
@@ -363,7 +363,7 @@ def test_overlays_are_drawn_for_as_many_pictures_as_asked_for(
     for name in names:
         with Image.open(tmp_path / "out" / name) as drawn:
             heights.append(drawn.height - 936 * (3 if name == names[0] else 9) // (5 if name == names[0] else 16))
-    tile = 224 + 8  # of gallery.py, with the gap
+    tile = 224 + 8  # of tiles.py, with the gap
     assert MAX_FACES * tile < heights[0] < 15 * 1.25 * tile  # with titles
     assert 3 * tile < heights[1] < 5 * tile
 

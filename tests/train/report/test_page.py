@@ -17,7 +17,7 @@ from orsanet_cache import PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.report.album import Picture, album
+from orsanet_train.report.album import ReportPicture, album
 from orsanet_train.report.page import write_report
 from orsanet_train.report.report import Beside, Report, make_report
 from orsanet_train.run.train import train
@@ -31,7 +31,7 @@ SMALL = (
 )  # fmt: skip
 
 
-Made = tuple[Report, list[list[Picture]]]
+Made = tuple[Report, list[list[ReportPicture]]]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,137 @@
+"""The command `orsanet-cache build`: from a manifest to a store."""
+
+from pathlib import Path
+
+import click
+
+from orsanet_cache.console import FILE, classes_option, parse_part
+from orsanet_cache.data.views import POSSIBLE_VIEWS
+
+
+@click.command()
+@click.argument("manifest", type=FILE)
+@classes_option
+@click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
+@click.option("--out", required=True, type=FILE, help="The store to write or continue.")
+@click.option(
+    "--segmenter", required=True, type=FILE, help="SegFace weights (published .pt, safetensors), or the word demo."
+)
+@click.option(
+    "--landmarks",
+    required=True,
+    type=FILE,
+    help="MobileFaceNet weights (published .pth.tar, safetensors), or the word demo.",
+)
+@click.option(
+    "--landmark-input",
+    type=click.Choice(["published", "native"]),
+    default="published",
+    show_default=True,
+    help="What MobileFaceNet sees: as ORSANet feeds it, or as it was trained (better landmarks).",
+)
+@click.option(
+    "--views",
+    default="clean,hflip",
+    show_default=True,
+    help=f"Views to compute, separated by commas: {POSSIBLE_VIEWS}.",
+)
+@click.option("--splits", help="Compute only these splits, separated by commas.  [default: all of the manifest]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="The networks' arithmetic. auto: fp16 on a GPU where it moves the features by at most 0.2 %, else fp32.",
+)
+@click.option(
+    "--features",
+    type=click.Choice(["float16", "float32", "int8"]),
+    default="float16",
+    show_default=True,
+    help="How the store keeps features; int8 with one scale per image and channel.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images at a time.  [default: 8 on a CPU, 64 on a GPU]")
+@click.option(
+    "--part",
+    callback=parse_part,
+    metavar="I/N",
+    help="Build only part I of N, counted from 1; start the others beside it, or later.  [default: torchrun's rank, else all]",
+)
+@click.option(
+    "--accept-changed", is_flag=True, help="Compute again what was computed from images that have changed since."
+)
+def build(
+    manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path, landmarks: Path,
+    landmark_input: str, views: str, splits: str | None, device: str, precision: str, features: str,
+    batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool,
+) -> None:  # fmt: skip
+    """Compute the priors of every image of MANIFEST and write them to a store.
+
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Interrupted at any moment, the same command goes on
+    where it stopped.
+
+    Several processes may build one store, on one machine or on many that share a file system: `torchrun --nproc-per-node 4 -m
+    orsanet_cache build …`, or each with its own --part.
+
+    The word demo stands for the small networks that come with the package: made for the faces of `demo-faces`, not for real ones.
+    """
+    from orsanet_cache.builder.build import build as build_store
+    from orsanet_cache.builder.disk import bytes_needed
+    from orsanet_cache.data.manifest import load_manifest
+    from orsanet_cache.data.views import View
+    from orsanet_cache.device import choose_device, torchrun_part
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.frozen.priors import FrozenPriors
+    from orsanet_cache.frozen.shipped import DEMO, weights_path
+    from orsanet_cache.store.schema import schema
+    from orsanet_cache.store.units import Share
+
+    chosen_views = [str(View.parse(view.strip())) for view in views.split(",")]
+    if len(set(chosen_views)) < len(chosen_views):
+        raise OrsanetError(f"--views {views}: name each view once")
+    loaded = load_manifest(manifest, root, classes)
+    chosen_splits = loaded.splits if splits is None else tuple(dict.fromkeys(s.strip() for s in splits.split(",")))
+    images = sum(len(loaded.split(split)) for split in chosen_splits)
+    if part is None:
+        part = torchrun_part()
+    chosen_device = choose_device(device)
+    if DEMO in (segmenter, landmarks):
+        click.echo("demo networks have seen synthetic faces only; for real ones take the published weights", err=True)
+    if landmarks == DEMO and landmark_input == "native":
+        raise OrsanetError(
+            "--landmarks demo was trained on --landmark-input published; native is for the published weights"
+        )
+    segmenter, landmarks = weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks")
+    priors = FrozenPriors.load(segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
+    fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
+    click.echo(
+        f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
+        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), fields) / 1e9:.2f} GB on disk"
+    )
+    summary = build_store(
+        loaded, out, priors, chosen_views,
+        device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
+        batch_size=batch_size, accept_changed=accept_changed,
+    )  # fmt: skip
+    if summary.computed:
+        rate, share = (value / max(summary.seconds, 1e-9) for value in (summary.computed, summary.networks_seconds))
+        click.echo(
+            f"computed {summary.computed:,} views in {summary.seconds:.0f} s ({rate:.1f} views/s); "
+            f"the networks ran {share:.0%} of the time"
+        )
+    else:
+        click.echo("nothing to do: every view is already there")
+    for split, rejected in summary.rejected.items():
+        for image, reason in rejected.items():
+            click.echo(f"rejected, will not be used: {split}: {image!r}: {reason}", err=True)
+    if any(summary.rejected.values()):
+        click.echo("mended any of them? run the same command with --accept-changed", err=True)
+    if summary.waiting:
+        click.echo(
+            f"{out}: {summary.waiting} unit(s) of other parts are still to be computed; the last part to end seals the store"
+        )
+        return
+    count = sum(len(rejected) for rejected in summary.rejected.values())
+    click.echo(f"{out}: {summary.images - count:,} of {summary.images:,} images usable")
+    click.echo(f"look at it: orsanet-cache show {out} --split {chosen_splits[0]} -n 16 --out sheet.png")

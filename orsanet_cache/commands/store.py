@@ -1,0 +1,119 @@
+"""The commands on a store that is there: `orsanet-cache info`, `verify`, `show` and `convert`."""
+
+from pathlib import Path
+
+import click
+
+from orsanet_cache.console import FILE, classes_option, parse_part
+
+
+@click.command()
+@click.argument("store", type=FILE)
+def info(store: Path) -> None:
+    """What STORE holds: splits, views, fields, sizes, recipe, rejected images; of a view that is not finished, how far it is."""
+    import json
+
+    from orsanet_cache.store.reader import PriorStore
+    from orsanet_cache.store.verify import progress
+
+    opened = PriorStore.open(store)
+    click.echo(f"{store}: {opened.nbytes() / 1e9:.3f} GB on disk")
+    for split in opened.splits:
+        click.echo(f"\nsplit {split}: {len(opened.sample_ids(split)):,} images")
+        for view, sealed in opened.all_views(split).items():
+            if not sealed:
+                done, units = progress(store, split, view)
+                click.echo(
+                    f"  view {view}: not finished, {done:,} of {units:,} units of {opened.rows_per_unit} images; "
+                    f"run the same `orsanet-cache build` again"
+                )
+                continue
+            click.echo(
+                f"  view {view}: {int(opened.accepted(split, view).sum()):,} usable; seal {opened.sealed(split, view).seal[:16]}"
+            )
+            for name, layout in opened.fields(split, view).items():
+                click.echo(f"    {name:<28} {layout.dtype!s:<8} {list(layout.shape[1:])}")
+            for image, reason in opened.rejected(split, view).items():
+                click.echo(f"    rejected: {image!r}: {reason}")
+            click.echo(f"    built with {json.dumps(opened.provenance(split, view))}")
+    click.echo("\nrecipe " + json.dumps(opened.recipe, indent=2))
+
+
+@click.command()
+@click.argument("store", type=FILE)
+@click.option("--deep", is_flag=True, help="Read everything, not only each unit's first and last row.")
+@click.option(
+    "--sample",
+    callback=parse_part,
+    metavar="I/N",
+    help="Every N-th unit from the I-th: 1/20 today, 2/20 tomorrow.  [default: all]",
+)
+@click.option("--repair", is_flag=True, help="Compute the damaged units again; give what the store was built from:")
+@click.option("--manifest", type=FILE, help="the manifest,")
+@classes_option
+@click.option("--root", type=FILE, help="its image folder,")
+@click.option("--segmenter", type=FILE, help="SegFace weights, or demo,")
+@click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def verify(
+    store: Path, deep: bool, sample: tuple[int, int] | None, repair: bool, manifest: Path | None, classes: list[str] | None,
+    root: Path | None, segmenter: Path | None, landmarks: Path | None, device: str,
+) -> None:  # fmt: skip
+    """Check that STORE is what was built, and name each unit that is not."""
+    from orsanet_cache.errors import OrsanetError, listed
+    from orsanet_cache.store.units import Share
+    from orsanet_cache.store.verify import verify as verify_store
+
+    units, damage = verify_store(store, deep, Share(*(sample or (1, 1))))
+    extent = "all their rows" if deep else "their first and last rows; --deep reads all"
+    click.echo(f"{store}: read {units:,} units, {extent}")
+    if not damage:
+        click.echo("no damage found")
+        return
+    found = f"{store}: {len(damage)} unit(s) are not what was built:\n{listed([str(one) for one in damage])}"
+    if not repair:
+        raise OrsanetError(f"{found}\nmend them with --repair --manifest … --segmenter … --landmarks …")
+    if manifest is None or segmenter is None or landmarks is None:
+        raise OrsanetError(f"{found}\n--repair computes them again: give --manifest, --segmenter and --landmarks too")
+    click.echo(found, err=True)
+
+    from orsanet_cache.builder.repair import repair as repair_store
+    from orsanet_cache.data.manifest import load_manifest
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.frozen.shipped import weights_path
+
+    computed = repair_store(
+        store, damage, load_manifest(manifest, root, classes),
+        weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks"), choose_device(device),
+    )  # fmt: skip
+    click.echo(f"computed {computed:,} views again; {store} is sealed")
+
+
+@click.command()
+@click.argument("store", type=FILE)
+@click.option("--split", required=True, help="Which split to show.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="How many samples.")
+@click.option("--out", required=True, type=FILE, help="The picture to write, a .png.")
+def show(store: Path, split: str, count: int, out: Path) -> None:
+    """A contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.inspection.sheet import prior_sheet
+    from orsanet_cache.store.reader import PriorStore
+
+    sheet = prior_sheet(PriorStore.open(store), split, count)
+    try:
+        sheet.save(out, format="PNG")
+    except OSError as error:
+        raise OrsanetError(f"{out}: cannot be written ({error.strerror})") from error
+    click.echo(f"wrote {out}")
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+def convert(source: Path, target: Path) -> None:
+    """Copy a finished store from its Zarr folder SOURCE to the HDF5 file TARGET, or back; every value is read back and checked."""
+    from orsanet_cache.store.convert import convert as convert_store
+
+    convert_store(source, target)
+    click.echo(f"wrote {target}")

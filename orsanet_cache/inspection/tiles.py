@@ -1,0 +1,101 @@
+"""Tiles: pictures of faces enlarged to one size, what is drawn on them, and sheets of them with titles and captions.
+
+Text on a sheet stays readable where the whole sheet is shown 360 pixels wide.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from orsanet_cache.data.images import Pixels
+
+TILE = 224  # this and the following in pixels
+GAP = 8
+TEXT = 26  # nine where a sheet of four columns is 360 wide
+LINE = TEXT + 10
+ABOVE_TITLE = 20
+Tile = NDArray[np.uint8]  # [224, 224, 3]
+
+# One colour per LaPa class, in label order.
+PALETTE = np.array(
+    [
+        (0, 0, 0), (244, 196, 160), (150, 75, 0), (205, 133, 63), (30, 144, 255), (0, 206, 209),
+        (255, 215, 0), (220, 20, 60), (255, 255, 255), (255, 105, 180), (106, 90, 205),
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A title over the whole width, tiles, and a caption below each; any of them may be empty."""
+
+    title: str = ""
+    tiles: Sequence[Tile] = ()
+    captions: Sequence[str] = ()
+
+
+def sheet(rows: Sequence[Row], columns: int) -> Image.Image:
+    """Rows below each other on white; text that does not fit loses its beginning."""
+    font = ImageFont.load_default(TEXT)
+    heights = [
+        (ABOVE_TITLE + LINE) * bool(row.title) + TILE * bool(row.tiles) + LINE * bool(row.captions) + GAP
+        for row in rows
+    ]
+    width = columns * (TILE + GAP) + GAP
+    picture = Image.new("RGB", (width, sum(heights) + GAP), "white")
+    draw = ImageDraw.Draw(picture)
+
+    def write(text: str, left: int, top: int, room: int) -> None:
+        draw.text((left, top + 4), shortened(text, room, font.getlength), fill="black", font=font)
+
+    bottom = GAP
+    for row, height in zip(rows, heights, strict=True):
+        below = bottom + (ABOVE_TITLE if row.title else 0)
+        if row.title:
+            write(row.title, GAP, below, width - 2 * GAP)
+            below += LINE
+        for column, tile in enumerate(row.tiles):
+            picture.paste(Image.fromarray(tile), (GAP + column * (TILE + GAP), below))
+        below += TILE * bool(row.tiles)
+        for column, caption in enumerate(row.captions):
+            write(caption, GAP + column * (TILE + GAP), below, TILE)
+        bottom += height
+    return picture
+
+
+def enlarged(image: Pixels) -> Tile:
+    """[112, 112, 3] -> [224, 224, 3]."""
+    return np.asarray(Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR))
+
+
+def with_landmarks(image: Pixels, landmarks: NDArray[np.float32]) -> Tile:
+    """Picture [112, 112, 3] with its landmarks [68, 2] (units of the crop) as dots, [224, 224, 3]."""
+    picture = Image.fromarray(enlarged(image))
+    draw = ImageDraw.Draw(picture)
+    for x, y in landmarks * TILE:
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(0, 255, 0), outline=(0, 90, 0))
+    return np.asarray(picture)
+
+
+def with_map(image: Pixels, segmentation_map: NDArray[np.uint8]) -> Tile:
+    """Picture [112, 112, 3] under its coloured segmentation map [224, 224], [224, 224, 3]."""
+    return np.asarray(Image.blend(Image.fromarray(enlarged(image)), Image.fromarray(PALETTE[segmentation_map]), 0.55))
+
+
+def printable(text: str) -> str:
+    """With a question mark for every character that cannot be drawn: a file's name may hold anything."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def shortened(text: str, width: float, length: Callable[[str], float]) -> str:
+    """The printable text, or as much of its end as `length` says fits into `width`."""
+    text = printable(text)
+    if length(text) <= width:
+        return text
+    cuts = range(1, len(text))  # found by halving: drawing a long text to measure it takes its time
+    return "…" + text[1 + bisect_left(cuts, True, key=lambda cut: length("…" + text[cut:]) <= width) :]

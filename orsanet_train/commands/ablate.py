@@ -1,0 +1,67 @@
+"""The command `orsanet-train ablate`: trainings with one thing changed at a time."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orsanet_cache.console import FILE, classes_option
+from orsanet_train.commands.options import PRESET_HELP, resident_option
+from orsanet_train.commands.run import RANDOM_START
+
+if TYPE_CHECKING:
+    from orsanet_train.feed.residence import Resident
+
+
+@click.command()
+@click.option("--store", required=True, type=FILE, help="A store written by `orsanet-cache build`.")
+@click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
+@classes_option
+@click.option("--preset", required=True, help=PRESET_HELP)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every run, e.g. epochs=20."
+)
+@click.option("--variants", help="Separated by commas.  [default: all there is a store for]")
+@click.option(
+    "--landmark-store", type=FILE, help="A second store, built of the same images with the other --landmark-input and nothing else changed: "
+    "adds the variant native-landmarks (or published-landmarks, where --store is native).",
+)  # fmt: skip
+@click.option(
+    "--seeds", default="0,1,2", show_default=True, help="Separated by commas; each trains every variant once."
+)
+@click.option("--splits", default="test,test:occluded", show_default=True, help="What to report, as for `evaluate`.")
+@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
+@click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@resident_option
+def ablate(
+    store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
+    variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, out: Path, device: str,
+    resident: "Resident",
+) -> None:  # fmt: skip
+    """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which paper and code differ.
+
+    The table reports the last checkpoint, so that no result chooses it. Finished epochs are kept; to use several processes, give each
+    its own --variants and the same --out.
+    """
+    from orsanet_cache.data.manifest import load_manifest
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.frozen.loading import read_weights
+    from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.run.ablate import ablate as ablate_store
+    from orsanet_train.run.ablate import write_summary
+    from orsanet_train.run.seeds import parse_seeds
+
+    if ir50 is None:
+        click.echo(RANDOM_START, err=True)
+    for name in ablate_store(
+        load_manifest(manifest, classes=classes, check_files=False), PriorStore.open(store), out,
+        preset=preset, overrides=overrides,
+        variants=None if variants is None else [name.strip() for name in variants.split(",")],
+        landmark_store=None if landmark_store is None else PriorStore.open(landmark_store),
+        seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
+        ir50=None if ir50 is None else read_weights(ir50), device=choose_device(device), resident=resident,
+    ):  # fmt: skip
+        click.echo(name, err=True)
+    click.echo(write_summary(out))
+    click.echo(f"wrote {out}/ablation.md and ablation.csv")

@@ -1,0 +1,61 @@
+"""The command `orsanet-train evaluate`: a run on a store's splits, tags and views."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orsanet_cache.console import FILE, classes_option
+from orsanet_train.commands.options import checkpoint_option, resident_option
+
+if TYPE_CHECKING:
+    from orsanet_train.feed.residence import Resident
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.option("--store", required=True, type=FILE, help="A store with the same recipe as the run's.")
+@click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
+@classes_option
+@click.option(
+    "--tags", "tag_tables", type=FILE, multiple=True,
+    help="A CSV of image,tags that adds to the manifest's tags: lists of occluded or posed images. May be given again.",
+)  # fmt: skip
+@click.option(
+    "--splits",
+    help="Separated by commas: a split (test), its images with a tag (test:occluded), either in a view of the store "
+    "(test@erase-20).  [default: all there are, but for the training split]",
+)
+@checkpoint_option
+@click.option("--out", type=FILE, help="Folder for the evaluation.  [default: RUN/evaluation-CHECKPOINT]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@resident_option
+def evaluate(
+    run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, tag_tables: tuple[Path, ...], splits: str | None,
+    checkpoint: str, out: Path | None, device: str, resident: "Resident",
+) -> None:  # fmt: skip
+    """Accuracy of RUN per split, tag and view: a table, evaluation.json and predictions.csv. `report` and `compare` go on from them."""
+    from orsanet_cache.data.manifest import load_manifest, with_tags
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.evaluation.evaluate import evaluate as evaluate_run
+    from orsanet_train.evaluation.metrics import text_table
+
+    loaded = load_manifest(manifest, classes=classes, check_files=False)
+    for table in tag_tables:
+        loaded = with_tags(loaded, table)
+    folder = out or run_folder / f"evaluation-{checkpoint}"
+    evaluation = evaluate_run(
+        run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store), folder,
+        groups=None if splits is None else [name.strip() for name in splits.split(",")], device=choose_device(device),
+        resident=resident,
+    )  # fmt: skip
+    click.echo(text_table(evaluation.groups))
+    click.echo(evaluation.protocol)
+    for note in evaluation.notes:
+        click.echo(note, err=True)
+    click.echo(f"wrote {folder}")
+    if out is None:
+        click.echo(
+            f"next: orsanet-train report {run_folder}{'' if checkpoint == 'best' else f' --checkpoint {checkpoint}'}"
+        )

@@ -1,0 +1,52 @@
+"""The command `orsanet-train import`: a checkpoint of the published code as a run."""
+
+from pathlib import Path
+
+import click
+
+from orsanet_cache.console import FILE
+from orsanet_train.commands.options import PRESET_HELP
+
+
+@click.command("import")
+@click.argument("checkpoint", metavar="CKPT", type=FILE)
+@click.option("--out", required=True, type=FILE, help="The run folder to write.")
+@click.option(
+    "--classes", required=True,
+    help="The classes that its head tells apart, in label order: a,b,c. The file does not name them.",
+)  # fmt: skip
+@click.option("--preset", required=True, help=f"Of the data set it was trained with. {PRESET_HELP}")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. model.depth=4 or =6: the small and the base model."
+)  # fmt: skip
+@click.option(
+    "--manifest-name",
+    help="Name of the manifest it was trained with, so that the split that chose it is marked.  [default: the preset's name]",
+)
+def import_checkpoint(
+    checkpoint: Path, out: Path, classes: str, preset: str, overrides: tuple[str, ...], manifest_name: str | None
+) -> None:
+    """A checkpoint of the published code -> a run folder for `evaluate`, and the frozen networks in it for `orsanet-cache build`.
+
+    They are not those of the original files: MobileFaceNet's statistics drifted in training. Evaluating on a store built from others, or
+    with rounded features, is refused.
+    """
+    from orsanet_train.config import load_config
+
+    config = load_config(preset, overrides)
+
+    from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE
+    from orsanet_train.run.imported import import_checkpoint as import_published
+
+    name = Path(preset).stem if manifest_name is None else manifest_name
+    named = [part.strip() for part in classes.split(",")]
+    identity = import_published(checkpoint, out, config, named, name)
+    click.echo(f"{out}: {len(named)} classes in label order: {', '.join(named)}")
+    click.echo(f"{identity.published_choice}; a manifest of the same images must have that name")
+    click.echo(
+        f"next: orsanet-cache build MANIFEST --out STORE --segmenter {out / SEGMENTER_FILE} --landmarks {out / LANDMARKS_FILE} "
+        f"--splits {identity.selection_split} --views clean --precision fp32 --features float32"
+    )
+    click.echo(
+        f"then: orsanet-train evaluate {out} --store STORE --manifest MANIFEST --splits {identity.selection_split}"
+    )

@@ -1,0 +1,72 @@
+"""The commands that follow an evaluation: `orsanet-train report` and `compare`."""
+
+from pathlib import Path
+
+import click
+
+from orsanet_cache.console import FILE
+from orsanet_train.commands.options import checkpoint_option
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", type=FILE, nargs=-1, required=True)
+@checkpoint_option
+@click.option(
+    "--split", help="The split to show class by class and in pictures.  [default: test, else the first evaluated]"
+)
+@click.option("--images", help="Separated by commas: images whose attention to show.  [default: the surest mistakes]")
+@click.option("--store", type=FILE, help="Where the store is, if it was moved since the evaluation.")
+@click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/report-CHECKPOINT, of the first RUN]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def report(
+    runs: tuple[Path, ...],
+    checkpoint: str,
+    split: str | None,
+    images: str | None,
+    store: Path | None,
+    out: Path | None,
+    device: str,
+) -> None:
+    """One page about evaluated RUNs: report.html (a single file that needs no network), report.md and report.json.
+
+    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several are compared with the first.
+    """
+    from orsanet_cache.device import choose_device
+    from orsanet_train.model.checkpoint import prepare_folder
+    from orsanet_train.report.album import album
+    from orsanet_train.report.page import write_report
+    from orsanet_train.report.report import make_report
+
+    wanted = None if images is None else [name.strip() for name in images.split(",")]
+    chosen_device = choose_device(device)
+    folder = out or runs[0] / f"report-{checkpoint}"
+    made, sources = make_report(runs, checkpoint, split, store)
+    prepare_folder(folder)
+    write_report(made, [album(source, wanted, chosen_device) for source in sources], folder)
+    for run in made.runs:
+        click.echo(f"{run.name}: {run.stamp}")
+        for warning in run.warnings:
+            click.echo(warning, err=True)
+    click.echo(f"wrote {folder}/report.html, report.md and report.json")
+
+
+@click.command()
+@click.argument("runs", metavar="RUN_A RUN_B...", type=FILE, nargs=-1, required=True)
+@checkpoint_option
+@click.option("--out", type=FILE, help="A .json file for the numbers.")
+def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
+    """Evaluated runs against the first, image by image: exact McNemar test, difference and its 95 % interval.
+
+    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it: then also mean and spread over the seeds that both have.
+    """
+    import json
+
+    from orsanet_train.evaluation.compare import compare as compare_runs
+    from orsanet_train.model.checkpoint import write_whole
+
+    comparison = compare_runs(runs, checkpoint)
+    click.echo(comparison.text())
+    if out is not None:
+        text = json.dumps(comparison.as_json(), indent=2)
+        write_whole(out, lambda path: path.write_text(text, encoding="utf-8"))
+        click.echo(f"wrote {out}")

@@ -1,0 +1,123 @@
+"""The command `orsanet-train run`: train on a store."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orsanet_cache.console import FILE, classes_option
+from orsanet_train.commands.options import PRESET_HELP, resident_option
+
+if TYPE_CHECKING:
+    from orsanet_train.feed.residence import Resident
+
+RANDOM_START = "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights"
+CHOSEN_ON_TEST = (
+    "the best epoch is chosen on 'test', as in the published runs, so that its accuracy there is optimistic; "
+    "--set selection_split=valid or held-out keeps the test images unseen"
+)
+
+
+@click.command()
+@click.option("--store", required=True, type=FILE, help="A store written by `orsanet-cache build`.")
+@click.option(
+    "--manifest", required=True, type=FILE, help="The manifest with the labels (.toml, or .csv with --classes)."
+)
+@classes_option
+@click.option("--preset", required=True, help=PRESET_HELP)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. epochs=3 or precision=fast."
+)
+@click.option("--out", required=True, type=FILE, help="The run folder to write.")
+@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
+@click.option("--resume", is_flag=True, help="Go on where --out stopped, to the same result as without the stop.")
+@click.option("--seeds", help="Separated by commas: a run for each in --out/seed-N, and their mean and spread.")
+@click.option("--fast-dev-run", is_flag=True, help="Try everything on a few batches, and leave nothing behind.")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile the model: minutes at first, then faster.")
+@click.option(
+    "--save-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True,
+    help="How much work a kill or a power cut may cost.",
+)  # fmt: skip
+@click.option("--segmenter", type=FILE, help="For priors = online: the store's SegFace weights, or demo.")
+@click.option("--landmarks", type=FILE, help="For priors = online: the store's MobileFaceNet weights, or demo.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@resident_option
+def run(
+    store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
+    out: Path, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
+    segmenter: Path | None, landmarks: Path | None, device: str, resident: "Resident",
+) -> None:  # fmt: skip
+    """Train on a store; the run folder gets config.toml, metrics.csv, curves, labelled batches, best and last weights.
+
+    Start it with `torchrun --nproc-per-node N -m orsanet_train run …` to share every batch among N processes.
+    """
+    from orsanet_train.config import load_config
+
+    config = load_config(preset, overrides)  # first: a typo should not wait for torch
+
+    from orsanet_cache.data.manifest import load_manifest
+    from orsanet_cache.device import choose_device
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.frozen.loading import read_weights
+    from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.drawing import plots
+    from orsanet_train.engine.distributed import process_group
+    from orsanet_train.feed.residence import memory_advice
+    from orsanet_train.run import watch
+    from orsanet_train.run.seeds import parse_seeds, spread, train_seeds
+    from orsanet_train.run.train import RunSummary, dev_run, train
+
+    loaded = load_manifest(manifest, classes=classes, check_files=False)
+    opened = PriorStore.open(store)
+    chosen_device = choose_device(device)
+    numbers = None if seeds is None else parse_seeds(seeds)
+    if fast_dev_run and (resume or seeds is not None):
+        raise OrsanetError("--fast-dev-run keeps nothing: leave out --resume and --seeds")
+    if seeds is not None and any(override.partition("=")[0].strip() == "seed" for override in overrides):
+        raise OrsanetError("--set seed and --seeds: give one of them")
+    with process_group(chosen_device) as ranks, memory_advice():
+        say = click.echo if ranks.main else lambda *_args, **_options: None
+        if ir50 is None and not resume:
+            say(RANDOM_START, err=True)
+        for missing, note in (
+            (not plots.matplotlib_installed(), plots.NO_MATPLOTLIB),
+            (not watch.tensorboard_installed(), watch.NO_TENSORBOARD),
+        ):
+            if missing:
+                say(note, err=True)
+        say(
+            f"{loaded.name}: train on '{config.train_split}', best weights chosen on '{config.selection_split}'; "
+            f"{config.epochs} epochs, batch {config.batch_size}, {chosen_device}"
+        )
+        if config.selection_split == "test":
+            say(CHOSEN_ON_TEST, err=True)
+        start = partial(
+            train, manifest=loaded, store=opened, device=chosen_device, ir50=None if ir50 is None else read_weights(ir50),
+            resident=resident, compiled=compiled, frozen_weights=(segmenter, landmarks), ranks=ranks,
+        )  # fmt: skip
+        if fast_dev_run:
+            dev_run(config, start, ranks)
+            say("everything ran, and nothing was kept")
+            return
+
+        def train_into(folder: Path, seed: int) -> RunSummary:
+            begun = resume and (numbers is None or (folder / "run.json").is_file())
+            seeded = config.model_copy(update={"seed": seed})
+            return start(seeded, out=folder, resume=begun, save_minutes=save_minutes)
+
+        if numbers is not None:
+            table = train_seeds(numbers, out, lambda seed, folder: train_into(folder, seed), main=ranks.main)
+            say(table.to_string(index=False))
+            say(
+                f"{out}: {len(table)} seeds; accuracy on '{config.selection_split}': last {spread(table['last_accuracy'])}, "
+                f"best {spread(table['best_accuracy'])} (mean ± standard deviation)"
+            )
+            return
+        summary = train_into(out, config.seed)
+    say(
+        f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
+        f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch})"
+    )
+    names = "" if classes is None else f" --classes {','.join(classes)}"
+    say(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")
