@@ -15,9 +15,8 @@ from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
-from orsanet_train.evaluation.evaluate import evaluate, predict
+from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation, Group
-from orsanet_train.feed.feed import Feed, join
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.run.train import train
 
@@ -267,19 +266,6 @@ def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path
     assert "'test:hat' is left out: the build rejected all its images" in evaluation.notes
     with pytest.raises(OrsanetError, match="no image of 'test:hat' can be used"):
         evaluate(best, retagged, store, tmp_path / "out", groups=["test", "test:hat"], device=CPU)
-
-
-def test_predicting_leaves_the_model_as_it_was(world, run: Path) -> None:
-    model, identity = load_weights(run / "best.safetensors")
-    feed = Feed(
-        world.open_store(), join(world.load_manifest(), world.open_store(), "test", ["clean"]), identity.model, CPU
-    )
-    before = {name: value.clone() for name, value in model.train().state_dict().items()}
-    first, second = predict(model, feed), predict(model, feed)
-    assert np.array_equal(first.probabilities, second.probabilities)
-    assert np.array_equal(first.features, second.features)
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_manifest_of_training_images_alone_needs_a_named_split(world, run: Path, tmp_path: Path) -> None:
