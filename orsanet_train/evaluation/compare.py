@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, ttest_1samp
 
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import CONFIDENCE, Estimate, GroupReport
-from orsanet_train.evaluation.predictions import Evaluation, Group, read_evaluation, right
+from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
 
 EXAMPLES = 5  # images to name where two evaluations do not fit
 

@@ -16,13 +16,12 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.config import HELD_OUT
 from orsanet_train.evaluation.forward import predict
+from orsanet_train.evaluation.groups import Group, all_groups
 from orsanet_train.evaluation.metrics import GroupReport, group_report
-from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns
+from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns
 from orsanet_train.feed.feed import Feed, LabelledSplit, join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
-
-NOT_A_TEST = ("clean", "hflip")  # views that are no occlusion
 
 
 def evaluate(
@@ -110,19 +109,6 @@ def _notes(
         if images:
             yield f"'{name}': {len(images)} image(s) that the build rejected are in no number here"
     yield from (f"'{report.name}': {report.label_warning}" for report in reports if report.label_warning)
-
-
-def all_groups(manifest: Manifest, store: PriorStore, identity: Identity) -> list[Group]:
-    """Every split but the training split, each with its tags and its occluded views."""
-    groups = []
-    for split in manifest.splits:
-        if split == identity.train_split and manifest.name == identity.data_set:
-            continue
-        tags = sorted(set().union(*(sample.tags for sample in manifest.split(split))))
-        views = [view for view in store.views(split) if view not in NOT_A_TEST] if split in store.splits else []
-        groups += [Group(split, None, "clean"), *(Group(split, tag, "clean") for tag in tags)]
-        groups += [Group(split, None, view) for view in views]
-    return groups
 
 
 def _check_fit(identity: Identity, manifest: Manifest, store: PriorStore, weights: Path) -> None:

@@ -32,32 +32,6 @@ NAMES = ("split", "view", "image", "tags", "label", "predicted")
 
 
 @dataclass(frozen=True)
-class Group:
-    """Images to evaluate together, written SPLIT[:TAG][@VIEW]: `test`, `test:occluded`, `test@erase-20`."""
-
-    split: str
-    tag: str | None
-    view: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        rest, at, view = text.partition("@")
-        split, colon, tag = rest.partition(":")
-        return cls(split, tag if colon else None, view if at else "clean")
-
-    def __str__(self) -> str:
-        tag = "" if self.tag is None else f":{self.tag}"
-        return f"{self.split}{tag}{'' if self.view == 'clean' else f'@{self.view}'}"
-
-    def of(self, table: pd.DataFrame) -> NDArray[np.bool_]:
-        """bool [rows]: the rows of a predictions table that belong to it."""
-        chosen = (table["split"] == self.split) & (table["view"] == self.view)
-        if self.tag is not None:
-            chosen &= table["tags"].str.split(";").map(lambda tags: self.tag in tags)
-        return chosen.to_numpy(bool)
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """A checkpoint's predictions for some images, and what they amount to."""
 

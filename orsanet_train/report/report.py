@@ -21,11 +21,10 @@ from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.compare import Comparison, compare, paired, run_names, seed_folders
-from orsanet_train.evaluation.evaluate import NOT_A_TEST
+from orsanet_train.evaluation.groups import NOT_A_TEST, Group
 from orsanet_train.evaluation.metrics import Estimate, GroupReport, group_report
 from orsanet_train.evaluation.predictions import (
     Evaluation,
-    Group,
     labels_of,
     probability_columns,
     read_evaluation,

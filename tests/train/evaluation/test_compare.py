@@ -17,8 +17,9 @@ from scipy.stats import binomtest, ttest_rel
 from orsanet_cache import OrsanetError
 from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.compare import compare, paired, seed_folders
+from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import Estimate, group_report
-from orsanet_train.evaluation.predictions import Evaluation, Group, probability_columns
+from orsanet_train.evaluation.predictions import Evaluation, probability_columns
 from orsanet_train.model.checkpoint import Identity, save_weights
 
 CLASSES = ("surprise", "fear", "anger")

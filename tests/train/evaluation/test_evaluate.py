@@ -16,7 +16,8 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.evaluation.predictions import Evaluation, Group
+from orsanet_train.evaluation.groups import Group
+from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.run.train import train
 
@@ -122,22 +123,6 @@ def test_unknown_groups_are_named(world, run: Path, tmp_path: Path) -> None:
         evaluated(world, run, tmp_path, ["tset"])
     with pytest.raises(OrsanetError, match="no image with the tag 'hat'; its tags: occluded"):
         evaluated(world, run, tmp_path, ["test:hat"])
-
-
-@pytest.mark.parametrize(
-    ("text", "group"),
-    [
-        ("test", Group("test", None, "clean")),
-        ("test:occluded", Group("test", "occluded", "clean")),
-        ("test@erase-20", Group("test", None, "erase-20")),
-        ("test:occluded@erase-20", Group("test", "occluded", "erase-20")),
-        ("test:pose:left@hflip", Group("test", "pose:left", "hflip")),
-        ("test:", Group("test", "", "clean")),
-        ("test@", Group("test", None, "")),
-    ],
-)
-def test_a_group_is_a_split_a_tag_and_a_view(text: str, group: Group) -> None:
-    assert Group.parse(text) == group
 
 
 @pytest.fixture(scope="module")
