@@ -14,29 +14,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import binomtest, norm, ttest_1samp
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.evaluation.metrics import CONFIDENCE, Estimate, GroupReport
+from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
+from orsanet_train.evaluation.statistics import Estimate, Paired, mean_over_seeds, paired
 
 EXAMPLES = 5  # images to name where two evaluations do not fit
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two models on the same images."""
-
-    name: str
-    images: int
-    first: float  # accuracy
-    second: float
-    only_first: int  # images that only the first model gets right
-    only_second: int
-    difference: Estimate  # second - first
-    p_value: float  # exact McNemar, two-sided
 
 
 @dataclass(frozen=True)
@@ -86,31 +71,6 @@ class Comparison:
                 parts.append(f"Against {first}, over the seeds (paired t test):\n{_seed_table(self.differences)}")
         stated = [f"{run}: {protocol}" for run, protocol in zip(self.runs, self.protocols, strict=True)]
         return "\n\n".join([*parts, "\n".join([*stated, *self.notes])])
-
-
-def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> Paired:
-    """Two models on the same N images, which of them each gets right being bool [N].
-
-    The p-value is the exact McNemar test: were the models equally good, an image that only one gets right would be either's with
-    probability 1/2. The interval is Bonett and Price's (2012), the normal one after one image more is given to each model: it is right for a
-    handful of discordant images, where a bootstrap is too narrow and contradicts the test.
-    """
-    images = len(first_right)
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
-    gained, lost = (only_second + 1) / (images + 2), (only_first + 1) / (images + 2)
-    half = norm.isf((1 - CONFIDENCE) / 2) * np.sqrt((gained + lost - (gained - lost) ** 2) / (images + 2))
-    low, high = max(-1.0, gained - lost - half), min(1.0, gained - lost + half)
-    return Paired(
-        name=name,
-        images=images,
-        first=float(first_right.mean()),
-        second=float(second_right.mean()),
-        only_first=only_first,
-        only_second=only_second,
-        difference=Estimate((only_second - only_first) / images, float(low), float(high)),
-        p_value=float(binomtest(only_second, only_first + only_second).pvalue) if only_first + only_second else 1.0,
-    )
 
 
 def seed_folders(run: Path) -> dict[int, Path]:
@@ -284,20 +244,8 @@ def _difference(first: _Run, run: _Run, group: str) -> Difference:
         theirs = first.outcomes(seed, group)
         pairs.append(paired(group, right(theirs), right(run.outcomes(seed, group).loc[theirs.index])))
     named = tuple(seed for seed in seeds if seed is not None)
-    over_seeds, p_value = _over_seeds(pairs) if named else (None, None)
+    over_seeds, p_value = mean_over_seeds(pairs) if named else (None, None)
     return Difference(run.name, group, named, tuple(pairs), over_seeds, p_value)
-
-
-def _over_seeds(pairs: Sequence[Paired]) -> tuple[Estimate, float | None]:
-    """Mean difference with its t interval, and the p-value of the paired t test. Neither, where no two seeds differ."""
-    images = pairs[0].images
-    gained = np.array([pair.only_second - pair.only_first for pair in pairs])  # counts: equal ones are exactly equal
-    mean = float(gained.mean() / images)
-    if np.ptp(gained) == 0:
-        return Estimate(mean, None, None), None
-    test = ttest_1samp(gained, 0)
-    low, high = test.confidence_interval(CONFIDENCE)
-    return Estimate(mean, float(low / images), float(high / images)), float(test.pvalue)
 
 
 def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:

@@ -1,7 +1,5 @@
-"""Labels and class probabilities -> the numbers of a report: metrics, their uncertainty, and a check of the label order.
-
-The uncertainty is that of the images: how far the numbers of the same trained model would vary on other images of the same kind. Another
-training seed moves them too, which only several runs can show (compare.py).
+"""Labels and class probabilities -> the numbers of a report: metrics with their intervals (statistics.py), calibration, and what
+label_order.py finds.
 
 Shapes: N = images, K = classes.
 """
@@ -19,25 +17,11 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_train.evaluation.statistics import Estimate, averages, headlines
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 CALIBRATION_BINS = 15
 SHARP_GAIN = 0.05  # of balanced accuracy: what another label order must promise before anybody is bothered
 CHANCE = 0.001  # how often luck alone may look like a wrong label order
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % interval; `low` and `high` are None where the resamples cannot tell, all of them being equal."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def images(self, n: int) -> float | None:
-        """The interval's width as a number of images out of n."""
-        return None if self.low is None or self.high is None else (self.high - self.low) * n
 
 
 @dataclass(frozen=True)
@@ -145,71 +129,6 @@ def group_report(
     )
 
 
-def headlines(confusion: NDArray[np.int64], second_right: int, seed: int = 0) -> dict[str, Estimate]:
-    """Accuracy, balanced accuracy, macro F1 and top-2 accuracy from confusion counts [true, predicted] int64 [K, K].
-
-    `second_right` is the number of images whose label is the second most probable class.
-
-    The intervals are percentiles of a bootstrap over images. Among N images drawn with replacement the counts of the matrix's cells are
-    multinomial, so the counts are drawn and not the images: the same distribution. A class that a resample has no image of is left
-    out of its mean, as it is of the value's.
-
-    An accuracy or top-2 accuracy of 0 or 1 is the same in every resample and has Wilson's interval instead; the other two have none then.
-    The top-2 accuracy of two classes is 1 by definition and has none.
-
-    How often the true value is in the interval, in per cent of 2,000 to 4,000 simulated test sets of a usual model (accuracy 0.85) on
-    RAF-DB's seven classes, the rarest of which is 2.4 % of the images:
-
-        images                50   100   200   300  1000  3068
-        accuracy            94.2  95.1  94.3  95.0  94.7  94.8
-        balanced accuracy   87.1  89.9  92.6  93.2  95.1  94.5
-        macro F1            90.0  91.3  93.3  93.7  94.8  95.1
-        top-2 accuracy      98.1  92.3  93.9  94.1  94.2  95.1
-
-    So the intervals of balanced accuracy and macro F1 are too narrow where a class has fewer than some ten images.
-    """
-    images = int(confusion.sum())
-    right = int(np.trace(confusion))
-    rng = np.random.default_rng(seed)
-    occupied = confusion > 0  # leaving the empty cells out saves most of the time
-    drawn = np.zeros((RESAMPLES, *confusion.shape), np.int64)
-    drawn[:, occupied] = rng.multinomial(images, confusion[occupied] / images, size=RESAMPLES)
-    drawn_top2 = rng.binomial(images, (right + second_right) / images, size=RESAMPLES) / images
-    accuracy, balanced, f1 = (
-        interval(float(value), resamples)
-        for value, resamples in zip(_averages(confusion), _averages(drawn), strict=True)
-    )
-    top2 = interval((right + second_right) / images, drawn_top2)
-    return {
-        "accuracy": _wilson_at_the_ends(accuracy, images),
-        "balanced_accuracy": balanced,
-        "macro_f1": f1,
-        "top2_accuracy": _wilson_at_the_ends(top2, images) if len(confusion) > 2 else top2,
-    }
-
-
-def interval(value: float, resamples: NDArray[np.float64]) -> Estimate:
-    """The value with the middle 95 % of what it is in the resamples."""
-    low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, None, None) if low == high else Estimate(value, float(low), float(high))
-
-
-def _wilson_at_the_ends(share: Estimate, images: int) -> Estimate:
-    if share.value not in (0.0, 1.0):
-        return share
-    wilson = binomtest(round(share.value * images), images).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(share.value, float(wilson.low), float(wilson.high))
-
-
-def _averages(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-    """Accuracy, balanced accuracy and macro F1 [...] of confusion counts [..., K, K]."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, and left out
-        recall, f1 = hits / true, 2 * hits / (true + predicted)
-    return hits.sum(axis=-1) / true.sum(axis=-1), np.nanmean(recall, axis=-1), np.nanmean(f1, axis=-1)
-
-
 def _reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> list[Bin]:
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     of_bin = np.digitize(confidence, edges[1:-1], right=True)
@@ -247,7 +166,7 @@ def label_warning(confusion: NDArray[np.int64], classes: Sequence[str]) -> str |
     names = {k: k for k in renamed} | {k: renamed[k] for cycle in evident for k in cycle}
     put_right = np.empty_like(confusion)
     put_right[:, list(names.values())] = confusion[:, list(names)]
-    (before, balanced_before, _), (after, balanced_after, _) = _averages(confusion), _averages(put_right)
+    (before, balanced_before, _), (after, balanced_after, _) = averages(confusion), averages(put_right)
     if balanced_after - balanced_before < SHARP_GAIN:
         return None
     said = " and ".join(_exchange([classes[k] for k in cycle]) for cycle in evident)

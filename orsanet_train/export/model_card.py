@@ -15,8 +15,9 @@ from jinja2 import Environment, StrictUndefined
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
-from orsanet_train.evaluation.metrics import Estimate, GroupReport
+from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
+from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.model.checkpoint import Identity

@@ -18,7 +18,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from orsanet_train.config import config_toml
-from orsanet_train.evaluation.metrics import Estimate
+from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.model.checkpoint import prepare_folder, write_whole
 from orsanet_train.report.album import Picture
 from orsanet_train.report.report import Report

@@ -20,9 +20,9 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.evaluation.compare import Comparison, compare, paired, run_names, seed_folders
+from orsanet_train.evaluation.compare import Comparison, compare, run_names, seed_folders
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
-from orsanet_train.evaluation.metrics import Estimate, GroupReport, group_report
+from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import (
     Evaluation,
     labels_of,
@@ -30,6 +30,7 @@ from orsanet_train.evaluation.predictions import (
     read_evaluation,
     right,
 )
+from orsanet_train.evaluation.statistics import Estimate, paired
 from orsanet_train.report.paper import published
 from orsanet_train.run.folder import read_json
 
