@@ -173,7 +173,7 @@ def evaluate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.evaluation.evaluate import evaluate as evaluate_run
-    from orsanet_train.evaluation.metrics import text_table
+    from orsanet_train.evaluation.tables import text_table
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     for table in tag_tables:
@@ -293,10 +293,11 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     import json
 
     from orsanet_train.evaluation.compare import compare as compare_runs
+    from orsanet_train.evaluation.tables import comparison_text
     from orsanet_train.model.checkpoint import write_whole
 
     comparison = compare_runs(runs, checkpoint)
-    click.echo(comparison.text())
+    click.echo(comparison_text(comparison))
     if out is not None:
         text = json.dumps(comparison.as_json(), indent=2)
         write_whole(out, lambda path: path.write_text(text, encoding="utf-8"))

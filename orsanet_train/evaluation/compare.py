@@ -61,17 +61,6 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def text(self) -> str:
-        """Tables for a terminal, in per cent and points."""
-        parts = [_accuracy_table(self.accuracies)]
-        if self.differences:
-            first = self.runs[0]
-            parts.append(f"Against {first}, image by image (exact McNemar test):\n{_pair_table(self.differences)}")
-            if any(difference.over_seeds for difference in self.differences):
-                parts.append(f"Against {first}, over the seeds (paired t test):\n{_seed_table(self.differences)}")
-        stated = [f"{run}: {protocol}" for run, protocol in zip(self.runs, self.protocols, strict=True)]
-        return "\n\n".join([*parts, "\n".join([*stated, *self.notes])])
-
 
 def seed_folders(run: Path) -> dict[int, Path]:
     """The runs of a folder of seeds by seed, in order; none for any other folder."""
@@ -246,57 +235,3 @@ def _difference(first: _Run, run: _Run, group: str) -> Difference:
     named = tuple(seed for seed in seeds if seed is not None)
     over_seeds, p_value = mean_over_seeds(pairs) if named else (None, None)
     return Difference(run.name, group, named, tuple(pairs), over_seeds, p_value)
-
-
-def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:
-    rows = [
-        {
-            "group": one.group + (" *" if one.chose_checkpoint else ""),
-            "run": one.run,
-            "seeds": len(one.seeds),
-            "accuracy": f"{100 * one.mean:.2f}" + ("" if one.deviation is None else f" ± {100 * one.deviation:.2f}"),
-        }
-        for one in accuracies
-    ]
-    table = pd.DataFrame(rows)
-    return (table if any(one.seeds for one in accuracies) else table.drop(columns="seeds")).to_string(index=False)
-
-
-def _pair_table(differences: Sequence[Difference]) -> str:
-    rows = [
-        {
-            "group": difference.group,
-            "run": difference.run,
-            **({} if seed is None else {"seed": seed}),
-            "images": pair.images,
-            "only first right": pair.only_first,
-            "only this right": pair.only_second,
-            **_points(pair.difference, pair.p_value),
-        }
-        for difference in differences
-        for seed, pair in zip(difference.seeds or (None,), difference.pairs, strict=True)
-    ]
-    return pd.DataFrame(rows).to_string(index=False)
-
-
-def _seed_table(differences: Sequence[Difference]) -> str:
-    rows = [
-        {
-            "group": difference.group,
-            "run": difference.run,
-            "seeds": len(difference.seeds),
-            **_points(difference.over_seeds, difference.p_value),
-        }
-        for difference in differences
-        if difference.over_seeds is not None
-    ]
-    return pd.DataFrame(rows).to_string(index=False)
-
-
-def _points(difference: Estimate, p_value: float | None) -> dict[str, str]:
-    ends = [f"{100 * end:+.2f}" for end in (difference.low, difference.high) if end is not None]
-    return {
-        "difference": f"{100 * difference.value:+.2f}",
-        "95 %": " … ".join(ends) or "-",
-        "p": "-" if p_value is None else f"{p_value:.2g}",
-    }

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -139,35 +138,6 @@ def _reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]
         )
         for index in np.unique(of_bin)
     ]
-
-
-def text_table(reports: Sequence[GroupReport]) -> str:
-    """The headlines of several groups, for a terminal, columns two spaces apart. A `*` marks groups that chose the checkpoint.
-
-    Metrics, the calibration error ECE among them, are in per cent; `width` is how many images the interval of the accuracy spans.
-    """
-    columns = [
-        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
-    ]  # fmt: skip
-    rows = [
-        [
-            report.name + (" *" if report.chose_checkpoint else ""),
-            report.images,
-            report.rejected,
-            _percent(report.accuracy.value),
-            "–".join(map(_percent, (report.accuracy.low, report.accuracy.high))),
-            "-" if (width := report.accuracy.images(report.images)) is None else f"{width:.0f}",
-            *(_percent(metric.value) for metric in (report.balanced_accuracy, report.macro_f1, report.top2_accuracy)),
-            _percent(report.calibration_error),
-        ]
-        for report in reports
-    ]
-    apart = [columns[0], *(f" {column}" for column in columns[1:])]  # pandas puts one space between columns
-    return pd.DataFrame(rows, columns=apart).astype(str).to_string(index=False)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def _or_none(score: float) -> float | None:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from orsanet_train.config import config_toml
 from orsanet_train.evaluation.statistics import Estimate
+from orsanet_train.evaluation.tables import comparison_text
 from orsanet_train.model.checkpoint import prepare_folder, write_whole
 from orsanet_train.report.album import Picture
 from orsanet_train.report.report import Report
@@ -52,7 +53,7 @@ def _environment() -> Environment:
     environment.globals["zip"] = zip
     environment.filters |= {
         "percent": percent, "points": points, "between": between, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(text, "    "),
-        "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
+        "comparison_text": comparison_text, "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
     }  # fmt: skip
     return environment
 

@@ -1,7 +1,6 @@
 """Metrics: every one is scikit-learn's, and a report has them, their intervals and what the label order looks like."""
 
 import json
-import re
 import warnings
 from collections.abc import Sequence
 
@@ -21,12 +20,7 @@ from sklearn.metrics import (
 )
 
 from orsanet_cache import OrsanetError
-from orsanet_train.evaluation.metrics import (
-    ClassReport,
-    GroupReport,
-    group_report,
-    text_table,
-)
+from orsanet_train.evaluation.metrics import ClassReport, GroupReport, group_report
 from orsanet_train.evaluation.statistics import Estimate
 
 CLASSES = ("surprise", "fear", "anger", "neutral")  # label order, on purpose not the alphabet's
@@ -239,28 +233,6 @@ def test_a_report_says_what_the_check_found() -> None:
     said = group_report("test", labels, certain[:, [1, 0, 2, 3]], CLASSES).label_warning
     assert said is not None
     assert "'surprise' and 'fear' look exchanged; with the names put right accuracy would be 100.0%" in said
-
-
-def test_the_table_has_a_row_per_group_in_per_cent_with_columns_two_spaces_apart() -> None:
-    first = report_of([("surprise", "surprise"), ("surprise", "fear"), ("fear", "fear")], "valid", 2, True)
-    second = report_of([("anger", "anger")] * 7, "test:occluded")
-    header, *rows = (re.split(r" {2,}", line.strip()) for line in text_table([first, second]).splitlines())
-    assert header == [
-        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
-    ]  # fmt: skip
-    assert rows == [
-        ["valid *", "3", "2", "66.67", "0.00–100.00", "3", "75.00", "66.67", "100.00", "3.33"],
-        ["test:occluded", "7", "0", "100.00", "64.57–100.00", "2", "100.00", "100.00", "100.00", "30.00"],
-    ]
-
-
-def test_the_tables_shorten_no_name_and_leave_out_no_row() -> None:
-    """Data frames abbreviate long cells and long tables unless told not to."""
-    classes = [f"expression-{'x' * 80}-{index}" for index in range(70)]
-    report = group_report("test:" + "a" * 80, np.arange(70), np.eye(70), classes)
-    lines = text_table([report] * 70).splitlines()
-    assert len(lines) == 71
-    assert {line.split()[0] for line in lines[1:]} == {report.name}
 
 
 def test_a_class_may_be_called_like_a_column() -> None:
