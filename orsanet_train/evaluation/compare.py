@@ -20,6 +20,7 @@ from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
 from orsanet_train.evaluation.statistics import Estimate, Paired, mean_over_seeds, paired
+from orsanet_train.model.checkpoint import how_chosen
 
 EXAMPLES = 5  # images to name where two evaluations do not fit
 
@@ -120,14 +121,7 @@ class _Run:
     @property
     def protocol(self) -> str:
         """How its checkpoints were chosen."""
-        chosen = [evaluation.checkpoint for evaluation in self.by_seed.values()]
-        epochs = ", ".join(map(str, dict.fromkeys(checkpoint.epoch for checkpoint in chosen)))
-        if chosen[0].selection == "last":
-            return f"last checkpoint (epoch {epochs}), not chosen by any result"
-        if chosen[0].selection == "published":
-            return chosen[0].published_choice
-        splits = "', '".join(dict.fromkeys(checkpoint.selection_split for checkpoint in chosen))
-        return f"best checkpoint (epoch {epochs}), chosen by its accuracy on split '{splits}'"
+        return how_chosen(*(evaluation.checkpoint for evaluation in self.by_seed.values()))
 
     def reports(self, group: str) -> list[GroupReport]:
         """Of one of its groups, by seed."""

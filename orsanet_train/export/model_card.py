@@ -20,7 +20,7 @@ from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
 from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
-from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model.checkpoint import Identity, how_chosen
 from orsanet_train.model.frozen import NAMES, is_demo
 from orsanet_train.report.page import between, markdown_text, percent
 from orsanet_train.run.folder import read_json
@@ -120,6 +120,7 @@ def model_card(
     return template.render(
         checkpoint=checkpoint,
         identity=identity,
+        chosen=how_chosen(identity),
         recipe=identity.store_recipe,
         size=size_said(identity),
         parameters=parameters(identity),

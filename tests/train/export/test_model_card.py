@@ -176,7 +176,7 @@ def test_the_size_is_called_published_where_it_is(run: Path) -> None:
 def test_a_run_without_evaluation_is_told_which_command_makes_one(run: Path) -> None:
     card = model_card("best", identity_of(run), None, [GRAPH], "pictures", None)
     assert "Not evaluated. `orsanet-train evaluate RUN --checkpoint best --store STORE --manifest MANIFEST`" in card
-    assert "best checkpoint: epoch 3, chosen by its accuracy on split 'valid'" in card
+    assert "best checkpoint (epoch 3), chosen by its accuracy on split 'valid'" in card
     assert "What an occlusion drawn over the images costs was not measured" in card
     assert evaluation_of(run, "last") is None
 
