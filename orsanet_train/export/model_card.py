@@ -22,7 +22,7 @@ from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.model.checkpoint import Identity, how_chosen
 from orsanet_train.model.frozen import NAMES, is_demo
-from orsanet_train.report.page import between, markdown_text, percent
+from orsanet_train.report.text import between, markdown_text, percent
 from orsanet_train.run.folder import read_json
 
 CARD = "MODEL_CARD.md"

@@ -19,8 +19,9 @@ from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.feed.feed import Feed, LabelledSplit
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.report.contents import Source
 from orsanet_train.report.paper import published
-from orsanet_train.report.report import Source, store_rows
+from orsanet_train.report.report import store_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.export.export import Exported, export_onnx, largest_difference
 from orsanet_train.export.model_card import VIEWS, WrittenGraph, evaluation_of, licences, model_card, size_said
 from orsanet_train.model.checkpoint import Identity, save_weights
-from orsanet_train.report.page import between, percent
+from orsanet_train.report.text import between, percent
 
 CPU = torch.device("cpu")
 TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
