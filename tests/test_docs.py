@@ -33,7 +33,8 @@ from orsanet_cache.cli import main as cache_main
 from orsanet_cache.store.schema import schema
 from orsanet_train.cli import main as train_main
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.evaluation.metrics import group_report, text_table
+from orsanet_train.evaluation.metrics import group_report
+from orsanet_train.evaluation.tables import text_table
 from orsanet_train.model.complexity import complexity
 from orsanet_train.report.paper import published
 

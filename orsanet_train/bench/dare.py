@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from orsanet_train.engine.dare import dare_loss
-from orsanet_train.run.seeds import t_interval
+from orsanet_train.evaluation.statistics import t_interval
 
 HIDDEN, BATCH, STEPS = 64, 64, 600
 

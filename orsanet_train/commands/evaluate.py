@@ -39,7 +39,7 @@ def evaluate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.evaluation.evaluate import evaluate as evaluate_run
-    from orsanet_train.evaluation.metrics import text_table
+    from orsanet_train.evaluation.tables import text_table
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     for table in tag_tables:

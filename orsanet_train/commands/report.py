@@ -62,10 +62,11 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     import json
 
     from orsanet_train.evaluation.compare import compare as compare_runs
+    from orsanet_train.evaluation.tables import comparison_text
     from orsanet_train.model.checkpoint import write_whole
 
     comparison = compare_runs(runs, checkpoint)
-    click.echo(comparison.text())
+    click.echo(comparison_text(comparison))
     if out is not None:
         text = json.dumps(comparison.as_json(), indent=2)
         write_whole(out, lambda path: path.write_text(text, encoding="utf-8"))

@@ -63,9 +63,10 @@ def run(
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.drawing import plots
     from orsanet_train.engine.distributed import process_group
+    from orsanet_train.evaluation.statistics import spread
     from orsanet_train.feed.residence import memory_advice
     from orsanet_train.run import watch
-    from orsanet_train.run.seeds import parse_seeds, spread, train_seeds
+    from orsanet_train.run.seeds import parse_seeds, train_seeds
     from orsanet_train.run.train import RunSummary, dev_run, train
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)

@@ -21,7 +21,8 @@ from PIL import Image
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.inspection.tiles import printable
-from orsanet_train.evaluation.metrics import Estimate, GroupReport
+from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.model.checkpoint import write_whole
 
 if TYPE_CHECKING:

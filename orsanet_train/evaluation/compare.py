@@ -14,28 +14,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import binomtest, norm, ttest_1samp
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_train.evaluation.metrics import CONFIDENCE, Estimate, GroupReport
-from orsanet_train.evaluation.predictions import Evaluation, Group, read_evaluation, right
+from orsanet_train.evaluation.groups import Group
+from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
+from orsanet_train.evaluation.statistics import Estimate, Paired, mean_over_seeds, paired
+from orsanet_train.model.checkpoint import how_chosen
 
 EXAMPLES = 5  # images to name where two evaluations do not fit
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two models on the same images."""
-
-    name: str
-    images: int
-    first: float  # accuracy
-    second: float
-    only_first: int  # images that only the first model gets right
-    only_second: int
-    difference: Estimate  # second - first
-    p_value: float  # exact McNemar, two-sided
 
 
 @dataclass(frozen=True)
@@ -74,42 +61,6 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    def text(self) -> str:
-        """Tables for a terminal, in per cent and points."""
-        parts = [_accuracy_table(self.accuracies)]
-        if self.differences:
-            first = self.runs[0]
-            parts.append(f"Against {first}, image by image (exact McNemar test):\n{_pair_table(self.differences)}")
-            if any(difference.over_seeds for difference in self.differences):
-                parts.append(f"Against {first}, over the seeds (paired t test):\n{_seed_table(self.differences)}")
-        stated = [f"{run}: {protocol}" for run, protocol in zip(self.runs, self.protocols, strict=True)]
-        return "\n\n".join([*parts, "\n".join([*stated, *self.notes])])
-
-
-def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> Paired:
-    """Two models on the same N images, which of them each gets right being bool [N].
-
-    The p-value is the exact McNemar test: were the models equally good, an image that only one gets right would be either's with
-    probability 1/2. The interval is Bonett and Price's (2012), the normal one after one image more is given to each model: it is right for a
-    handful of discordant images, where a bootstrap is too narrow and contradicts the test.
-    """
-    images = len(first_right)
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
-    gained, lost = (only_second + 1) / (images + 2), (only_first + 1) / (images + 2)
-    half = norm.isf((1 - CONFIDENCE) / 2) * np.sqrt((gained + lost - (gained - lost) ** 2) / (images + 2))
-    low, high = max(-1.0, gained - lost - half), min(1.0, gained - lost + half)
-    return Paired(
-        name=name,
-        images=images,
-        first=float(first_right.mean()),
-        second=float(second_right.mean()),
-        only_first=only_first,
-        only_second=only_second,
-        difference=Estimate((only_second - only_first) / images, float(low), float(high)),
-        p_value=float(binomtest(only_second, only_first + only_second).pvalue) if only_first + only_second else 1.0,
-    )
 
 
 def seed_folders(run: Path) -> dict[int, Path]:
@@ -170,14 +121,7 @@ class _Run:
     @property
     def protocol(self) -> str:
         """How its checkpoints were chosen."""
-        chosen = [evaluation.checkpoint for evaluation in self.by_seed.values()]
-        epochs = ", ".join(map(str, dict.fromkeys(checkpoint.epoch for checkpoint in chosen)))
-        if chosen[0].selection == "last":
-            return f"last checkpoint (epoch {epochs}), not chosen by any result"
-        if chosen[0].selection == "published":
-            return chosen[0].published_choice
-        splits = "', '".join(dict.fromkeys(checkpoint.selection_split for checkpoint in chosen))
-        return f"best checkpoint (epoch {epochs}), chosen by its accuracy on split '{splits}'"
+        return how_chosen(*(evaluation.checkpoint for evaluation in self.by_seed.values()))
 
     def reports(self, group: str) -> list[GroupReport]:
         """Of one of its groups, by seed."""
@@ -283,71 +227,5 @@ def _difference(first: _Run, run: _Run, group: str) -> Difference:
         theirs = first.outcomes(seed, group)
         pairs.append(paired(group, right(theirs), right(run.outcomes(seed, group).loc[theirs.index])))
     named = tuple(seed for seed in seeds if seed is not None)
-    over_seeds, p_value = _over_seeds(pairs) if named else (None, None)
+    over_seeds, p_value = mean_over_seeds(pairs) if named else (None, None)
     return Difference(run.name, group, named, tuple(pairs), over_seeds, p_value)
-
-
-def _over_seeds(pairs: Sequence[Paired]) -> tuple[Estimate, float | None]:
-    """Mean difference with its t interval, and the p-value of the paired t test. Neither, where no two seeds differ."""
-    images = pairs[0].images
-    gained = np.array([pair.only_second - pair.only_first for pair in pairs])  # counts: equal ones are exactly equal
-    mean = float(gained.mean() / images)
-    if np.ptp(gained) == 0:
-        return Estimate(mean, None, None), None
-    test = ttest_1samp(gained, 0)
-    low, high = test.confidence_interval(CONFIDENCE)
-    return Estimate(mean, float(low / images), float(high / images)), float(test.pvalue)
-
-
-def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:
-    rows = [
-        {
-            "group": one.group + (" *" if one.chose_checkpoint else ""),
-            "run": one.run,
-            "seeds": len(one.seeds),
-            "accuracy": f"{100 * one.mean:.2f}" + ("" if one.deviation is None else f" ± {100 * one.deviation:.2f}"),
-        }
-        for one in accuracies
-    ]
-    table = pd.DataFrame(rows)
-    return (table if any(one.seeds for one in accuracies) else table.drop(columns="seeds")).to_string(index=False)
-
-
-def _pair_table(differences: Sequence[Difference]) -> str:
-    rows = [
-        {
-            "group": difference.group,
-            "run": difference.run,
-            **({} if seed is None else {"seed": seed}),
-            "images": pair.images,
-            "only first right": pair.only_first,
-            "only this right": pair.only_second,
-            **_points(pair.difference, pair.p_value),
-        }
-        for difference in differences
-        for seed, pair in zip(difference.seeds or (None,), difference.pairs, strict=True)
-    ]
-    return pd.DataFrame(rows).to_string(index=False)
-
-
-def _seed_table(differences: Sequence[Difference]) -> str:
-    rows = [
-        {
-            "group": difference.group,
-            "run": difference.run,
-            "seeds": len(difference.seeds),
-            **_points(difference.over_seeds, difference.p_value),
-        }
-        for difference in differences
-        if difference.over_seeds is not None
-    ]
-    return pd.DataFrame(rows).to_string(index=False)
-
-
-def _points(difference: Estimate, p_value: float | None) -> dict[str, str]:
-    ends = [f"{100 * end:+.2f}" for end in (difference.low, difference.high) if end is not None]
-    return {
-        "difference": f"{100 * difference.value:+.2f}",
-        "95 %": " … ".join(ends) or "-",
-        "p": "-" if p_value is None else f"{p_value:.2g}",
-    }

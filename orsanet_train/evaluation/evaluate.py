@@ -3,15 +3,12 @@
 groups ─▶ (split, view) ─ model, once ─▶ predictions, features ─▶ of each group: metrics ─▶ evaluation folder (predictions.py)
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from torch import nn
 from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
@@ -19,52 +16,13 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import HELD_OUT
+from orsanet_train.evaluation.forward import predict
+from orsanet_train.evaluation.groups import Group, all_groups
 from orsanet_train.evaluation.metrics import GroupReport, group_report
-from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns
+from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns
 from orsanet_train.feed.feed import Feed, LabelledSplit, join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
-from orsanet_train.reference.network import OnlineFeed
-
-EVALUATION_BATCH = 64
-NOT_A_TEST = ("clean", "hflip")  # views that are no occlusion
-
-
-class Outputs(NamedTuple):
-    """What the model says of a split's usable samples (of this rank's part), in the manifest's order."""
-
-    probabilities: NDArray[np.float32]  # [N, K]
-    features: NDArray[np.float32]  # [N, D], gated, what the head sees
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module,
-    feed: Feed | OnlineFeed,
-    view: str = "clean",
-    after_batch: Callable[[int], object] = lambda _: None,
-) -> Outputs:
-    """Run the model over a split, in evaluation mode; its own mode is kept.
-
-    `after_batch` is called with the number of images of every batch; what it raises ends the prediction.
-    """
-    was_training = model.training
-    model.eval()
-    probabilities, features = [], []
-    for batch in feed.in_order(EVALUATION_BATCH, view):
-        said = model(*batch.inputs)
-        probabilities.append(said.logits.float().softmax(dim=1))
-        features.append(said.features.float())
-        after_batch(len(said.logits))
-    model.train(was_training)
-    if not probabilities:
-        raise OrsanetError(f"split '{feed.split.name}' has no usable image to evaluate")
-    outputs = Outputs(torch.cat(probabilities).cpu().numpy(), torch.cat(features).cpu().numpy())
-    if not np.isfinite(outputs.probabilities).all():
-        raise OrsanetError(
-            f"the model's outputs on '{feed.split.name}' are not finite; train with a lower learning_rate"
-        )
-    return outputs
 
 
 def evaluate(
@@ -152,19 +110,6 @@ def _notes(
         if images:
             yield f"'{name}': {len(images)} image(s) that the build rejected are in no number here"
     yield from (f"'{report.name}': {report.label_warning}" for report in reports if report.label_warning)
-
-
-def all_groups(manifest: Manifest, store: PriorStore, identity: Identity) -> list[Group]:
-    """Every split but the training split, each with its tags and its occluded views."""
-    groups = []
-    for split in manifest.splits:
-        if split == identity.train_split and manifest.name == identity.data_set:
-            continue
-        tags = sorted(set().union(*(sample.tags for sample in manifest.split(split))))
-        views = [view for view in store.views(split) if view not in NOT_A_TEST] if split in store.splits else []
-        groups += [Group(split, None, "clean"), *(Group(split, tag, "clean") for tag in tags)]
-        groups += [Group(split, None, view) for view in views]
-    return groups
 
 
 def _check_fit(identity: Identity, manifest: Manifest, store: PriorStore, weights: Path) -> None:

@@ -24,37 +24,11 @@ from numpy.typing import NDArray
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.evaluation.metrics import GroupReport
-from orsanet_train.model.checkpoint import Identity, prepare_folder, read_identity, write_whole
+from orsanet_train.model.checkpoint import Identity, how_chosen, prepare_folder, read_identity, write_whole
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
 PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")
 NAMES = ("split", "view", "image", "tags", "label", "predicted")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images to evaluate together, written SPLIT[:TAG][@VIEW]: `test`, `test:occluded`, `test@erase-20`."""
-
-    split: str
-    tag: str | None
-    view: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        rest, at, view = text.partition("@")
-        split, colon, tag = rest.partition(":")
-        return cls(split, tag if colon else None, view if at else "clean")
-
-    def __str__(self) -> str:
-        tag = "" if self.tag is None else f":{self.tag}"
-        return f"{self.split}{tag}{'' if self.view == 'clean' else f'@{self.view}'}"
-
-    def of(self, table: pd.DataFrame) -> NDArray[np.bool_]:
-        """bool [rows]: the rows of a predictions table that belong to it."""
-        chosen = (table["split"] == self.split) & (table["view"] == self.view)
-        if self.tag is not None:
-            chosen &= table["tags"].str.split(";").map(lambda tags: self.tag in tags)
-        return chosen.to_numpy(bool)
 
 
 @dataclass(frozen=True)
@@ -81,15 +55,9 @@ class Evaluation:
     @property
     def protocol(self) -> str:
         """How the checkpoint was chosen, in a sentence that stands under every table."""
-        chosen = self.checkpoint
-        if chosen.selection == "last":
-            return f"last checkpoint (epoch {chosen.epoch}), not chosen by any result"
-        said = f"best checkpoint: epoch {chosen.epoch}, chosen by its accuracy on split '{chosen.selection_split}'"
-        if chosen.selection == "published":
-            said = chosen.published_choice
-        if any(report.chose_checkpoint for report in self.groups):
-            said += "; * chosen on these images, so their numbers are optimistic"
-        return said
+        optimistic = any(report.chose_checkpoint for report in self.groups)
+        marked = "; * chosen on these images, so their numbers are optimistic" if optimistic else ""
+        return how_chosen(self.checkpoint) + marked
 
     def write(self, folder: Path) -> None:
         """Write the folder. evaluation.json comes last: where it is, the others are its."""

@@ -15,14 +15,15 @@ from jinja2 import Environment, StrictUndefined
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
-from orsanet_train.evaluation.evaluate import NOT_A_TEST
-from orsanet_train.evaluation.metrics import Estimate, GroupReport
-from orsanet_train.evaluation.predictions import Evaluation, Group, read_evaluation
+from orsanet_train.evaluation.groups import NOT_A_TEST, Group
+from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
+from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
-from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model.checkpoint import Identity, how_chosen
 from orsanet_train.model.frozen import NAMES, is_demo
-from orsanet_train.report.page import between, markdown_text, percent
+from orsanet_train.report.text import between, markdown_text, percent
 from orsanet_train.run.folder import read_json
 
 CARD = "MODEL_CARD.md"
@@ -120,6 +121,7 @@ def model_card(
     return template.render(
         checkpoint=checkpoint,
         identity=identity,
+        chosen=how_chosen(identity),
         recipe=identity.store_recipe,
         size=size_said(identity),
         parameters=parameters(identity),

@@ -56,6 +56,18 @@ class Identity(BaseModel):
         return build_model(self.model, len(self.classes), self.segmentation_channels, self.landmark_channels)
 
 
+def how_chosen(*checkpoints: Identity) -> str:
+    """How a checkpoint was chosen, or those of several seeds, in words that stand wherever its numbers do."""
+    first = checkpoints[0]
+    if first.selection == "published":
+        return first.published_choice
+    epochs = ", ".join(dict.fromkeys(str(checkpoint.epoch) for checkpoint in checkpoints))
+    if first.selection == "last":
+        return f"last checkpoint (epoch {epochs}), not chosen by any result"
+    splits = "', '".join(dict.fromkeys(checkpoint.selection_split for checkpoint in checkpoints))
+    return f"best checkpoint (epoch {epochs}), chosen by its accuracy on split '{splits}'"
+
+
 def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     """Write a weights file with its identity."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

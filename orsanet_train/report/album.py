@@ -14,13 +14,14 @@ from PIL import Image
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.drawing import gallery, plots
 from orsanet_train.drawing.attention import Attention, attention
-from orsanet_train.evaluation.metrics import Estimate
 from orsanet_train.evaluation.predictions import labels_of, probability_columns
+from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.feed.feed import Feed, LabelledSplit
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.report.contents import Source
 from orsanet_train.report.paper import published
-from orsanet_train.report.report import Source, store_rows
+from orsanet_train.report.report import store_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

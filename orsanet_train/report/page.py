@@ -6,22 +6,21 @@ its own style sheet and pictures within the page, no script, no request.
 
 import base64
 import hashlib
-import html
 import json
 import textwrap
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from orsanet_train.config import config_toml
-from orsanet_train.evaluation.metrics import Estimate
+from orsanet_train.evaluation.tables import comparison_text
 from orsanet_train.model.checkpoint import prepare_folder, write_whole
 from orsanet_train.report.album import ReportPicture
-from orsanet_train.report.report import Report
+from orsanet_train.report.contents import Report
+from orsanet_train.report.text import between, images, markdown_text, percent, points
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
 
@@ -52,39 +51,9 @@ def _environment() -> Environment:
     environment.globals["zip"] = zip
     environment.filters |= {
         "percent": percent, "points": points, "between": between, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(text, "    "),
-        "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
+        "comparison_text": comparison_text, "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
     }  # fmt: skip
     return environment
-
-
-def percent(share: float | None, digits: int = 2) -> str:
-    """0.9228 -> 92.28"""
-    return "–" if share is None else f"{100 * share:.{digits}f}"
-
-
-def points(share: float | None) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return "–" if share is None else f"{100 * share:+.2f}"
-
-
-def between(estimate: Estimate, signed: bool = False) -> str:
-    """Its 95 % interval."""
-    if estimate.low is None or estimate.high is None:
-        return "–"
-    show = points if signed else percent
-    return f"{show(estimate.low)} … {show(estimate.high)}"
-
-
-def images(estimate: Estimate, count: int) -> str:
-    """How many images wide the interval is."""
-    width = estimate.images(count)
-    return "–" if width is None else f"{width:.0f}"
-
-
-def markdown_text(value: Any) -> str:
-    """A user's text in Markdown: no HTML, no table bars, one line."""
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)
 
 
 def _file(name: str) -> str:

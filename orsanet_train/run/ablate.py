@@ -22,13 +22,14 @@ from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.evaluation.predictions import EVALUATION, Evaluation, Group
+from orsanet_train.evaluation.groups import Group
+from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
+from orsanet_train.evaluation.statistics import t_interval
 from orsanet_train.feed.feed import join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import selection_split, training_split
 from orsanet_train.model.checkpoint import write_whole
 from orsanet_train.run.folder import read_json
-from orsanet_train.run.seeds import t_interval
 from orsanet_train.run.train import train
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.

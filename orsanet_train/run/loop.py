@@ -18,7 +18,7 @@ from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks, summed
 from orsanet_train.engine.engine import Engine
 from orsanet_train.engine.step import Sums
-from orsanet_train.evaluation.evaluate import predict
+from orsanet_train.evaluation.forward import predict
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.model.checkpoint import Identity

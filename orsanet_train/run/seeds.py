@@ -1,4 +1,4 @@
-"""The same training with several seeds, and what they say together.
+"""The same training with several seeds, and a table of how each ended.
 
 OUT/seed-<n>/   a run folder      OUT/seeds.csv   one row per seed
 """
@@ -7,10 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import sem, t
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.model.checkpoint import write_whole
@@ -57,15 +54,3 @@ def train_seeds(
 
 def _write(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False)
-
-
-def t_interval(differences: "pd.Series[float] | NDArray[np.float64]") -> tuple[float, float]:
-    """95 % t interval of the mean difference over seeds. Needs two seeds."""
-    half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
-    return float(differences.mean()) - half, float(differences.mean()) + half
-
-
-def spread(values: "pd.Series[float]") -> str:
-    """Mean ± sample standard deviation of shares, in per cent."""
-    series = values * 100
-    return f"{series.mean():.2f} %" if len(series) < 2 else f"{series.mean():.2f} ± {series.std():.2f} %"

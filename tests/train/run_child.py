@@ -38,6 +38,7 @@ CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 for module in (
     "matplotlib.figure",
     "torch.utils.tensorboard",
+    "orsanet_train.evaluation.statistics",
     "orsanet_train.run.seeds",
     "zarr.storage",
     "orsanet_cache.store.reader",

@@ -15,7 +15,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from orsanet_cache import OrsanetError
 from orsanet_train.drawing import plots
-from orsanet_train.evaluation.metrics import Estimate, GroupReport, group_report
+from orsanet_train.evaluation.metrics import GroupReport, group_report
+from orsanet_train.evaluation.statistics import Estimate
 
 CLASSES = ("anger", "$\\frac{", "_neutral")
 

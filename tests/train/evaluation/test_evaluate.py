@@ -15,9 +15,9 @@ from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
-from orsanet_train.evaluation.evaluate import evaluate, predict
-from orsanet_train.evaluation.predictions import Evaluation, Group
-from orsanet_train.feed.feed import Feed, join
+from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.groups import Group
+from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.run.train import train
 
@@ -123,22 +123,6 @@ def test_unknown_groups_are_named(world, run: Path, tmp_path: Path) -> None:
         evaluated(world, run, tmp_path, ["tset"])
     with pytest.raises(OrsanetError, match="no image with the tag 'hat'; its tags: occluded"):
         evaluated(world, run, tmp_path, ["test:hat"])
-
-
-@pytest.mark.parametrize(
-    ("text", "group"),
-    [
-        ("test", Group("test", None, "clean")),
-        ("test:occluded", Group("test", "occluded", "clean")),
-        ("test@erase-20", Group("test", None, "erase-20")),
-        ("test:occluded@erase-20", Group("test", "occluded", "erase-20")),
-        ("test:pose:left@hflip", Group("test", "pose:left", "hflip")),
-        ("test:", Group("test", "", "clean")),
-        ("test@", Group("test", None, "")),
-    ],
-)
-def test_a_group_is_a_split_a_tag_and_a_view(text: str, group: Group) -> None:
-    assert Group.parse(text) == group
 
 
 @pytest.fixture(scope="module")
@@ -267,19 +251,6 @@ def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path
     assert "'test:hat' is left out: the build rejected all its images" in evaluation.notes
     with pytest.raises(OrsanetError, match="no image of 'test:hat' can be used"):
         evaluate(best, retagged, store, tmp_path / "out", groups=["test", "test:hat"], device=CPU)
-
-
-def test_predicting_leaves_the_model_as_it_was(world, run: Path) -> None:
-    model, identity = load_weights(run / "best.safetensors")
-    feed = Feed(
-        world.open_store(), join(world.load_manifest(), world.open_store(), "test", ["clean"]), identity.model, CPU
-    )
-    before = {name: value.clone() for name, value in model.train().state_dict().items()}
-    first, second = predict(model, feed), predict(model, feed)
-    assert np.array_equal(first.probabilities, second.probabilities)
-    assert np.array_equal(first.features, second.features)
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_manifest_of_training_images_alone_needs_a_named_split(world, run: Path, tmp_path: Path) -> None:

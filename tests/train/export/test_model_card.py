@@ -20,7 +20,7 @@ from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.export.export import Exported, export_onnx, largest_difference
 from orsanet_train.export.model_card import VIEWS, WrittenGraph, evaluation_of, licences, model_card, size_said
 from orsanet_train.model.checkpoint import Identity, save_weights
-from orsanet_train.report.page import between, percent
+from orsanet_train.report.text import between, percent
 
 CPU = torch.device("cpu")
 TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
@@ -176,7 +176,7 @@ def test_the_size_is_called_published_where_it_is(run: Path) -> None:
 def test_a_run_without_evaluation_is_told_which_command_makes_one(run: Path) -> None:
     card = model_card("best", identity_of(run), None, [GRAPH], "pictures", None)
     assert "Not evaluated. `orsanet-train evaluate RUN --checkpoint best --store STORE --manifest MANIFEST`" in card
-    assert "best checkpoint: epoch 3, chosen by its accuracy on split 'valid'" in card
+    assert "best checkpoint (epoch 3), chosen by its accuracy on split 'valid'" in card
     assert "What an occlusion drawn over the images costs was not measured" in card
     assert evaluation_of(run, "last") is None
 

@@ -21,7 +21,7 @@ from torch.optim import Adam
 
 from orsanet_cache import OrsanetError
 from orsanet_train.config import ModelConfig
-from orsanet_train.model.checkpoint import HEADER, Identity, load_weights, save_weights, write_whole
+from orsanet_train.model.checkpoint import HEADER, Identity, how_chosen, load_weights, save_weights, write_whole
 from orsanet_train.model.orsanet import ORSANet
 
 CLASSES = ("surprise", "fear", "anger")
@@ -306,3 +306,15 @@ def test_a_flipped_bit_in_a_weights_file_is_refused(weights_file: Path) -> None:
     content[-10] ^= 1  # the last tensor's mantissa: still a finite number
     weights_file.write_bytes(content)
     assert "damaged" in refusal(weights_file)
+
+
+def test_how_checkpoints_were_chosen_is_one_sentence_for_all_seeds() -> None:
+    other = IDENTITY.model_copy(update={"epoch": 7, "selection_split": "test"})
+    assert how_chosen(IDENTITY) == "best checkpoint (epoch 3), chosen by its accuracy on split 'valid'"
+    assert how_chosen(IDENTITY, other, IDENTITY) == (
+        "best checkpoint (epoch 3, 7), chosen by its accuracy on split 'valid', 'test'"
+    )
+    last = [checkpoint.model_copy(update={"selection": "last"}) for checkpoint in (IDENTITY, IDENTITY, other)]
+    assert how_chosen(*last) == "last checkpoint (epoch 3, 7), not chosen by any result"
+    published = IDENTITY.model_copy(update={"selection": "published", "epoch": None})
+    assert how_chosen(published) == published.published_choice

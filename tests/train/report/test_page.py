@@ -18,8 +18,9 @@ from orsanet_cache.builder.build import build
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.report.album import ReportPicture, album
+from orsanet_train.report.contents import Beside, Report
 from orsanet_train.report.page import write_report
-from orsanet_train.report.report import Beside, Report, make_report
+from orsanet_train.report.report import make_report
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
 
 from orsanet_cache import OrsanetError
 from orsanet_train.config import load_config
-from orsanet_train.run.seeds import parse_seeds, spread, t_interval, train_seeds
+from orsanet_train.run.seeds import parse_seeds, train_seeds
 from orsanet_train.run.train import RunSummary
 
 EVERY_STEP = ("--save-minutes", 0)
@@ -81,15 +80,6 @@ def test_a_mistake_in_the_seeds_ends_in_one_sentence_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_spread_is_the_mean_and_the_sample_standard_deviation() -> None:
-    values = np.random.default_rng(0).random(5)
-    assert spread(pd.Series(values)) == f"{100 * values.mean():.2f} ± {100 * values.std(ddof=1):.2f} %"
-
-
-def test_a_single_seed_has_no_spread() -> None:
-    assert spread(pd.Series([0.5])) == "50.00 %"
-
-
 def test_the_table_on_the_disk_has_every_finished_run_when_a_later_one_fails(tmp_path: Path) -> None:
     def train(seed: int, folder: Path) -> RunSummary:
         if seed == 9:
@@ -102,10 +92,3 @@ def test_the_table_on_the_disk_has_every_finished_run_when_a_later_one_fails(tmp
     assert table.to_dict("list") == {
         "seed": [1, 3], "epochs": [4, 4], "last_accuracy": [0.25, 0.25], "best_accuracy": [0.6, 0.8], "best_epoch": [1, 3],
     }  # fmt: skip
-
-
-def test_the_interval_over_seeds_is_scipys() -> None:
-    differences = np.random.default_rng(0).normal(1, 2, 7)
-    expected = ttest_1samp(differences, 0).confidence_interval(0.95)
-    assert t_interval(differences) == pytest.approx((expected.low, expected.high), rel=1e-12)
-    assert t_interval(pd.Series(differences)) == pytest.approx(t_interval(differences), rel=1e-12)

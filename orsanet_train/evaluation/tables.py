@@ -1,0 +1,104 @@
+"""Evaluations and comparisons as tables of plain text."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from orsanet_train.evaluation.compare import Accuracy, Comparison, Difference
+from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.statistics import Estimate
+
+
+def text_table(reports: Sequence[GroupReport]) -> str:
+    """The headlines of several groups, columns two spaces apart. A `*` marks groups that chose the checkpoint.
+
+    Metrics, the calibration error ECE among them, are in per cent; `width` is how many images the interval of the accuracy spans.
+    """
+    columns = [
+        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
+    ]  # fmt: skip
+    rows = [
+        [
+            report.name + (" *" if report.chose_checkpoint else ""),
+            report.images,
+            report.rejected,
+            _percent(report.accuracy.value),
+            "–".join(map(_percent, (report.accuracy.low, report.accuracy.high))),
+            "-" if (width := report.accuracy.images(report.images)) is None else f"{width:.0f}",
+            *(_percent(metric.value) for metric in (report.balanced_accuracy, report.macro_f1, report.top2_accuracy)),
+            _percent(report.calibration_error),
+        ]
+        for report in reports
+    ]
+    apart = [columns[0], *(f" {column}" for column in columns[1:])]  # pandas puts one space between columns
+    return pd.DataFrame(rows, columns=apart).astype(str).to_string(index=False)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The tables of a comparison, in per cent and points, then how each run was chosen and the notes."""
+    parts = [_accuracy_table(comparison.accuracies)]
+    if comparison.differences:
+        first = comparison.runs[0]
+        parts.append(f"Against {first}, image by image (exact McNemar test):\n{_pair_table(comparison.differences)}")
+        if any(difference.over_seeds for difference in comparison.differences):
+            parts.append(f"Against {first}, over the seeds (paired t test):\n{_seed_table(comparison.differences)}")
+    stated = [f"{run}: {protocol}" for run, protocol in zip(comparison.runs, comparison.protocols, strict=True)]
+    return "\n\n".join([*parts, "\n".join([*stated, *comparison.notes])])
+
+
+def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:
+    rows = [
+        {
+            "group": one.group + (" *" if one.chose_checkpoint else ""),
+            "run": one.run,
+            "seeds": len(one.seeds),
+            "accuracy": f"{100 * one.mean:.2f}" + ("" if one.deviation is None else f" ± {100 * one.deviation:.2f}"),
+        }
+        for one in accuracies
+    ]
+    table = pd.DataFrame(rows)
+    return (table if any(one.seeds for one in accuracies) else table.drop(columns="seeds")).to_string(index=False)
+
+
+def _pair_table(differences: Sequence[Difference]) -> str:
+    rows = [
+        {
+            "group": difference.group,
+            "run": difference.run,
+            **({} if seed is None else {"seed": seed}),
+            "images": pair.images,
+            "only first right": pair.only_first,
+            "only this right": pair.only_second,
+            **_points(pair.difference, pair.p_value),
+        }
+        for difference in differences
+        for seed, pair in zip(difference.seeds or (None,), difference.pairs, strict=True)
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def _seed_table(differences: Sequence[Difference]) -> str:
+    rows = [
+        {
+            "group": difference.group,
+            "run": difference.run,
+            "seeds": len(difference.seeds),
+            **_points(difference.over_seeds, difference.p_value),
+        }
+        for difference in differences
+        if difference.over_seeds is not None
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def _points(difference: Estimate, p_value: float | None) -> dict[str, str]:
+    ends = [f"{100 * end:+.2f}" for end in (difference.low, difference.high) if end is not None]
+    return {
+        "difference": f"{100 * difference.value:+.2f}",
+        "95 %": " … ".join(ends) or "-",
+        "p": "-" if p_value is None else f"{p_value:.2g}",
+    }

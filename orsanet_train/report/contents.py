@@ -1,0 +1,144 @@
+"""What a report holds: plain data, and its JSON."""
+
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orsanet_cache.store.reader import PriorStore
+from orsanet_train.config import RunConfig
+from orsanet_train.evaluation.compare import Comparison
+from orsanet_train.evaluation.groups import Group
+from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.predictions import Evaluation
+from orsanet_train.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one way of choosing a checkpoint would report, on the split that chooses."""
+
+    protocol: str
+    epoch: str
+    accuracy: float
+    deviation: float | None  # over epochs
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An occluded view against the clean one, image by image."""
+
+    group: str
+    view: str
+    images: int
+    clean: float  # accuracy of the same images
+    occluded: float
+    difference: Estimate  # occluded − clean
+    p_value: float  # exact McNemar
+
+
+@dataclass(frozen=True)
+class Quartile:
+    """Images whose priors are about equally good."""
+
+    name: str
+    images: int
+    low: float  # scores from … to
+    high: float
+    occluded: (
+        float | None
+    )  # share of them with the tag `occluded`: covered faces have bad priors; None: no image has it
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A number of the paper and ours for the same images."""
+
+    what: str
+    group: str
+    published: float
+    images: int  # that the paper's number is of
+    ours: GroupReport | None  # None: not evaluated here
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run with one checkpoint."""
+
+    name: str
+    stamp: str  # the selection protocol, short: it stands above everything
+    protocol: str
+    warnings: tuple[str, ...]
+    weights: str  # file name
+    weights_sha256: str
+    manifest: str  # of the images evaluated
+    trained_on: str  # the manifest of the training
+    store: str  # its folder's name
+    seals: dict[str, str]  # of what was evaluated, by "split/view"
+    groups: tuple[GroupReport, ...]
+    detailed: GroupReport  # the group that tables per class and pictures are of
+    choices: tuple[Choice, ...]
+    robustness: tuple[Drop, ...]
+    quartiles: tuple[Quartile, ...]
+    worst: tuple[
+        dict[str, Any], ...
+    ]  # images of the worst priors: image, label, predicted, score and the measures behind it
+    beside: tuple[Beside, ...]
+    config: RunConfig
+    recipe: dict[str, Any]
+    data: dict[str, Any]  # run.json: digests of the images and start weights
+
+    def as_json(self) -> dict[str, Any]:
+        config = self.config.model_dump(mode="json")
+        groups = [group.as_json() for group in self.groups]
+        return {
+            **{
+                name: _plain(value)
+                for name, value in vars(self).items()
+                if name not in ("groups", "detailed", "config")
+            },
+            "detailed": self.detailed.name,
+            "groups": groups,
+            "config": config,
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """What pictures of a run are made from."""
+
+    run: Path
+    evaluation: Evaluation
+    store: PriorStore
+    group: Group  # the detailed one
+    rows: NDArray[np.int64]  # of the evaluation's table that belong to it
+    quality: pd.DataFrame  # of the same, row by row, with the columns QUALITY of report.py
+    history: pd.DataFrame | None  # metrics.csv, where the run has one
+    report: RunReport
+
+
+@dataclass(frozen=True)
+class Report:
+    """Some runs, and how they compare with the first."""
+
+    runs: tuple[RunReport, ...]
+    comparison: Comparison | None
+
+    def as_json(self) -> dict[str, Any]:
+        comparison = None if self.comparison is None else _plain(self.comparison.as_json())
+        return {"runs": [run.as_json() for run in self.runs], "comparison": comparison}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries; what is no number, because it was not measured or is beyond measure, as null."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    return None if isinstance(value, float) and not np.isfinite(value) else value

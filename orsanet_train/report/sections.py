@@ -1,0 +1,79 @@
+"""The sections of a report that take some computing, each from an evaluation alone or with what the run left beside it."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orsanet_train.evaluation.groups import NOT_A_TEST, Group
+from orsanet_train.evaluation.metrics import GroupReport, group_report
+from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns, right
+from orsanet_train.evaluation.statistics import paired
+from orsanet_train.report.contents import Choice, Drop, Quartile
+
+LAST_SHARE, LAST_AT_LEAST = 8, 5  # the mean of the last eighth of the epochs, 50 of the published 400; but of five
+
+
+def stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame | None) -> str:
+    """How the checkpoint was chosen, short enough to stand above everything."""
+    chosen = evaluation.checkpoint
+    trained = chosen.epoch if history is None else len(history)
+    if chosen.selection == "last":
+        return f"last of {chosen.epoch} epochs"
+    said = f"best of {trained} epochs on '{chosen.selection_split}'"
+    if chosen.selection == "published":
+        said = f"published checkpoint, best epoch on '{chosen.selection_split}'"
+    return f"{said}, as published: optimistic" if detailed.chose_checkpoint else said
+
+
+def warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
+    """What a reader must know before the numbers."""
+    if not detailed.chose_checkpoint:
+        return list(evaluation.notes)
+    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below flatter it", *evaluation.notes]
+
+
+def choices(history: pd.DataFrame, split: str) -> list[Choice]:
+    """What the ways of choosing a checkpoint would report, from the accuracy per epoch on the split that chooses."""
+    accuracy = history["selection_accuracy"]
+    best, last = int(accuracy.argmax()), len(accuracy) - 1
+    count = min(len(accuracy), max(LAST_AT_LEAST, len(accuracy) // LAST_SHARE))
+    tail = accuracy.iloc[-count:]
+    deviation = float(tail.std()) if count > 1 else None
+    return [
+        Choice("last epoch", str(last + 1), float(accuracy.iloc[last]), None),
+        Choice(f"best epoch on '{split}'", str(best + 1), float(accuracy.iloc[best]), None),
+        Choice(f"mean of the last {count} epochs", f"{last + 2 - count}–{last + 1}", float(tail.mean()), deviation),
+    ]
+
+
+def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
+    """Every evaluated view of a split against its clean view, over the images that both have."""
+    table = evaluation.table
+    clean = table[Group(split, None, "clean").of(table)].set_index("image")
+    drops = []
+    for report in evaluation.groups:
+        group = Group.parse(report.name)
+        if group.split != split or group.tag is not None or group.view in NOT_A_TEST or clean.empty:
+            continue
+        occluded = table[group.of(table)].set_index("image")
+        images = occluded.index.intersection(clean.index, sort=False)
+        pair = paired(report.name, right(clean.loc[images]), right(occluded.loc[images]))
+        drops.append(Drop(report.name, group.view, len(images), pair.first, pair.second, pair.difference, pair.p_value))
+    return drops
+
+
+def quartiles(evaluation: Evaluation, rows: NDArray[np.int64], score: NDArray[np.float64]) -> list[Quartile]:
+    """Accuracy of each quarter of these rows of the evaluation's table, from the worst priors by their `score` to the best."""
+    if len(rows) < 4:
+        return []
+    table = evaluation.table.iloc[rows]
+    labels = labels_of(table, evaluation.classes)
+    probabilities = table[probability_columns(evaluation.classes)].to_numpy()
+    occluded = table["tags"].str.split(";").map(lambda tags: "occluded" in tags).to_numpy(bool)
+    parts = []
+    for number, part in enumerate(np.array_split(np.argsort(score, kind="stable"), 4), 1):
+        name = {1: "1 (worst priors)", 4: "4 (best priors)"}.get(number, str(number))
+        accuracy = group_report(name, labels[part], probabilities[part], evaluation.classes).accuracy
+        share = float(occluded[part].mean()) if occluded.any() else None
+        parts.append(Quartile(name, len(part), float(score[part].min()), float(score[part].max()), share, accuracy))
+    return parts

@@ -1,0 +1,36 @@
+"""Numbers and names as a report writes them."""
+
+import html
+from typing import Any
+
+from orsanet_train.evaluation.statistics import Estimate
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """0.9228 -> 92.28"""
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return "–" if share is None else f"{100 * share:+.2f}"
+
+
+def between(estimate: Estimate, signed: bool = False) -> str:
+    """Its 95 % interval."""
+    if estimate.low is None or estimate.high is None:
+        return "–"
+    show = points if signed else percent
+    return f"{show(estimate.low)} … {show(estimate.high)}"
+
+
+def images(estimate: Estimate, count: int) -> str:
+    """How many images wide the interval is."""
+    width = estimate.images(count)
+    return "–" if width is None else f"{width:.0f}"
+
+
+def markdown_text(value: Any) -> str:
+    """A user's text in Markdown: no HTML, no table bars, one line."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)
