@@ -20,10 +20,10 @@ from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.config import HELD_OUT
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns
+from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.feed import Feed, LabelledSplit, join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
-from orsanet_train.reference.network import OnlineFeed
 
 EVALUATION_BATCH = 64
 NOT_A_TEST = ("clean", "hflip")  # views that are no occlusion
@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    feed: Feed | OnlineFeed,
+    feed: Batches,
     view: str = "clean",
     after_batch: Callable[[int], object] = lambda _: None,
 ) -> Outputs:

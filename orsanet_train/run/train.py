@@ -7,6 +7,7 @@ addressed by seed, epoch and position, so a run that goes on from any step of an
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +24,15 @@ from orsanet_train.config import RunConfig
 from orsanet_train.drawing.gallery import batch_mosaic
 from orsanet_train.drawing.plots import write_picture
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.engine.engine import build_engine
-from orsanet_train.engine.step import below
-from orsanet_train.feed.feed import Feed
+from orsanet_train.engine.engine import Companion, build_engine
+from orsanet_train.feed.batches import Batches
+from orsanet_train.feed.feed import Feed, LabelledSplit
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import selection_split, training_split
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import backbone_weights
-from orsanet_train.reference.network import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
+from orsanet_train.reference.feed import OnlineFeed
+from orsanet_train.reference.network import OnlineORSANet, check_batches, frozen_networks
 from orsanet_train.run.folder import begin_folder, check_folder, record_versions
 from orsanet_train.run.loop import Loop
 from orsanet_train.run.state import load_state
@@ -112,16 +114,16 @@ def train(
         raise OrsanetError(f"split '{config.selection_split}' has fewer images than there are processes; start fewer")
     model = model.to(device)
     network: nn.Module = model
+    companion: Companion | None = None
+    batches: Callable[[LabelledSplit], Batches]
     if config.priors == "online":
         check_batches(config, training, ranks)
-        network = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
-    engine = build_engine(network, model, config, device, ranks, compiled=compiled)
-    feeds: list[Feed | OnlineFeed]
-    if config.priors == "online":
-        feeds = [OnlineFeed(manifest.root, store, split, device, ranks) for split in (training, selection)]
+        network = companion = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
+        batches = partial(OnlineFeed, manifest.root, store, device=device, ranks=ranks)
     else:
-        feeds = [Feed(store, split, config.model, device, resident, ranks) for split in (training, selection)]
-    training_feed, selection_feed = feeds
+        batches = partial(Feed, store, model=config.model, device=device, resident=resident, ranks=ranks)
+    engine = build_engine(network, model, config, device, ranks, compiled=compiled, companion=companion)
+    feeds = training_feed, selection_feed = batches(training), batches(selection)
     if ranks.main:
         tqdm.write(f"training: {engine.reason}", file=sys.stderr)
         for feed in feeds:
@@ -130,9 +132,7 @@ def train(
         if note := record_versions(out, 1 if state is None else state.epoch + 1):
             tqdm.write(f"note: {note}", file=sys.stderr)
     if state is not None:
-        engine.step.load(state.tensors)
-        if isinstance(network, OnlineORSANet):
-            network.load_frozen_state(below("frozen/", state.tensors))
+        engine.load(state.tensors)
     elif ranks.main and isinstance(training_feed, Feed):
         for number, batch in enumerate(islice(training_feed.epoch(config, 0), MOSAICS)):
             write_picture(batch_mosaic(batch, manifest.classes), out / f"train_batch{number}.png")
