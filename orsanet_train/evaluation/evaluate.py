@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.durable import prepare_folder
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import PriorStore, recipe_differences
 from orsanet_train.config import HELD_OUT
@@ -23,7 +24,7 @@ from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, p
 from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.feed import Feed, LabelledSplit, join
 from orsanet_train.feed.residence import Resident
-from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
+from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
 
 EVALUATION_BATCH = 64
 NOT_A_TEST = ("clean", "hflip")  # views that are no occlusion

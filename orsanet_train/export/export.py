@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orsanet_cache.durable import sync_folder
+from orsanet_cache.durable import prepare_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.priors import FrozenPriors
@@ -40,7 +40,7 @@ from orsanet_train.export.onnx_graph import (
     stored_inputs,
     write_graph,
 )
-from orsanet_train.model.checkpoint import Identity, load_weights, prepare_folder
+from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import as_stored, frozen_priors
 from orsanet_train.model.orsanet import ORSANet
 

@@ -17,9 +17,9 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from orsanet_cache.durable import prepare_folder, write_whole
 from orsanet_train.config import config_toml
 from orsanet_train.evaluation.metrics import Estimate
-from orsanet_train.model.checkpoint import prepare_folder, write_whole
 from orsanet_train.report.album import Picture
 from orsanet_train.report.report import Report
 

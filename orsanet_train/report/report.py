@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.store.reader import PriorStore, recipe_differences
@@ -32,7 +33,6 @@ from orsanet_train.evaluation.predictions import (
     right,
 )
 from orsanet_train.report.paper import published
-from orsanet_train.run.folder import read_json
 
 QUALITY = (
     "image", "label", "predicted", "score", "segmentation_entropy", "part_plausibility", "landmark_agreement", "flip_disagreement"

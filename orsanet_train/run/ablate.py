@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.durable import read_json, write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.store.reader import PriorStore, recipe_differences
@@ -25,8 +26,6 @@ from orsanet_train.evaluation.predictions import EVALUATION, Evaluation, Group
 from orsanet_train.feed.feed import join
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import selection_split, training_split
-from orsanet_train.model.checkpoint import write_whole
-from orsanet_train.run.folder import read_json
 from orsanet_train.run.seeds import t_interval
 from orsanet_train.run.train import train
 

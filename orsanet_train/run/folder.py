@@ -17,12 +17,13 @@ from typing import Any
 import pandas as pd
 import safetensors.torch
 
+from orsanet_cache.durable import read_json, write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import recipe_differences
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
 from orsanet_train.engine.engine import Engine
-from orsanet_train.model.checkpoint import Identity, save_weights, write_whole
+from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.run.watch import tensorboard_installed, write_events
 
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
@@ -112,11 +113,3 @@ def _write_weights(out: Path, engine: Engine, identity: Identity) -> None:
         recipe = {**identity.store_recipe, **companion.drifted_recipe()}
         identity = identity.model_copy(update={"store_recipe": recipe})
     save_weights(out / f"{identity.selection}.safetensors", engine.step.model, identity)
-
-
-def read_json(path: Path) -> Any:
-    """Raises OrsanetError for a damaged file."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise OrsanetError(f"{path}: damaged ({error}); start a new run") from error
