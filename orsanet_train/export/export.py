@@ -35,13 +35,13 @@ from orsanet_train.export.onnx_graph import (
     TRAINABLE,
     TrainablePart,
     WholePipeline,
-    model_inputs,
     onnx_installed,
     stored_inputs,
     write_graph,
 )
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import as_stored, frozen_priors
+from orsanet_train.model.inputs import model_inputs
 from orsanet_train.model.orsanet import ORSANet
 
 Part = Literal["pipeline", "trainable", "both"]

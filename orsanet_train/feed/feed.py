@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.plan import batch_spans, epoch_plan, erase
+from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.feed.residence import Resident, choose_residence
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
+from orsanet_train.model.inputs import model_inputs
 
 LOAD_ROWS = 256  # read at a time where everything is loaded
 
@@ -210,7 +210,7 @@ class Feed:
             for batch in batches:
                 chosen = places[batch]
                 fields = {name: values.index_select(0, chosen) for name, values in self._loaded.items()}
-                yield self._batch({**fields, **{name: values[batch] for name, values in along.items()}})
+                yield self._batch({**fields, **{name: values[batch].clone() for name, values in along.items()}})
         else:
             carried = {name: (values.shape[1:], values.dtype) for name, values in draws.along.items()}
             largest = max((batch.stop - batch.start for batch in batches), default=0)
@@ -237,11 +237,8 @@ class Feed:
         return self._batch(slot.on_device(len(draws.sample)))
 
     def _batch(self, stored: Mapping[str, Tensor]) -> PriorBatch:
-        """A batch of what is stored, both on the device; they share no memory."""
-        # Contiguous: with channels last, the CPU's gradient of a strided 1x1 convolution of 8 channels corrupts memory (torch 2.15).
-        image = erase(imagenet_normalised(unit_range(stored["image"])), stored["erased"]).contiguous()
-        segmentation, landmark_features = (_values(stored, name) for name in (self.segmentation, "landmark_features"))
-        return PriorBatch(image, segmentation, landmark_features, stored["label"].clone(), stored["drop_path"].clone())
+        """A batch of what is stored, both on the device. Float32 features and maps are in it as they are, not copied."""
+        return PriorBatch(*model_inputs(stored, stored["erased"]), stored["label"], stored["drop_path"])
 
     def _places(self, draws: Draws) -> NDArray[np.int64]:
         """Where the draws are in what is loaded."""
@@ -263,11 +260,3 @@ class Feed:
                         values[first : first + len(part)].copy_(torch.from_numpy(read))
                         progress.update(read.nbytes)
                 self._loaded[name] = values
-
-
-def _values(stored: Mapping[str, Tensor], name: str) -> Tensor:
-    """Features as float32 whatever they are stored as; a map as it is."""
-    values = stored[name]
-    if f"{name}_scale" in stored:
-        return values.float() * stored[f"{name}_scale"][..., None, None]
-    return values.to(torch.float32 if values.is_floating_point() else values.dtype, copy=True)

@@ -7,13 +7,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from orsanet_train.config import AugmentationConfig, RunConfig
+from orsanet_train.model.inputs import INPUT_SIZE
 
-INPUT_SIZE = 224  # RandomErasing acts on this grid in the published pipeline
 ASPECT_RATIO = (0.3, 3.3)
 
 
@@ -57,20 +55,3 @@ def erased_rectangles(rng: np.random.Generator, count: int, config: Augmentation
     left = rng.integers(0, INPUT_SIZE - width + 1)
     chosen = rng.random(count) < config.erasing
     return np.stack([top, left, height, width], axis=1) * chosen[:, None]
-
-
-def erase(image: Tensor, erased: Tensor) -> Tensor:
-    """Zero the rectangles [B, 4], given on the 224-pixel grid, in normalised images [B, 3, 112, 112].
-
-    The 112-pixel image holds the even pixels of that grid, so this is exactly erasing before taking every second pixel.
-    """
-    return image.masked_fill(inside(erased, image.shape[-1])[:, None], 0.0)
-
-
-def inside(erased: Tensor, size: int) -> Tensor:
-    """Rectangles [B, 4] on the 224-pixel grid -> bool [B, size, size]; a smaller size holds every second pixel of the grid, and so on."""
-    position = torch.arange(0, INPUT_SIZE, INPUT_SIZE // size, device=erased.device)
-    top, left, height, width = erased[:, :, None].unbind(dim=1)
-    inside_y = (position >= top) & (position < top + height)
-    inside_x = (position >= left) & (position < left + width)
-    return inside_y[:, :, None] & inside_x[:, None, :]

@@ -18,8 +18,7 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.loading import tensors_digest
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
-from orsanet_cache.frozen.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter
+from orsanet_cache.frozen.priors import FrozenPriors, load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.store.reader import recipe_differences
@@ -76,20 +75,6 @@ def as_stored(features: Tensor, feature_dtype: str) -> Tensor:
         steps, scale = quantised(features)
         return steps.float() * scale[..., None, None]
     return features.to(getattr(torch, feature_dtype)).float()
-
-
-def seen_by_the_model(
-    pixels: Tensor, priors: Priors, segmentation_prior: str, feature_dtype: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model's forward takes of clean views uint8 [B, 224, 224, 3] and their priors: as a Feed gives it from a store of this type.
-
-    Without a semantic prior the segmentation map stands in.
-    """
-    image = imagenet_normalised(unit_range(pixels[:, ::2, ::2])).contiguous()
-    segmentation = priors.segmentation_map
-    if segmentation_prior == "features":
-        segmentation = as_stored(priors.segmentation_features, feature_dtype)
-    return image, segmentation, as_stored(priors.landmark_features, feature_dtype)
 
 
 def _found(part: Part, run_folder: Path, identity: Identity) -> Any:

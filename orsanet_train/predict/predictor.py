@@ -20,7 +20,8 @@ from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.inspection.quality import landmark_agreement, part_plausibility
 from orsanet_train.drawing.attention import attention
 from orsanet_train.model.checkpoint import Identity, load_weights
-from orsanet_train.model.frozen import as_stored, frozen_priors, seen_by_the_model
+from orsanet_train.model.frozen import as_stored, frozen_priors
+from orsanet_train.model.inputs import seen_by_the_model
 from orsanet_train.model.orsanet import ORSANet
 
 CPU_BATCH, GPU_BATCH = 8, 64

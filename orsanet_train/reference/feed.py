@@ -21,8 +21,8 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.feed.feed import Draws, LabelledSplit, ordered_draws, training_draws
-from orsanet_train.feed.plan import INPUT_SIZE
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
+from orsanet_train.model.inputs import INPUT_SIZE
 
 DECODERS = 4  # threads; each of them decodes a hundred pictures and more a second
 SEED_STREAM = 4  # epoch_plan draws from the streams before
@@ -108,8 +108,7 @@ class OnlineFeed:
         all(outcome is None for outcome in decoded)  # waits for all, and raises what the first of them raised
 
     def _taken(self, draws: Draws, slot: Slot) -> OnlineBatch:
-        tensors = slot.on_device(len(draws.sample))
-        return OnlineBatch(**{name: tensor.clone() for name, tensor in tensors.items()})  # the slot is filled again
+        return OnlineBatch(**slot.on_device(len(draws.sample)))
 
     def _decode(self, sample: int, view: int, pixels: NDArray[np.uint8]) -> None:
         """Fill `pixels` [224, 224, 3]."""

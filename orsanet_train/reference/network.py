@@ -31,8 +31,9 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.feed import LabelledSplit
-from orsanet_train.feed.plan import INPUT_SIZE, batch_spans, inside
+from orsanet_train.feed.plan import batch_spans
 from orsanet_train.model.frozen import check_recipe
+from orsanet_train.model.inputs import INPUT_SIZE, inside, model_image
 from orsanet_train.model.orsanet import Expression, ORSANet
 
 OnlineMode = Literal["clean", "erased", "published"]
@@ -75,11 +76,10 @@ class OnlineORSANet(nn.Module):
     def forward(self, pixels: Tensor, erased: Tensor, drop_path: Tensor | None = None) -> Expression:
         """pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path [B, levels, scales, 2] as in ORSANet."""
         unit = unit_range(pixels)
-        seen = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
-        # In memory as a Feed's. Channels last, torch 2.15 crashes on a CPU in the weight gradient of a small 1x1 stride-2 convolution.
-        image = imagenet_normalised(seen)[..., ::2, ::2].contiguous()
-        segmentation, landmark_features = self._priors(unit if self.mode == "clean" else seen)
-        return self.model(image, segmentation, landmark_features, drop_path)
+        if self.mode != "clean":
+            unit = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
+        segmentation, landmark_features = self._priors(unit)
+        return self.model(model_image(pixels[:, ::2, ::2], erased), segmentation, landmark_features, drop_path)
 
     def _priors(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, 224, 224] in 0 … 1 -> what the model takes of FrozenPriors' answer to them."""

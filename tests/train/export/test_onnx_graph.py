@@ -17,13 +17,13 @@ from orsanet_train.export.onnx_graph import (
     LARGEST,
     TrainablePart,
     WholePipeline,
-    model_inputs,
     spectral_norm_folded,
     stored_inputs,
     write_graph,
 )
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.frozen import as_stored
+from orsanet_train.model.inputs import model_inputs
 from orsanet_train.model.orsanet import build_model
 
 CPU = torch.device("cpu")

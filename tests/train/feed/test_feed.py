@@ -32,7 +32,7 @@ from orsanet_cache.store.units import UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
 from orsanet_train.feed.feed import Feed, PriorBatch, join
-from orsanet_train.feed.plan import EpochPlan, epoch_plan, erase, erased_rectangles
+from orsanet_train.feed.plan import EpochPlan, epoch_plan, erased_rectangles
 from orsanet_train.feed.residence import Resident, choose_residence, free_memory
 from orsanet_train.feed.ring import RING, ahead_in_ring
 
@@ -187,26 +187,6 @@ def test_rectangles_are_distributed_as_torchvisions() -> None:
         values = np.union1d(mine, other)
         below = [np.searchsorted(np.sort(sample), values, side="right") / count for sample in (mine, other)]
         assert np.abs(below[0] - below[1]).max() < math.sqrt(math.log(2 / 1e-6) / count)
-
-
-@st.composite
-def rectangles_on_the_grid(draw: st.DrawFn) -> list[int]:
-    height, width = draw(st.integers(0, 224)), draw(st.integers(0, 224))
-    return [draw(st.integers(0, 224 - height)), draw(st.integers(0, 224 - width)), height, width]
-
-
-@given(rectangles=st.lists(rectangles_on_the_grid(), min_size=2, max_size=2))
-@settings(max_examples=60, deadline=None)
-def test_erasing_the_small_image_is_erasing_the_large_one_and_taking_every_second_pixel(
-    rectangles: list[list[int]],
-) -> None:
-    large = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    small = large[..., ::2, ::2].clone()
-    expected = large.clone()
-    for image, (top, left, height, width) in zip(expected, rectangles, strict=True):
-        image[:, top : top + height, left : left + width] = 0
-    assert torch.equal(erase(small, torch.tensor(rectangles)), expected[..., ::2, ::2])
-    assert torch.equal(small, large[..., ::2, ::2])  # the argument is left as it was
 
 
 # --- joining labels to rows ---
