@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from orsanet_cache.frozen.features import as_stored, given_back
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import Priors
-from orsanet_train.model.frozen import as_stored
 
 INPUT_SIZE = 224  # RandomErasing acts on this grid in the published pipeline
 
@@ -25,8 +25,8 @@ def model_inputs(stored: Mapping[str, Tensor], erased: Tensor | None = None) -> 
     image = model_image(stored["image"], erased)
     segmentation = stored.get("segmentation_map", image)
     if "segmentation_features" in stored:
-        segmentation = _widened(stored, "segmentation_features")
-    return image, segmentation, _widened(stored, "landmark_features")
+        segmentation = given_back(stored, "segmentation_features")
+    return image, segmentation, given_back(stored, "landmark_features")
 
 
 def seen_by_the_model(
@@ -66,10 +66,3 @@ def inside(erased: Tensor, size: int) -> Tensor:
     inside_y = (position >= top) & (position < top + height)
     inside_x = (position >= left) & (position < left + width)
     return inside_y[:, :, None] & inside_x[:, None, :]
-
-
-def _widened(stored: Mapping[str, Tensor], name: str) -> Tensor:
-    """Features as float32, whatever they are stored as."""
-    values = stored[name].float()
-    scale = stored.get(f"{name}_scale")
-    return values if scale is None else values * scale[..., None, None]

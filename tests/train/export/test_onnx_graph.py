@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
+from orsanet_cache.frozen.features import as_stored
 from orsanet_train.config import ModelConfig
 from orsanet_train.export.export import largest_difference, probabilities, stored_rows
 from orsanet_train.export.onnx_graph import (
@@ -22,7 +23,6 @@ from orsanet_train.export.onnx_graph import (
     write_graph,
 )
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.model.frozen import as_stored
 from orsanet_train.model.inputs import model_inputs
 from orsanet_train.model.orsanet import build_model
 
