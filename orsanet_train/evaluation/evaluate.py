@@ -22,8 +22,9 @@ from orsanet_train.config import HELD_OUT
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, Group, labels_of, predictions_table, probability_columns
 from orsanet_train.feed.batches import Batches
-from orsanet_train.feed.feed import Feed, LabelledSplit, join
+from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
+from orsanet_train.feed.split import LabelledSplit, join
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
 
 EVALUATION_BATCH = 64

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.step import Batch
-from orsanet_train.feed.feed import LabelledSplit
+from orsanet_train.feed.split import LabelledSplit
 
 
 class Batches(Protocol):

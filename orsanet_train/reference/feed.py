@@ -20,8 +20,9 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.feed import Draws, LabelledSplit, ordered_draws, training_draws
+from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
+from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE
 
 DECODERS = 4  # threads; each of them decodes a hundred pictures and more a second

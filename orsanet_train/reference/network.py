@@ -30,8 +30,8 @@ from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks
-from orsanet_train.feed.feed import LabelledSplit
 from orsanet_train.feed.plan import batch_spans
+from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.frozen import check_recipe
 from orsanet_train.model.inputs import INPUT_SIZE, inside, model_image
 from orsanet_train.model.orsanet import Expression, ORSANet

@@ -23,9 +23,8 @@ from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation, Group
-from orsanet_train.feed.feed import join
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import selection_split, training_split
+from orsanet_train.feed.split import join, selection_split, training_split
 from orsanet_train.run.seeds import t_interval
 from orsanet_train.run.train import train
 

@@ -26,9 +26,9 @@ from orsanet_train.drawing.plots import write_picture
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.engine.engine import Companion, build_engine
 from orsanet_train.feed.batches import Batches
-from orsanet_train.feed.feed import Feed, LabelledSplit
+from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import selection_split, training_split
+from orsanet_train.feed.split import LabelledSplit, selection_split, training_split
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import backbone_weights
 from orsanet_train.reference.feed import OnlineFeed

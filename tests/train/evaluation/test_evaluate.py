@@ -17,7 +17,8 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate, predict
 from orsanet_train.evaluation.predictions import Evaluation, Group
-from orsanet_train.feed.feed import Feed, join
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.split import join
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.run.train import train
 

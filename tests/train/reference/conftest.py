@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orsanet_cache import FrozenPriors, PriorStore
-from orsanet_train.feed.feed import LabelledSplit, join
+from orsanet_train.feed.split import LabelledSplit, join
 from orsanet_train.reference.feed import OnlineFeed
 
 

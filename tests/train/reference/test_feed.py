@@ -13,8 +13,8 @@ from PIL import Image
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.feed import LabelledSplit
 from orsanet_train.feed.ring import RING
+from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.reference.feed import OnlineBatch, OnlineFeed
 
 CPU = torch.device("cpu")

@@ -20,7 +20,8 @@ from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.sam import Pass, sam_gradient
-from orsanet_train.feed.feed import Feed, LabelledSplit, join
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.split import LabelledSplit, join
 from orsanet_train.model.orsanet import ORSANet, build_model
 from orsanet_train.reference.feed import OnlineBatch, OnlineFeed
 from orsanet_train.reference.network import (
