@@ -36,10 +36,11 @@ def seen_by_the_model(
 
     Without a semantic prior the segmentation map stands in.
     """
+    image = model_image(pixels[:, ::2, ::2])
     segmentation = priors.segmentation_map
     if segmentation_prior == "features":
         segmentation = as_stored(priors.segmentation_features, feature_dtype)
-    return model_image(pixels[:, ::2, ::2]), segmentation, as_stored(priors.landmark_features, feature_dtype)
+    return image, segmentation, as_stored(priors.landmark_features, feature_dtype)
 
 
 def model_image(pixels: Tensor, erased: Tensor | None = None) -> Tensor:
