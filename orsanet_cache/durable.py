@@ -3,13 +3,19 @@
     content → temporary file → fsync → rename or link → fsync of the folder
 
 A process killed at any point leaves temporaries behind, and nothing else that is not whole.
+
+`prepare_folder`, `write_whole` and `read_json` are for results in folders that users name: they raise OrsanetError.
 """
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from orsanet_cache.errors import OrsanetError
 
 Content = Sequence[bytes | bytearray | memoryview]
 
@@ -71,6 +77,40 @@ def publish_new(path: Path, content: Content, temporary: Path) -> bool:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     return True
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a temporary name beside `path`, have it on the disk, then rename: readers see the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Raises OrsanetError for a damaged file."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise OrsanetError(f"{path}: damaged ({error}); start a new run") from error
+
+
+def prepare_folder(path: Path) -> None:
+    """Make a folder for results, before they are computed. Raises OrsanetError where nothing could be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be made ({error.strerror}); choose another folder with --out") from error
+    if not os.access(path, os.W_OK):
+        raise OrsanetError(f"{path}: cannot be written into; choose another folder with --out")
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig
-from orsanet_train.feed.feed import Feed, join
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.split import join
 from orsanet_train.model.orsanet import build_model
 
 CPU = torch.device("cpu")

@@ -36,9 +36,9 @@ from orsanet_cache.data.images import (
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.data.views import CLEAN, View
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.features import quantised
+from orsanet_cache.frozen.features import stored_values
 from orsanet_cache.frozen.pixels import imagenet_normalised
-from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH, NO_CLASS, FrozenPriors, Priors
+from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH, NO_CLASS, FrozenPriors
 from orsanet_cache.store.schema import Field
 
 T = TypeVar("T")
@@ -218,18 +218,6 @@ def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:
         if len(waiting) > count:
             yield waiting.popleft()
     yield from waiting
-
-
-def stored_values(priors: Priors, fields: Sequence[Field]) -> dict[str, torch.Tensor]:
-    """What the networks said as the store keeps it: features as float16 or float32, or as int8 with their scale."""
-    dtypes = {field.name: field.dtype for field in fields}
-    values: dict[str, torch.Tensor] = {}
-    for name, tensor in priors._asdict().items():
-        if dtypes[name] == "int8":
-            values[name], values[f"{name}_scale"] = quantised(tensor)
-        else:
-            values[name] = tensor.to(getattr(torch, dtypes[name]))
-    return values
 
 
 def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:

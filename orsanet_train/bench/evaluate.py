@@ -18,7 +18,8 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.forward import EVALUATION_BATCH
-from orsanet_train.feed.feed import Feed, PriorBatch, join
+from orsanet_train.feed.feed import Feed, PriorBatch
+from orsanet_train.feed.split import join
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import ORSANet
 

@@ -27,7 +27,8 @@ from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.complexity import complexity
 from orsanet_train.model.orsanet import ORSANet, build_model
-from orsanet_train.reference.network import OnlineBatch, OnlineORSANet
+from orsanet_train.reference.feed import OnlineBatch
+from orsanet_train.reference.network import OnlineORSANet
 from orsanet_train.reference.step import PublishedStep
 
 CLASSES = 7

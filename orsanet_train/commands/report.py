@@ -32,7 +32,7 @@ def report(
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several are compared with the first.
     """
     from orsanet_cache.device import choose_device
-    from orsanet_train.model.checkpoint import prepare_folder
+    from orsanet_cache.durable import prepare_folder
     from orsanet_train.report.album import album
     from orsanet_train.report.page import write_report
     from orsanet_train.report.report import make_report
@@ -61,9 +61,9 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     """
     import json
 
+    from orsanet_cache.durable import write_whole
     from orsanet_train.evaluation.compare import compare as compare_runs
     from orsanet_train.evaluation.tables import comparison_text
-    from orsanet_train.model.checkpoint import write_whole
 
     comparison = compare_runs(runs, checkpoint)
     click.echo(comparison_text(comparison))

@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.inspection.tiles import printable
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.statistics import Estimate
-from orsanet_train.model.checkpoint import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

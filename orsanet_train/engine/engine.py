@@ -1,10 +1,10 @@
 """How the steps of a run are executed: arithmetic, compilation, CUDA graphs, several processes. Chosen once, and said."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.config import RunConfig
@@ -12,22 +12,54 @@ from orsanet_train.engine.allocator import keep_freed_memory
 from orsanet_train.engine.distributed import Ranks, data_parallel, synchronised
 from orsanet_train.engine.graph import GraphedStep
 from orsanet_train.engine.precision import choose_arithmetic
-from orsanet_train.engine.step import Batch, TrainingStep
+from orsanet_train.engine.step import Batch, TrainingStep, below
 from orsanet_train.model.orsanet import ORSANet
+
+
+class Companion(Protocol):
+    """What runs before the model in every step without being trained, and may change all the same (reference/network.py)."""
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """What has changed of it, a copy; empty where nothing can."""
+
+    def load_frozen_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `frozen_state`, in place."""
+
+    def drifted_recipe(self) -> dict[str, object]:
+        """Parts of a store's recipe: those that a store must have for the model's weights to fit it."""
 
 
 class Engine(NamedTuple):
     """What trains."""
 
     take: Callable[[Batch, int], None]  # a step: a batch, and how many images it has over all ranks
-    step: TrainingStep  # has the state
+    step: TrainingStep
     reason: str
+    companion: Companion | None
+
+    def state(self) -> dict[str, Tensor]:
+        """All that decides the next steps besides configuration, epoch and sums: names as in checkpoints."""
+        beside = {} if self.companion is None else self.companion.frozen_state()
+        return self.step.state() | {f"frozen/{name}": tensor for name, tensor in beside.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.step.load(tensors)
+        if self.companion is not None:
+            self.companion.load_frozen_state(below("frozen/", tensors))
 
 
 def build_engine(
-    network: nn.Module, model: ORSANet, config: RunConfig, device: torch.device, ranks: Ranks, *, compiled: bool
+    network: nn.Module,
+    model: ORSANet,
+    config: RunConfig,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    compiled: bool,
+    companion: Companion | None = None,
 ) -> Engine:
-    """`network` is called with a batch's inputs: `model`, or what runs the frozen networks before it; both are on the device.
+    """`network` is called with a batch's inputs: `model`, or what runs `companion` before it; both are on the device.
 
     Raises OrsanetError where the device lacks what `config.precision` needs, or cannot run the compiled model.
     """
@@ -50,10 +82,10 @@ def build_engine(
         network = data_parallel(network)
         chosen.append(f"{ranks.world} processes")
     step = TrainingStep(network, model, config, arithmetic, device, ranks)
-    # Frozen networks in the step draw random numbers on the host, several processes talk to each other: neither can be recorded.
+    # A companion in the step draws random numbers on the host, several processes talk to each other: neither can be recorded.
     if device.type == "cuda" and network is model:
-        return Engine(GraphedStep(step), step, ", ".join([*chosen, "CUDA graphs"]))
-    return Engine(step, step, ", ".join(chosen))
+        return Engine(GraphedStep(step), step, ", ".join([*chosen, "CUDA graphs"]), companion)
+    return Engine(step, step, ", ".join(chosen), companion)
 
 
 def compile_parts(model: ORSANet) -> None:

@@ -20,7 +20,7 @@ from orsanet_train.engine.sam import Pass, gradient_norm, sam_gradient
 
 
 class Batch(Protocol):
-    """What a step takes: a PriorBatch, or an OnlineBatch in the reference modes."""
+    """What a step takes, and what every feed yields."""
 
     @property
     def inputs(self) -> tuple[Tensor, ...]: ...  # of the network's forward

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.durable import prepare_folder
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
@@ -20,9 +21,10 @@ from orsanet_train.evaluation.forward import predict
 from orsanet_train.evaluation.groups import Group, all_groups
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns
-from orsanet_train.feed.feed import Feed, LabelledSplit, join
+from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
-from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, prepare_folder
+from orsanet_train.feed.split import LabelledSplit, join
+from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
 
 
 def evaluate(

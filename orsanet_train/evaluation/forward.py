@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.feed.feed import Feed
-from orsanet_train.reference.network import OnlineFeed
+from orsanet_train.feed.batches import Batches
 
 EVALUATION_BATCH = 64
 
@@ -25,7 +24,7 @@ class Outputs(NamedTuple):
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    feed: Feed | OnlineFeed,
+    feed: Batches,
     view: str = "clean",
     after_batch: Callable[[int], object] = lambda _: None,
 ) -> Outputs:

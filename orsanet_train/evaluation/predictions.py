@@ -22,9 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Sample
+from orsanet_cache.durable import prepare_folder, write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.evaluation.metrics import GroupReport
-from orsanet_train.model.checkpoint import Identity, how_chosen, prepare_folder, read_identity, write_whole
+from orsanet_train.model.checkpoint import Identity, how_chosen, read_identity
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
 PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orsanet_cache.durable import sync_folder
+from orsanet_cache.durable import prepare_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.features import quantised
+from orsanet_cache.frozen.features import kept
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of
@@ -35,13 +35,13 @@ from orsanet_train.export.onnx_graph import (
     TRAINABLE,
     TrainablePart,
     WholePipeline,
-    model_inputs,
     onnx_installed,
     stored_inputs,
     write_graph,
 )
-from orsanet_train.model.checkpoint import Identity, load_weights, prepare_folder
-from orsanet_train.model.frozen import as_stored, frozen_priors
+from orsanet_train.model.checkpoint import Identity, load_weights
+from orsanet_train.model.frozen import frozen_priors
+from orsanet_train.model.inputs import model_inputs
 from orsanet_train.model.orsanet import ORSANet
 
 Part = Literal["pipeline", "trainable", "both"]
@@ -123,18 +123,20 @@ def export_onnx(
 
 def stored_rows(identity: Identity, frozen: FrozenPriors, pixels: Tensor) -> dict[str, Tensor]:
     """Pictures uint8 [N, 224, 224, 3] -> what a store of the run's recipe keeps of them and the model reads, field by field."""
+    feature_dtype = str(identity.store_recipe["feature_dtype"])
     parts: list[dict[str, Tensor]] = []
     for batch in pixels.split(PYTORCH_BATCH):
         priors = frozen(batch)
         row = {"image": batch[:, ::2, ::2], "segmentation_map": priors.segmentation_map}
         for name in ("segmentation_features", "landmark_features"):
-            row |= _kept(name, getattr(priors, name), identity)
+            row |= kept(name, getattr(priors, name), feature_dtype)
         parts.append(row)
     return {name: torch.cat([row[name] for row in parts]).contiguous() for name in stored_inputs(identity)}
 
 
 def random_rows(identity: Identity, pixels: Tensor) -> dict[str, Tensor]:
     """The same with seeded random priors: where there are no frozen networks."""
+    feature_dtype = str(identity.store_recipe["feature_dtype"])
     generator, count = torch.Generator().manual_seed(0), len(pixels)
     row = {"image": pixels[:, ::2, ::2].contiguous()}
     row["segmentation_map"] = torch.randint(0, 11, (count, 224, 224), generator=generator, dtype=torch.uint8)
@@ -142,7 +144,7 @@ def random_rows(identity: Identity, pixels: Tensor) -> dict[str, Tensor]:
         ("segmentation_features", identity.segmentation_channels),
         ("landmark_features", identity.landmark_channels),
     ):
-        row |= _kept(name, torch.randn(count, channels, 7, 7, generator=generator), identity)
+        row |= kept(name, torch.randn(count, channels, 7, 7, generator=generator), feature_dtype)
     return {name: row[name] for name in stored_inputs(identity)}
 
 
@@ -201,13 +203,6 @@ def _export(
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return WrittenGraph(name, sha256, path.stat().st_size, *_ports(path), difference, len(expected))
-
-
-def _kept(name: str, features: Tensor, identity: Identity) -> dict[str, Tensor]:
-    kept = str(identity.store_recipe["feature_dtype"])
-    if kept == "int8":
-        return dict(zip((name, f"{name}_scale"), quantised(features), strict=True))
-    return {name: as_stored(features, kept).to(getattr(torch, kept))}
 
 
 def _metadata(identity: Identity) -> dict[str, str]:

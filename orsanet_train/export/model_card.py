@@ -13,6 +13,7 @@ import torch
 from jinja2 import Environment, StrictUndefined
 
 from orsanet_cache.data.views import CLEAN, HFLIP
+from orsanet_cache.durable import read_json
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
@@ -24,7 +25,6 @@ from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.model.checkpoint import Identity, how_chosen
 from orsanet_train.model.frozen import NAMES, is_demo
 from orsanet_train.report.text import between, markdown_text, percent
-from orsanet_train.run.folder import read_json
 
 CARD = "MODEL_CARD.md"
 PUBLISHED_CHANNELS = (1024, 512)  # of SegFace's and MobileFaceNet's features

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.model.frozen import seen_by_the_model
 from orsanet_train.model.fusion import SpectralConv
+from orsanet_train.model.inputs import model_inputs, seen_by_the_model
 from orsanet_train.model.orsanet import ORSANet
 
 TRAINABLE, PIPELINE = "trainable.onnx", "pipeline.onnx"
@@ -96,15 +96,6 @@ def stored_inputs(identity: Identity) -> tuple[str, ...]:
     return tuple(names)
 
 
-def model_inputs(stored: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """A store's rows, field by field -> what the model's forward takes, as a Feed gives it."""
-    image = imagenet_normalised(unit_range(stored["image"])).contiguous()
-    segmentation = stored.get("segmentation_map", image)  # image: a model without segmentation prior looks at none
-    if "segmentation_features" in stored:
-        segmentation = _widened(stored, "segmentation_features")
-    return image, segmentation, _widened(stored, "landmark_features")
-
-
 def spectral_norm_folded(model: ORSANet) -> ORSANet:
     """A copy whose spectrally normalised convolutions are plain ones with the weights that evaluation mode computes."""
     folded = copy.deepcopy(model).eval()
@@ -158,13 +149,6 @@ def write_graph(
         program.model.ir_version = IR_VERSION
         program.model.metadata_props.update(metadata)
         program.save(path, external_data=False)
-
-
-def _widened(stored: Mapping[str, Tensor], name: str) -> Tensor:
-    """Features as float32, whatever they are stored as."""
-    values = stored[name].float()
-    scale = stored.get(f"{name}_scale")
-    return values if scale is None else values * scale[..., None, None]
 
 
 @contextmanager

@@ -4,14 +4,12 @@
                    host memory ─ one thread ─▶ ring of host buffers ─▶ batch    host: loaded once
                    device memory ─▶ batch                                       device: loaded once
 
-Labels are joined to store rows by image path. Where the data is kept changes no bit of a batch.
+Where the data is kept changes no bit of a batch.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from orsanet_cache.data.manifest import Manifest, Sample
-from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.plan import batch_spans, epoch_plan, erase
+from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
 from orsanet_train.feed.residence import Resident, choose_residence
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
+from orsanet_train.feed.split import LabelledSplit
+from orsanet_train.model.inputs import model_inputs
 
 LOAD_ROWS = 256  # read at a time where everything is loaded
 
@@ -45,104 +42,6 @@ class PriorBatch(NamedTuple):
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the model's forward takes."""
         return self.image, self.segmentation, self.landmark_features
-
-
-@dataclass(frozen=True)
-class LabelledSplit:
-    """The usable samples of a split, each with its row in the store."""
-
-    name: str
-    views: tuple[str, ...]  # in which all of the samples can be used
-    samples: tuple[Sample, ...]
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    rejected: dict[str, str]  # image -> why the build could not use it
-
-    def first(self, count: int) -> "LabelledSplit":
-        """At most `count` of the samples."""
-        return replace(self, samples=self.samples[:count], rows=self.rows[:count], labels=self.labels[:count])
-
-    def where(self, chosen: Sequence[bool]) -> "LabelledSplit":
-        """The samples for which `chosen` is true."""
-        mask = np.array(chosen, dtype=bool)
-        samples = tuple(sample for sample, taken in zip(self.samples, chosen, strict=True) if taken)
-        return replace(self, samples=samples, rows=self.rows[mask], labels=self.labels[mask])
-
-    def sha256(self) -> str:
-        """Identifies the usable images, their labels and their order."""
-        lines = (f"{sample.label} {sample.image}\0" for sample in self.samples)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def join(
-    manifest: Manifest, store: PriorStore, split: str, views: Sequence[str], tag: str | None = None
-) -> LabelledSplit:
-    """Labels of the manifest to rows of the store, without the images that the build rejected in any of the views.
-
-    With `tag`, only the samples that have it. Raises OrsanetError where the store lacks an image of the manifest, or a view.
-    """
-    samples = manifest.split(split)
-    if tag is not None:
-        tags = sorted(set().union(*(sample.tags for sample in samples)))
-        if tag not in tags:
-            raise OrsanetError(
-                f"split '{split}' has no image with the tag '{tag}'; its tags: {', '.join(tags) or 'none'}"
-            )
-        samples = tuple(sample for sample in samples if tag in sample.tags)
-    row_of = {image: row for row, image in enumerate(store.sample_ids(split))}
-    missing = [sample.image for sample in samples if sample.image not in row_of]
-    if missing:
-        raise OrsanetError(
-            f"{store.path} lacks {len(missing)} image(s) of split '{split}'; build a store of this manifest:\n{listed(missing)}"
-        )
-    accepted = np.all([store.accepted(split, view) for view in views], axis=0)
-    usable = tuple(sample for sample in samples if accepted[row_of[sample.image]])
-    reasons = {image: reason for view in views for image, reason in store.rejected(split, view).items()}
-    return LabelledSplit(
-        name=split,
-        views=tuple(views),
-        samples=usable,
-        rows=np.array([row_of[sample.image] for sample in usable], dtype=np.int64),
-        labels=np.array([sample.label for sample in usable], dtype=np.int64),
-        rejected={sample.image: reasons[sample.image] for sample in samples if sample.image in reasons},
-    )
-
-
-Along = dict[str, NDArray[Any]]
-
-
-class Draws(NamedTuple):
-    """What comes into batches, position by position."""
-
-    sample: NDArray[np.int64]  # [N] into the split
-    view: NDArray[np.int64]  # [N] into the split's views
-    along: Along  # [N, …] label, erased, drop_path, as in PriorBatch and EpochPlan
-
-    def part(self, positions: slice) -> "Draws":
-        along = {name: values[positions] for name, values in self.along.items()}
-        return Draws(self.sample[positions], self.view[positions], along)
-
-
-def training_draws(
-    split: LabelledSplit, config: RunConfig, epoch: int, start: int, ranks: Ranks
-) -> tuple[Draws, list[slice]]:
-    """An epoch's draws, and where in them this rank's part of every batch from number `start` on is."""
-    plan = epoch_plan(split.labels, config, epoch)
-    clean = split.views.index("clean")
-    flipped = split.views.index("hflip") if plan.flipped.any() else clean
-    along: Along = {"label": split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
-    batches = [ranks.rows(*span) for span in batch_spans(len(plan.order), config.batch_size)[start:]]
-    return Draws(plan.order, np.where(plan.flipped, flipped, clean), along), batches
-
-
-def ordered_draws(split: LabelledSplit, batch_size: int, view: str, ranks: Ranks) -> tuple[Draws, list[slice]]:
-    """This rank's part of the split in the manifest's order, unaugmented, and where in it every batch is."""
-    mine = ranks.rows(0, len(split.rows))
-    sample = np.arange(mine.start, mine.stop)
-    count = len(sample)
-    nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
-    draws = Draws(sample, np.full(count, split.views.index(view)), {"label": split.labels[sample], **nothing})
-    return draws, [slice(*span) for span in batch_spans(count, batch_size)]
 
 
 class Feed:
@@ -210,7 +109,7 @@ class Feed:
             for batch in batches:
                 chosen = places[batch]
                 fields = {name: values.index_select(0, chosen) for name, values in self._loaded.items()}
-                yield self._batch({**fields, **{name: values[batch] for name, values in along.items()}})
+                yield self._batch({**fields, **{name: values[batch].clone() for name, values in along.items()}})
         else:
             carried = {name: (values.shape[1:], values.dtype) for name, values in draws.along.items()}
             largest = max((batch.stop - batch.start for batch in batches), default=0)
@@ -237,11 +136,8 @@ class Feed:
         return self._batch(slot.on_device(len(draws.sample)))
 
     def _batch(self, stored: Mapping[str, Tensor]) -> PriorBatch:
-        """A batch of what is stored, both on the device; they share no memory."""
-        # Contiguous: with channels last, the CPU's gradient of a strided 1x1 convolution of 8 channels corrupts memory (torch 2.15).
-        image = erase(imagenet_normalised(unit_range(stored["image"])), stored["erased"]).contiguous()
-        segmentation, landmark_features = (_values(stored, name) for name in (self.segmentation, "landmark_features"))
-        return PriorBatch(image, segmentation, landmark_features, stored["label"].clone(), stored["drop_path"].clone())
+        """A batch of what is stored, both on the device. Float32 features and maps are in it as they are, not copied."""
+        return PriorBatch(*model_inputs(stored, stored["erased"]), stored["label"], stored["drop_path"])
 
     def _places(self, draws: Draws) -> NDArray[np.int64]:
         """Where the draws are in what is loaded."""
@@ -263,11 +159,3 @@ class Feed:
                         values[first : first + len(part)].copy_(torch.from_numpy(read))
                         progress.update(read.nbytes)
                 self._loaded[name] = values
-
-
-def _values(stored: Mapping[str, Tensor], name: str) -> Tensor:
-    """Features as float32 whatever they are stored as; a map as it is."""
-    values = stored[name]
-    if f"{name}_scale" in stored:
-        return values.float() * stored[f"{name}_scale"][..., None, None]
-    return values.to(torch.float32 if values.is_floating_point() else values.dtype, copy=True)

@@ -1,19 +1,19 @@
-"""One epoch's order, views and erased rectangles: pure functions of (seed, epoch, position).
+"""One epoch's order, views and erased rectangles: pure functions of (seed, epoch, position); and what comes into a feed's batches.
 
 Any epoch can be drawn again, in any process, without having run the ones before.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from orsanet_train.config import AugmentationConfig, RunConfig
+from orsanet_train.engine.distributed import Ranks
+from orsanet_train.feed.split import LabelledSplit
+from orsanet_train.model.inputs import INPUT_SIZE
 
-INPUT_SIZE = 224  # RandomErasing acts on this grid in the published pipeline
 ASPECT_RATIO = (0.3, 3.3)
 
 
@@ -59,18 +59,38 @@ def erased_rectangles(rng: np.random.Generator, count: int, config: Augmentation
     return np.stack([top, left, height, width], axis=1) * chosen[:, None]
 
 
-def erase(image: Tensor, erased: Tensor) -> Tensor:
-    """Zero the rectangles [B, 4], given on the 224-pixel grid, in normalised images [B, 3, 112, 112].
-
-    The 112-pixel image holds the even pixels of that grid, so this is exactly erasing before taking every second pixel.
-    """
-    return image.masked_fill(inside(erased, image.shape[-1])[:, None], 0.0)
+Along = dict[str, NDArray[Any]]
 
 
-def inside(erased: Tensor, size: int) -> Tensor:
-    """Rectangles [B, 4] on the 224-pixel grid -> bool [B, size, size]; a smaller size holds every second pixel of the grid, and so on."""
-    position = torch.arange(0, INPUT_SIZE, INPUT_SIZE // size, device=erased.device)
-    top, left, height, width = erased[:, :, None].unbind(dim=1)
-    inside_y = (position >= top) & (position < top + height)
-    inside_x = (position >= left) & (position < left + width)
-    return inside_y[:, :, None] & inside_x[:, None, :]
+class Draws(NamedTuple):
+    """What comes into batches, position by position."""
+
+    sample: NDArray[np.int64]  # [N] into the split
+    view: NDArray[np.int64]  # [N] into the split's views
+    along: Along  # [N, …] label, erased, drop_path, as in PriorBatch and EpochPlan
+
+    def part(self, positions: slice) -> "Draws":
+        along = {name: values[positions] for name, values in self.along.items()}
+        return Draws(self.sample[positions], self.view[positions], along)
+
+
+def training_draws(
+    split: LabelledSplit, config: RunConfig, epoch: int, start: int, ranks: Ranks
+) -> tuple[Draws, list[slice]]:
+    """An epoch's draws, and where in them this rank's part of every batch from number `start` on is."""
+    plan = epoch_plan(split.labels, config, epoch)
+    clean = split.views.index("clean")
+    flipped = split.views.index("hflip") if plan.flipped.any() else clean
+    along: Along = {"label": split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
+    batches = [ranks.rows(*span) for span in batch_spans(len(plan.order), config.batch_size)[start:]]
+    return Draws(plan.order, np.where(plan.flipped, flipped, clean), along), batches
+
+
+def ordered_draws(split: LabelledSplit, batch_size: int, view: str, ranks: Ranks) -> tuple[Draws, list[slice]]:
+    """This rank's part of the split in the manifest's order, unaugmented, and where in it every batch is."""
+    mine = ranks.rows(0, len(split.rows))
+    sample = np.arange(mine.start, mine.stop)
+    count = len(sample)
+    nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
+    draws = Draws(sample, np.full(count, split.views.index(view)), {"label": split.labels[sample], **nothing})
+    return draws, [slice(*span) for span in batch_spans(count, batch_size)]

@@ -40,8 +40,10 @@ class Slot:
         return {name: buffer[:rows].numpy() for name, buffer in self.buffers.items()}
 
     def on_device(self, rows: int) -> dict[str, Tensor]:
-        """The same rows on the device: on a GPU copies, begun and not waited for; on a CPU the buffers themselves."""
-        tensors = {name: buffer[:rows].to(self.device, non_blocking=True) for name, buffer in self.buffers.items()}
+        """Copies of the same rows on the device; on a GPU they are begun and not waited for."""
+        tensors = {
+            name: buffer[:rows].to(self.device, non_blocking=True, copy=True) for name, buffer in self.buffers.items()
+        }
         if self.copied is not None:
             self.copied.record(torch.cuda.current_stream(self.device))
         return tensors

@@ -3,19 +3,82 @@
 The choice is made by a split of its own; where the data set has none, by a part of the training split that is then not trained on
 (`selection_split = "held-out"`): of every class the images whose names have the smallest digests, so that the part is the same for every
 seed and machine. The published code chooses on the test split, which is possible too, and then said in every report.
+Labels are joined to store rows by image path.
 """
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Manifest, Sample
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
-from orsanet_train.feed.feed import LabelledSplit, join
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """The usable samples of a split, each with its row in the store."""
+
+    name: str
+    views: tuple[str, ...]  # in which all of the samples can be used
+    samples: tuple[Sample, ...]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    rejected: dict[str, str]  # image -> why the build could not use it
+
+    def first(self, count: int) -> "LabelledSplit":
+        """At most `count` of the samples."""
+        return replace(self, samples=self.samples[:count], rows=self.rows[:count], labels=self.labels[:count])
+
+    def where(self, chosen: Sequence[bool]) -> "LabelledSplit":
+        """The samples for which `chosen` is true."""
+        mask = np.array(chosen, dtype=bool)
+        samples = tuple(sample for sample, taken in zip(self.samples, chosen, strict=True) if taken)
+        return replace(self, samples=samples, rows=self.rows[mask], labels=self.labels[mask])
+
+    def sha256(self) -> str:
+        """Identifies the usable images, their labels and their order."""
+        lines = (f"{sample.label} {sample.image}\0" for sample in self.samples)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def join(
+    manifest: Manifest, store: PriorStore, split: str, views: Sequence[str], tag: str | None = None
+) -> LabelledSplit:
+    """Labels of the manifest to rows of the store, without the images that the build rejected in any of the views.
+
+    With `tag`, only the samples that have it. Raises OrsanetError where the store lacks an image of the manifest, or a view.
+    """
+    samples = manifest.split(split)
+    if tag is not None:
+        tags = sorted(set().union(*(sample.tags for sample in samples)))
+        if tag not in tags:
+            raise OrsanetError(
+                f"split '{split}' has no image with the tag '{tag}'; its tags: {', '.join(tags) or 'none'}"
+            )
+        samples = tuple(sample for sample in samples if tag in sample.tags)
+    row_of = {image: row for row, image in enumerate(store.sample_ids(split))}
+    missing = [sample.image for sample in samples if sample.image not in row_of]
+    if missing:
+        raise OrsanetError(
+            f"{store.path} lacks {len(missing)} image(s) of split '{split}'; build a store of this manifest:\n{listed(missing)}"
+        )
+    accepted = np.all([store.accepted(split, view) for view in views], axis=0)
+    usable = tuple(sample for sample in samples if accepted[row_of[sample.image]])
+    reasons = {image: reason for view in views for image, reason in store.rejected(split, view).items()}
+    return LabelledSplit(
+        name=split,
+        views=tuple(views),
+        samples=usable,
+        rows=np.array([row_of[sample.image] for sample in usable], dtype=np.int64),
+        labels=np.array([sample.label for sample in usable], dtype=np.int64),
+        rejected={sample.image: reasons[sample.image] for sample in samples if sample.image in reasons},
+    )
 
 
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:

@@ -5,9 +5,7 @@ of the store they were trained on and how they were chosen. Each is written unde
 previous one whole.
 """
 
-import contextlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from orsanet_cache.durable import sync_folder
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_train.config import ModelConfig
@@ -122,29 +120,3 @@ def _identity(path: Path, metadata: Mapping[str, str]) -> Identity:
         raise OrsanetError(
             f"{path}: the header does not describe a model:\n{listed(validation_findings(error))}"
         ) from error
-
-
-def prepare_folder(path: Path) -> None:
-    """Make a folder for results, before they are computed. Raises OrsanetError where nothing could be written into it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OrsanetError(f"{path}: cannot be made ({error.strerror}); choose another folder with --out") from error
-    if not os.access(path, os.W_OK):
-        raise OrsanetError(f"{path}: cannot be written into; choose another folder with --out")
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary name beside `path`, have it on the disk, then rename: readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OrsanetError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

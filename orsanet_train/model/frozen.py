@@ -1,6 +1,6 @@
 """The frozen networks that a run's model was trained with: found where they are kept, refused unless they are those.
 
-    --segmenter, --landmarks, or else: the run folder, the shipped demo networks, the weights folder ─▶ FrozenPriors ─▶ as_stored
+    --segmenter, --landmarks, or else: the run folder, the shipped demo networks, the weights folder ─▶ FrozenPriors
 
 What decides is the recipe in the model's weights file: it has the networks' digests, so a file may have any name and lie anywhere.
 """
@@ -10,16 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.loading import tensors_digest
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
-from orsanet_cache.frozen.priors import FrozenPriors, Priors, load_landmark_network, load_segmenter
+from orsanet_cache.frozen.priors import FrozenPriors, load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.store.recipe import recipe_differences
@@ -64,31 +59,6 @@ def check_recipe(ours: Mapping[str, object], theirs: Mapping[str, Any], refusal:
 def is_demo(part: Part, identity: Identity) -> bool:
     """The run's network is the shipped one."""
     return _demo_digest(part) == identity.store_recipe[part]["weights_sha256"]
-
-
-def as_stored(features: Tensor, feature_dtype: str) -> Tensor:
-    """Features [B, C, 7, 7] as a store of this type gives them back, float32: rounded to float16, to int8 with a scale, or as they are.
-
-    A model is trained and evaluated on these.
-    """
-    if feature_dtype == "int8":
-        steps, scale = quantised(features)
-        return steps.float() * scale[..., None, None]
-    return features.to(getattr(torch, feature_dtype)).float()
-
-
-def seen_by_the_model(
-    pixels: Tensor, priors: Priors, segmentation_prior: str, feature_dtype: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model's forward takes of clean views uint8 [B, 224, 224, 3] and their priors: as a Feed gives it from a store of this type.
-
-    Without a semantic prior the segmentation map stands in.
-    """
-    image = imagenet_normalised(unit_range(pixels[:, ::2, ::2])).contiguous()
-    segmentation = priors.segmentation_map
-    if segmentation_prior == "features":
-        segmentation = as_stored(priors.segmentation_features, feature_dtype)
-    return image, segmentation, as_stored(priors.landmark_features, feature_dtype)
 
 
 def _found(part: Part, run_folder: Path, identity: Identity) -> Any:

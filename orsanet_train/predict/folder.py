@@ -18,10 +18,9 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.durable import sync_folder
+from orsanet_cache.durable import prepare_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.evaluation.predictions import probability_columns
-from orsanet_train.model.checkpoint import prepare_folder
 from orsanet_train.predict.names import CSV, JSON, PARTIAL
 from orsanet_train.predict.predictor import QUALITY
 from orsanet_train.predict.seen import Box

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from orsanet_cache.data.images import every_second_pixel
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.features import as_stored
 from orsanet_cache.frozen.priors import FrozenPriors, in_half_precision
 from orsanet_cache.inspection.quality import landmark_agreement, part_plausibility
 from orsanet_train.drawing.attention import attention
 from orsanet_train.model.checkpoint import Identity, load_weights
-from orsanet_train.model.frozen import as_stored, frozen_priors, seen_by_the_model
+from orsanet_train.model.frozen import frozen_priors
+from orsanet_train.model.inputs import seen_by_the_model
 from orsanet_train.model.orsanet import ORSANet
 
 QUALITY = ("part_plausibility", "landmark_agreement", "segmentation_entropy")  # as in docs/prior-quality.md

@@ -1,6 +1,6 @@
 """The reference modes: the frozen networks run inside the training step, from the image files, instead of once into a store.
 
-    files ─ threads ─▶ ring of host buffers ─▶ OnlineBatch: pixels, rectangles ─ frozen networks ─▶ priors ─ ORSANet ─▶ logits
+    OnlineBatch (feed.py): pixels, rectangles ─ frozen networks ─▶ priors ─ ORSANet ─▶ logits
 
 They exist to measure what caching costs or gains. The backbone's image is erased in all of them; the frozen networks see
 
@@ -14,20 +14,14 @@ Their parameters never change, and no gradient is computed for them. They run in
 """
 
 import copy
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import FrozenPriors, map_of
@@ -35,130 +29,16 @@ from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
-from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.feed import Draws, LabelledSplit, ordered_draws, training_draws
-from orsanet_train.feed.plan import INPUT_SIZE, batch_spans, inside
-from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
+from orsanet_train.engine.distributed import Ranks
+from orsanet_train.feed.plan import batch_spans
+from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.frozen import check_recipe
+from orsanet_train.model.inputs import INPUT_SIZE, inside, model_image
 from orsanet_train.model.orsanet import Expression, ORSANet
 
 OnlineMode = Literal["clean", "erased", "published"]
 
-DECODERS = 4  # threads; each of them decodes a hundred pictures and more a second
 SWIN_STOCHASTIC_DEPTH = 0.5  # of swin_b's last block, as torchvision and so the published code builds it
-SEED_STREAM = 4  # epoch_plan draws from the streams before
-
-
-class OnlineBatch(NamedTuple):
-    """One batch on the model's device."""
-
-    pixels: Tensor  # uint8 [B, 224, 224, 3], of the view
-    erased: Tensor  # int64 [B, 4] top, left, height, width on the 224-pixel grid; height 0: nothing
-    label: Tensor  # int64 [B]
-    drop_path: Tensor  # float32 [B, 2, levels, scales, 2] in training, uniform in 0 … 1, of both passes; else [B, 0]
-
-    @property
-    def inputs(self) -> tuple[Tensor, Tensor]:
-        """What OnlineORSANet's forward takes."""
-        return self.pixels, self.erased
-
-
-class OnlineFeed:
-    """Batches of one split from the image files below `root`: the samples, views, rectangles and draws that Feed would give.
-
-    `decoders` threads decode ahead, as far as RING batches. Raises OrsanetError, naming the image, where a file cannot be read, or is
-    not the one that the store was built from: the run would not be comparable with a cached one.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        store: PriorStore,
-        split: LabelledSplit,
-        device: torch.device,
-        ranks: Ranks = ONE,
-        decoders: int = DECODERS,
-    ) -> None:
-        self.root = root
-        self.split = split
-        self.device = device
-        self.ranks = ranks
-        self.decoders = decoders
-        self._store_path = store.path
-        self._sha256 = [store.sealed(split.name, view).image_sha256[split.rows] for view in split.views]  # [N, 32] each
-
-    def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[OnlineBatch]:
-        """The augmented training batches of an epoch from number `start` on, the last one possibly short; of each this rank's rows.
-
-        torch's generator is seeded before each, so what the step draws depends on seed, epoch and number alone, wherever it began.
-        Leaving the iterator, however early, ends its threads.
-        """
-        batches = self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
-        return _seeded(batches, config.seed, epoch, start)
-
-    def in_order(self, batch_size: int, view: str = "clean") -> Iterator[OnlineBatch]:
-        """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
-        return self._batches(*ordered_draws(self.split, batch_size, view, self.ranks))
-
-    @property
-    def reason(self) -> str:
-        """Where the data comes from, in a sentence."""
-        return f"pictures decoded by {self.decoders} threads; the frozen networks run in every pass"
-
-    @property
-    def own_labels(self) -> NDArray[np.int64]:
-        """Labels of what `in_order` yields."""
-        return self.split.labels[self.ranks.rows(0, len(self.split.rows))]
-
-    def _batches(self, draws: Draws, batches: Sequence[slice]) -> Generator[OnlineBatch, None, None]:
-        layouts: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            "pixels": ((INPUT_SIZE, INPUT_SIZE, 3), np.dtype(np.uint8)),
-            **{name: (values.shape[1:], values.dtype) for name, values in draws.along.items()},
-        }
-        largest = max((batch.stop - batch.start for batch in batches), default=0)
-        slots = [Slot(layouts, largest, self.device) for _ in range(min(RING, len(batches)))]
-        parts = (draws.part(batch) for batch in batches)
-        with ThreadPoolExecutor(self.decoders, "decode") as pool:
-            yield from ahead_in_ring(parts, slots, partial(self._fill, pool), self._taken)
-
-    def _fill(self, pool: ThreadPoolExecutor, draws: Draws, slot: Slot) -> None:
-        buffers = slot.to_fill(len(draws.sample))
-        for name, carried in draws.along.items():
-            buffers[name][:] = carried
-        decoded = pool.map(self._decode, draws.sample.tolist(), draws.view.tolist(), buffers["pixels"])
-        all(outcome is None for outcome in decoded)  # waits for all, and raises what the first of them raised
-
-    def _taken(self, draws: Draws, slot: Slot) -> OnlineBatch:
-        tensors = slot.on_device(len(draws.sample))
-        return OnlineBatch(**{name: tensor.clone() for name, tensor in tensors.items()})  # the slot is filled again
-
-    def _decode(self, sample: int, view: int, pixels: NDArray[np.uint8]) -> None:
-        """Fill `pixels` [224, 224, 3]."""
-        path = self.root / self.split.samples[sample].image
-        try:
-            decoded = read_image(path)
-        except RejectedImage as reason:
-            raise OrsanetError(
-                f'{path}: {reason}; {self._store_path} was built from it: put it back to train with priors = "online"'
-            ) from reason
-        if bytes.fromhex(decoded.sha256) != self._sha256[view][sample].tobytes():
-            raise OrsanetError(
-                f"{path}: not the image that {self._store_path} was built from; put that one back, "
-                f"or run `orsanet-cache build … --accept-changed`"
-            )
-        pixels[:] = view_pixels(decoded.rgb, self.split.views[view])
-
-
-def _seeded(batches: Generator[OnlineBatch, None, None], seed: int, epoch: int, start: int) -> Iterator[OnlineBatch]:
-    with closing(batches):
-        for number, batch in enumerate(batches, start):
-            torch.manual_seed(batch_seed(seed, epoch, number))
-            yield batch
-
-
-def batch_seed(seed: int, epoch: int, number: int) -> int:
-    """Seed of torch's generator for the step of one batch, epoch and number counted from 0."""
-    return int(np.random.SeedSequence([seed, epoch, SEED_STREAM, number]).generate_state(1, np.uint64)[0])
 
 
 class OnlineORSANet(nn.Module):
@@ -196,11 +76,10 @@ class OnlineORSANet(nn.Module):
     def forward(self, pixels: Tensor, erased: Tensor, drop_path: Tensor | None = None) -> Expression:
         """pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path [B, levels, scales, 2] as in ORSANet."""
         unit = unit_range(pixels)
-        seen = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
-        # In memory as a Feed's. Channels last, torch 2.15 crashes on a CPU in the weight gradient of a small 1x1 stride-2 convolution.
-        image = imagenet_normalised(seen)[..., ::2, ::2].contiguous()
-        segmentation, landmark_features = self._priors(unit if self.mode == "clean" else seen)
-        return self.model(image, segmentation, landmark_features, drop_path)
+        if self.mode != "clean":
+            unit = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
+        segmentation, landmark_features = self._priors(unit)
+        return self.model(model_image(pixels[:, ::2, ::2], erased), segmentation, landmark_features, drop_path)
 
     def _priors(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, 224, 224] in 0 … 1 -> what the model takes of FrozenPriors' answer to them."""
@@ -231,8 +110,8 @@ class OnlineORSANet(nn.Module):
             self.frozen.landmark_network.load_state_dict(state)
 
     def drifted_recipe(self) -> dict[str, object]:
-        """FrozenPriors.recipe() of the networks as they are now: no store made with the original ones has it once they drifted."""
-        return self.frozen.recipe()
+        """The landmark network's part of FrozenPriors.recipe() as it is now: no store made with the original one has it once it drifted."""
+        return {"landmarks": self.frozen.recipe()["landmarks"]}
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         return self.model.state_dict(*arguments, **options)

@@ -10,7 +10,8 @@ from torch.optim import Adam
 
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.losses import training_loss
-from orsanet_train.reference.network import OnlineBatch, OnlineORSANet
+from orsanet_train.reference.feed import OnlineBatch
+from orsanet_train.reference.network import OnlineORSANet
 
 
 class PublishedStep:

@@ -16,7 +16,8 @@ from orsanet_train.drawing import gallery, plots
 from orsanet_train.drawing.attention import Attention, attention
 from orsanet_train.evaluation.predictions import labels_of, probability_columns
 from orsanet_train.evaluation.statistics import Estimate
-from orsanet_train.feed.feed import Feed, LabelledSplit
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import ORSANet
 from orsanet_train.report.contents import Source

@@ -15,9 +15,9 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from orsanet_cache.durable import prepare_folder, write_whole
 from orsanet_train.config import config_toml
 from orsanet_train.evaluation.tables import comparison_text
-from orsanet_train.model.checkpoint import prepare_folder, write_whole
 from orsanet_train.report.album import ReportPicture
 from orsanet_train.report.contents import Report
 from orsanet_train.report.text import between, images, markdown_text, percent, points

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.store.reader import PriorStore
@@ -25,7 +26,6 @@ from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
 from orsanet_train.report.contents import Beside, Report, RunReport, Source
 from orsanet_train.report.paper import published
 from orsanet_train.report.sections import choices, quartiles, robustness, stamp, warnings
-from orsanet_train.run.folder import read_json
 
 QUALITY = (
     "image", "label", "predicted", "score", "segmentation_entropy", "part_plausibility", "landmark_agreement", "flip_disagreement"

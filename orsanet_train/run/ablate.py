@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.durable import read_json, write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.store.reader import PriorStore
@@ -25,11 +26,8 @@ from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
 from orsanet_train.evaluation.statistics import t_interval
-from orsanet_train.feed.feed import join
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import selection_split, training_split
-from orsanet_train.model.checkpoint import write_whole
-from orsanet_train.run.folder import read_json
+from orsanet_train.feed.split import join, selection_split, training_split
 from orsanet_train.run.train import train
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.

@@ -16,14 +16,14 @@ from typing import Any
 
 import pandas as pd
 import safetensors.torch
-from torch import nn
 
+from orsanet_cache.durable import read_json, write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
-from orsanet_train.model.checkpoint import Identity, save_weights, write_whole
-from orsanet_train.reference.network import OnlineORSANet
+from orsanet_train.engine.engine import Engine
+from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.run.watch import tensorboard_installed, write_events
 
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
@@ -81,7 +81,7 @@ def record_versions(out: Path, epoch: int) -> str | None:
 
 
 def write_epoch(
-    out: Path, model: nn.Module, identity: Identity, history: list[dict[str, float]], *, restart: bool
+    out: Path, engine: Engine, identity: Identity, history: list[dict[str, float]], *, restart: bool
 ) -> None:
     """What every finished epoch leaves, the newest row of `history` being its; the best weights if it is the best so far.
 
@@ -89,34 +89,27 @@ def write_epoch(
     """
     *before, row = history
     if row["selection_accuracy"] > max((earlier["selection_accuracy"] for earlier in before), default=-math.inf):
-        _write_weights(out, model, identity.model_copy(update={"selection": "best"}))
+        _write_weights(out, engine, identity.model_copy(update={"selection": "best"}))
     table = pd.DataFrame(history).astype({"epoch": int})
     write_whole(out / "metrics.csv", lambda path: table.to_csv(path, index=False))
     if tensorboard_installed():
         write_events(out / "tensorboard", history, restart=restart)
 
 
-def write_last(out: Path, model: nn.Module, identity: Identity, history: list[dict[str, float]]) -> None:
+def write_last(out: Path, engine: Engine, identity: Identity, history: list[dict[str, float]]) -> None:
     """The weights after the newest epoch, and its curves."""
-    _write_weights(out, model, identity)
+    _write_weights(out, engine, identity)
     if plots.matplotlib_installed():
         table = pd.DataFrame(history).astype({"epoch": int})
         plots.write_picture(plots.curves(table, identity.selection_split), out / "curves.png")
 
 
-def _write_weights(out: Path, model: nn.Module, identity: Identity) -> None:
-    """With its landmark network, if that moved in training: evaluation then needs a store that is built with it."""
-    if isinstance(model, OnlineORSANet) and (landmarks := model.frozen_state()):
+def _write_weights(out: Path, engine: Engine, identity: Identity) -> None:
+    """With the landmark network, if that moved in training: evaluation then needs a store that is built with it."""
+    companion = engine.companion
+    if companion is not None and (landmarks := companion.frozen_state()):
         content = safetensors.torch.save(landmarks)
         write_whole(out / f"{identity.selection}-landmarks.safetensors", lambda path: path.write_bytes(content))
-        recipe = {**identity.store_recipe, "landmarks": model.drifted_recipe()["landmarks"]}
+        recipe = {**identity.store_recipe, **companion.drifted_recipe()}
         identity = identity.model_copy(update={"store_recipe": recipe})
-    save_weights(out / f"{identity.selection}.safetensors", model, identity)
-
-
-def read_json(path: Path) -> Any:
-    """Raises OrsanetError for a damaged file."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise OrsanetError(f"{path}: damaged ({error}); start a new run") from error
+    save_weights(out / f"{identity.selection}.safetensors", engine.step.model, identity)

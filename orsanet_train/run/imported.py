@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from orsanet_cache.data.images import PREPROCESSING
-from orsanet_cache.durable import make_folder, sync_folder
+from orsanet_cache.durable import make_folder, sync_folder, write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, FrozenPriors
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig, RunConfig, parse_config
-from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights, write_whole
+from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights
 from orsanet_train.model.orsanet import FROZEN_PREFIXES, build_model, trainable_weights
 from orsanet_train.run.folder import begin_folder
 

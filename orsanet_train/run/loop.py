@@ -17,12 +17,11 @@ from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks, summed
 from orsanet_train.engine.engine import Engine
-from orsanet_train.engine.step import Sums
+from orsanet_train.engine.step import Batch, Sums
 from orsanet_train.evaluation.forward import predict
-from orsanet_train.feed.feed import Feed, PriorBatch
+from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.reference.network import OnlineBatch, OnlineFeed, OnlineORSANet
 from orsanet_train.run.folder import write_epoch, write_last
 from orsanet_train.run.state import TrainingState, save_state
 from orsanet_train.run.stop import StopSignals
@@ -52,7 +51,7 @@ class Loop:
         self.last_save = self.last_epoch_save = time.monotonic()  # of any state; of one at an epoch's end
 
     def run(
-        self, training: Feed | OnlineFeed, selection: Feed | OnlineFeed, identity: Identity, state: TrainingState | None
+        self, training: Batches, selection: Batches, identity: Identity, state: TrainingState | None
     ) -> list[dict[str, float]]:
         """From `state`, or from the beginning, to the last epoch. Returns the rows of metrics.csv."""
         if state is None:
@@ -76,16 +75,16 @@ class Loop:
             state = TrainingState(epoch=epoch + 1, step=0, history=history, metrics=[], tensors={})
             if self.ranks.main:
                 now = identity.model_copy(update={"epoch": epoch + 1, "selection_accuracy": row["selection_accuracy"]})
-                write_epoch(self.out, self.network, now, history, restart=restart)
+                write_epoch(self.out, self.engine, now, history, restart=restart)
                 last = len(history) == self.config.epochs
                 if last or time.monotonic() - self.last_epoch_save >= self.save_seconds:
-                    write_last(self.out, self.network, now, history)
+                    write_last(self.out, self.engine, now, history)
                     self._save(state)
                     self.last_epoch_save = time.monotonic()
             restart = False
         return history
 
-    def _train_epoch(self, feed: Feed | OnlineFeed, state: TrainingState) -> tuple[dict[str, float], TrainingState]:
+    def _train_epoch(self, feed: Batches, state: TrainingState) -> tuple[dict[str, float], TrainingState]:
         """Train what is left of the epoch. Returns its row of metrics.csv, and the state at its end."""
         config, epoch, step = self.config, state.epoch, self.engine.step
         *sums, seconds, waited = state.metrics or [*Sums(), 0.0, 0.0]
@@ -93,7 +92,7 @@ class Loop:
         self.network.train()
         spans = batch_spans(len(feed.split.rows), config.batch_size)
         began = time.monotonic()
-        batches: Waited[PriorBatch | OnlineBatch] = Waited(feed.epoch(config, epoch, state.step))
+        batches: Waited[Batch] = Waited(feed.epoch(config, epoch, state.step))
 
         def reached(done: int) -> TrainingState:
             now = watch.last()
@@ -132,13 +131,10 @@ class Loop:
 
     def _save(self, state: TrainingState) -> None:
         if self.ranks.main:
-            tensors = self.engine.step.state()
-            if isinstance(self.network, OnlineORSANet):
-                tensors |= {f"frozen/{name}": tensor for name, tensor in self.network.frozen_state().items()}
-            save_state(self.out / "checkpoints", replace(state, tensors=tensors))
+            save_state(self.out / "checkpoints", replace(state, tensors=self.engine.state()))
         self.last_save = time.monotonic()
 
-    def _check_finite(self, sums: Sums, feed: Feed | OnlineFeed, epoch: int) -> None:
+    def _check_finite(self, sums: Sums, feed: Batches, epoch: int) -> None:
         """Raises OrsanetError after a loss that was not finite, with the images of its batch."""
         if not sums.stopped:
             return

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.model.checkpoint import write_whole
 from orsanet_train.run.train import RunSummary
 
 

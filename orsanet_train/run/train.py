@@ -1,7 +1,7 @@
 """Stage two: train the trainable part on cached priors.
 
-Reads top to bottom: join labels to the store, build the model, see that all fits, then loop over the epochs (loop.py). All randomness is
-addressed by seed, epoch and position, so a run that goes on from any step of any epoch ends exactly as if it had not been interrupted.
+Reads top to bottom: see that all fits (prepare.py), begin the run folder, then loop over the epochs (loop.py). All randomness is addressed
+by seed, epoch and position, so a run that goes on from any step of any epoch ends exactly as if it had not been interrupted.
 """
 
 import sys
@@ -12,28 +12,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from orsanet_cache.data.manifest import Manifest
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
+from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.drawing.gallery import batch_mosaic
 from orsanet_train.drawing.plots import write_picture
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.engine.engine import build_engine
-from orsanet_train.engine.step import below
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import selection_split, training_split
-from orsanet_train.model.checkpoint import Identity, load_weights
-from orsanet_train.model.orsanet import backbone_weights
-from orsanet_train.reference.network import OnlineFeed, OnlineORSANet, check_batches, frozen_networks
-from orsanet_train.run.folder import begin_folder, check_folder, record_versions
+from orsanet_train.model.checkpoint import load_weights
+from orsanet_train.run.folder import begin_folder, record_versions
 from orsanet_train.run.loop import Loop
-from orsanet_train.run.state import load_state
+from orsanet_train.run.prepare import prepare
 from orsanet_train.run.stop import StopSignals
 
 MOSAICS = 3  # labelled pictures of the first training batches
@@ -74,72 +67,26 @@ def train(
     take part.
     Raises OrsanetError for anything that does not fit, before the first step.
     """
-    training = training_split(config, manifest, store)
-    selection = selection_split(config, manifest, store)
-    if images is not None:
-        training, selection = training.first(images), selection.first(images)
-    fields = store.fields(config.train_split, "clean")
-    identity = Identity(
-        classes=manifest.classes,
-        model=config.model,
-        segmentation_channels=fields["segmentation_features"].shape[1],
-        landmark_channels=fields["landmark_features"].shape[1],
-        store_recipe=store.recipe,
-        ir50_sha256=None if ir50 is None else tensors_digest(backbone_weights(ir50).tensors),
-        epoch=0,
-        data_set=manifest.name,
-        train_split=config.train_split,
-        selection="last",
-        selection_split=config.selection_split,
-        selection_accuracy=0.0,
-    )
-    torch.manual_seed(config.seed)
-    model = identity.build()
-    if ir50 is not None:
-        load_strictly(model.ir_back, backbone_weights(ir50))
-    data = {
-        "classes": list(manifest.classes),
-        "store": store.recipe,
-        "training_images_sha256": training.sha256(),
-        "selection_images_sha256": selection.sha256(),
-        "ir50_sha256": identity.ir50_sha256,
-        "compiled": compiled,
-    }
-    # Without a state no step is finished yet, and resuming is starting.
-    state = load_state(out / "checkpoints") if resume else None
-    check_folder(out, config, data, resume)
-    if len(selection.rows) < ranks.world:
-        raise OrsanetError(f"split '{config.selection_split}' has fewer images than there are processes; start fewer")
-    model = model.to(device)
-    network: nn.Module = model
-    if config.priors == "online":
-        check_batches(config, training, ranks)
-        network = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
-    engine = build_engine(network, model, config, device, ranks, compiled=compiled)
-    feeds: list[Feed | OnlineFeed]
-    if config.priors == "online":
-        feeds = [OnlineFeed(manifest.root, store, split, device, ranks) for split in (training, selection)]
-    else:
-        feeds = [Feed(store, split, config.model, device, resident, ranks) for split in (training, selection)]
-    training_feed, selection_feed = feeds
+    run = prepare(
+        config, manifest, store, out,
+        device=device, ir50=ir50, resume=resume, resident=resident, compiled=compiled,
+        frozen_weights=frozen_weights, images=images, ranks=ranks,
+    )  # fmt: skip
     if ranks.main:
-        tqdm.write(f"training: {engine.reason}", file=sys.stderr)
-        for feed in feeds:
+        tqdm.write(f"training: {run.engine.reason}", file=sys.stderr)
+        for feed in (run.training, run.selection):
             tqdm.write(f"'{feed.split.name}': {feed.reason}", file=sys.stderr)
-        begin_folder(out, config, data)
-        if note := record_versions(out, 1 if state is None else state.epoch + 1):
+        begin_folder(out, config, run.data)
+        if note := record_versions(out, 1 if run.state is None else run.state.epoch + 1):
             tqdm.write(f"note: {note}", file=sys.stderr)
-    if state is not None:
-        engine.step.load(state.tensors)
-        if isinstance(network, OnlineORSANet):
-            network.load_frozen_state(below("frozen/", state.tensors))
-    elif ranks.main and isinstance(training_feed, Feed):
-        for number, batch in enumerate(islice(training_feed.epoch(config, 0), MOSAICS)):
+    if run.state is not None:
+        run.engine.load(run.state.tensors)
+    elif ranks.main and isinstance(run.training, Feed):
+        for number, batch in enumerate(islice(run.training.epoch(config, 0), MOSAICS)):
             write_picture(batch_mosaic(batch, manifest.classes), out / f"train_batch{number}.png")
-
     with StopSignals(ranks) as signals:
-        loop = Loop(config, engine, network, out, signals, save_minutes, ranks)
-        history = loop.run(training_feed, selection_feed, identity, state)
+        loop = Loop(config, run.engine, run.network, out, signals, save_minutes, ranks)
+        history = loop.run(run.training, run.selection, run.identity, run.state)
     best = max(history, key=lambda row: row["selection_accuracy"])
     return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
 

@@ -15,7 +15,17 @@ from typing import Any
 
 import pytest
 
-from orsanet_cache.durable import locked, make_folder, publish, publish_new, write_temporary
+from orsanet_cache import OrsanetError
+from orsanet_cache.durable import (
+    locked,
+    make_folder,
+    prepare_folder,
+    publish,
+    publish_new,
+    read_json,
+    write_temporary,
+    write_whole,
+)
 
 OLD, NEW = b"old " * 5_000, b"new " * 50_000
 PIECES: list[bytes | bytearray | memoryview] = [NEW[:7], b"", bytearray(NEW[7:100_000]), memoryview(NEW[100_000:])]
@@ -331,3 +341,53 @@ def test_a_leftover_temporary_is_overwritten_whole(tmp_path: Path) -> None:
     (tmp_path / "temporary").write_bytes(NEW + OLD)
     publish(tmp_path / "file", [OLD], tmp_path / "temporary")
     assert (tmp_path / "file").read_bytes() == OLD
+
+
+# --- the files of results ---
+
+
+class Interruption(BaseException):
+    """Like KeyboardInterrupt: not an Exception, so nothing catches it in passing."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(OSError(28, "No space left"), OrsanetError), (ValueError("x"), ValueError), (Interruption(), Interruption)],
+)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    raised: BaseException, expected: type[BaseException], tmp_path: Path
+) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text("half of the ne")
+        raise raised
+
+    path = tmp_path / "metrics.csv"
+    path.write_text("the old file")
+    with pytest.raises(expected):
+        write_whole(path, write)
+    assert path.read_text() == "the old file"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_write_error_names_the_file_and_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "metrics.csv"
+    with pytest.raises(OrsanetError, match="No such file") as caught:
+        write_whole(path, lambda temporary: temporary.write_text("text"))
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_for_results_is_made_with_those_above_it_or_refused_by_name(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "above" / "results")
+    prepare_folder(tmp_path / "above" / "results")
+    assert (tmp_path / "above" / "results").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OrsanetError, match=r"file/results: cannot be made \(Not a directory\); .* --out"):
+        prepare_folder(tmp_path / "file" / "results")
+
+
+def test_a_json_file_is_read_or_named_as_damaged(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"classes": ["Ärger"]}', encoding="utf-8")
+    assert read_json(tmp_path / "run.json") == {"classes": ["Ärger"]}
+    (tmp_path / "run.json").write_bytes(b'{"classes": ["\xc4')
+    with pytest.raises(OrsanetError, match=r"run\.json: damaged"):
+        read_json(tmp_path / "run.json")

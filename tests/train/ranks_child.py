@@ -15,8 +15,9 @@ from orsanet_train.config import load_config
 from orsanet_train.engine.distributed import process_group
 from orsanet_train.engine.engine import build_engine
 from orsanet_train.engine.step import Sums
-from orsanet_train.feed.feed import Feed, join
+from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.plan import batch_spans
+from orsanet_train.feed.split import join
 from orsanet_train.model.orsanet import Expression, ORSANet, build_model
 
 torch.set_num_threads(1)

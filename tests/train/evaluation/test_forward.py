@@ -7,7 +7,8 @@ import torch
 from orsanet_cache import OrsanetError
 from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.forward import predict
-from orsanet_train.feed.feed import Feed, join
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.split import join
 from orsanet_train.model.orsanet import ORSANet, build_model
 
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
+from orsanet_cache.frozen.features import as_stored
 from orsanet_train.config import ModelConfig
 from orsanet_train.export.export import largest_difference, probabilities, stored_rows
 from orsanet_train.export.onnx_graph import (
@@ -17,13 +18,12 @@ from orsanet_train.export.onnx_graph import (
     LARGEST,
     TrainablePart,
     WholePipeline,
-    model_inputs,
     spectral_norm_folded,
     stored_inputs,
     write_graph,
 )
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.model.frozen import as_stored
+from orsanet_train.model.inputs import model_inputs
 from orsanet_train.model.orsanet import build_model
 
 CPU = torch.device("cpu")

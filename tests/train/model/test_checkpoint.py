@@ -20,8 +20,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from orsanet_cache import OrsanetError
+from orsanet_cache.durable import write_whole
 from orsanet_train.config import ModelConfig
-from orsanet_train.model.checkpoint import HEADER, Identity, how_chosen, load_weights, save_weights, write_whole
+from orsanet_train.model.checkpoint import HEADER, Identity, how_chosen, load_weights, save_weights
 from orsanet_train.model.orsanet import ORSANet
 
 CLASSES = ("surprise", "fear", "anger")
@@ -199,36 +200,6 @@ def test_a_missing_weights_file_is_refused_by_its_folder_and_its_name(tmp_path: 
         load_weights(tmp_path / "last.safetensors")
     with pytest.raises(OrsanetError, match=r"best\.safetensors is not a run folder: it has no last"):
         load_weights(tmp_path / "best.safetensors" / "last.safetensors")
-
-
-class Interruption(BaseException):
-    """Like KeyboardInterrupt: not an Exception, so nothing catches it in passing."""
-
-
-@pytest.mark.parametrize(
-    ("raised", "expected"),
-    [(OSError(28, "No space left"), OrsanetError), (ValueError("x"), ValueError), (Interruption(), Interruption)],
-)
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    raised: BaseException, expected: type[BaseException], tmp_path: Path
-) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text("half of the ne")
-        raise raised
-
-    path = tmp_path / "metrics.csv"
-    path.write_text("the old file")
-    with pytest.raises(expected):
-        write_whole(path, write)
-    assert path.read_text() == "the old file"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
-
-
-def test_a_write_error_names_the_file_and_the_reason(tmp_path: Path) -> None:
-    path = tmp_path / "gone" / "metrics.csv"
-    with pytest.raises(OrsanetError, match="No such file") as caught:
-        write_whole(path, lambda temporary: temporary.write_text("text"))
-    assert str(path) in str(caught.value)
 
 
 def write_text(path: Path) -> None:

@@ -3,19 +3,16 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
-from orsanet_cache.builder.build import build
+from orsanet_cache import FrozenPriors, OrsanetError
 from orsanet_cache.data.images import PREPROCESSING
-from orsanet_cache.frozen.features import quantised
 from orsanet_cache.frozen.priors import load_landmark_network
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_train.config import ModelConfig
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.model.frozen import as_stored, frozen_priors, is_demo
+from orsanet_train.model.frozen import frozen_priors, is_demo
 
 DEMO = Path("demo")
 
@@ -126,40 +123,3 @@ def test_another_preprocessing_than_this_versions_is_refused_by_name(world, tmp_
     resized = {**identity.store_recipe, "preprocessing": {**PREPROCESSING, "resize": "224x224 nearest"}}
     with pytest.raises(OrsanetError, match=r'preprocessing\.resize: "224x224 nearest" before'):
         frozen_priors(tmp_path, identity.model_copy(update={"store_recipe": resized}), world.segmenter, world.landmarks)
-
-
-@pytest.mark.parametrize("feature_dtype", ["float32", "float16", "int8"])
-def test_features_as_stored_are_to_the_last_bit_what_a_store_gives_back(
-    world, tmp_path: Path, feature_dtype: str
-) -> None:
-    frozen, manifest = world.load_priors(), world.load_manifest()
-    build(
-        manifest, tmp_path / "store", frozen, ["clean"], device=torch.device("cpu"), splits=["test"],
-        feature_dtype=feature_dtype, batch_size=8,
-    )  # fmt: skip
-    store = PriorStore.open(tmp_path / "store")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the build computes
-    pixels = np.stack([_pixels(manifest.root / sample.image) for sample in manifest.split("test")])
-    priors = frozen(torch.from_numpy(pixels))
-    torch.set_num_threads(threads)
-    for name in ("segmentation_features", "landmark_features"):
-        kept = store.read("test", "clean", name, slice(None))
-        given_back = kept.astype(np.float32)
-        if feature_dtype == "int8":
-            scale = store.read("test", "clean", f"{name}_scale", slice(None))
-            steps, our_scale = quantised(getattr(priors, name))
-            assert np.array_equal(steps.numpy(), kept)
-            assert np.array_equal(our_scale.numpy(), scale)
-            given_back *= scale[..., None, None]
-        assert np.array_equal(as_stored(getattr(priors, name), feature_dtype).numpy(), given_back)
-
-
-def test_a_channel_of_zeros_stays_one() -> None:
-    features = torch.zeros(1, 2, 7, 7)
-    features[0, 1, 3, 3] = -5
-    assert torch.equal(as_stored(features, "int8"), features)
-
-
-def _pixels(path: Path) -> np.ndarray:
-    return view_pixels(read_image(path).rgb, "clean")

@@ -1,16 +1,12 @@
 """The reference modes: frozen networks in the step see and say what each mode's name promises, and go on exactly after a stop."""
 
 import copy
-import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import swin_b
 from torchvision.ops import StochasticDepth
@@ -24,12 +20,11 @@ from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.sam import Pass, sam_gradient
-from orsanet_train.feed.feed import Feed, LabelledSplit, join
-from orsanet_train.feed.ring import RING
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.split import LabelledSplit, join
 from orsanet_train.model.orsanet import ORSANet, build_model
+from orsanet_train.reference.feed import OnlineBatch, OnlineFeed
 from orsanet_train.reference.network import (
-    OnlineBatch,
-    OnlineFeed,
     OnlineMode,
     OnlineORSANet,
     check_batches,
@@ -58,26 +53,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def store(world: Any) -> PriorStore:
-    return world.open_store()
-
-
-@pytest.fixture
-def split(world: Any, store: PriorStore) -> LabelledSplit:
-    return join(world.load_manifest(), store, "train", ["clean", "hflip"])
-
-
-@pytest.fixture
-def frozen(world: Any) -> FrozenPriors:
-    return world.load_priors()
-
-
-@pytest.fixture
-def feed(world: Any, store: PriorStore, split: LabelledSplit) -> OnlineFeed:
-    return OnlineFeed(world.folder, store, split, CPU)
 
 
 @pytest.fixture
@@ -124,12 +99,6 @@ def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def files_elsewhere(world: Any, folder: Path) -> Path:
-    """A copy of the images that may be changed."""
-    shutil.copytree(world.folder / "images", folder / "images")
-    return folder
-
-
 # --- batches ---
 
 
@@ -161,70 +130,6 @@ def test_evaluation_takes_every_image_once_in_the_manifests_order_unerased(
             assert torch.equal(seen_by_model(assembled, ours)[0], theirs.image)
             assert torch.equal(ours.label, theirs.label)
             assert ours.drop_path.numel() == 0
-
-
-def test_ranks_together_have_the_whole_batch(
-    world: Any, store: PriorStore, split: LabelledSplit, feed: OnlineFeed
-) -> None:
-    config = run_config(online="erased")
-    parts = [OnlineFeed(world.folder, store, split, CPU, Ranks(rank, 2)) for rank in range(2)]
-    for whole, *ranks in zip(feed.epoch(config, 0), *(part.epoch(config, 0) for part in parts), strict=True):
-        for value, *of_ranks in zip(whole, *ranks, strict=True):
-            assert torch.equal(value, torch.cat(of_ranks))
-
-
-def test_batches_do_not_depend_on_the_number_of_decoding_threads(
-    world: Any, store: PriorStore, split: LabelledSplit
-) -> None:
-    one, three = (OnlineFeed(world.folder, store, split, CPU, ONE, decoders) for decoders in (1, 3))
-    for left, right in zip(one.epoch(run_config(), 1), three.epoch(run_config(), 1), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def test_a_kept_batch_is_not_written_over_by_later_ones(feed: OnlineFeed) -> None:
-    batches = feed.epoch(run_config(batch_size=2), 0)
-    first = next(batches)
-    kept = first.pixels.clone()
-    assert len(list(batches)) > RING
-    assert torch.equal(first.pixels, kept)
-
-
-def test_at_most_the_ring_is_decoded_ahead(world: Any, store: PriorStore, split: LabelledSplit, tmp_path: Path) -> None:
-    """Once the files are gone, only what was decoded before can still come; then the missing one is named."""
-    root = files_elsewhere(world, tmp_path)
-    batches = OnlineFeed(root, store, split, CPU).epoch(run_config(batch_size=2), 0)
-    next(batches)
-    shutil.rmtree(root / "images")
-    came: list[OnlineBatch] = []
-    with pytest.raises(OrsanetError, match=r"images/train_\d+\.png: cannot be read \(No such file"):
-        came.extend(batches)  # keeps what came before the error
-    assert len(came) <= RING
-
-
-def test_a_vanished_image_is_named(world: Any, store: PriorStore, split: LabelledSplit, tmp_path: Path) -> None:
-    root = files_elsewhere(world, tmp_path)
-    (root / split.samples[5].image).unlink()
-    with pytest.raises(OrsanetError, match=r"images/train_5\.png: cannot be read .* put it back"):
-        list(OnlineFeed(root, store, split, CPU).in_order(4))
-
-
-def test_an_image_other_than_the_stores_is_named(
-    world: Any, store: PriorStore, split: LabelledSplit, tmp_path: Path
-) -> None:
-    root = files_elsewhere(world, tmp_path)
-    path = root / split.samples[9].image
-    Image.fromarray(np.asarray(Image.open(path)) ^ 1).save(path)
-    with pytest.raises(OrsanetError, match=r"images/train_9\.png: not the image that .*store\.zarr was built from"):
-        list(OnlineFeed(root, store, split, CPU).in_order(4))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_leaving_early_ends_the_threads(feed: OnlineFeed, training: bool) -> None:
-    batches = feed.epoch(run_config(batch_size=2), 0) if training else feed.in_order(2)
-    next(batches)
-    assert any(thread.name.startswith("decode") for thread in threading.enumerate())
-    batches.close()  # type: ignore[attr-defined]
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode", "feed"))]
 
 
 # --- what the frozen networks see and say ---
@@ -363,7 +268,7 @@ def test_nothing_of_the_frozen_networks_moves_in_the_other_modes(
     assert same_tensors(frozen.state_dict(), before)
     assert not any(module.training for module in frozen.modules())
     assert assembled.frozen_state() == {}
-    assert assembled.drifted_recipe() == frozen.recipe()
+    assert assembled.drifted_recipe() == {"landmarks": frozen.recipe()["landmarks"]}
 
 
 def test_published_evaluation_is_in_evaluation_mode_with_the_drifted_statistics(
@@ -467,16 +372,6 @@ def test_resumed_at_any_batch_it_goes_on_bit_for_bit(frozen: FrozenPriors, feed:
         assert same_tensors({**again.state_dict(), **again.frozen_state()}, final)
 
 
-def test_every_batch_draws_other_residual_branches(frozen: FrozenPriors, feed: OnlineFeed) -> None:
-    draws = {
-        torch.rand(4).numpy().tobytes()
-        for seed in (0, 1)
-        for epoch in (0, 1)
-        for _ in feed.epoch(run_config(seed=seed), epoch)
-    }
-    assert len(draws) == 2 * 2 * 4
-
-
 @pytest.mark.parametrize(
     ("ranks", "batch_size", "message"),
     [(ONE, 13, "last batch of 14 images is a single one"), (Ranks(0, 2), 4, "train on one")],
@@ -527,7 +422,7 @@ def test_the_networks_of_the_store_pass_and_others_are_refused_by_name(
 ) -> None:
     check_same_networks(frozen, store)
     assembled = network(frozen, "published").train()
-    assert assembled.drifted_recipe() == frozen.recipe()
+    assert assembled.frozen.recipe() == frozen.recipe()
     assembled(*batch.inputs)
     with pytest.raises(OrsanetError, match=r"store\.zarr was built with other frozen networks") as refused:
         check_same_networks(assembled.frozen, store)

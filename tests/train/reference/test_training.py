@@ -22,10 +22,10 @@ def config(*overrides: str) -> RunConfig:
     return load_config("small", (*small, *overrides))
 
 
-def run(world, out: Path, *overrides: str, store: PriorStore | None = None) -> RunSummary:
+def run(world, out: Path, *overrides: str, store: PriorStore | None = None, resume: bool = False) -> RunSummary:
     return train(
         config(*overrides), world.load_manifest(), store or world.open_store(), out,
-        device=CPU, frozen_weights=(world.segmenter, world.landmarks),
+        device=CPU, frozen_weights=(world.segmenter, world.landmarks), resume=resume,
     )  # fmt: skip
 
 
@@ -69,6 +69,15 @@ def test_a_published_run_is_evaluated_with_the_landmark_network_that_it_made(
         groups=["valid"], device=CPU,
     )  # fmt: skip
     assert evaluation.groups[0].accuracy.value == pd.read_csv(out / "metrics.csv")["selection_accuracy"].iloc[-1]
+
+
+def test_a_published_run_goes_on_with_the_landmark_network_that_it_made(world, tmp_path: Path) -> None:
+    published = ("priors=online", "online=published")
+    run(world, tmp_path / "whole", *published)
+    run(world, tmp_path / "part", *published, "epochs=1")
+    run(world, tmp_path / "part", *published, resume=True)
+    for name in ("last.safetensors", "last-landmarks.safetensors"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_networks_that_are_not_the_stores_are_refused_before_anything_is_written(world, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from scipy.stats import ttest_rel
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
+from orsanet_cache.durable import read_json
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.run.ablate import (
@@ -26,7 +27,6 @@ from orsanet_train.run.ablate import (
     summary,
     write_summary,
 )
-from orsanet_train.run.folder import read_json
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")

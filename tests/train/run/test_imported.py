@@ -20,6 +20,7 @@ from torch.optim import Adam
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, load_manifest, read_image, view_pixels
 from orsanet_cache.builder.build import build
+from orsanet_cache.durable import read_json
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
@@ -31,7 +32,7 @@ from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.orsanet import ORSANet, build_model, published_tokens, spatial_tokens
 from orsanet_train.report.report import make_report
-from orsanet_train.run.folder import check_folder, read_json
+from orsanet_train.run.folder import check_folder
 from orsanet_train.run.imported import import_checkpoint
 
 CPU = torch.device("cpu")

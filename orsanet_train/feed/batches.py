@@ -1,0 +1,30 @@
+"""What training and evaluation use of a feed, wherever its batches come from: a store (feed.py), or pictures (reference/feed.py)."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orsanet_train.config import RunConfig
+from orsanet_train.engine.step import Batch
+from orsanet_train.feed.split import LabelledSplit
+
+
+class Batches(Protocol):
+    """Batches of one split, on the model's device; of each the rows of this rank."""
+
+    @property
+    def split(self) -> LabelledSplit: ...  # as all ranks together see it
+
+    @property
+    def reason(self) -> str: ...  # where the data comes from, for the user
+
+    @property
+    def own_labels(self) -> NDArray[np.int64]: ...  # of what `in_order` yields
+
+    def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The augmented training batches of an epoch from number `start` on."""
+
+    def in_order(self, batch_size: int, view: str = "clean") -> Iterator[Batch]:
+        """Every sample once, in the manifest's order, unaugmented."""

@@ -1,0 +1,115 @@
+"""Everything that is checked and collected before the first step of a run: what does not fit is refused here.
+
+splits ─▶ identity ─▶ model ─▶ the run folder, the state to go on from ─▶ engine ─▶ feeds
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
+from orsanet_cache.store.reader import PriorStore
+from orsanet_train.config import RunConfig
+from orsanet_train.engine.distributed import Ranks
+from orsanet_train.engine.engine import Companion, Engine, build_engine
+from orsanet_train.feed.batches import Batches
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.residence import Resident
+from orsanet_train.feed.split import LabelledSplit, selection_split, training_split
+from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model.orsanet import backbone_weights
+from orsanet_train.reference.feed import OnlineFeed
+from orsanet_train.reference.network import OnlineORSANet, check_batches, frozen_networks
+from orsanet_train.run.folder import check_folder
+from orsanet_train.run.state import TrainingState, load_state
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains with. Nothing has been written yet, and no step taken."""
+
+    network: nn.Module  # on the device; called with a batch's inputs
+    engine: Engine
+    training: Batches
+    selection: Batches
+    identity: Identity  # of the weights to come
+    data: dict[str, Any]  # run.json: what must be the same when the run is resumed
+    state: TrainingState | None  # to go on from; not loaded into the engine yet
+
+
+def prepare(
+    config: RunConfig,
+    manifest: Manifest,
+    store: PriorStore,
+    out: Path,
+    *,
+    device: torch.device,
+    ir50: Weights | None,
+    resume: bool,
+    resident: Resident,
+    compiled: bool,
+    frozen_weights: tuple[Path | None, Path | None],
+    images: int | None,
+    ranks: Ranks,
+) -> Prepared:
+    """The arguments are those of `train`. Raises OrsanetError for anything that does not fit."""
+    training = training_split(config, manifest, store)
+    selection = selection_split(config, manifest, store)
+    if images is not None:
+        training, selection = training.first(images), selection.first(images)
+    identity = _identity(config, manifest, store, ir50)
+    torch.manual_seed(config.seed)
+    model = identity.build()
+    if ir50 is not None:
+        load_strictly(model.ir_back, backbone_weights(ir50))
+    data = {
+        "classes": list(manifest.classes),
+        "store": store.recipe,
+        "training_images_sha256": training.sha256(),
+        "selection_images_sha256": selection.sha256(),
+        "ir50_sha256": identity.ir50_sha256,
+        "compiled": compiled,
+    }
+    # Without a state no step is finished yet, and resuming is starting.
+    state = load_state(out / "checkpoints") if resume else None
+    check_folder(out, config, data, resume)
+    if len(selection.rows) < ranks.world:
+        raise OrsanetError(f"split '{config.selection_split}' has fewer images than there are processes; start fewer")
+    model = model.to(device)
+    network: nn.Module = model
+    companion: Companion | None = None
+    batches: Callable[[LabelledSplit], Batches]
+    if config.priors == "online":
+        check_batches(config, training, ranks)
+        network = companion = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
+        batches = partial(OnlineFeed, manifest.root, store, device=device, ranks=ranks)
+    else:
+        batches = partial(Feed, store, model=config.model, device=device, resident=resident, ranks=ranks)
+    engine = build_engine(network, model, config, device, ranks, compiled=compiled, companion=companion)
+    return Prepared(network, engine, batches(training), batches(selection), identity, data, state)
+
+
+def _identity(config: RunConfig, manifest: Manifest, store: PriorStore, ir50: Weights | None) -> Identity:
+    """Of the weights before the first epoch."""
+    fields = store.fields(config.train_split, "clean")
+    return Identity(
+        classes=manifest.classes,
+        model=config.model,
+        segmentation_channels=fields["segmentation_features"].shape[1],
+        landmark_channels=fields["landmark_features"].shape[1],
+        store_recipe=store.recipe,
+        ir50_sha256=None if ir50 is None else tensors_digest(backbone_weights(ir50).tensors),
+        epoch=0,
+        data_set=manifest.name,
+        train_split=config.train_split,
+        selection="last",
+        selection_split=config.selection_split,
+        selection_accuracy=0.0,
+    )
