@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import sem, t
 
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
-from orsanet_train.model.checkpoint import write_whole
 from orsanet_train.run.train import RunSummary
 
 
