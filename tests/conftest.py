@@ -28,6 +28,7 @@ from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 
 torch.set_num_threads(2)
+pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).with_name("helpers").glob("*.py")))
 
 # How a dependency says that something will change; torch and zarr take FutureWarning and UserWarning for it. Pytest's own are errors.
 LISTED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning", "UserWarning")
