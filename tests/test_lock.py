@@ -112,6 +112,13 @@ def test_torch_and_torchvision_are_chosen_together() -> None:
     assert chosen["torchvision"] == f"torchvision=={versions['torchvision']}"
 
 
+def test_the_checks_before_a_commit_run_in_locked_versions() -> None:
+    named = re.findall(r'"([a-z-]+)==([0-9.]+)"', (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    versions = locked(HERE)
+    assert len(named) >= 4
+    assert [f"{name}=={version}" for name, version in named if versions[name] != version] == []
+
+
 @pytest.mark.locked
 def test_this_environment_is_the_locked_one() -> None:
     """As `pip freeze` lists it, but for the package itself."""
