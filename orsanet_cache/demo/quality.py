@@ -18,7 +18,7 @@ from orsanet_cache.data.images import IMAGE_SIZE, view_pixels
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import NO_CLASS, FrozenPriors
-from orsanet_cache.frozen.segface import LAPA_CLASSES
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION
 from orsanet_cache.synthetic.picture import SyntheticFace, draw
 from orsanet_cache.synthetic.plan import plan

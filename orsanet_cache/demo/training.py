@@ -30,8 +30,9 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
-from orsanet_cache.frozen.segface import LAPA_CLASSES, SegFace, SegFaceConfig
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import TRAINING_KEY, WEIGHTS, NetworkName
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
 
 SEGMENTER = SegFaceConfig(

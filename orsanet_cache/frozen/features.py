@@ -4,15 +4,18 @@ float32 ─ kept ─▶ int8 with a scale, float16 or float32 ─ given_back ─
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from orsanet_cache.frozen.priors import Priors
 from orsanet_cache.store.schema import Field
 
+if TYPE_CHECKING:  # torchvision, which priors.py needs, takes seconds to import
+    from orsanet_cache.frozen.priors import Priors
 
-def stored_values(priors: Priors, fields: Sequence[Field]) -> dict[str, Tensor]:
+
+def stored_values(priors: "Priors", fields: Sequence[Field]) -> dict[str, Tensor]:
     """What the networks said as the store keeps it: features as float16 or float32, or as int8 with their scale."""
     dtypes = {field.name: field.dtype for field in fields}
     values: dict[str, Tensor] = {}

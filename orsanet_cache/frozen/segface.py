@@ -20,11 +20,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 from torchvision.models.swin_transformer import SwinTransformer
 
-# LaPa label order. "left" is the subject's left as LaPa labels it; a horizontal flip swaps left and right.
-LAPA_CLASSES = (
-    "background", "face", "left brow", "right brow", "left eye", "right eye",
-    "nose", "upper lip", "inner mouth", "lower lip", "hair",
-)  # fmt: skip
 _TOKEN_NAMES = (
     "background", "face", "leftbro", "rightbro", "lefteye", "righteye",
     "nose", "upperlip", "innermouth", "lowerlip", "hair",

@@ -15,6 +15,11 @@ IMAGE_SHAPE = (112, 112, 3)
 MAP_SHAPE = (224, 224)
 GRID = (7, 7)
 SAMPLE_ID_AXES = ("sample", "byte")
+# What the values of a segmentation map mean, in LaPa's label order. "left" is the subject's left as LaPa labels it; a horizontal flip swaps left and right.
+LAPA_CLASSES = (
+    "background", "face", "left brow", "right brow", "left eye", "right eye",
+    "nose", "upper lip", "inner mouth", "lower lip", "hair",
+)  # fmt: skip
 MAX_ROW_BYTES = 16 * 1024**2  # a row that claims more is not one of ours
 
 

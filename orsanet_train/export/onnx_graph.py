@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import FrozenPriors
-from orsanet_cache.frozen.segface import LAPA_CLASSES
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.fusion import SpectralConv
 from orsanet_train.model.inputs import model_inputs, seen_by_the_model

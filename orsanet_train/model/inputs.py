@@ -5,13 +5,16 @@ pixels and priors ─ seen_by_the_model ─┴▶ image, segmentation, landmark_
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from orsanet_cache.frozen.features import as_stored, given_back
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
-from orsanet_cache.frozen.priors import Priors
+
+if TYPE_CHECKING:  # torchvision, which priors.py needs, takes seconds to import
+    from orsanet_cache.frozen.priors import Priors
 
 INPUT_SIZE = 224  # RandomErasing acts on this grid in the published pipeline
 
@@ -30,7 +33,7 @@ def model_inputs(stored: Mapping[str, Tensor], erased: Tensor | None = None) -> 
 
 
 def seen_by_the_model(
-    pixels: Tensor, priors: Priors, segmentation_prior: str, feature_dtype: str
+    pixels: Tensor, priors: "Priors", segmentation_prior: str, feature_dtype: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same of clean views uint8 [B, 224, 224, 3] and their priors: as `model_inputs` gives it from a store of this type.
 

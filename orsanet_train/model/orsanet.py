@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from orsanet_cache.frozen.loading import Weights
-from orsanet_cache.frozen.segface import LAPA_CLASSES
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_train.config import ModelConfig
 from orsanet_train.model.fusion import MCM, SSGM
 from orsanet_train.model.ir50 import IR50, published_output_layer

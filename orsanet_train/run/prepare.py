@@ -25,8 +25,6 @@ from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, selection_split, training_split
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.orsanet import backbone_weights
-from orsanet_train.reference.feed import OnlineFeed
-from orsanet_train.reference.network import OnlineORSANet, check_batches, frozen_networks
 from orsanet_train.run.folder import check_folder
 from orsanet_train.run.state import TrainingState, load_state
 
@@ -87,6 +85,10 @@ def prepare(
     companion: Companion | None = None
     batches: Callable[[LabelledSplit], Batches]
     if config.priors == "online":
+        # Here alone: the frozen networks bring torchvision, which takes seconds to import.
+        from orsanet_train.reference.feed import OnlineFeed
+        from orsanet_train.reference.network import OnlineORSANet, check_batches, frozen_networks
+
         check_batches(config, training, ranks)
         network = companion = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
         batches = partial(OnlineFeed, manifest.root, store, device=device, ranks=ranks)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
-from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import CARD, DEMO, WEIGHTS, card, weights_path
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.picture import draw
 
 

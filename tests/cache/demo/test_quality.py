@@ -13,8 +13,9 @@ from orsanet_cache.data.images import view_pixels
 from orsanet_cache.demo.quality import Quality, QualityReport, _quality, measure
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import IMAGENET_MEAN, IMAGENET_STD
-from orsanet_cache.frozen.segface import LAPA_CLASSES, SegFace, SegFaceConfig
+from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import DEMO, card, weights_path
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.picture import SyntheticFace, draw
 from orsanet_cache.synthetic.plan import plan
 

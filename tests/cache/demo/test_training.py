@@ -32,7 +32,8 @@ from orsanet_cache.demo.training import (
 )
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
-from orsanet_cache.frozen.segface import LAPA_CLASSES, SegFaceConfig
+from orsanet_cache.frozen.segface import SegFaceConfig
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, image_name
 
 STEPS = 8

@@ -21,8 +21,8 @@ from orsanet_cache import OrsanetError
 from orsanet_cache.commands.demo import demo_faces, demo_quality, demo_train
 from orsanet_cache.demo.training import SEGMENTER, Recipe
 from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
-from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import CARD, DEMO, TRAINING_KEY, WEIGHTS, NetworkName, card, weights_path, write_card
+from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION
 
 PACKAGE = Path(orsanet_cache.__file__).parent

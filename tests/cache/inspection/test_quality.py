@@ -13,7 +13,6 @@ from scipy.stats import percentileofscore
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, view_pixels
 from orsanet_cache.frozen.priors import NO_CLASS, in_half_precision, mean_entropy
-from orsanet_cache.frozen.segface import LAPA_CLASSES
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_cache.inspection.quality import (
     CHUNK,
@@ -30,7 +29,7 @@ from orsanet_cache.inspection.quality import (
     score,
 )
 from orsanet_cache.store.convert import convert
-from orsanet_cache.store.schema import schema
+from orsanet_cache.store.schema import LAPA_CLASSES, schema
 from orsanet_cache.store.units import UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.synthetic.picture import draw
