@@ -1,9 +1,6 @@
 """Ablations train what is missing and nothing else, change one thing at a time, and report the spread honestly."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_lines import Ended, in_process
 from scipy.stats import ttest_rel
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
+from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.run.ablate import (
@@ -513,11 +512,8 @@ def test_rows_are_in_the_order_of_the_variants_whatever_the_order_of_the_runs() 
 # --- the command ---
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "orsanet_train.cli", "ablate", *map(str, arguments)],
-        capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def command(*arguments: object) -> Ended:
+    return in_process(main, "ablate", *arguments)
 
 
 def arguments(world, out: Path) -> list[object]:
