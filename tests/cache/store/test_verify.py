@@ -18,6 +18,8 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.store.units import Part
 from orsanet_cache.store.verify import progress, verify
 
+pytestmark = pytest.mark.slow  # many stores are built
+
 CPU = torch.device("cpu")
 ROWS = 4  # of a unit: the world's 14, 6 and 6 images are 4 + 2 + 2 units
 

@@ -202,6 +202,7 @@ def test_arms_that_never_differ_have_an_interval_of_no_width() -> None:
 # --- the command and the page ---
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_task_and_arm_the_same_with_one_thread_or_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
