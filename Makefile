@@ -1,5 +1,6 @@
 # make demo    set up .venv and go the whole way on synthetic faces, with nothing to download: minutes on two cores
 # make test    set up .venv and run every test
+# make quick   set up .venv and run the tests that start no process, train nothing and open no browser: two minutes on two cores
 # make crash-test  kill a build 200 times, wherever it is, and see that nothing is lost
 # make check   the same, and lint, types and import contracts: what CI runs
 # make docs    set up .venv and make these documents a site, build/site/index.html
@@ -21,7 +22,7 @@ OCCLUDED := erase-10,erase-20,erase-30,sunglasses,mask,hand,half-face,cap,second
 # Small networks wait for their threads all the time; threads that sleep meanwhile leave the cores to the processes that tests start.
 TESTS = OMP_WAIT_POLICY=passive $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
-.PHONY: demo test crash-test check lint types contracts docs lock lock-check newest lowest clean
+.PHONY: demo test quick crash-test check lint types contracts docs lock lock-check newest lowest clean
 
 # The README's commands. What is already there is used again; interrupted, the build and the training go on.
 demo: .venv/installed
@@ -42,6 +43,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(call TESTS,.venv)
+
+quick: .venv/installed
+	$(call TESTS,.venv) -m "not slow"
 
 crash-test: .venv/installed
 	ORSANET_KILLS=200 $(BIN)/python -m pytest tests/cache/test_crash.py

@@ -20,6 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from slow import is_slow
 
 from orsanet_cache import FrozenPriors, Manifest, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
@@ -28,7 +29,7 @@ from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 
 torch.set_num_threads(2)
-pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).with_name("helpers").glob("*.py")))
+pytest.register_assert_rewrite(*{path.stem for path in Path(__file__).with_name("helpers").glob("*.py")} - {"slow"})
 
 # How a dependency says that something will change; torch and zarr take FutureWarning and UserWarning for it. Pytest's own are errors.
 LISTED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning", "UserWarning")
@@ -63,6 +64,12 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = str(Path(__file__).with_name("child_warnings"))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
         os.environ[WARNING_LOG] = config.stash[_LOG] = tempfile.mkstemp(prefix="orsanet-warnings-")[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_slow(item):
+            item.add_marker("slow")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

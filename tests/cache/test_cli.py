@@ -1,4 +1,4 @@
-"""orsanet-cache as a user meets it: real processes, exit codes, one sentence for every mistake."""
+"""orsanet-cache as a user meets it: exit codes, one sentence for every mistake; a real process where that is what a user meets."""
 
 import shutil
 import subprocess
@@ -7,21 +7,28 @@ import time
 from pathlib import Path
 
 import pytest
+from command_lines import Ended, in_process
 from PIL import Image
 
+from orsanet_cache.cli import main
 
-def command(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "orsanet_cache.cli", *map(str, arguments)],
-        capture_output=True, text=True, timeout=timeout, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+def command(*arguments: object) -> Ended:
+    return in_process(main, *arguments)
 
 
 def build_arguments(world, out: Path) -> list[object]:
     return ["build", world.manifest, "--out", out, "--segmenter", world.segmenter, "--landmarks", world.landmarks]
 
 
-def refused(result: subprocess.CompletedProcess[str]) -> str:
+def refused(result: Ended | subprocess.CompletedProcess[str]) -> str:
     """The message of a command that ended in a user's mistake."""
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -31,7 +38,7 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_build_info_show(world, tmp_path: Path) -> None:
     store, sheet = tmp_path / "store.zarr", tmp_path / "sheet.png"
-    built = command(*build_arguments(world, store), "--batch-size", 4)
+    built = process(*build_arguments(world, store), "--batch-size", 4)
     assert built.returncode == 0, built.stderr
     assert "26 images in train, valid, test" in built.stdout
     assert "GB on disk" in built.stdout
@@ -77,10 +84,12 @@ def test_help_is_instant(subcommand: list[str]) -> None:
     best = 9.0
     for _ in range(5):  # the machine may be busy: the fastest of five is what the command needs
         began = time.perf_counter()
-        result = command(*subcommand, "--help")
+        result = process(*subcommand, "--help")
         best = min(best, time.perf_counter() - began)
         assert result.returncode == 0
         assert "Usage:" in result.stdout
+        if best < 0.5:
+            break
     assert best < 0.5
 
 
@@ -111,7 +120,7 @@ def test_an_unknown_split_is_named_with_the_known_ones(world, tmp_path: Path) ->
 def test_mistakes_end_in_one_sentence(world, tmp_path: Path) -> None:
     out = tmp_path / "store.zarr"
     good = build_arguments(world, out)
-    assert "no such store" in refused(command("info", out))
+    assert "no such store" in refused(process("info", out))
     assert "no such store" in refused(command("show", out, "--split", "train", "--out", tmp_path / "a.png"))
     assert "cannot be read" in refused(command("build", tmp_path / "none.toml", *good[2:]))
     assert "there is no view 'mirror'; there are clean, hflip" in refused(command(*good, "--views", "clean,mirror"))

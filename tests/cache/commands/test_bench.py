@@ -1,21 +1,18 @@
 """The benchmark commands run, and name every contender once."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_lines import in_process
 
 from orsanet_cache import OrsanetError
 from orsanet_cache.bench.read import bench_read
+from orsanet_cache.cli import main
 
 
 def bench(*arguments: object) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", "orsanet_cache", "bench", *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    result = in_process(main, "bench", *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

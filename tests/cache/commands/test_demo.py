@@ -1,25 +1,22 @@
-"""The embedded default's commands as a user meets them: real processes, from drawn faces to a store with the shipped networks."""
+"""The embedded default's commands as a user meets them, from drawn faces to a store with the shipped networks."""
 
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import Ended, in_process
 
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
+from orsanet_cache.cli import main
 from orsanet_cache.frozen.shipped import CARD, DEMO, WEIGHTS, card, weights_path
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.picture import draw
 
 
-def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "orsanet_cache.cli", *map(str, arguments)],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+def command(*arguments: object) -> Ended:
+    return in_process(main, *arguments)
 
 
 def test_a_card_needs_a_folder_of_ones_own() -> None:

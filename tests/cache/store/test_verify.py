@@ -2,21 +2,23 @@
 
 import hashlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from command_lines import Ended, in_process
 
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.builder.repair import repair
+from orsanet_cache.cli import main
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import progress, verify
+
+pytestmark = pytest.mark.slow  # many stores are built
 
 CPU = torch.device("cpu")
 ROWS = 4  # of a unit: the world's 14, 6 and 6 images are 4 + 2 + 2 units
@@ -138,11 +140,8 @@ def test_an_unfinished_view_is_held_against_its_markers(world, tmp_path: Path) -
 
 
 def test_the_command_names_repairs_and_explains(world, sound: Path, store: Path) -> None:
-    def verify_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "orsanet_cache", "verify", str(store), *map(str, arguments)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    def verify_command(*arguments: object) -> Ended:
+        return in_process(main, "verify", store, *arguments)
 
     result = verify_command()
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "no damage found")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import in_process
 
 from orsanet_cache import OrsanetError, load_manifest
+from orsanet_cache.cli import main
 from orsanet_cache.data.images import read_image
 from orsanet_cache.synthetic.dataset import MIN_IMAGES, image_name, write_dataset
 from orsanet_cache.synthetic.expression import CLASSES
@@ -112,10 +114,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert "20 pictures of 5 people (train 12, test 4, valid 4)" in first.stdout
     assert f"next: orsanet-cache build {out / 'faces.toml'}" in first.stdout
     assert "img/s" in first.stderr
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    again = in_process(main, *arguments)
     assert "nothing to do" in again.stdout
-    command[-1] = "24"
-    other = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    other = in_process(main, *arguments[:-1], 24)
     assert other.returncode == 1
     assert "holds another data set" in other.stderr
     assert "Traceback" not in other.stderr

@@ -1,14 +1,12 @@
 """The experiment with DARELoss is paired and repeatable: within a seed the arms differ in the loss alone, and seeds do not mix."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_lines import in_process
 from scipy.stats import ttest_rel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -28,6 +26,7 @@ from orsanet_train.bench.dare import (
     table,
     train,
 )
+from orsanet_train.cli import main
 from orsanet_train.engine.dare import dare_loss
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "dareloss.md").read_text(encoding="utf-8")
@@ -203,26 +202,27 @@ def test_arms_that_never_differ_have_an_interval_of_no_width() -> None:
 # --- the command and the page ---
 
 
-def test_the_command_prints_every_task_and_arm_the_same_with_one_thread_or_two() -> None:
-    """In two processes of its own, at five steps; the tables come whole and nothing else is printed."""
-    code = "from orsanet_train.bench import dare; dare.STEPS = 5; from orsanet_train.cli import main; main(['bench', 'dare', '--seeds', '2'])"
-    printed = []
-    for threads in ("1", "2"):
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": threads},
-        )  # fmt: skip
+@pytest.mark.slow
+def test_the_command_prints_every_task_and_arm_the_same_with_one_thread_or_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At five steps; the tables come whole and nothing else is printed."""
+    monkeypatch.setattr(dare, "STEPS", 5)
+    before, printed = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        result = in_process(main, "bench", "dare", "--seeds", 2)
+        torch.set_num_threads(before)
         assert result.returncode == 0, result.stderr
         printed.append(result.stdout)
     assert printed[0] == printed[1]
     assert names(printed[0]) == [line for task in TASKS for line in (task.name, *map(str, ARMS))]
 
 
-def test_the_pages_example_runs_and_trains() -> None:
+def test_the_pages_example_runs_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout.split()[-1]) > 0.9  # of the digits; guessing gives a tenth
+    exec(code, {})
+    assert float(capsys.readouterr().out.split()[-1]) > 0.9  # of the digits; guessing gives a tenth
 
 
 def test_the_pages_output_is_of_all_tasks_and_arms_of_the_experiment() -> None:

@@ -18,12 +18,14 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from command_lines import Ended, in_process
 from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache import FaceDetector, OrsanetError, PriorStore, crop_face
 from orsanet_cache.builder.build import build
 from orsanet_cache.synthetic.picture import draw
+from orsanet_train.cli import main
 from orsanet_train.commands.predict import predict
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
@@ -113,8 +115,8 @@ def predicted(out: Path) -> NDArray[np.float64]:
     return table(out)[SHARES].to_numpy(np.float64)
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(line(*arguments), capture_output=True, text=True, timeout=120, check=False, env=ONE_THREAD)
+def command(*arguments: object) -> Ended:
+    return in_process(main, "predict", *arguments)
 
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,23 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs, streamed. Treat it as read-only."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(world, out, "epochs=2")
+    return out
+
+
 def test_a_run_folder_holds_what_a_reader_looks_for(world, tmp_path: Path) -> None:
     out = tmp_path / "run"
     summary = run(world, out, "epochs=2")
@@ -70,11 +88,10 @@ def test_a_small_model_learns_its_training_images(world, tmp_path: Path) -> None
     assert metrics["train_accuracy"].iloc[-5:].mean() > 0.9  # chance is a third
 
 
-def test_two_runs_with_one_seed_are_the_same(world, tmp_path: Path) -> None:
-    run(world, tmp_path / "a", "epochs=2")
+def test_two_runs_with_one_seed_are_the_same(world, two_epochs: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "b", "epochs=2")
     run(world, tmp_path / "c", "epochs=2", "seed=1")
-    a, b, c = (weights(tmp_path / name / "last.safetensors") for name in "abc")
+    a, b, c = (weights(out / "last.safetensors") for out in (two_epochs, tmp_path / "b", tmp_path / "c"))
     assert equal(a, b)
     assert not equal(a, c)
 
@@ -95,11 +112,10 @@ def test_where_the_data_is_kept_changes_no_loss_and_no_weight(
         assert equal(tensors, kept[0])
 
 
-def test_a_run_resumes_wherever_its_data_is_kept(world, tmp_path: Path) -> None:
-    run(world, tmp_path / "whole", "epochs=2")
+def test_a_run_resumes_wherever_its_data_is_kept(world, two_epochs: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "part", "epochs=1", resident="host")
     run(world, tmp_path / "part", "epochs=2", resume=True, resident="stream")
-    assert equal(*(weights(tmp_path / name / "last.safetensors") for name in ("whole", "part")))
+    assert equal(*(weights(out / "last.safetensors") for out in (two_epochs, tmp_path / "part")))
 
 
 def test_a_resumed_run_ends_exactly_like_the_whole_one(world, tmp_path: Path) -> None:

@@ -1,0 +1,22 @@
+"""Ablations that nobody ran, and the cells of their table."""
+
+import pandas as pd
+
+
+def table_cells(table: str) -> list[list[str]]:
+    """Header and rows of a Markdown table, without the line of dashes."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    header, dashes, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert dashes == ["---"] * len(header)
+    assert all(len(row) == len(header) for row in rows)
+    return [header, *rows]
+
+
+def made_up(accuracies: dict[str, dict[int, float]], group: str = "test") -> pd.DataFrame:
+    """variant -> seed -> accuracy in per cent, as `collect` gives it."""
+    rows = [
+        {"variant": variant, "seed": seed, "epochs": 1, "group": group, "images": 100, "accuracy": per_cent / 100,
+         "balanced_accuracy": 0.5}
+        for variant, by_seed in accuracies.items() for seed, per_cent in by_seed.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
