@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from orsanet_cache.durable import Content, locked, make_folder, publish, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import CHECKSUMS, DAMAGE, Container, PriorStore, open_container, unit_digest
 from orsanet_cache.store.rows import encode_shard, shard_name
@@ -45,11 +46,12 @@ class Writer(Protocol):
     def rows(self, group: str, field: Field, count: int, parts: Iterable[NDArray[Any]]) -> None: ...
 
 
-def convert(source: Path, target: Path) -> PriorStore:
+def convert(source: StrPath, target: StrPath) -> PriorStore:
     """Write a copy of a store in the other format, and open it: HDF5 of a Zarr folder, Zarr of an HDF5 file.
 
     Raises OrsanetError for a source that is not finished or is damaged, a target that exists, or too little disk.
     """
+    source, target = as_path(source, "source"), as_path(target, "target")
     container = open_container(source)
     store = PriorStore(container)
     _check_is_finished(store)

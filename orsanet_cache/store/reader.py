@@ -16,7 +16,7 @@ when read. A view is readable once it has its seal, a digest over everything tha
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
 from orsanet_cache.store.schema import MARK, MAX_ROW_BYTES, SCHEMA_VERSION, decode_ids
 from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
@@ -137,9 +138,9 @@ class PriorStore:
         self._rows: dict[tuple[str, str, str], Rows] = {}
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: StrPath) -> Self:
         """Open a store. Raises OrsanetError if there is none, or one of another schema version."""
-        return cls(open_container(path))
+        return cls(open_container(as_path(path, "store")))
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -214,7 +215,7 @@ class PriorStore:
         split: str,
         view: str,
         field: str,
-        rows: NDArray[np.integer] | slice,
+        rows: NDArray[np.integer] | Sequence[int] | slice,
         out: NDArray[Any] | None = None,
         positions: NDArray[np.integer] | None = None,
     ) -> NDArray[Any]:
@@ -226,6 +227,7 @@ class PriorStore:
         layout = self._layout(split, view, field)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(layout.shape[0]))
+        rows = as_rows(rows)
         if positions is None:
             positions = np.arange(len(rows))
             shape = (len(rows), *layout.shape[1:])
@@ -301,6 +303,21 @@ class PriorStore:
             f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path} --deep` says what else is, "
             f"and with --repair mends it"
         )
+
+
+def as_store(given: PriorStore | StrPath) -> PriorStore:
+    """A store, or the one that a path leads to. Raises TypeError for anything else."""
+    return given if isinstance(given, PriorStore) else PriorStore.open(given)
+
+
+def as_rows(given: NDArray[np.integer] | Sequence[int]) -> NDArray[np.integer]:
+    """Positions in a split as an array [n]. Raises TypeError for anything but a list of whole numbers."""
+    rows = np.asarray(given)
+    if rows.shape == (0,):
+        rows = rows.astype(np.int64)  # an empty list is one of real numbers
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(f"rows: expected a list of row numbers, not {rows.dtype} {list(rows.shape)}")
+    return rows
 
 
 def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
