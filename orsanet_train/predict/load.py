@@ -160,7 +160,7 @@ def load(
 
     - `checkpoint` is "best" or "last".
     - `crop` "auto" finds and crops every face of a picture, "none" takes each picture as a face's crop already.
-    - `margin` is the side of a crop by the longest side of the face's box.
+    - `margin` is the side of a crop by the longest side of the face's box, 1 unless given.
     - `device` is "auto", "cpu", "cuda", "cuda:N" or a torch.device.
     - `segmenter` and `landmarks` are files of the frozen networks, or the word demo. None finds them: in the run folder, among those
       that come with the package, in the weights folder (`orsanet-cache weights list`).
