@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.builder.placing import Placement, begin, check_clean, check_sealed, drawn_by, is_placed, placement

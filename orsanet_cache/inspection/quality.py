@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath

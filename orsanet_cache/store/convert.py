@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.durable import Content, locked, make_folder, publish, sync_folder
 from orsanet_cache.errors import OrsanetError, listed

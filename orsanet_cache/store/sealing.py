@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.store.reader import DAMAGE, Container, SealedView, unit_digest, view_seal
 from orsanet_cache.store.schema import MARK

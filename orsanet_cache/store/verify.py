@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path

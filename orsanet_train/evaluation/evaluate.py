@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device

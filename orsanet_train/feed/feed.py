@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.errors import OrsanetError, listed

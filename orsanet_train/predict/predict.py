@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path, as_paths

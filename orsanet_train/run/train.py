@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
