@@ -27,6 +27,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def as_device(given: torch.device | str) -> torch.device:
+    """A device, or the one that a text names (`choose_device`). Raises TypeError for anything else."""
+    if isinstance(given, torch.device):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(f"device: expected 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device, not {given!r}")
+    return choose_device(given)
+
+
 def allow_tf32(allowed: bool) -> None:
     """May float32 convolutions and products on a GPU round their inputs to TF32? On a CPU this changes nothing."""
     # Not the newer `fp32_precision`: after it these two disagree with themselves, and torch.export stops half way with oneDNN switched off.

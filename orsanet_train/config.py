@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
+from orsanet_cache.paths import StrPath, as_names, as_path
 
 HELD_OUT = "held-out"  # as selection_split: a part of the training split
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
@@ -137,11 +138,12 @@ class RunConfig(_Strict):
         return self
 
 
-def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
     """A preset's name or a TOML file, with `key=value` overrides (`epochs=3`, `model.depth=4`; values as in TOML, words bare).
 
     Raises OrsanetError with every unknown key and wrong value at once.
     """
+    preset, overrides = str(as_path(preset, "preset")), as_names(overrides, "overrides")
     if preset in PRESETS:
         text = (files("orsanet_train") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
     elif preset.endswith(".toml"):

@@ -28,6 +28,8 @@ from markdown_it.token import Token
 from myst_parser.slugs import github_slugify, unique_slug
 from PIL import Image
 
+import orsanet_cache
+import orsanet_train
 from orsanet_cache.builder.disk import bytes_needed
 from orsanet_cache.cli import main as cache_main
 from orsanet_cache.store.schema import schema
@@ -164,7 +166,6 @@ def test_a_command_in_a_block_is_accepted_by_the_command_line(command: Command) 
         "orsanet-cache",
         "orsanet-cache weights",
         "orsanet-cache build --out s --segmenter a --landmarks b",
-        "orsanet-cache build m.toml --out s --landmarks b",
         "orsanet-cache build m.toml --out s --segmenter a --landmarks b --view clean,hflip",
         "orsanet-cache build m.toml --out s --segmenter a --landmarks b --precision half",
         "orsanet-cache info s.zarr t.zarr",
@@ -303,9 +304,10 @@ def called(words: list[str]) -> str:
 
 
 def test_python_blocks_are_those_that_run_in_tests() -> None:
-    """dareloss.md in tests/train/test_bench_dare.py, store-format.md in tests/test_store_format.py, occlusion.md below."""
+    """dareloss.md in tests/train/bench/test_dare.py, store-format.md in tests/test_store_format.py, python.md in
+    tests/test_python_page.py, occlusion.md below."""
     found = {block.page.name for block in blocks("python")}
-    assert found == {"dareloss.md", "occlusion.md", "store-format.md"}
+    assert found == {"dareloss.md", "occlusion.md", "python.md", "store-format.md"}
 
 
 def test_the_occlusion_page_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,13 +548,12 @@ def test_the_python_reference_has_what_a_user_imports(site: Site) -> None:
     ids = {tag["id"] for name, page in site.pages.items() if name.startswith("api") for tag in page.select("[id]")}
     wanted = {
         "orsanet_cache": (
-            "load_manifest", "Manifest", "Sample", "with_tags", "OrsanetError", "PriorStore", "PriorStore.read", "prior_quality", "read_image",
-            "view_pixels", "FrozenPriors", "FrozenPriors.load", "SegFace", "MobileFaceNet", "LAPA_CLASSES", "read_weights",
+            *orsanet_cache.__all__, "PriorStore.read", "FrozenPriors.load", "data.manifest.with_tags", "frozen.segface.SegFace",
+            "frozen.mobilefacenet.MobileFaceNet", "store.schema.LAPA_CLASSES", "frozen.loading.read_weights",
         ),
         "orsanet_train": (
-            "dare.dare_loss", "sam.sam_gradient", "losses.training_loss", "model.ORSANet", "model.build_model", "config.load_config",
-            "train.train", "checkpoint.load_weights", "evaluate.evaluate", "predictions.read_evaluation", "metrics.group_report",
-            "compare.compare", "ablate.ablate", "paper.published", "published_checkpoint.import_checkpoint",
+            *orsanet_train.__all__, "Predictor.stream", "PictureResult.overlay", "FaceResult.attention", "engine.losses.training_loss",
+            "model.orsanet.build_model", "report.paper.published", "feed.feed.Feed.epoch",
         ),
     }  # fmt: skip
     assert not [

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError

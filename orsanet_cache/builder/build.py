@@ -26,9 +26,11 @@ from orsanet_cache.builder.placing import Placement, check_clean, drawn_by, is_p
 from orsanet_cache.builder.plan import Plan, ViewsOf, Work, check_nothing_waits, count_waiting, plan_build, plan_placed
 from orsanet_cache.builder.precision import chosen_precision
 from orsanet_cache.data.images import PREPROCESSING
-from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.manifest import Manifest, as_manifest
+from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
+from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
@@ -49,12 +51,12 @@ class BuildSummary:
 
 
 def build(
-    manifest: Manifest,
-    out: Path,
+    manifest: Manifest | StrPath,
+    out: StrPath,
     priors: FrozenPriors,
-    views: Sequence[str],
+    views: Sequence[str] = ("clean", "hflip"),
     *,
-    device: torch.device,
+    device: torch.device | str = "auto",
     splits: Sequence[str] | None = None,
     part: Share = WHOLE,
     precision: Precision | Literal["auto"] = "auto",
@@ -75,8 +77,10 @@ def build(
     a split without a usable image, or views with occluders where the clean view that places them is not finished, or was another, or
     another version drew them.
     """
+    manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
+    views = as_names(views, "views")
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
-    splits = manifest.splits if splits is None else splits
+    splits = manifest.splits if splits is None else as_names(splits, "splits")
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
     if not out.exists():  # leave nothing behind where a new store would not fit

@@ -1,7 +1,6 @@
 """Compute a store's damaged units again, and nothing else."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -9,18 +8,25 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import FrozenPriors
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.units import Unit, units_of
 from orsanet_cache.store.verify import Damage
 
 
 def repair(
-    path: Path, damage: Sequence[Damage], manifest: Manifest, segmenter: Path, landmarks: Path, device: torch.device
+    path: StrPath,
+    damage: Sequence[Damage],
+    manifest: Manifest | StrPath,
+    segmenter: StrPath,
+    landmarks: StrPath,
+    device: torch.device | str = "auto",
 ) -> int:
-    """Build these units again from the manifest's images by the store's own recipe -> number of views computed.
+    """Build these units, which `verify` found, again from the manifest's images by the store's own recipe -> number of views computed.
 
     Raises OrsanetError where images or weights are not those that the store was built from.
     """
+    path = as_path(path, "store")
     if path.is_file():
         raise OrsanetError(f"{path}: an HDF5 file is not mended in place; mend the Zarr store and convert it again")
     store = PriorStore.open(path)

@@ -23,6 +23,7 @@ from PIL import ExifTags, Image
 
 from orsanet_cache.data.views import ERASED, HFLIP, View
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.paths import StrPath, as_path
 
 Pixels = NDArray[np.uint8]
 
@@ -67,9 +68,9 @@ class Decoded:
     sha256: str
 
 
-def read_image(path: Path) -> Decoded:
+def read_image(path: StrPath) -> Decoded:
     """Read, hash and decode one image file. Raises RejectedImage with the reason where that is not possible."""
-    data = read_file(path)
+    data = read_file(as_path(path, "image"))
     return Decoded(rgb=decode(data), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -139,9 +140,17 @@ def read_file(path: Path) -> bytes:
 
 def _decode_quietly(data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_header(image)
-        image.load()
-        return _to_rgb(_upright(image))
+        return image_pixels(image)
+
+
+def image_pixels(image: Image.Image) -> Pixels:
+    """An opened Pillow image -> upright RGB, uint8 [H, W, 3], as its file would give it.
+
+    Raises RejectedImage with the reason for one that cannot be used, and what Pillow raises for a file that is damaged.
+    """
+    _check_header(image)
+    image.load()
+    return _to_rgb(_upright(image))
 
 
 def _check_header(image: Image.Image) -> None:

@@ -24,6 +24,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
+from orsanet_cache.paths import StrPath, as_names, as_path
 
 COLUMNS = ("image", "label", "split")
 DEFAULT_SPLITS = ("train", "valid", "test")
@@ -80,14 +81,15 @@ class Descriptor(BaseModel):
 
 
 def load_manifest(
-    path: Path, root: Path | None = None, classes: Sequence[str] | None = None, check_files: bool = True
+    path: StrPath, root: StrPath | None = None, classes: Sequence[str] | None = None, check_files: bool = True
 ) -> Manifest:
     """Read and validate a manifest, a `.toml` descriptor or the `.csv` alone with `root` and `classes`.
 
     `check_files=False` leaves the image files alone: stage two joins labels to a store and never opens an image.
     Raises OrsanetError with every finding and its line number.
     """
-    descriptor, base = _descriptor(path, root, classes, check_files)
+    path, root = as_path(path, "manifest"), None if root is None else as_path(root, "root")
+    descriptor, base = _descriptor(path, root, None if classes is None else as_names(classes, "classes"), check_files)
     table = base / descriptor.samples
     image_root = root if root is not None else base / descriptor.root
     if check_files and not image_root.is_dir():
@@ -117,12 +119,20 @@ def load_manifest(
     return Manifest(descriptor.name, tuple(descriptor.classes), image_root, tuple(samples))
 
 
-def with_tags(manifest: Manifest, table: Path) -> Manifest:
+def as_manifest(given: Manifest | StrPath, check_files: bool = False) -> Manifest:
+    """A manifest, or the one that a path leads to. Raises TypeError for anything else."""
+    if isinstance(given, Manifest):
+        return given
+    return load_manifest(as_path(given, "manifest"), check_files=check_files)
+
+
+def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
     """The same samples, with the further tags of a CSV `image,tags`: lists of occluded or posed images that others have made.
 
     An image may occur on several lines; further columns are allowed and unused. Raises OrsanetError with every finding: an image that the
     manifest does not have, or a line without a tag.
     """
+    table = as_path(table, "table of tags")
     known = {sample.image for sample in manifest.samples}
     findings: list[str] = []
     added: dict[str, frozenset[str]] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import IMAGE_SIZE, view_pixels
 from orsanet_cache.data.views import CLEAN

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, one_hot
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import CLEAN

@@ -1,6 +1,6 @@
 """Everything at once: manifest → findings, the gravest first."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import get_args
 
 from orsanet_cache.data.manifest import load_manifest
@@ -14,10 +14,14 @@ from orsanet_cache.doctor.look import DataSet, look
 from orsanet_cache.doctor.people import judge_persons, read_persons
 from orsanet_cache.doctor.pictures import judge_pictures
 from orsanet_cache.doctor.tags import judge_tags
+from orsanet_cache.paths import StrPath, as_path
 
 
-def examine(path: Path, root: Path | None = None, classes: list[str] | None = None) -> tuple[DataSet, list[Finding]]:
+def examine(
+    path: StrPath, root: StrPath | None = None, classes: Sequence[str] | None = None
+) -> tuple[DataSet, list[Finding]]:
     """Look over the manifest at `path`, given as for a build. Raises OrsanetError where its table cannot be read."""
+    path = as_path(path, "manifest")
     # Without the check of files, which would end at the first missing ones: they are findings here.
     manifest = load_manifest(path, root, classes, check_files=False)
     data = look(manifest, read_persons(path))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import FORMATS, NO_WARNINGS, Pixels, RejectedImage, decode, read_file
 from orsanet_cache.data.manifest import FileCheck, Manifest

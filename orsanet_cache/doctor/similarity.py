@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 BITS_APART = 10
 ROUGHLY_ALIKE = 0.85  # correlation of thumbnails

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.paths import StrPath, as_path
 
 # Keys under which the published training scripts keep the tensors, innermost last.
 CONTAINERS = ("state_dict_backbone", "state_dict", "model_state_dict")
@@ -47,12 +48,13 @@ class Weights:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: StrPath) -> Weights:
     """Read a safetensors file or a published pickle container, on the CPU.
 
     Containers (`state_dict`, …) are opened and DataParallel's `module.` prefix is removed. Raises OrsanetError for a file that
     is missing, damaged, holds anything but the allowed types, or holds no tensors.
     """
+    path = as_path(path, "weights")
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -6,7 +6,6 @@ its landmark network drifts during training; a cache cannot and should not.)
 
 import copy
 import math
-from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -19,6 +18,8 @@ from orsanet_cache.frozen.loading import build_frozen, read_weights, tensors_dig
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
+from orsanet_cache.frozen.shipped import weights_path
+from orsanet_cache.paths import StrPath, as_path
 
 # published: ImageNet-normalised, every second pixel, as ORSANet feeds it.
 # native:    0 … 1, bilinear to 112 (the mean of 2x2 pixels), as the network was trained: landmarks are visibly better.
@@ -54,9 +55,17 @@ class FrozenPriors(nn.Module):
         self.train(False)
 
     @classmethod
-    def load(cls, segmenter: Path, landmarks: Path, landmark_input: LandmarkInput = "published") -> Self:
-        """Read both networks' weights from disk. Raises OrsanetError for files that are not exactly theirs."""
-        return cls(load_segmenter(segmenter), load_landmark_network(landmarks), landmark_input)
+    def load(cls, segmenter: StrPath, landmarks: StrPath, landmark_input: LandmarkInput = "published") -> Self:
+        """Read both networks' weights from disk; the word demo is the networks that come with the package.
+
+        Raises OrsanetError for files that are not exactly theirs.
+        """
+        segmenter, landmarks = as_path(segmenter, "segmenter"), as_path(landmarks, "landmarks")
+        return cls(
+            load_segmenter(weights_path(segmenter, "segmenter")),
+            load_landmark_network(weights_path(landmarks, "landmarks")),
+            landmark_input,
+        )
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
@@ -112,7 +121,7 @@ def mean_entropy(logits: Tensor) -> Tensor:
     return entropy.mean(dim=2).mean(dim=1) / math.log(logits.shape[1])
 
 
-def load_segmenter(path: Path) -> SegFace:
+def load_segmenter(path: StrPath) -> SegFace:
     """SegFace from its weights; sizes other than the published ones come from the safetensors header."""
     weights = read_weights(path)
     try:
@@ -124,7 +133,7 @@ def load_segmenter(path: Path) -> SegFace:
     return build_frozen(network, weights)
 
 
-def load_landmark_network(path: Path) -> MobileFaceNet:
+def load_landmark_network(path: StrPath) -> MobileFaceNet:
     """MobileFaceNet from its weights."""
     weights = read_weights(path)
     with torch.device("meta"):

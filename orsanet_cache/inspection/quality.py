@@ -10,6 +10,7 @@ Bad priors on poor images are the limitation that the paper states. What the mea
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,11 +18,12 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.paths import StrPath
+from orsanet_cache.store.reader import PriorStore, as_rows, as_store
 
 CHUNK = 64  # maps in memory at a time, 3 MB
 TOLERANCE = 0.1  # eye distances: about the landmark network's own median error on real faces
@@ -71,7 +73,9 @@ MIRRORED = np.array(
 )  # fmt: skip
 
 
-def prior_quality(store: PriorStore, split: str, view: str, rows: NDArray[np.int64]) -> pd.DataFrame:
+def prior_quality(
+    store: PriorStore | StrPath, split: str, view: str, rows: NDArray[np.integer] | Sequence[int]
+) -> pd.DataFrame:
     """Judge the priors of some rows of a view.
 
     One line per row, in the order given: column `image` (path as in the manifest), the four measures, `score`; the index is the row.
@@ -83,6 +87,7 @@ def prior_quality(store: PriorStore, split: str, view: str, rows: NDArray[np.int
 
     Raises OrsanetError where the view is not finished or damaged, or rejected one of the rows.
     """
+    store, rows = as_store(store), as_rows(rows)
     _check_accepted(store, split, view, rows)
     ids = store.sample_ids(split)
     quality = pd.DataFrame(
@@ -215,7 +220,7 @@ def _judge(segmentation_map: NDArray[np.uint8], landmarks: NDArray[np.float32]) 
     return part_plausibility(segmentation_map), landmark_agreement(segmentation_map, landmarks)
 
 
-def _check_accepted(store: PriorStore, split: str, view: str, rows: NDArray[np.int64]) -> None:
+def _check_accepted(store: PriorStore, split: str, view: str, rows: NDArray[np.integer]) -> None:
     rejected = rows[~store.accepted(split, view)[rows]]
     if len(rejected):
         image = store.sample_ids(split)[rejected[0]]

@@ -8,7 +8,7 @@ An annotation is a NumPy array of one value, the expression as a number or as te
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release

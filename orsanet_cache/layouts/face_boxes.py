@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import MIN_SIDE, RejectedImage, read_image
 from orsanet_cache.durable import make_folder

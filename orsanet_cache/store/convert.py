@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.durable import locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
@@ -34,11 +35,12 @@ LOCK = "orsanet-cache-convert.lock"  # what makes a folder of that name ours
 FREE_SPACE_MARGIN = 1.05
 
 
-def convert(source: Path, target: Path) -> PriorStore:
+def convert(source: StrPath, target: StrPath) -> PriorStore:
     """Write a copy of a store in the other format, and open it: HDF5 of a Zarr folder, Zarr of an HDF5 file.
 
     Raises OrsanetError for a source that is not finished or is damaged, a target that exists, or too little disk.
     """
+    source, target = as_path(source, "source"), as_path(target, "target")
     container = open_container(source)
     store = PriorStore(container)
     _check_is_finished(store)

@@ -13,13 +13,14 @@ Row n of every array belongs to sample n; a rejected sample's rows mean nothing.
 when read. A view is readable once it has its seal (seal.py).
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.rows import Rows
 from orsanet_cache.store.schema import MARK, decode_ids
@@ -41,9 +42,9 @@ class PriorStore:
         self._rows: dict[tuple[str, str, str], Rows] = {}
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: StrPath) -> Self:
         """Open a store. Raises OrsanetError if there is none, or one of another schema version."""
-        return cls(open_container(path))
+        return cls(open_container(as_path(path, "store")))
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class PriorStore:
         split: str,
         view: str,
         field: str,
-        rows: NDArray[np.integer] | slice,
+        rows: NDArray[np.integer] | Sequence[int] | slice,
         out: NDArray[Any] | None = None,
         positions: NDArray[np.integer] | None = None,
     ) -> NDArray[Any]:
@@ -130,6 +131,7 @@ class PriorStore:
         layout = self._layout(split, view, field)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(layout.shape[0]))
+        rows = as_rows(rows)
         if positions is None:
             positions = np.arange(len(rows))
             shape = (len(rows), *layout.shape[1:])
@@ -190,3 +192,18 @@ class PriorStore:
             f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path} --deep` says what else is, "
             f"and with --repair mends it"
         )
+
+
+def as_store(given: PriorStore | StrPath) -> PriorStore:
+    """A store, or the one that a path leads to. Raises TypeError for anything else."""
+    return given if isinstance(given, PriorStore) else PriorStore.open(given)
+
+
+def as_rows(given: NDArray[np.integer] | Sequence[int]) -> NDArray[np.integer]:
+    """Positions in a split as an array [n]. Raises TypeError for anything but a list of whole numbers."""
+    rows = np.asarray(given)
+    if rows.shape == (0,):
+        rows = rows.astype(np.int64)  # an empty list is one of real numbers
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(f"rows: expected a list of row numbers, not {rows.dtype} {list(rows.shape)}")
+    return rows

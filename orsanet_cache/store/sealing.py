@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.store.container import DAMAGE, Container
 from orsanet_cache.store.schema import MARK

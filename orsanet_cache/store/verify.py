@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums
@@ -49,12 +50,13 @@ class _Check:
     crc32c: dict[str, Checksums]  # of the view's rows, by field
 
 
-def verify(path: Path, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
+def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
     """Check every unit, or with `sample` i/n every n-th from the i-th -> number of units read, and the damage found.
 
     Units of views that are not sealed yet are held against their markers. Raises OrsanetError for what is no store, or one whose split
     is damaged as a whole.
     """
+    path = as_path(path, "store")
     store, container = PriorStore.open(path), open_container(path)
     damage: list[Damage] = []
     checks: list[_Check] = []

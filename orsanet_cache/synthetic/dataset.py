@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tomli_w
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.synthetic.expression import CLASSES

@@ -8,11 +8,10 @@ import click
 
 from orsanet_cache.console import FILE
 from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
+from orsanet_train.predict.names import MARGIN
 
 if TYPE_CHECKING:
     from orsanet_train.predict.seen import Crop
-
-MARGIN = 1.0
 
 
 class _Number(click.FloatRange):
@@ -71,14 +70,16 @@ def predict(
     if left_out:
         click.echo(f"left out, as an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True)
 
-    from orsanet_cache.device import choose_device
     from orsanet_train.predict.folder import check_new_folder
+    from orsanet_train.predict.load import load
     from orsanet_train.predict.predict import parse_overlays, predict_files
-    from orsanet_train.predict.predictor import Predictor
 
     drawn = parse_overlays(overlays)
     check_new_folder(out)  # made when all is loaded: a refusal leaves nothing
-    predictor = Predictor.load(run_folder, checkpoint, segmenter, landmarks, choose_device(device))
+    predictor = load(
+        run_folder, checkpoint=checkpoint, crop=crop, margin=margin or MARGIN,
+        device=device, segmenter=segmenter, landmarks=landmarks,
+    )  # fmt: skip
     if predictor.note:
         click.echo(predictor.note, err=True)
     try:
@@ -86,8 +87,6 @@ def predict(
             predictor,
             files,
             out,
-            crop=crop,
-            margin=margin or MARGIN,
             per_second=fps,
             overlays=drawn,
             batch_size=batch_size,
@@ -95,5 +94,6 @@ def predict(
     except KeyboardInterrupt:
         click.echo(f"\n{out} has the rows that were finished", err=True)
         raise
+    click.echo(summary.found())
     click.echo(summary.text())
     click.echo(f"wrote {out}")

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.paths import StrPath, as_paths
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
@@ -75,13 +76,13 @@ def run_names(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def compare(runs: Sequence[Path], checkpoint: str) -> Comparison:
+def compare(runs: Sequence[StrPath], checkpoint: str = "best") -> Comparison:
     """Every further run against the first, by their folders evaluation-<checkpoint>, on the groups that both were evaluated on.
 
     All are run folders, or all are folders of seeds. Raises OrsanetError for a mixture of the two, for a run without an evaluation, for
     runs without a common group or seed, and for other classes, images or labels.
     """
-    first, *others = read = _read(runs, checkpoint)
+    first, *others = read = _read(as_paths(runs, "runs"), checkpoint)
     notes: list[str] = []
     for run in read:
         _check_same(first, run)

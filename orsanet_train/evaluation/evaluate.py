@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.manifest import Manifest, as_manifest
+from orsanet_cache.device import as_device
 from orsanet_cache.durable import prepare_folder
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import HELD_OUT
 from orsanet_train.evaluation.forward import predict
@@ -28,22 +30,27 @@ from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Ident
 
 
 def evaluate(
-    weights: Path,
-    manifest: Manifest,
-    store: PriorStore,
-    out: Path,
+    weights: StrPath,
+    manifest: Manifest | StrPath,
+    store: PriorStore | StrPath,
+    out: StrPath | None = None,
     *,
-    groups: Sequence[str] | None,
-    device: torch.device,
+    groups: Sequence[str] | None = None,
+    device: torch.device | str = "auto",
     resident: Resident = "auto",
 ) -> Evaluation:
     """Evaluate a checkpoint on groups of images, and write the evaluation folder `out`.
 
+    `weights` is a weights file, or a run folder, whose best one it then is. None for `out` is evaluation-best or evaluation-last beside it.
     A group is a split (`test`), its images with a tag (`test:occluded`), either in another view than the clean one
     (`test@erase-20`); None means all there are: every split but the training split, each of its tags, and each of its occluded views
     in the store. `resident` says where the data is kept meanwhile; "auto" is to stream it, because every row is read once.
     Raises OrsanetError for another class order or another store recipe than the checkpoint's, or an empty group, before the model runs.
     """
+    weights, manifest, store = as_path(weights, "weights"), as_manifest(manifest), as_store(store)
+    weights = weights / "best.safetensors" if weights.is_dir() else weights
+    out = weights.with_name(f"evaluation-{weights.stem}") if out is None else as_path(out, "out")
+    groups, device = None if groups is None else as_names(groups, "groups"), as_device(device)
     model, identity = load_weights(weights)
     _check_fit(identity, manifest, store, weights)
     prepare_folder(out)

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.paths import as_names
 from orsanet_train.evaluation.label_order import label_warning
 from orsanet_train.evaluation.statistics import Estimate, headlines
 
@@ -84,8 +85,8 @@ class GroupReport:
 
 def group_report(
     name: str,
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64] | Sequence[int],
+    probabilities: NDArray[np.floating[Any]] | Sequence[Sequence[float]],
     classes: Sequence[str],
     *,
     rejected: int = 0,
@@ -96,10 +97,20 @@ def group_report(
     """Metrics of labels [N] in 0 … K-1 and probabilities [N, K] for the K classes, K > 1, named in label order.
 
     Of equally probable classes the first counts as the more probable one. Intervals: see `headlines`; `seed` is theirs.
-    Raises OrsanetError for a group without images.
+    Raises OrsanetError for a group without images, and for labels and probabilities that do not fit together or to the classes.
     """
+    labels, probabilities, classes = np.asarray(labels), np.asarray(probabilities), as_names(classes, "classes")
     if not len(labels):
         raise OrsanetError(f"group '{name}' has no image; name a split, tag and view that have some")
+    if probabilities.shape != (len(labels), len(classes)) or labels.ndim != 1:
+        raise OrsanetError(
+            f"group '{name}': labels {list(labels.shape)} and probabilities {list(probabilities.shape)}, where N labels "
+            f"and [N, {len(classes)}] probabilities are expected, for the classes {', '.join(classes)}"
+        )
+    if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < len(classes):
+        raise OrsanetError(
+            f"group '{name}': labels are whole numbers from 0 to {len(classes) - 1}: indices of the classes"
+        )
     best, second = np.argsort(-probabilities, axis=1, kind="stable")[:, :2].T
     every = list(range(len(classes)))
     confusion = confusion_matrix(labels, best, labels=every)

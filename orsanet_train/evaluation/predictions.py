@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.durable import prepare_folder, write_whole
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, how_chosen, read_identity
 
@@ -117,8 +118,9 @@ class Evaluation:
             ) from error
 
 
-def read_evaluation(run: Path, checkpoint: str) -> Evaluation:
+def read_evaluation(run: StrPath, checkpoint: str = "best") -> Evaluation:
     """The evaluation of a run's `best` or `last` weights. Raises OrsanetError where there is none, or the weights are others now."""
+    run = as_path(run, "run")
     folder = run / f"evaluation-{checkpoint}"
     if not folder.exists():
         raise OrsanetError(

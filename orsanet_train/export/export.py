@@ -25,6 +25,7 @@ from orsanet_cache.durable import prepare_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import kept
 from orsanet_cache.frozen.priors import FrozenPriors
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of
 from orsanet_train.export.onnx_graph import (
@@ -61,14 +62,14 @@ class Exported:
 
 
 def export_onnx(
-    run_folder: Path,
+    run_folder: StrPath,
     checkpoint: str,
-    out: Path,
+    out: StrPath,
     *,
     part: Part = "both",
-    segmenter: Path | None = None,
-    landmarks: Path | None = None,
-    check: Path | None = None,
+    segmenter: StrPath | None = None,
+    landmarks: StrPath | None = None,
+    check: StrPath | None = None,
 ) -> Exported:
     """Write trainable.onnx, pipeline.onnx (or one of them) and MODEL_CARD.md into the new folder `out`.
 
@@ -79,6 +80,7 @@ def export_onnx(
     """
     if not onnx_installed():
         raise OrsanetError(NO_ONNX)
+    run_folder, out = as_path(run_folder, "run_folder"), as_path(out, "out")
     if out.exists():
         raise OrsanetError(f"{out}: already exists; remove it, or choose another --out")
     if part == "trainable" and (segmenter is not None or landmarks is not None):
@@ -88,7 +90,7 @@ def export_onnx(
     model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
     evaluation = evaluation_of(run_folder, checkpoint)
     frozen = None if part == "trainable" else frozen_priors(run_folder, identity, segmenter, landmarks)
-    pictures, pictures_said = check_pictures(check)
+    pictures, pictures_said = check_pictures(None if check is None else as_path(check, "check"))
     pixels = torch.from_numpy(pictures)
     stored = random_rows(identity, pixels) if frozen is None else stored_rows(identity, frozen, pixels)
 

@@ -17,6 +17,7 @@ from torch import nn
 from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_train.config import ModelConfig
 from orsanet_train.model.orsanet import ORSANet, build_model
 
@@ -76,8 +77,9 @@ def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
-def load_weights(path: Path) -> tuple[ORSANet, Identity]:
+def load_weights(path: StrPath) -> tuple[ORSANet, Identity]:
     """Read a weights file back as the model it is, in evaluation mode. Raises OrsanetError for any other file."""
+    path = as_path(path, "weights")
     try:
         weights = read_weights(path)
     except OrsanetError as error:

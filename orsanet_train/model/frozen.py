@@ -17,6 +17,7 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors, load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import DEMO, weights_path
+from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.weights.sources import SOURCES, default_folder
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
@@ -26,7 +27,9 @@ Part = Literal["segmenter", "landmarks"]
 NAMES: dict[Part, str] = {"segmenter": "SegFace", "landmarks": "MobileFaceNet"}
 
 
-def frozen_priors(run_folder: Path, identity: Identity, segmenter: Path | None, landmarks: Path | None) -> FrozenPriors:
+def frozen_priors(
+    run_folder: Path, identity: Identity, segmenter: StrPath | None, landmarks: StrPath | None
+) -> FrozenPriors:
     """The frozen networks of the model in `run_folder` that `identity` describes, on the CPU.
 
     `segmenter` and `landmarks` are weights files or the word demo; None takes the first that is the run's: in the run folder, the shipped
@@ -35,11 +38,11 @@ def frozen_priors(run_folder: Path, identity: Identity, segmenter: Path | None, 
     """
     recipe = identity.store_recipe
     if segmenter is not None:
-        segface = load_segmenter(weights_path(segmenter, "segmenter"))
+        segface = load_segmenter(weights_path(as_path(segmenter, "segmenter"), "segmenter"))
     else:
         segface = _found("segmenter", run_folder, identity)
     if landmarks is not None:
-        mobilefacenet = load_landmark_network(weights_path(landmarks, "landmarks"))
+        mobilefacenet = load_landmark_network(weights_path(as_path(landmarks, "landmarks"), "landmarks"))
     else:
         mobilefacenet = _found("landmarks", run_folder, identity)
     frozen = FrozenPriors(segface, mobilefacenet, recipe["landmarks"]["input"])

@@ -1,7 +1,8 @@
-"""Names of what predict leaves, for those who look for files and do not wait for torch."""
+"""Names of what predict leaves, and its defaults, for those who do not wait for torch."""
 
 from collections.abc import Collection
 
+MARGIN = 1.0  # side of a crop by the longest side of the face's box, unless another is given
 CSV, JSON, OVERLAYS, PARTIAL = "predictions.csv", "predictions.json", "overlays", ".partial"
 
 

@@ -18,6 +18,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import as_stored
 from orsanet_cache.frozen.priors import FrozenPriors, in_half_precision
 from orsanet_cache.inspection.quality import landmark_agreement, part_plausibility
+from orsanet_cache.paths import StrPath
 from orsanet_train.drawing.attention import attention
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import frozen_priors
@@ -39,7 +40,7 @@ class Prediction(NamedTuple):
     inputs: tuple[Tensor, Tensor, Tensor]  # what the model's forward takes, without the batch's axis
 
 
-class Predictor:
+class CropPredictor:
     """A trained model behind the frozen networks that it was trained with."""
 
     def __init__(self, model: ORSANet, identity: Identity, frozen: FrozenPriors, device: torch.device) -> None:
@@ -52,7 +53,12 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, run_folder: Path, checkpoint: str, segmenter: Path | None, landmarks: Path | None, device: torch.device
+        cls,
+        run_folder: Path,
+        checkpoint: str,
+        segmenter: StrPath | None,
+        landmarks: StrPath | None,
+        device: torch.device,
     ) -> Self:
         """The best or last weights of a run, with its frozen networks (frozen.py says where they are looked for).
 

@@ -60,6 +60,7 @@ class Looker:
     """Finds and crops the faces of pictures. `margin` is a crop's side by the longest side of the face's box."""
 
     def __init__(self, crop: Crop, margin: float) -> None:
+        self.crop = crop
         self.margin = margin
         self._detector = FaceDetector() if crop == "auto" else None
 
@@ -81,7 +82,7 @@ class Looker:
         return Seen(
             known, tuple(Box(*face.box, face.score) for face in faces),
             np.stack([view_pixels(crop_face(rgb, face, self.margin), CLEAN) for face in faces]), "",
-            _preview(rgb) if preview else None,
+            preview_of(rgb) if preview else None,
         )  # fmt: skip
 
 
@@ -106,7 +107,8 @@ def look_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _preview(rgb: NDArray[np.uint8]) -> Preview:
+def preview_of(rgb: NDArray[np.uint8]) -> Preview:
+    """A picture, uint8 [H, W, 3], at the size that an overlay shows."""
     height, width = rgb.shape[:2]
     scale = min(PREVIEW[0] / width, PREVIEW[1] / height, ENLARGED)
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
+from orsanet_cache.paths import StrPath, as_path, as_paths
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
@@ -34,13 +35,14 @@ WORST = 12  # images of the worst priors to name
 
 
 def make_report(
-    runs: Sequence[Path], checkpoint: str, split: str | None, store: Path | None
+    runs: Sequence[StrPath], checkpoint: str = "best", split: str | None = None, store: StrPath | None = None
 ) -> tuple[Report, list[Source]]:
     """The report of run folders, or of folders of seeds (whose first seed is shown in detail).
 
     `split` is the one to show in detail (None: `test`, else the first evaluated); `store` is where the store is now, if it was moved.
     Raises OrsanetError for a run without an evaluation, and where the store does not hold what was evaluated.
     """
+    runs, store = as_paths(runs, "runs"), None if store is None else as_path(store, "store")
     seeds = [seed_folders(run) for run in runs]
     comparison = compare(runs, checkpoint) if len(runs) > 1 or seeds[0] else None
     sources = []

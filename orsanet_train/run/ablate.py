@@ -14,11 +14,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.durable import read_json, write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
-from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import seed_folders
@@ -51,18 +52,18 @@ LEAST_SEEDS = 3  # for an interval: with two it is ten times as wide as what it 
 
 
 def ablate(
-    manifest: Manifest,
-    store: PriorStore,
-    out: Path,
+    manifest: Manifest | StrPath,
+    store: PriorStore | StrPath,
+    out: StrPath,
     *,
     preset: str,
-    overrides: Sequence[str],
-    variants: Sequence[str] | None,
-    seeds: Sequence[int],
-    groups: Sequence[str],
-    device: torch.device,
-    landmark_store: PriorStore | None = None,
-    ir50: Weights | None = None,
+    overrides: Sequence[str] = (),
+    variants: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    groups: Sequence[str] = ("test", "test:occluded"),
+    device: torch.device | str = "auto",
+    landmark_store: PriorStore | StrPath | None = None,
+    ir50: Weights | StrPath | None = None,
     resident: Resident = "auto",
 ) -> Iterator[str]:
     """Train and evaluate every variant with every seed, yielding the name of each run before it starts.
@@ -71,6 +72,10 @@ def ablate(
     that; every run starts from `ir50`, or from random weights. None for `variants` means all that there is a store for.
     Raises OrsanetError for a variant that does not exist or has no store, and for whatever `train` and `evaluate` do.
     """
+    manifest, store, out = as_manifest(manifest), as_store(store), as_path(out, "out")
+    landmark_store = None if landmark_store is None else as_store(landmark_store)
+    overrides, groups = as_names(overrides, "overrides"), as_names(groups, "groups")
+    variants = None if variants is None else as_names(variants, "variants")
     stores = stores_of_variants(store, landmark_store)
     variants = list(stores) if variants is None else variants
     _check_variants(variants, store, landmark_store)

@@ -26,6 +26,7 @@ from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, FrozenPriors
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
+from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_train.config import ModelConfig, RunConfig, parse_config
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights
 from orsanet_train.model.orsanet import FROZEN_PREFIXES, build_model, trainable_weights
@@ -43,8 +44,8 @@ EXACT = {"precision": "fp32", "feature_dtype": "float32"}
 
 
 def import_checkpoint(
-    path: Path,
-    out: Path,
+    path: StrPath,
+    out: StrPath,
     config: RunConfig,
     classes: Sequence[str],
     data_set: str,
@@ -57,6 +58,7 @@ def import_checkpoint(
     Raises OrsanetError, and leaves nothing, where `out` exists, where the file is not such a checkpoint, and where its networks do not have
     these sizes or as many classes.
     """
+    path, out, classes = as_path(path, "checkpoint"), as_path(out, "out"), as_names(classes, "classes")
     if out.exists():
         raise OrsanetError(f"{out}: already exists; choose another --out")
     _check_forms(config.model)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.config import RunConfig

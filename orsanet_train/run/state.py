@@ -28,7 +28,7 @@ import safetensors
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.durable import make_folder, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed

@@ -12,11 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from orsanet_cache.data.manifest import Manifest
-from orsanet_cache.frozen.loading import Weights
-from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.data.manifest import Manifest, as_manifest
+from orsanet_cache.device import as_device
+from orsanet_cache.frozen.loading import Weights, read_weights
+from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_train.config import RunConfig
 from orsanet_train.drawing.gallery import batch_mosaic
 from orsanet_train.drawing.plots import write_picture
@@ -45,12 +47,12 @@ class RunSummary:
 
 def train(
     config: RunConfig,
-    manifest: Manifest,
-    store: PriorStore,
-    out: Path,
+    manifest: Manifest | StrPath,
+    store: PriorStore | StrPath,
+    out: StrPath,
     *,
-    device: torch.device,
-    ir50: Weights | None = None,
+    device: torch.device | str = "auto",
+    ir50: Weights | StrPath | None = None,
     resume: bool = False,
     resident: Resident = "auto",
     compiled: bool = False,
@@ -61,12 +63,16 @@ def train(
 ) -> RunSummary:
     """Train into the run folder `out`.
 
+    `ir50` are weights to start the backbone from, or their file; None starts it from random ones.
     `resident` says where the data is kept meanwhile and `ranks` among how many processes a batch is shared, which changes no result
     (but for rounding). `frozen_weights` are the segmenter's and the landmark network's, for priors = "online". The state is saved at
     least every `save_minutes`, and on Ctrl-C or SIGTERM before they are passed on. With `images`, no more than the first of both splits
     take part.
     Raises OrsanetError for anything that does not fit, before the first step.
     """
+    manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
+    if ir50 is not None and not isinstance(ir50, Weights):
+        ir50 = read_weights(ir50)
     run = prepare(
         config, manifest, store, out,
         device=device, ir50=ir50, resume=resume, resident=resident, compiled=compiled,

@@ -11,7 +11,7 @@ from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_train.engine.step import Sums
 

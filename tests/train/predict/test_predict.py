@@ -31,10 +31,11 @@ from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.model.checkpoint import Identity, load_weights, save_weights
 from orsanet_train.predict.folder import check_new_folder, columns
+from orsanet_train.predict.load import Predictor
 from orsanet_train.predict.overlay import MAX_FACES, file_name
 from orsanet_train.predict.pictures import InputPicture, find_files, is_video, pictures
 from orsanet_train.predict.predict import parse_overlays, predict_files
-from orsanet_train.predict.predictor import Predictor
+from orsanet_train.predict.predictor import CropPredictor
 from orsanet_train.predict.seen import NO_FACE, Looker, look_ahead
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def write_run(world, store: PriorStore, out: Path, *settings: str) -> Path:
 
 
 def load(world, run: Path) -> Predictor:
-    return Predictor.load(run, "best", world.segmenter, world.landmarks, CPU)
+    return Predictor.load(run, segmenter=world.segmenter, landmarks=world.landmarks, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -210,17 +211,17 @@ def test_every_face_has_a_row_and_a_picture_without_one_a_reason(
 def test_the_json_says_what_the_table_says(predictor: Predictor, group: Path, tmp_path: Path) -> None:
     predict_files(predictor, find_files([group]).files, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert content["checkpoint"] == json.loads(predictor.identity.model_dump_json())
+    assert content["checkpoint"] == json.loads(predictor.crops.identity.model_dump_json())
     assert (content["crop"], content["margin"], content["frames_per_second"]) == ("auto", 1.0, None)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == columns(predictor.identity.classes)
+    assert list(rows[0]) == columns(predictor.classes)
     assert len(rows) == len(content["predictions"]) == 4
     for row, entry in zip(rows, content["predictions"], strict=True):
         flat: dict[str, Any] = {name: entry[name] for name in ("path", "frame", "time_s", "face", "detection_score")}
         flat |= {name: entry[name] for name in ("predicted", "overlay", "reason")}
         flat |= dict(zip("xywh", entry["box"] or [None] * 4, strict=True))
-        flat |= {f"p_{name}": (entry["probabilities"] or {}).get(name) for name in predictor.identity.classes}
+        flat |= {f"p_{name}": (entry["probabilities"] or {}).get(name) for name in predictor.classes}
         quality = ("part_plausibility", "landmark_agreement", "segmentation_entropy")
         flat |= {name: (entry["prior_quality"] or {}).get(name) for name in quality}
         assert row == {name: "" if value is None else str(value) for name, value in flat.items()}
@@ -359,6 +360,9 @@ def test_overlays_are_drawn_for_as_many_pictures_as_asked_for(
     files = [tmp_path / "crowd.png", group / "three.png", tmp_path / "one.png"]
     summary = predict_files(predictor, files, tmp_path / "out", overlays=parse_overlays("2"))
     assert (summary.overlays, summary.faces) == (2, 15 + 3 + 1)
+    crowded, *_ = summary.found().splitlines()
+    assert crowded.endswith(", and 3 more faces")
+    assert crowded.count("face ") == MAX_FACES
     names = [f"overlays/{file_name(n + 1, files[n], None)}" for n in range(2)]
     assert table(tmp_path / "out")["overlay"].tolist() == [*[names[0]] * 15, *[names[1]] * 3, ""]
     heights = []
@@ -457,7 +461,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_loaded(tmp_p
 
 
 def test_too_little_memory_is_a_sentence_with_what_to_do(world, run: Path, heads: list[Image.Image]) -> None:
-    predictor = load(world, run)
+    predictor = load(world, run).crops
     view = np.array(heads[0].resize((224, 224)))[None]
     said = predictor.predict(view)
 
@@ -483,7 +487,7 @@ def test_an_answer_that_is_not_finite_is_a_reason(
     model, identity = load_weights(run / "best.safetensors")
     heads[0].save(tmp_path / "head.png")
     with pytest.raises(OrsanetError, match="nothing could be predicted"):
-        predict_files(Predictor(model, identity, frozen, CPU), [tmp_path / "head.png"], tmp_path / "out")
+        predict_files(Predictor(CropPredictor(model, identity, frozen, CPU)), [tmp_path / "head.png"], tmp_path / "out")
     (row,) = table(tmp_path / "out").to_dict("records")
     assert row["reason"] == "the networks' answer to this face is not finite"
     assert row["predicted"] == row["p_anger"] == ""
@@ -493,7 +497,17 @@ def test_an_answer_that_is_not_finite_is_a_reason(
 def test_the_command_from_a_folder_to_rows(world, run: Path, group: Path, tmp_path: Path) -> None:
     result = command(run, group, *networks(world), "--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    assert "3 faces in 1 of 2 pictures; not predicted: 1 (1 x no face found)" in result.stdout
+    without, three, *rest = result.stdout.splitlines()
+    assert without == f"{group / 'none.png'}: {NO_FACE}"
+    (head,) = set(table(tmp_path / "out")["path"]) - {str(group / "none.png")}
+    faces = table(tmp_path / "out").iloc[1:]
+    shares = faces[SHARES].astype(float).max(axis=1)
+    said = [
+        f"face {n}: {name} {100 * share:.0f} %"
+        for n, (name, share) in enumerate(zip(faces["predicted"], shares, strict=True), 1)
+    ]
+    assert three == f"{head}: {', '.join(said)}"
+    assert rest[0] == "3 faces in 1 of 2 pictures; not predicted: 1 (1 x no face found)"
     assert f"wrote {tmp_path / 'out'}" in result.stdout
     assert "img/s" in result.stderr
     assert "Error" not in result.stderr
@@ -512,6 +526,22 @@ def test_where_nothing_can_be_predicted_that_is_an_error_and_the_reasons_stay(
     assert table(tmp_path / "out")["reason"].tolist() == [NO_FACE]
 
 
+def test_the_first_pictures_are_printed_and_the_others_counted(
+    predictor: Predictor, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    heads[0].save(tmp_path / "head.png")
+    files = [tmp_path / f"{number:02}\n\x1b[31m.png" for number in range(12)]
+    for file in files:
+        file.hardlink_to(tmp_path / "head.png")
+    found = predict_files(predictor, files, tmp_path / "out", crop="none", overlays=0).found()
+    assert all(letter.isprintable() or letter == "\n" for letter in found)  # whatever a name would do to a terminal
+    lines = found.splitlines()
+    assert [line.partition(": ")[0] for line in lines[:10]] == [
+        str(tmp_path / f"{n:02}\\n\\x1b[31m.png") for n in range(10)
+    ]
+    assert lines[10:] == ["and 2 more pictures"]
+
+
 def test_what_does_not_exist_ends_the_command_before_it_begins(world, run: Path, group: Path, tmp_path: Path) -> None:
     result = command(run, group, tmp_path / "absent.jpg", *networks(world), "--out", tmp_path / "out")
     assert result.returncode == 1
@@ -524,9 +554,9 @@ def test_what_does_not_exist_ends_the_command_before_it_begins(world, run: Path,
 
 def test_other_frozen_networks_than_the_runs_are_refused_by_name(world, run: Path, group: Path) -> None:
     with pytest.raises(OrsanetError, match=r"other frozen networks[\s\S]*segmenter"):
-        Predictor.load(run, "best", Path("demo"), world.landmarks, CPU)
+        Predictor.load(run, segmenter="demo", landmarks=world.landmarks, device=CPU)
     with pytest.raises(OrsanetError, match=r"--landmarks"):
-        Predictor.load(run, "best", world.segmenter, None, CPU)
+        Predictor.load(run, segmenter=world.segmenter, device=CPU)
 
 
 def test_an_interruption_leaves_the_rows_that_were_finished(world, run: Path, group: Path, tmp_path: Path) -> None:

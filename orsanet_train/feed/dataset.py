@@ -1,0 +1,169 @@
+"""A store for a training loop of one's own: row by row as a torch Dataset, or the batches of our own training.
+
+PriorDataset   map-style, for a DataLoader: a dict of named tensors a row, each field as a batch of ours has it
+prior_feed     the feed that `orsanet-train run` trains from, several times as fast: batches in the model's order of arguments
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from orsanet_cache.data.manifest import Manifest, Sample, as_manifest
+from orsanet_cache.device import as_device
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.paths import StrPath, as_names
+from orsanet_cache.store.reader import PriorStore, as_store
+from orsanet_train.config import RunConfig
+from orsanet_train.feed.feed import Feed
+from orsanet_train.feed.residence import Resident
+from orsanet_train.feed.split import join
+
+SCALE = "_scale"  # of an int8 field's scale: multiplied in, and no field of its own here
+
+
+class PriorDataset(Dataset[dict[str, Tensor]]):
+    """The usable images of a split with their priors and labels, in the manifest's order.
+
+    An item is a dict of tensors, named as the store's fields:
+
+    - `image` float32 [3, 112, 112], ImageNet-normalised, as the model takes it
+    - `segmentation_map` uint8 [224, 224]: class of every pixel
+    - `segmentation_entropy` float32 []
+    - `segmentation_features` float32 [1024, 7, 7] and `landmark_features` float32 [512, 7, 7], whatever the store keeps them as
+    - `landmarks` float32 [68, 2], x and y in units of the crop
+    - `label` int64 [], an index into `classes`
+
+    Images that the build rejected in any of the views are left out; `rejected` names them. With several views the rows of the second
+    follow those of the first: item n shows `samples[n % len(samples)]` in `views[n // len(samples)]`. Nothing is augmented.
+
+    It can be used by the workers of a DataLoader, forked or spawned; every row's checksum is verified when a process first reads it.
+
+    Example: `DataLoader(PriorDataset("store.zarr", "faces.toml", "train"), batch_size=32, shuffle=True, num_workers=2)`
+    """
+
+    def __init__(
+        self,
+        store: PriorStore | StrPath,
+        manifest: Manifest | StrPath,
+        split: str,
+        views: Sequence[str] = ("clean",),
+        *,
+        fields: Sequence[str] | None = None,
+    ) -> None:
+        """`store` and `manifest` are opened ones or paths. `fields` are those to read, of the names above but `label`; None: all.
+
+        Raises OrsanetError where the store lacks an image of the split, a view or a field.
+        """
+        self.store = as_store(store)
+        views = as_names(views, "views")
+        if not views:
+            raise OrsanetError("views: name at least one, such as clean")
+        loaded = as_manifest(manifest)
+        self.classes = loaded.classes
+        self._joined = join(loaded, self.store, split, views)
+        self._stored = [name for name in self.store.fields(split, views[0]) if not name.endswith(SCALE)]
+        self.fields = tuple(self._stored if fields is None else as_names(fields, "fields"))
+        if unknown := [name for name in self.fields if name not in self._stored]:
+            raise OrsanetError(f"{self.store.path}: no field '{unknown[0]}'; it has {', '.join(self._stored)}")
+
+    @property
+    def split(self) -> str:
+        """Its name."""
+        return self._joined.name
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views, in the order of their rows."""
+        return self._joined.views
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The usable images of the split: what the manifest says of them."""
+        return self._joined.samples
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Image -> why the build could not use it."""
+        return dict(self._joined.rejected)
+
+    def __len__(self) -> int:
+        return len(self.views) * len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Several items at once, as a DataLoader asks for a batch: each field is read once for each view."""
+        places = np.array([self._place(index) for index in indices], np.int64).reshape(-1)
+        view, sample = np.divmod(places, max(1, len(self.samples)))
+        columns = {name: self._read(name, view, sample) for name in self.fields}
+        columns["label"] = torch.from_numpy(self._joined.labels[sample])
+        return [{name: values[n] for name, values in columns.items()} for n in range(len(places))]
+
+    def _place(self, index: int) -> int:
+        """From 0 on; negative ones count from the end."""
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"item {index} of {count}")
+        return index % count
+
+    def _read(self, name: str, view: NDArray[np.int64], sample: NDArray[np.int64]) -> Tensor:
+        """A field of several items, as a batch of the feed has it."""
+        stored = self.store.fields(self.split, self.views[0])
+        values, scale = (
+            self._rows(part, stored[part].shape[1:], stored[part].dtype, view, sample) if part in stored else None
+            for part in (name, f"{name}{SCALE}")
+        )
+        assert values is not None
+        if scale is not None:
+            return values.float() * scale[..., None, None]
+        if name == "image":
+            return imagenet_normalised(unit_range(values)).contiguous()
+        return values.float() if values.is_floating_point() else values
+
+    def _rows(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        view: NDArray[np.int64],
+        sample: NDArray[np.int64],
+    ) -> Tensor:
+        out = np.empty((len(sample), *shape), dtype)
+        for number in np.unique(view).tolist():
+            positions = np.flatnonzero(view == number)
+            rows = self._joined.rows[sample[positions]]
+            self.store.read(self.split, self.views[number], name, rows, out, positions)
+        return torch.from_numpy(out)
+
+
+def prior_feed(
+    store: PriorStore | StrPath,
+    manifest: Manifest | StrPath,
+    split: str,
+    config: RunConfig,
+    *,
+    device: torch.device | str = "auto",
+    resident: Resident = "auto",
+) -> Feed:
+    """The feed of a split that `orsanet-train run` would train and evaluate from, for a loop of one's own.
+
+    `feed.epoch(config, n)` yields the batches of the training split's n-th epoch, drawn and augmented as `config` says and the same on
+    every machine; `feed.in_order(batch_size)` yields every image of any split once. A batch's tensors are on `device`: `image`, `segmentation` (the field that
+    `config.model` takes), `landmark_features`, `label`, `drop_path`; `batch.inputs` is what ORSANet's forward takes. A feed is
+    read by one loop at a time: leaving one ends its thread. `resident` is where the data is kept: "auto", "device", "host" or "stream".
+
+    Example: `for batch in prior_feed("store.zarr", "faces.toml", "train", config).epoch(config, 0): model(*batch.inputs)`
+
+    Raises OrsanetError where the store lacks an image of the split or the flipped view that `config` asks for.
+    """
+    flipped = config.augmentation.hflip > 0 and split == config.train_split
+    views = ["clean", "hflip"] if flipped else ["clean"]
+    opened = as_store(store)
+    return Feed(opened, join(as_manifest(manifest), opened, split, views), config.model, as_device(device), resident)

@@ -1,0 +1,72 @@
+"""docs/python.md: its blocks run from top to bottom as they stand, with the demo's networks on the small world's pictures."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
+from tqdm import auto, std
+
+from orsanet_cache.synthetic.picture import draw
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
+
+
+def blocks() -> list[str]:
+    tokens = MarkdownIt("commonmark").parse(PAGE.read_text(encoding="utf-8"))
+    return [token.content for token in tokens if token.type == "fence" and token.info.strip() == "python"]
+
+
+@pytest.fixture(scope="module")
+def ran(world, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which all blocks were run, and what they printed."""
+    folder = tmp_path_factory.mktemp("python-page")
+    faces = folder / "demo" / "faces"
+    (faces / "images").mkdir(parents=True)
+    table = pd.read_csv(world.folder / "samples.csv", keep_default_na=False)
+    for name in table["image"]:
+        (faces / name).symlink_to(world.folder / name)
+    (faces / "samples.csv").symlink_to(world.folder / "samples.csv")
+    (faces / "faces.toml").symlink_to(world.manifest)
+    Image.fromarray(draw(5, 0, ()).image).save(faces / "images" / "00000.jpg")
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks())],
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_every_block_runs_and_prints_what_the_page_is_about(ran: tuple[Path, str]) -> None:
+    _, printed = ran
+    for said in (
+        "Against with, image by image (exact McNemar test)",
+        "demo/faces/images/00000.jpg: face 1: ",
+        "part_plausibility",
+        "(14, 14)",
+        "Estimate(value=",
+        "Paired(name='test', images=6",
+    ):
+        assert said in printed
+
+
+def test_the_picture_is_drawn(ran: tuple[Path, str]) -> None:
+    with Image.open(ran[0] / "demo" / "overlay.jpg") as picture:
+        assert picture.width >= 900
+
+
+def test_progress_bars_are_a_notebooks_own_there() -> None:
+    """tqdm.auto's are tqdm's own in a terminal."""
+    for path in PAGE.parents[1].glob("orsanet_*/**/*.py"):
+        assert not re.search(r"^(from tqdm import|import tqdm)", path.read_text(encoding="utf-8"), re.MULTILINE), path
+    assert issubclass(auto.tqdm, std.tqdm)
+
+
+def test_ones_own_model_takes_about_twenty_lines() -> None:
+    (block,) = [block for block in blocks() if "class Small" in block]
+    assert sum(bool(line.strip()) for line in block.splitlines()) <= 25
