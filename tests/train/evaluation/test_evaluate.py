@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.run.train import train
 
@@ -194,37 +192,6 @@ def test_a_tag_may_have_the_name_of_a_view(world, run: Path, erased: PriorStore,
     )
 
 
-def test_an_evaluation_reads_back_as_it_was_written(world, run: Path, tmp_path: Path) -> None:
-    evaluation = evaluated(world, run, tmp_path)
-    read = Evaluation.read(tmp_path)
-    pd.testing.assert_frame_equal(read.table, evaluation.table, check_exact=True)
-    assert np.array_equal(read.features, evaluation.features)
-    assert read.groups == evaluation.groups
-    assert (read.checkpoint, read.weights, read.manifest, read.store, read.notes, read.protocol) == (
-        evaluation.checkpoint, evaluation.weights, evaluation.manifest, evaluation.store, evaluation.notes, evaluation.protocol,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("file", ["evaluation.json", "predictions.csv", "features.npy"])
-def test_half_an_evaluation_is_refused(world, run: Path, tmp_path: Path, file: str) -> None:
-    evaluated(world, run, tmp_path)
-    content = (tmp_path / file).read_bytes()
-    (tmp_path / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(OrsanetError, match="run `orsanet-train evaluate` again"):
-        Evaluation.read(tmp_path)
-    (tmp_path / file).unlink()
-    with pytest.raises(OrsanetError, match="orsanet-train evaluate"):
-        Evaluation.read(tmp_path)
-
-
-def test_names_that_look_like_something_else_come_back_as_text(world, run: Path, tmp_path: Path) -> None:
-    evaluation = evaluated(world, run, tmp_path, ["test"])
-    names = ["NA", "1", "1.0", "a\rb", 'a,"b', "two\nlines"]
-    odd = evaluation.table.assign(image=names)
-    replace(evaluation, table=odd).write(tmp_path)
-    assert Evaluation.read(tmp_path).table["image"].tolist() == names
-
-
 def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path) -> None:
     shutil.copytree(world.folder / "images", tmp_path / "images")
     for name in ("samples.csv", "dataset.toml"):
@@ -267,14 +234,6 @@ def test_a_manifest_of_training_images_alone_needs_a_named_split(world, run: Pat
 def test_an_empty_tag_is_no_tag(world, run: Path, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match="no image with the tag ''"):
         evaluated(world, run, tmp_path, ["test:"])
-
-
-def test_an_evaluation_that_was_edited_is_refused(world, run: Path, tmp_path: Path) -> None:
-    evaluated(world, run, tmp_path, ["test"])
-    path = tmp_path / "predictions.csv"
-    path.write_text(path.read_text().replace("images/test_0.png", "images/test_9.png"))
-    with pytest.raises(OrsanetError, match=r"predictions\.csv changed since"):
-        Evaluation.read(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_model_runs(
