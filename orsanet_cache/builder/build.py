@@ -40,6 +40,7 @@ from orsanet_cache.store.schema import Field, schema
 from orsanet_cache.store.units import WHOLE, Part, Unit, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
+from orsanet_cache.weights.networks import find_networks
 
 # What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
 COMPRESSED_SHARE = 0.25
@@ -72,7 +73,7 @@ class Work(NamedTuple):
 def build(
     manifest: Manifest | StrPath,
     out: StrPath,
-    priors: FrozenPriors,
+    priors: FrozenPriors | None = None,
     views: Sequence[str] = ("clean", "hflip"),
     *,
     device: torch.device | str = "auto",
@@ -87,7 +88,8 @@ def build(
 ) -> BuildSummary:
     """Compute what the store lacks of `views`, this part's units of it, and seal what is complete.
 
-    `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
+    `priors` are the frozen networks; None finds them: those that the store was built with, for a new store the published ones in the
+    weights folder. `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
     `precision` is the networks' arithmetic (fp16 on CUDA only; "auto" decides as precision.py says), `feature_dtype` how the store keeps
     features: float16, float32, or int8 with scales. `rows_per_unit` is a new store's. With `accept_changed`, units whose images have
     changed since are computed again, in every view; so are the units of views named by `recompute`, and with those of the clean view
@@ -98,6 +100,7 @@ def build(
     """
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
     views = as_names(views, "views")
+    priors = find_networks(out) if priors is None else priors
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
     splits = manifest.splits if splits is None else as_names(splits, "splits")
     check_clean(out, splits, views)
@@ -110,6 +113,7 @@ def build(
         raise OrsanetError(
             f"{out}: fp16 needs a CUDA device; go on where there is one, or build another store with --precision fp32"
         )
+    files = priors.files  # a hint where to look for them; the recipe's digests decide
     recipe = {
         **priors.recipe(),
         "preprocessing": PREPROCESSING,
@@ -136,7 +140,7 @@ def build(
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
         began = time.monotonic()
         with Pipeline(manifest.root, priors, fields, device, batch_size) as pipeline:
-            provenance = _provenance(manifest, device)
+            provenance = {**_provenance(manifest, device), **files}
             _finish(_only(wanted, placed=False), own, writer, pipeline, manifest, provenance)
             placed = _only(wanted, placed=True)
             placeable = {split: views for split, views in placed.items() if writer.is_sealed(split, CLEAN)}
