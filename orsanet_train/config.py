@@ -6,6 +6,7 @@ Every key is named in the classes below with its meaning; an unknown key or a va
 are reported at once.
 """
 
+import os
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
@@ -143,7 +144,8 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises OrsanetError with every unknown key and wrong value at once.
     """
-    preset, overrides = str(as_path(preset, "preset")), as_names(overrides, "overrides")
+    as_path(preset, "preset")
+    preset, overrides = os.fspath(preset), as_names(overrides, "overrides")
     if preset in PRESETS:
         text = (files("orsanet_train") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
     elif preset.endswith(".toml"):

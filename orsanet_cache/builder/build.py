@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.builder.disk import bytes_needed, check_disk, explained, what_is_safe
 from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
@@ -27,6 +27,7 @@ from orsanet_cache.builder.plan import Plan, ViewsOf, Work, check_nothing_waits,
 from orsanet_cache.builder.precision import chosen_precision
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.data.manifest import Manifest, as_manifest
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
@@ -36,6 +37,7 @@ from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
+from orsanet_cache.weights.networks import find_networks
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class BuildSummary:
 def build(
     manifest: Manifest | StrPath,
     out: StrPath,
-    priors: FrozenPriors,
-    views: Sequence[str] = ("clean", "hflip"),
+    priors: FrozenPriors | None = None,
+    views: Sequence[str] = (CLEAN, HFLIP),
     *,
     device: torch.device | str = "auto",
     splits: Sequence[str] | None = None,
@@ -68,7 +70,8 @@ def build(
 ) -> BuildSummary:
     """Compute what the store lacks of `views`, this part's units of it, and seal what is complete.
 
-    `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
+    `priors` are the frozen networks; None finds them: those that the store was built with, for a new store the published ones in the
+    weights folder. `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
     `precision` is the networks' arithmetic (fp16 on CUDA only; "auto" decides as precision.py says), `feature_dtype` how the store keeps
     features: float16, float32, or int8 with scales. `rows_per_unit` is a new store's. With `accept_changed`, units whose images have
     changed since are computed again, in every view; so are the units of views named by `recompute`, and with those of the clean view
@@ -79,6 +82,7 @@ def build(
     """
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
     views = as_names(views, "views")
+    priors = find_networks(out) if priors is None else priors
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
     splits = manifest.splits if splits is None else as_names(splits, "splits")
     check_clean(out, splits, views)
@@ -91,6 +95,7 @@ def build(
         raise OrsanetError(
             f"{out}: fp16 needs a CUDA device; go on where there is one, or build another store with --precision fp32"
         )
+    files = priors.files  # a hint where to look for them; the recipe's digests decide
     recipe = {
         **priors.recipe(),
         "preprocessing": PREPROCESSING,
@@ -104,7 +109,7 @@ def build(
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
         began = time.monotonic()
         with Pipeline(manifest.root, priors, fields, device, batch_size) as pipeline:
-            finish = partial(_finish, writer, pipeline, manifest, _provenance(manifest, device))
+            finish = partial(_finish, writer, pipeline, manifest, {**_provenance(manifest, device), **files})
             finish(plan.only(placed=False))
             placed = plan_placed(writer, plan)
             finish(placed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from orsanet_cache.builder.placing import begin, is_placed
 from orsanet_cache.data.images import RejectedImage, read_file

@@ -8,6 +8,7 @@ import torch
 
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
 
@@ -22,7 +23,7 @@ def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, devic
     pixels = []
     for sample in manifest.split(split):
         try:
-            pixels.append(torch.from_numpy(view_pixels(read_image(manifest.root / sample.image).rgb, "clean")))
+            pixels.append(torch.from_numpy(view_pixels(read_image(manifest.root / sample.image).rgb, CLEAN)))
         except RejectedImage:
             continue
         if len(pixels) == TRIAL_IMAGES:

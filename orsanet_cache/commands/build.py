@@ -14,13 +14,14 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
 @click.option("--out", required=True, type=FILE, help="The store to write or continue.")
 @click.option(
-    "--segmenter", required=True, type=FILE, help="SegFace weights (published .pt, safetensors), or the word demo."
+    "--segmenter",
+    type=FILE,
+    help="SegFace weights (published .pt, safetensors), or the word demo.  [default: the store's, else the published ones in the weights folder]",
 )
 @click.option(
     "--landmarks",
-    required=True,
     type=FILE,
-    help="MobileFaceNet weights (published .pth.tar, safetensors), or the word demo.",
+    help="MobileFaceNet weights (published .pth.tar, safetensors), or the word demo.  [default: as --segmenter]",
 )
 @click.option(
     "--landmark-input",
@@ -62,7 +63,7 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
     "--accept-changed", is_flag=True, help="Compute again what was computed from images that have changed since."
 )
 def build(
-    manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path, landmarks: Path,
+    manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, views: str, splits: str | None, device: str, precision: str, features: str,
     batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool,
 ) -> None:  # fmt: skip
@@ -82,10 +83,10 @@ def build(
     from orsanet_cache.data.views import View
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.frozen.priors import FrozenPriors
-    from orsanet_cache.frozen.shipped import DEMO, weights_path
+    from orsanet_cache.frozen.shipped import DEMO
     from orsanet_cache.store.schema import schema
     from orsanet_cache.store.units import Share
+    from orsanet_cache.weights.networks import find_networks
 
     chosen_views = [str(View.parse(view.strip())) for view in views.split(",")]
     if len(set(chosen_views)) < len(chosen_views):
@@ -102,8 +103,9 @@ def build(
         raise OrsanetError(
             "--landmarks demo was trained on --landmark-input published; native is for the published weights"
         )
-    segmenter, landmarks = weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks")
-    priors = FrozenPriors.load(segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
+    priors = find_networks(out, segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
+    if segmenter is None or landmarks is None:
+        click.echo(f"networks: {', '.join(priors.files.values())}", err=True)
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "

@@ -6,6 +6,7 @@ its landmark network drifts during training; a cache cannot and should not.)
 
 import copy
 import math
+from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -18,7 +19,7 @@ from orsanet_cache.frozen.loading import build_frozen, read_weights, tensors_dig
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_cache.frozen.shipped import weights_path
+from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.paths import StrPath, as_path
 
 # published: ImageNet-normalised, every second pixel, as ORSANet feeds it.
@@ -51,6 +52,7 @@ class FrozenPriors(nn.Module):
         self.segmenter = segmenter
         self.landmark_network = landmark_network
         self.landmark_input = landmark_input
+        self.files: dict[str, str] = {}  # where the weights were read: a hint for finding them again
         self.requires_grad_(False)
         self.train(False)
 
@@ -61,11 +63,18 @@ class FrozenPriors(nn.Module):
         Raises OrsanetError for files that are not exactly theirs.
         """
         segmenter, landmarks = as_path(segmenter, "segmenter"), as_path(landmarks, "landmarks")
-        return cls(
+        priors = cls(
             load_segmenter(weights_path(segmenter, "segmenter")),
             load_landmark_network(weights_path(landmarks, "landmarks")),
             landmark_input,
         )
+        priors.remember(segmenter, landmarks)
+        return priors
+
+    def remember(self, segmenter: Path, landmarks: Path) -> None:
+        """Note where the weights were read; demo stays the word."""
+        files = {"segmenter_file": segmenter, "landmarks_file": landmarks}
+        self.files = {name: str(path if path == DEMO else path.absolute()) for name, path in files.items()}
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)

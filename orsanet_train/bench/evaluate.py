@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.evaluation.evaluate import evaluate
@@ -34,7 +35,7 @@ def bench_evaluate(
     weights: Path, manifest: Manifest, store: PriorStore, split_name: str, device: torch.device
 ) -> EvaluationSpeed:
     """Evaluate a checkpoint on a split and throw the result away. Raises OrsanetError as `evaluate` does."""
-    split = join(manifest, store, split_name, ["clean"])
+    split = join(manifest, store, split_name, [CLEAN])
     if not len(split.rows):
         raise OrsanetError(f"no image of '{split_name}' can be used: the build rejected all; see `orsanet-cache info`")
     model, identity = load_weights(weights)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.feed.batches import Batches
 
@@ -25,7 +26,7 @@ class Outputs(NamedTuple):
 def predict(
     model: nn.Module,
     feed: Batches,
-    view: str = "clean",
+    view: str = CLEAN,
     after_batch: Callable[[int], object] = lambda _: None,
 ) -> Outputs:
     """Run the model over a split, in evaluation mode; its own mode is kept.

@@ -8,10 +8,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.model.checkpoint import Identity
 
-NOT_A_TEST = ("clean", "hflip")  # views that are no occlusion
+NOT_A_TEST = (CLEAN, HFLIP)  # views that are no occlusion
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Group:
     def parse(cls, text: str) -> Self:
         rest, at, view = text.partition("@")
         split, colon, tag = rest.partition(":")
-        return cls(split, tag if colon else None, view if at else "clean")
+        return cls(split, tag if colon else None, view if at else CLEAN)
 
     def __str__(self) -> str:
         tag = "" if self.tag is None else f":{self.tag}"
-        return f"{self.split}{tag}{'' if self.view == 'clean' else f'@{self.view}'}"
+        return f"{self.split}{tag}{'' if self.view == CLEAN else f'@{self.view}'}"
 
     def of(self, table: pd.DataFrame) -> NDArray[np.bool_]:
         """bool [rows]: the rows of a predictions table that belong to it."""
@@ -48,6 +49,6 @@ def all_groups(manifest: Manifest, store: PriorStore, identity: Identity) -> lis
             continue
         tags = sorted(set().union(*(sample.tags for sample in manifest.split(split))))
         views = [view for view in store.views(split) if view not in NOT_A_TEST] if split in store.splits else []
-        groups += [Group(split, None, "clean"), *(Group(split, tag, "clean") for tag in tags)]
+        groups += [Group(split, None, CLEAN), *(Group(split, tag, CLEAN) for tag in tags)]
         groups += [Group(split, None, view) for view in views]
     return groups

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.data.views import CLEAN
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.step import Batch
 from orsanet_train.feed.split import LabelledSplit
@@ -26,5 +27,5 @@ class Batches(Protocol):
     def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The augmented training batches of an epoch from number `start` on."""
 
-    def in_order(self, batch_size: int, view: str = "clean") -> Iterator[Batch]:
+    def in_order(self, batch_size: int, view: str = CLEAN) -> Iterator[Batch]:
         """Every sample once, in the manifest's order, unaugmented."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from orsanet_cache.data.manifest import Manifest, Sample, as_manifest
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
@@ -52,7 +53,7 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         store: PriorStore | StrPath,
         manifest: Manifest | StrPath,
         split: str,
-        views: Sequence[str] = ("clean",),
+        views: Sequence[str] = (CLEAN,),
         *,
         fields: Sequence[str] | None = None,
     ) -> None:
@@ -164,6 +165,6 @@ def prior_feed(
     Raises OrsanetError where the store lacks an image of the split or the flipped view that `config` asks for.
     """
     flipped = config.augmentation.hflip > 0 and split == config.train_split
-    views = ["clean", "hflip"] if flipped else ["clean"]
+    views = [CLEAN, HFLIP] if flipped else [CLEAN]
     opened = as_store(store)
     return Feed(opened, join(as_manifest(manifest), opened, split, views), config.model, as_device(device), resident)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
@@ -87,7 +88,7 @@ class Feed:
         """
         return self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
 
-    def in_order(self, batch_size: int, view: str = "clean") -> Iterator[PriorBatch]:
+    def in_order(self, batch_size: int, view: str = CLEAN) -> Iterator[PriorBatch]:
         """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
         return self._batches(*ordered_draws(self.split, batch_size, view, self.ranks))
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.split import LabelledSplit
@@ -79,8 +80,8 @@ def training_draws(
 ) -> tuple[Draws, list[slice]]:
     """An epoch's draws, and where in them this rank's part of every batch from number `start` on is."""
     plan = epoch_plan(split.labels, config, epoch)
-    clean = split.views.index("clean")
-    flipped = split.views.index("hflip") if plan.flipped.any() else clean
+    clean = split.views.index(CLEAN)
+    flipped = split.views.index(HFLIP) if plan.flipped.any() else clean
     along: Along = {"label": split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
     batches = [ranks.rows(*span) for span in batch_spans(len(plan.order), config.batch_size)[start:]]
     return Draws(plan.order, np.where(plan.flipped, flipped, clean), along), batches

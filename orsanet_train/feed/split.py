@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Manifest, Sample
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
@@ -83,7 +84,7 @@ def join(
 
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
     """The images that a run of this configuration trains on. Raises OrsanetError where a class has none."""
-    views = ["clean", "hflip"] if config.augmentation.hflip > 0 else ["clean"]
+    views = [CLEAN, HFLIP] if config.augmentation.hflip > 0 else [CLEAN]
     training = join(manifest, store, config.train_split, views)
     if config.selection_split == HELD_OUT:
         held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)
@@ -108,7 +109,7 @@ def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) ->
         )
     if name == HELD_OUT:
         held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)
-        whole = join(manifest, store, config.train_split, ["clean"])
+        whole = join(manifest, store, config.train_split, [CLEAN])
         selection = whole.where([sample.image in held_out for sample in whole.samples])
     elif name not in manifest.splits:
         others = [split for split in manifest.splits if split != config.train_split]
@@ -122,7 +123,7 @@ def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) ->
             f"selection_split is the training split '{config.train_split}': choose images not trained on"
         )
     else:
-        selection = join(manifest, store, name, ["clean"])
+        selection = join(manifest, store, name, [CLEAN])
     if not selection.samples:
         raise OrsanetError(f"split '{name}' has no usable image to choose the best epoch by; see `orsanet-cache info`")
     return selection

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
@@ -76,7 +77,7 @@ class OnlineFeed:
         batches = self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
         return _seeded(batches, config.seed, epoch, start)
 
-    def in_order(self, batch_size: int, view: str = "clean") -> Iterator[OnlineBatch]:
+    def in_order(self, batch_size: int, view: str = CLEAN) -> Iterator[OnlineBatch]:
         """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
         return self._batches(*ordered_draws(self.split, batch_size, view, self.ranks))
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
@@ -112,12 +113,12 @@ def _history(path: Path) -> pd.DataFrame | None:
 
 def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Group:
     plain = [group for report in evaluation.groups if (group := Group.parse(report.name)).tag is None]
-    splits = list(dict.fromkeys(group.split for group in plain if group.view == "clean"))
+    splits = list(dict.fromkeys(group.split for group in plain if group.view == CLEAN))
     if not splits:
         raise OrsanetError(f"{run}: no whole split was evaluated; run `orsanet-train evaluate {run} --splits test …`")
     if split is not None and split not in splits:
         raise OrsanetError(f"{run}: split '{split}' was not evaluated; there is {', '.join(splits)}")
-    return Group(split or ("test" if "test" in splits else splits[0]), None, "clean")
+    return Group(split or ("test" if "test" in splits else splits[0]), None, CLEAN)
 
 
 def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -> PriorStore:

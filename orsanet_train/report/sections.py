@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from orsanet_cache.data.views import CLEAN
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns, right
@@ -49,7 +50,7 @@ def choices(history: pd.DataFrame, split: str) -> list[Choice]:
 def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
     """Every evaluated view of a split against its clean view, over the images that both have."""
     table = evaluation.table
-    clean = table[Group(split, None, "clean").of(table)].set_index("image")
+    clean = table[Group(split, None, CLEAN).of(table)].set_index("image")
     drops = []
     for report in evaluation.groups:
         group = Group.parse(report.name)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
 from orsanet_cache.store.reader import PriorStore
@@ -100,7 +101,7 @@ def prepare(
 
 def _identity(config: RunConfig, manifest: Manifest, store: PriorStore, ir50: Weights | None) -> Identity:
     """Of the weights before the first epoch."""
-    fields = store.fields(config.train_split, "clean")
+    fields = store.fields(config.train_split, CLEAN)
     return Identity(
         classes=manifest.classes,
         model=config.model,

@@ -1,0 +1,105 @@
+"""The frozen networks of a build, found where they are kept unless they are named.
+
+    named files, or else: where the store's build had them, the shipped demo networks, the weights folder ─▶ FrozenPriors
+
+For a store that is there the digests in its recipe decide, so a file may have any name and lie anywhere. A new store has no digests yet:
+it gets the published networks from the weights folder, and never the demo networks unless they are named.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.frozen.loading import tensors_digest
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.frozen.priors import FrozenPriors, LandmarkInput, load_landmark_network, load_segmenter
+from orsanet_cache.frozen.segface import SegFace
+from orsanet_cache.frozen.shipped import DEMO, NetworkName, weights_path
+from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.zarr_folder import METADATA
+from orsanet_cache.weights.sources import SOURCES, Name, default_folder
+
+SOURCE: dict[NetworkName, Name] = {"segmenter": "segface", "landmarks": "mobilefacenet"}
+
+
+def find_networks(
+    out: StrPath,
+    segmenter: StrPath | None = None,
+    landmarks: StrPath | None = None,
+    landmark_input: LandmarkInput | None = None,
+) -> FrozenPriors:
+    """The frozen networks to build the store `out` with. A network that is None is looked for; the word demo is the shipped one.
+
+    None for `landmark_input` is the store's, for a new one "published".
+
+    Raises OrsanetError, naming what was looked at and what to pass, where a network is not found, or a file cannot be read.
+    """
+    path = as_path(out, "out")
+    looking = None in (segmenter, landmarks, landmark_input) and (path / METADATA).is_file()
+    store = PriorStore.open(path) if looking else None  # a build writes Zarr folders only
+    if landmark_input is None:
+        landmark_input = "published" if store is None else store.recipe["landmarks"]["input"]
+    named = {"segmenter": segmenter, "landmarks": landmarks}
+    found: dict[NetworkName, tuple[Path, SegFace | MobileFaceNet]] = {}
+    for part in SOURCE:
+        given = named[part]
+        if given is not None:
+            found[part] = as_path(given, part), _load(part, as_path(given, part))
+        else:
+            found[part] = _published(part) if store is None else _stores(part, store)
+    (first, segface), (second, mobilefacenet) = found["segmenter"], found["landmarks"]
+    assert isinstance(segface, SegFace)
+    assert isinstance(mobilefacenet, MobileFaceNet)
+    priors = FrozenPriors(segface, mobilefacenet, landmark_input)
+    priors.remember(first, second)
+    return priors
+
+
+def _published(part: NetworkName) -> tuple[Path, SegFace | MobileFaceNet]:
+    """Of a new store."""
+    path = _in_weights_folder(part)
+    if not path.exists():
+        raise OrsanetError(
+            f"{path.parent} has no {path.name}: download it with `orsanet-cache weights fetch {SOURCE[part]}`, or pass its file with --{part}"
+        )
+    return path, _load(part, path)
+
+
+def _stores(part: NetworkName, store: PriorStore) -> tuple[Path, SegFace | MobileFaceNet]:
+    """Of a store that is there: the first network among the places that has the recipe's digest."""
+    wanted = store.recipe[part]["weights_sha256"]
+    looked = []
+    for path in _places(part, store):
+        if path != DEMO and not path.exists():
+            looked.append(f"{path}: not there")
+            continue
+        try:
+            network = _load(part, path)
+        except OrsanetError as error:
+            looked.append(str(error).partition("\n")[0])
+            continue
+        digest = tensors_digest(network.state_dict())
+        if digest == wanted:
+            return path, network
+        looked.append(f"{path}: another one, with the digest {digest}")
+    raise OrsanetError(
+        f"{store.path}: needs the network that it was built with, digest {wanted}; pass its weights file with --{part}. "
+        f"Looked at:\n{listed(looked)}"
+    )
+
+
+def _places(part: NetworkName, store: PriorStore) -> Iterator[Path]:
+    """Files that may be it, and demo; each once."""
+    hints = (store.provenance(split, view).get(f"{part}_file") for split in store.splits for view in store.views(split))
+    places = [*(Path(hint) for hint in hints if isinstance(hint, str)), DEMO, _in_weights_folder(part)]
+    yield from dict.fromkeys(places)
+
+
+def _in_weights_folder(part: NetworkName) -> Path:
+    return default_folder() / SOURCES[SOURCE[part]].file_name
+
+
+def _load(part: NetworkName, path: Path) -> SegFace | MobileFaceNet:
+    path = weights_path(path, part)
+    return load_segmenter(path) if part == "segmenter" else load_landmark_network(path)
