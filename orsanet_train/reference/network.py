@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import FrozenPriors, map_of
@@ -77,7 +76,7 @@ class OnlineORSANet(nn.Module):
     def forward(self, pixels: Tensor, erased: Tensor, drop_path: Tensor | None = None) -> Expression:
         """pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path [B, levels, scales, 2] as in ORSANet."""
         unit = unit_range(pixels)
-        if self.mode != CLEAN:
+        if self.mode != "clean":
             unit = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
         segmentation, landmark_features = self._priors(unit)
         return self.model(model_image(pixels[:, ::2, ::2], erased), segmentation, landmark_features, drop_path)
