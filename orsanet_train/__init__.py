@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_train.evaluation.predictions import Evaluation as Evaluation
     from orsanet_train.evaluation.predictions import read_evaluation as read_evaluation
     from orsanet_train.evaluation.statistics import paired as paired
+    from orsanet_train.evaluation.tables import comparison_text as comparison_text
     from orsanet_train.export.export import export_onnx as export_onnx
     from orsanet_train.feed.dataset import PriorDataset as PriorDataset
     from orsanet_train.feed.dataset import prior_feed as prior_feed
@@ -53,6 +54,7 @@ _HOMES = {
         "read_evaluation",
     ),
     "orsanet_train.evaluation.statistics": ("paired",),
+    "orsanet_train.evaluation.tables": ("comparison_text",),
     "orsanet_train.export.export": ("export_onnx",),
     "orsanet_train.feed.dataset": (
         "PriorDataset",

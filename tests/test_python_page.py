@@ -15,10 +15,11 @@ from tqdm import auto, std
 from orsanet_cache.synthetic.picture import draw
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
+README = PAGE.parents[1] / "README.md"
 
 
-def blocks() -> list[str]:
-    tokens = MarkdownIt("commonmark").parse(PAGE.read_text(encoding="utf-8"))
+def blocks(page: Path = PAGE) -> list[str]:
+    tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))
     return [token.content for token in tokens if token.type == "fence" and token.info.strip() == "python"]
 
 
@@ -50,6 +51,22 @@ def test_every_block_runs_and_prints_what_the_page_is_about(ran: tuple[Path, str
         "Paired(name='test', images=6",
     ):
         assert said in printed
+
+
+def test_the_readmes_lines_say_what_a_picture_shows(ran: tuple[Path, str]) -> None:
+    folder, _ = ran
+    (folder / "demo" / "run").symlink_to("with")  # trained on the demo's networks, as make demo's run
+    (block,) = blocks(README)
+    assert sum(bool(line.strip()) for line in block.splitlines()) <= 10
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", block], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    label = result.stdout.split()[0]
+    assert label in result.stdout.splitlines()[1]
+    assert "%" in result.stdout.splitlines()[0]
+    assert (folder / "overlay.jpg").is_file()
 
 
 def test_the_picture_is_drawn(ran: tuple[Path, str]) -> None:
