@@ -50,7 +50,7 @@ class StepSpeed(NamedTuple):
     epoch_seconds: float  # of the steps that RAF-DB's training images need
 
 
-class Part(NamedTuple):
+class StepShare(NamedTuple):
     """One part of a cached step."""
 
     name: str
@@ -59,7 +59,7 @@ class Part(NamedTuple):
 
 def bench_step(
     config: RunConfig, device: torch.device, batch_size: int, rounds: int, compiled: bool
-) -> tuple[list[StepSpeed], list[Part]]:
+) -> tuple[list[StepSpeed], list[StepShare]]:
     """Steps of random batches in turns; then the parts of the exact step. Raises OrsanetError where `fast` is not to be had."""
     torch.manual_seed(0)
     contenders = dict(_contenders(config, device, batch_size, compiled))
@@ -129,7 +129,7 @@ def _turn(
     return step
 
 
-def _parts(config: RunConfig, device: torch.device, batch_size: int, rounds: int) -> list[Part]:
+def _parts(config: RunConfig, device: torch.device, batch_size: int, rounds: int) -> list[StepShare]:
     """The exact step, launched one by one and taken apart; what is left over is SAM's own arithmetic."""
     exact = config.model_copy(update={"precision": "exact"})
     model = _model(exact, device)
@@ -156,7 +156,7 @@ def _parts(config: RunConfig, device: torch.device, batch_size: int, rounds: int
         "Adam": adam,
         "SAM, sums": whole - passes * both_ways - adam,
     }
-    return [Part(name, spent / whole) for name, spent in shares.items()]
+    return [StepShare(name, spent / whole) for name, spent in shares.items()]
 
 
 def _timed(work: Callable[[], object], times: int, device: torch.device) -> float:

@@ -9,7 +9,7 @@ from orsanet_cache.console import FILE
 from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
 
 if TYPE_CHECKING:
-    from orsanet_train.export.export import Part
+    from orsanet_train.export.export import ExportedPart
 
 
 @click.command()
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--out", type=FILE, help="A new folder for the files.  [default: RUN/onnx-CHECKPOINT]")
 def export(
-    run_folder: Path, _format: str, part: "Part", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
+    run_folder: Path, _format: str, part: "ExportedPart", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
     out: Path | None,
 ) -> None:  # fmt: skip
     """RUN as ONNX files that onnxruntime was seen to compute as PyTorch does, and MODEL_CARD.md, which says what the model is."""

@@ -31,18 +31,11 @@ def report(
 
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several are compared with the first.
     """
-    from orsanet_cache.device import choose_device
-    from orsanet_cache.durable import prepare_folder
-    from orsanet_train.report.album import album
-    from orsanet_train.report.page import write_report
-    from orsanet_train.report.report import make_report
+    from orsanet_train.report.save import save_report
 
     wanted = None if images is None else [name.strip() for name in images.split(",")]
-    chosen_device = choose_device(device)
     folder = out or runs[0] / f"report-{checkpoint}"
-    made, sources = make_report(runs, checkpoint, split, store)
-    prepare_folder(folder)
-    write_report(made, [album(source, wanted, chosen_device) for source in sources], folder)
+    made = save_report(runs, folder, checkpoint=checkpoint, split=split, images=wanted, store=store, device=device)
     for run in made.runs:
         click.echo(f"{run.name}: {run.stamp}")
         for warning in run.warnings:

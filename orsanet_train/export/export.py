@@ -45,7 +45,7 @@ from orsanet_train.model.frozen import frozen_priors
 from orsanet_train.model.inputs import model_inputs
 from orsanet_train.model.orsanet import ORSANet
 
-Part = Literal["pipeline", "trainable", "both"]
+ExportedPart = Literal["pipeline", "trainable", "both"]
 
 # Of a probability. Sums in another order stay well below it, but for int8, where they can put a feature on the next step. A graph that
 # computes something else is above it; one that is only less exact, such as one without a float16 store's rounding, need not be.
@@ -66,7 +66,7 @@ def export_onnx(
     checkpoint: str,
     out: StrPath,
     *,
-    part: Part = "both",
+    part: ExportedPart = "both",
     segmenter: StrPath | None = None,
     landmarks: StrPath | None = None,
     check: StrPath | None = None,

@@ -17,13 +17,14 @@ from orsanet_cache.data.manifest import Manifest, Sample, as_manifest
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.features import given_back
 from orsanet_cache.paths import StrPath, as_names
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_train.config import RunConfig
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import join
+from orsanet_train.model.inputs import model_image
 
 SCALE = "_scale"  # of an int8 field's scale: multiplied in, and no field of its own here
 
@@ -116,17 +117,15 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
 
     def _read(self, name: str, view: NDArray[np.int64], sample: NDArray[np.int64]) -> Tensor:
         """A field of several items, as a batch of the feed has it."""
-        stored = self.store.fields(self.split, self.views[0])
-        values, scale = (
-            self._rows(part, stored[part].shape[1:], stored[part].dtype, view, sample) if part in stored else None
+        fields = self.store.fields(self.split, self.views[0])
+        stored = {
+            part: self._rows(part, fields[part].shape[1:], fields[part].dtype, view, sample)
             for part in (name, f"{name}{SCALE}")
-        )
-        assert values is not None
-        if scale is not None:
-            return values.float() * scale[..., None, None]
+            if part in fields
+        }
         if name == "image":
-            return imagenet_normalised(unit_range(values)).contiguous()
-        return values.float() if values.is_floating_point() else values
+            return model_image(stored[name])
+        return given_back(stored, name) if stored[name].is_floating_point() or len(stored) == 2 else stored[name]
 
     def _rows(
         self,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 RING = 3  # buffers: one that the device copies from, one that is full, one that is being filled
 
-Part = TypeVar("Part")
+Planned = TypeVar("Planned")
 Space = TypeVar("Space")
 Made = TypeVar("Made")
 
@@ -50,10 +50,10 @@ class Slot:
 
 
 def ahead_in_ring(
-    parts: Iterable[Part],
+    parts: Iterable[Planned],
     slots: Iterable[Space],
-    fill: Callable[[Part, Space], None],
-    take: Callable[[Part, Space], Made],
+    fill: Callable[[Planned, Space], None],
+    take: Callable[[Planned, Space], Made],
 ) -> Iterator[Made]:
     """take(part, slot) of every part in order, after one background thread ran fill(part, slot): as far ahead as there are slots.
 
@@ -62,7 +62,7 @@ def ahead_in_ring(
     waiting = iter(parts)
     thread = ThreadPoolExecutor(1, "feed")
     try:
-        under_way: deque[tuple[Future[None], Part, Space]] = deque(
+        under_way: deque[tuple[Future[None], Planned, Space]] = deque(
             (thread.submit(fill, part, slot), part, slot) for slot, part in zip(slots, waiting, strict=False)
         )
         while under_way:

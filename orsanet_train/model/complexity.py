@@ -16,7 +16,7 @@ from orsanet_train.model.orsanet import build_model, published_unused
 DECODER = "SegFace decoder"
 
 
-class Part(NamedTuple):
+class PartCost(NamedTuple):
     """One part for one image."""
 
     name: str
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     multiply_adds: int
 
 
-def complexity(config: ModelConfig, classes: int) -> list[Part]:
+def complexity(config: ModelConfig, classes: int) -> list[PartCost]:
     """The parts in the order data flows, frozen networks first, at their published sizes."""
     with torch.device("meta"):
         segmenter, landmark_network = SegFace(SegFaceConfig()).eval(), MobileFaceNet().eval()
@@ -38,15 +38,15 @@ def complexity(config: ModelConfig, classes: int) -> list[Part]:
     encoder = _multiply_adds(lambda: segmenter.encode(image))
     whole = _multiply_adds(lambda: segmenter(image))
     parts = [
-        Part("SegFace encoder", 0, _parameters(segmenter.backbone), encoder),
-        Part(DECODER, 0, _parameters(segmenter) - _parameters(segmenter.backbone), whole - encoder),
-        Part("MobileFaceNet", 0, _parameters(landmark_network), _multiply_adds(lambda: landmark_network(crop))),
+        PartCost("SegFace encoder", 0, _parameters(segmenter.backbone), encoder),
+        PartCost(DECODER, 0, _parameters(segmenter) - _parameters(segmenter.backbone), whole - encoder),
+        PartCost("MobileFaceNet", 0, _parameters(landmark_network), _multiply_adds(lambda: landmark_network(crop))),
     ]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(crop, segmentation, landmark_features)
     flops = counter.get_flop_counts()
     for name, module in model.named_children():
-        parts.append(Part(name, _parameters(module), 0, sum(flops.get(f"ORSANet.{name}", {}).values()) // 2))
+        parts.append(PartCost(name, _parameters(module), 0, sum(flops.get(f"ORSANet.{name}", {}).values()) // 2))
     return parts
 
 

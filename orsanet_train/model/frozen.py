@@ -8,7 +8,7 @@ What decides is the recipe in the model's weights file: it has the networks' dig
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.errors import OrsanetError, listed
@@ -16,15 +16,13 @@ from orsanet_cache.frozen.loading import tensors_digest
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors, load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import SegFace
-from orsanet_cache.frozen.shipped import DEMO, weights_path
+from orsanet_cache.frozen.shipped import DEMO, NetworkName, weights_path
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.weights.sources import SOURCES, default_folder
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
 
-Part = Literal["segmenter", "landmarks"]
-
-NAMES: dict[Part, str] = {"segmenter": "SegFace", "landmarks": "MobileFaceNet"}
+NAMES: dict[NetworkName, str] = {"segmenter": "SegFace", "landmarks": "MobileFaceNet"}
 
 
 def frozen_priors(
@@ -59,12 +57,12 @@ def check_recipe(ours: Mapping[str, object], theirs: Mapping[str, Any], refusal:
         raise OrsanetError(f"{refusal}:\n{listed(differences)}")
 
 
-def is_demo(part: Part, identity: Identity) -> bool:
+def is_demo(part: NetworkName, identity: Identity) -> bool:
     """The run's network is the shipped one."""
     return _demo_digest(part) == identity.store_recipe[part]["weights_sha256"]
 
 
-def _found(part: Part, run_folder: Path, identity: Identity) -> Any:
+def _found(part: NetworkName, run_folder: Path, identity: Identity) -> Any:
     """The first network among the places that has the recipe's digest."""
     wanted = identity.store_recipe[part]["weights_sha256"]
     looked = []
@@ -87,7 +85,7 @@ def _found(part: Part, run_folder: Path, identity: Identity) -> Any:
     )
 
 
-def _places(part: Part, run_folder: Path, identity: Identity) -> Iterator[Path]:
+def _places(part: NetworkName, run_folder: Path, identity: Identity) -> Iterator[Path]:
     """Files that may be it, and demo; the large ones last."""
     own = [SEGMENTER_FILE] if part == "segmenter" else [f"{identity.selection}-{LANDMARKS_FILE}", LANDMARKS_FILE]
     yield from (run_folder / name for name in own)
@@ -96,9 +94,9 @@ def _places(part: Part, run_folder: Path, identity: Identity) -> Iterator[Path]:
 
 
 @cache  # asked for again and again, and shipped with the program: it does not change
-def _demo_digest(part: Part) -> str:
+def _demo_digest(part: NetworkName) -> str:
     return tensors_digest(_load(part, weights_path(DEMO, part)).state_dict())
 
 
-def _load(part: Part, path: Path) -> SegFace | MobileFaceNet:
+def _load(part: NetworkName, path: Path) -> SegFace | MobileFaceNet:
     return load_segmenter(path) if part == "segmenter" else load_landmark_network(path)
