@@ -2,7 +2,7 @@
 
 Differences that the code avoids, where it stands: `data_parallel` (distributed.py) sets an attribute because the argument of that name
 was renamed; `allow_tf32` (orsanet_cache/device.py) keeps to the older switches, which all releases understand; batches are contiguous
-(feed.py, online.py) because torch 2.15 corrupts memory with channels last on a CPU.
+(`model_image` in model/inputs.py) because torch 2.15 corrupts memory with channels last on a CPU.
 """
 
 import torch.distributed as dist
