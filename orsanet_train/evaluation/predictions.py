@@ -177,7 +177,7 @@ def _read_table(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     """Names stay text, even "NA" and "1"."""
     columns = probability_columns(classes)
     dtypes: dict[str, Any] = {**dict.fromkeys(NAMES, str), **dict.fromkeys(columns, np.float32)}
-    table = pd.read_csv(path, dtype=dtypes, keep_default_na=False, float_precision="round_trip")
+    table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
     if list(table.columns) != [*NAMES, *columns]:
         raise ValueError(f"{path.name} has other columns than an evaluation's")
     return table

@@ -102,7 +102,7 @@ def _history(path: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        history = pd.read_csv(path, float_precision="round_trip")
+        history = pd.read_csv(path)
         history["selection_accuracy"].astype(float).iloc[-1]
     except (ValueError, KeyError, IndexError) as error:
         raise OrsanetError(
