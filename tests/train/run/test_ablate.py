@@ -138,7 +138,9 @@ def test_an_unfinished_run_is_left_out_of_the_table(copy: Path) -> None:
 def test_the_written_files_hold_the_runs_and_the_table(copy: Path) -> None:
     table = write_summary(copy)
     assert (copy / "ablation.md").read_text() == table == summary(collect(copy))
-    pd.testing.assert_frame_equal(pd.read_csv(copy / "ablation.csv"), collect(copy), check_exact=True)
+    assert (copy / "ablation.csv").read_text() == collect(copy).to_csv(
+        index=False
+    )  # pandas before 3.1 misses last bits in reading
 
 
 # --- called again ---
