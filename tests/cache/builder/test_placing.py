@@ -61,7 +61,9 @@ class Changing(FrozenPriors):
 
 def changing(world: Any) -> Changing:
     priors = world.load_priors()
-    return Changing(priors.segmenter, priors.landmark_network, "published")
+    changed = Changing(priors.segmenter, priors.landmark_network, "published")
+    changed.files = priors.files  # which a store remembers
+    return changed
 
 
 def build_test(

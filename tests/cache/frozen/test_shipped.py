@@ -58,7 +58,7 @@ def test_a_path_stays_as_it_is(network: NetworkName, given_path: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_word_demo_is_the_shipped_file_that_the_card_names(network: NetworkName) -> None:
     path = weights_path(DEMO, network)
-    assert path == PACKAGE / "demo" / "weights" / WEIGHTS[network]
+    assert path == PACKAGE / "frozen" / "shipped_weights" / WEIGHTS[network]
     assert card()[network]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -71,7 +71,7 @@ def package_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_copied_package_finds_its_own_weights(package_copy: Path) -> None:
-    folder = package_copy / "orsanet_cache" / "demo" / "weights"
+    folder = package_copy / "orsanet_cache" / "frozen" / "shipped_weights"
     for network in NETWORKS:
         assert ask(package_copy, network) == f"found {folder / WEIGHTS[network]}\n"
 
@@ -79,7 +79,7 @@ def test_a_copied_package_finds_its_own_weights(package_copy: Path) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("damage", ["one bit", "cut", "the other network", "gone", "card gone"])
 def test_damaged_weights_are_refused(package_copy: Path, network: NetworkName, damage: str) -> None:
-    folder = package_copy / "orsanet_cache" / "demo" / "weights"
+    folder = package_copy / "orsanet_cache" / "frozen" / "shipped_weights"
     file, other = folder / WEIGHTS[network], folder / WEIGHTS[NETWORKS[1 - NETWORKS.index(network)]]
     kept, kept_card = file.read_bytes(), (folder / CARD).read_bytes()
     try:

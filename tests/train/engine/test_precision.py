@@ -41,6 +41,7 @@ def test_on_a_cpu_exact_and_parity_are_the_same_float32(precision: str) -> None:
 
 
 def test_on_a_cpu_fast_is_bfloat16_without_loss_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # what an x86 processor is asked
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     chosen = choose_arithmetic(config("fast"), CPU)
     assert (chosen.half, chosen.loss_scaling) == (torch.bfloat16, False)
