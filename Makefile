@@ -1,6 +1,6 @@
 # make demo    set up .venv and go the whole way on synthetic faces, with nothing to download: minutes on two cores
 # make test    set up .venv and run every test
-# make quick   set up .venv and run the tests that start no process, train nothing and open no browser: two minutes on two cores
+# make quick   set up .venv and run the tests that start no process, train nothing and open no browser
 # make crash-test  kill a build 200 times, wherever it is, and see that nothing is lost
 # make check   the same, and lint, types and import contracts: what CI runs
 # make docs    set up .venv and make these documents a site, build/site/index.html

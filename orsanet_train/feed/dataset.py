@@ -1,7 +1,7 @@
 """A store for a training loop of one's own: row by row as a torch Dataset, or the batches of our own training.
 
 PriorDataset   map-style, for a DataLoader: a dict of named tensors a row, each field as a batch of ours has it
-prior_feed     the feed that `orsanet-train run` trains from, several times as fast: batches in the model's order of arguments
+prior_feed     the feed that `orsanet-train run` trains from, which reads ahead: batches in the model's order of arguments
 """
 
 from collections.abc import Sequence
