@@ -39,7 +39,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import stored_values
 from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH, NO_CLASS, FrozenPriors
-from orsanet_cache.store.schema import Field
+from orsanet_cache.store.schema import SCALE, Field
 
 T = TypeVar("T")
 
@@ -232,7 +232,7 @@ def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) ->
             continue
         advice = "; what overflows float16 may fit --features float32" if array.dtype == np.float16 else ""
         for row in np.flatnonzero(bad.reshape(len(array), -1).any(axis=1)).tolist():
-            prior = name.removesuffix("_scale")
+            prior = name.removesuffix(SCALE)
             # Of several the first: an entropy that is not finite only says again what the map says.
             rejected.setdefault(samples[row].image, f"the networks' {prior} is not finite as {array.dtype}{advice}")
     return rejected

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from orsanet_cache.store.schema import Field
+from orsanet_cache.store.schema import SCALE, Field
 
 if TYPE_CHECKING:  # torchvision, which priors.py needs, takes seconds to import
     from orsanet_cache.frozen.priors import Priors
@@ -35,14 +35,14 @@ def as_stored(features: Tensor, feature_dtype: str) -> Tensor:
 def kept(name: str, values: Tensor, dtype: str) -> dict[str, Tensor]:
     """A field as the store keeps it: as int8 with `NAME_scale` beside it, or cast to another type."""
     if dtype == "int8":
-        return dict(zip((name, f"{name}_scale"), quantised(values), strict=True))
+        return dict(zip((name, f"{name}{SCALE}"), quantised(values), strict=True))
     return {name: values.to(getattr(torch, dtype))}
 
 
 def given_back(stored: Mapping[str, Tensor], name: str) -> Tensor:
     """Features of a store's rows as float32, whatever they are kept as; float32 ones are not copied."""
     values = stored[name].float()
-    scale = stored.get(f"{name}_scale")
+    scale = stored.get(f"{name}{SCALE}")
     return values if scale is None else values * scale[..., None, None]
 
 

@@ -20,6 +20,7 @@ LAPA_CLASSES = (
     "background", "face", "left brow", "right brow", "left eye", "right eye",
     "nose", "upper lip", "inner mouth", "lower lip", "hair",
 )  # fmt: skip
+SCALE = "_scale"  # after the name of an int8 field: the field of its scales
 MAX_ROW_BYTES = 16 * 1024**2  # a row that claims more is not one of ours
 
 
@@ -53,7 +54,7 @@ def schema(segmentation_channels: int, landmark_channels: int, feature_dtype: st
         channel = f"{source}_channel"
         fields.append(Field(f"{source}_features", (channels, *GRID), feature_dtype, (channel, "grid_y", "grid_x")))
         if feature_dtype == "int8":
-            fields.append(Field(f"{source}_features_scale", (channels,), "float32", (channel,)))
+            fields.append(Field(f"{source}_features{SCALE}", (channels,), "float32", (channel,)))
     return (*fields, Field("landmarks", (68, 2), "float32", ("landmark", "xy")))
 
 

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from orsanet_cache.frozen.pixels import displayable
 from orsanet_cache.inspection.tiles import TILE, Row, Tile, enlarged, sheet, with_landmarks, with_map
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.drawing.attention import Attention
-from orsanet_train.feed.feed import PriorBatch
+from orsanet_train.engine.step import Batch
 
 MOSAIC_TILES, MOSAIC_COLUMNS = 24, 4
 HEAT, DIMMED = 0.75, 0.7  # of a picture that the strongest attention covers; of its light that is left elsewhere
@@ -39,9 +38,9 @@ class StoredImages:
         return self.store.read(self.split, self.view, field, self.rows[positions])
 
 
-def batch_mosaic(batch: PriorBatch, classes: Sequence[str]) -> Image.Image:
+def batch_mosaic(batch: Batch, classes: Sequence[str]) -> Image.Image:
     """The images of a training batch as the backbone sees them, each with its class name: a swapped label order shows here."""
-    tiles = [enlarged(image) for image in displayable(batch.image[:MOSAIC_TILES]).cpu().numpy()]
+    tiles = [enlarged(image) for image in batch.pictures[:MOSAIC_TILES].cpu().numpy()]
     captions = [classes[label] for label in batch.label[:MOSAIC_TILES].tolist()]
     return sheet(_wrapped(tiles, captions), min(MOSAIC_COLUMNS, len(tiles)))
 

@@ -29,6 +29,9 @@ class Batch(Protocol):
     def label(self) -> Tensor: ...  # int64 [B]
 
     @property
+    def pictures(self) -> Tensor: ...  # uint8 [B, 112, 112, 3], as the backbone sees them
+
+    @property
     def drop_path(self) -> Tensor: ...  # float32 [B, 2, levels, scales, 2]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import FrozenPriors
-from orsanet_cache.store.schema import LAPA_CLASSES
+from orsanet_cache.store.schema import LAPA_CLASSES, SCALE
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.fusion import SpectralConv
 from orsanet_train.model.inputs import model_inputs, seen_by_the_model
@@ -92,7 +92,7 @@ def stored_inputs(identity: Identity) -> tuple[str, ...]:
     priors = {"features": ["segmentation_features"], "map": ["segmentation_map"], "none": []}
     names = ["image", *priors[identity.model.segmentation_prior], "landmark_features"]
     if kept == "int8":
-        names += [f"{name}_scale" for name in names if name.endswith("_features")]
+        names += [f"{name}{SCALE}" for name in names if name.endswith("_features")]
     return tuple(names)
 
 

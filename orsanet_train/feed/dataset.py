@@ -20,13 +20,12 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import given_back
 from orsanet_cache.paths import StrPath, as_names
 from orsanet_cache.store.reader import PriorStore, as_store
+from orsanet_cache.store.schema import SCALE
 from orsanet_train.config import RunConfig
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import join
 from orsanet_train.model.inputs import model_image
-
-SCALE = "_scale"  # of an int8 field's scale: multiplied in, and no field of its own here
 
 
 class PriorDataset(Dataset[dict[str, Tensor]]):

@@ -18,7 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from orsanet_cache.data.views import CLEAN
+from orsanet_cache.frozen.pixels import displayable
 from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import SCALE
 from orsanet_train.config import ModelConfig, RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
@@ -43,6 +45,11 @@ class PriorBatch(NamedTuple):
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the model's forward takes."""
         return self.image, self.segmentation, self.landmark_features
+
+    @property
+    def pictures(self) -> Tensor:
+        """uint8 [B, 112, 112, 3]: the images to look at, as the backbone sees them."""
+        return displayable(self.image)
 
 
 class Feed:
@@ -71,7 +78,7 @@ class Feed:
         names = ("image", self.segmentation, "landmark_features")
         self._fields = {
             name: (stored[name].shape[1:], stored[name].dtype)
-            for name in (*names, *(f"{name}_scale" for name in names))
+            for name in (*names, *(f"{name}{SCALE}" for name in names))
             if name in stored
         }
         row_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._fields.values())

@@ -18,13 +18,14 @@ from torch import Tensor
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.pixels import displayable
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 from orsanet_train.feed.split import LabelledSplit
-from orsanet_train.model.inputs import INPUT_SIZE
+from orsanet_train.model.inputs import INPUT_SIZE, model_image
 
 DECODERS = 4  # threads; each of them decodes a hundred pictures and more a second
 SEED_STREAM = 4  # epoch_plan draws from the streams before
@@ -42,6 +43,11 @@ class OnlineBatch(NamedTuple):
     def inputs(self) -> tuple[Tensor, Tensor]:
         """What OnlineORSANet's forward takes."""
         return self.pixels, self.erased
+
+    @property
+    def pictures(self) -> Tensor:
+        """uint8 [B, 112, 112, 3]: the images to look at, as the backbone sees them."""
+        return displayable(model_image(self.pixels[:, ::2, ::2], self.erased))
 
 
 class OnlineFeed:

@@ -23,7 +23,6 @@ from orsanet_train.config import RunConfig
 from orsanet_train.drawing.gallery import batch_mosaic
 from orsanet_train.drawing.plots import write_picture
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.run.folder import begin_folder, record_versions
@@ -87,7 +86,7 @@ def train(
             tqdm.write(f"note: {note}", file=sys.stderr)
     if run.state is not None:
         run.engine.load(run.state.tensors)
-    elif ranks.main and isinstance(run.training, Feed):
+    elif ranks.main:
         for number, batch in enumerate(islice(run.training.epoch(config, 0), MOSAICS)):
             write_picture(batch_mosaic(batch, manifest.classes), out / f"train_batch{number}.png")
     with StopSignals(ranks) as signals:
