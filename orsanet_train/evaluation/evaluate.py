@@ -19,7 +19,7 @@ from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import HELD_OUT
-from orsanet_train.evaluation.forward import predict
+from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.evaluation.groups import Group, all_groups
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns
@@ -76,7 +76,7 @@ def evaluate(
     with tqdm(total=sum(len(split.rows) for split in splits.values()), unit="img", desc="evaluate") as progress:
         for (name, view), split in splits.items():
             feed = Feed(store, split, identity.model, device, "stream" if resident == "auto" else resident)
-            said = predict(model, feed, view, progress.update)
+            said = model_outputs(model, feed, view, progress.update)
             table = predictions_table(split.samples, split.labels, said.probabilities, manifest.classes, name, view)
             tables.append(table)
             features.append(said.features)

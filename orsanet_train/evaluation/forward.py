@@ -23,7 +23,7 @@ class Outputs(NamedTuple):
 
 
 @torch.no_grad()
-def predict(
+def model_outputs(
     model: nn.Module,
     feed: Batches,
     view: str = CLEAN,

@@ -18,7 +18,7 @@ from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks, summed
 from orsanet_train.engine.engine import Engine
 from orsanet_train.engine.step import Batch, Sums
-from orsanet_train.evaluation.forward import predict
+from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.model.checkpoint import Identity
@@ -61,7 +61,7 @@ class Loop:
             epoch = len(history)
             row, at_end = self._train_epoch(training, state)
             try:
-                right = predict(self.network, selection, after_batch=self._stop_here).probabilities.argmax(axis=1)
+                right = model_outputs(self.network, selection, after_batch=self._stop_here).probabilities.argmax(axis=1)
                 if self.signals.asked():
                     raise self.signals.interrupt()
             except KeyboardInterrupt:

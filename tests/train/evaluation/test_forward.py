@@ -6,7 +6,7 @@ import torch
 
 from orsanet_cache import OrsanetError
 from orsanet_train.config import ModelConfig
-from orsanet_train.evaluation.forward import predict
+from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
 from orsanet_train.model.orsanet import ORSANet, build_model
@@ -29,7 +29,7 @@ def feed(world) -> Feed:
 
 def test_predicting_leaves_the_model_as_it_was(model: ORSANet, feed: Feed) -> None:
     before = {name: value.clone() for name, value in model.train().state_dict().items()}
-    first, second = predict(model, feed), predict(model, feed)
+    first, second = model_outputs(model, feed), model_outputs(model, feed)
     assert np.array_equal(first.probabilities, second.probabilities)
     assert np.array_equal(first.features, second.features)
     assert model.training
@@ -38,7 +38,7 @@ def test_predicting_leaves_the_model_as_it_was(model: ORSANet, feed: Feed) -> No
 
 def test_every_image_is_predicted_and_counted_once(model: ORSANet, feed: Feed) -> None:
     counted: list[int] = []
-    outputs = predict(model, feed, after_batch=counted.append)
+    outputs = model_outputs(model, feed, after_batch=counted.append)
     assert sum(counted) == len(outputs.probabilities) == len(outputs.features) == len(feed.split.rows)
     np.testing.assert_allclose(outputs.probabilities.sum(axis=1), 1, atol=1e-6)  # float32 softmax
 
@@ -47,4 +47,4 @@ def test_outputs_that_are_not_finite_are_refused(model: ORSANet, feed: Feed) -> 
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(OrsanetError, match="the model's outputs on 'test' are not finite"):
-        predict(model, feed)
+        model_outputs(model, feed)
