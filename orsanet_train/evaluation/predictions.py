@@ -55,10 +55,14 @@ class Evaluation:
         return next((report for report in self.groups if report.name == name), None)
 
     @property
+    def optimistic(self) -> bool:
+        """Some of the images chose the checkpoint, so their numbers flatter it."""
+        return any(report.chose_checkpoint for report in self.groups)
+
+    @property
     def protocol(self) -> str:
         """How the checkpoint was chosen, in a sentence that stands under every table."""
-        optimistic = any(report.chose_checkpoint for report in self.groups)
-        marked = "; * chosen on these images, so their numbers are optimistic" if optimistic else ""
+        marked = "; * chosen on these images, so their numbers are optimistic" if self.optimistic else ""
         return how_chosen(self.checkpoint) + marked
 
     def write(self, folder: Path) -> None:

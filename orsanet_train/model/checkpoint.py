@@ -67,6 +67,18 @@ def how_chosen(*checkpoints: Identity) -> str:
     return f"best checkpoint (epoch {epochs}), chosen by its accuracy on split '{splits}'"
 
 
+def chosen_in_short(checkpoint: Identity, epochs: int | None, *, optimistic: bool) -> str:
+    """The same, short enough for a heading. `epochs` were trained in all (None: as many as the checkpoint has); `optimistic`: the numbers
+    below the heading are of the images that chose."""
+    epochs = checkpoint.epoch if epochs is None else epochs
+    if checkpoint.selection == "last":
+        return f"last of {checkpoint.epoch} epochs"
+    chosen = f"best of {epochs} epochs on '{checkpoint.selection_split}'"
+    if checkpoint.selection == "published":
+        chosen = f"published checkpoint, best epoch on '{checkpoint.selection_split}'"
+    return f"{chosen}, as published: optimistic" if optimistic else chosen
+
+
 def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     """Write a weights file with its identity."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

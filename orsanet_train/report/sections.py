@@ -9,6 +9,7 @@ from orsanet_train.evaluation.groups import NOT_A_TEST, Group
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns, right
 from orsanet_train.evaluation.statistics import paired
+from orsanet_train.model.checkpoint import chosen_in_short
 from orsanet_train.report.contents import Choice, Drop, Quartile
 
 LAST_SHARE, LAST_AT_LEAST = 8, 5  # the mean of the last eighth of the epochs, 50 of the published 400; but of five
@@ -16,14 +17,8 @@ LAST_SHARE, LAST_AT_LEAST = 8, 5  # the mean of the last eighth of the epochs, 5
 
 def stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame | None) -> str:
     """How the checkpoint was chosen, short enough to stand above everything."""
-    chosen = evaluation.checkpoint
-    trained = chosen.epoch if history is None else len(history)
-    if chosen.selection == "last":
-        return f"last of {chosen.epoch} epochs"
-    said = f"best of {trained} epochs on '{chosen.selection_split}'"
-    if chosen.selection == "published":
-        said = f"published checkpoint, best epoch on '{chosen.selection_split}'"
-    return f"{said}, as published: optimistic" if detailed.chose_checkpoint else said
+    epochs = None if history is None else len(history)
+    return chosen_in_short(evaluation.checkpoint, epochs, optimistic=detailed.chose_checkpoint)
 
 
 def warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
