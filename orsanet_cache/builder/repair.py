@@ -7,23 +7,24 @@ import torch
 from orsanet_cache.builder.build import build
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.units import Unit, units_of
 from orsanet_cache.store.verify import Damage
+from orsanet_cache.weights.networks import find_networks
 
 
 def repair(
     path: StrPath,
     damage: Sequence[Damage],
     manifest: Manifest | StrPath,
-    segmenter: StrPath,
-    landmarks: StrPath,
+    segmenter: StrPath | None = None,
+    landmarks: StrPath | None = None,
     device: torch.device | str = "auto",
 ) -> int:
     """Build these units, which `verify` found, again from the manifest's images by the store's own recipe -> number of views computed.
 
+    `segmenter` and `landmarks` are weights files or the word demo; None is looked for, as a build does.
     Raises OrsanetError where images or weights are not those that the store was built from.
     """
     path = as_path(path, "store")
@@ -31,7 +32,7 @@ def repair(
         raise OrsanetError(f"{path}: an HDF5 file is not mended in place; mend the Zarr store and convert it again")
     store = PriorStore.open(path)
     recipe = store.recipe
-    priors = FrozenPriors.load(segmenter, landmarks, recipe["landmarks"]["input"])
+    priors = find_networks(path, segmenter, landmarks)
     for split, view in dict.fromkeys((one.split, one.view) for one in damage):
         if not store.all_views(split).get(view, False):
             raise OrsanetError(

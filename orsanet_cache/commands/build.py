@@ -128,7 +128,7 @@ def build(
         for image, reason in rejected.items():
             click.echo(f"rejected, will not be used: {split}: {image!r}: {reason}", err=True)
     if any(summary.rejected.values()):
-        click.echo("mended any of them? run the same command with --accept-changed", err=True)
+        click.echo("If you fix any of these images, run the same command again with --accept-changed.", err=True)
     if summary.waiting:
         click.echo(
             f"{out}: {summary.waiting} unit(s) of other parts are still to be computed; the last part to end seals the store"

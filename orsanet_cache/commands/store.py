@@ -48,12 +48,12 @@ def info(store: Path) -> None:
     metavar="I/N",
     help="Every N-th unit from the I-th: 1/20 today, 2/20 tomorrow.  [default: all]",
 )
-@click.option("--repair", is_flag=True, help="Compute the damaged units again; give what the store was built from:")
-@click.option("--manifest", type=FILE, help="the manifest,")
+@click.option("--repair", is_flag=True, help="Compute the damaged units again from --manifest.")
+@click.option("--manifest", type=FILE, help="The manifest that the store was built from.")
 @classes_option
-@click.option("--root", type=FILE, help="its image folder,")
-@click.option("--segmenter", type=FILE, help="SegFace weights, or demo,")
-@click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.")
+@click.option("--root", type=FILE, help="The manifest's image folder, if it was moved.")
+@click.option("--segmenter", type=FILE, help="SegFace weights, or demo.  [default: the store's]")
+@click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.  [default: the store's]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def verify(
     store: Path, deep: bool, sample: tuple[int, int] | None, repair: bool, manifest: Path | None, classes: list[str] | None,
@@ -72,20 +72,17 @@ def verify(
         return
     found = f"{store}: {len(damage)} unit(s) are not what was built:\n{listed([str(one) for one in damage])}"
     if not repair:
-        raise OrsanetError(f"{found}\nmend them with --repair --manifest … --segmenter … --landmarks …")
-    if manifest is None or segmenter is None or landmarks is None:
-        raise OrsanetError(f"{found}\n--repair computes them again: give --manifest, --segmenter and --landmarks too")
+        raise OrsanetError(f"{found}\nrepair them with --repair --manifest …")
+    if manifest is None:
+        raise OrsanetError(f"{found}\n--repair computes them again from the images: give --manifest too")
     click.echo(found, err=True)
 
     from orsanet_cache.builder.repair import repair as repair_store
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
-    from orsanet_cache.frozen.shipped import weights_path
 
-    computed = repair_store(
-        store, damage, load_manifest(manifest, root, classes),
-        weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks"), choose_device(device),
-    )  # fmt: skip
+    described = load_manifest(manifest, root, classes)
+    computed = repair_store(store, damage, described, segmenter, landmarks, choose_device(device))
     click.echo(f"computed {computed:,} views again; {store} is sealed")
 
 

@@ -35,8 +35,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import row_checksums
 from orsanet_cache.store.schema import MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
-from orsanet_cache.store.seal import CHECKSUMS, write_records
-from orsanet_cache.store.sealing import damaged_units, fold, hex_digests, unfold
+from orsanet_cache.store.seal import CHECKSUMS, damaged_units, fold, hex_digests, unfold, write_records
 from orsanet_cache.store.units import COMMITS, WHOLE, Marker, Share, Unit, UnitRecord, marker_path, units_of
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, read_whole
 from orsanet_cache.store.zarr_writer import ZarrWriter, group_document

@@ -6,7 +6,7 @@ For a store that is there the digests in its recipe decide, so a file may have a
 it gets the published networks from the weights folder, and never the demo networks unless they are named.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orsanet_cache.errors import OrsanetError, listed
@@ -20,6 +20,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.zarr_folder import METADATA
 from orsanet_cache.weights.sources import SOURCES, Name, default_folder
 
+NAMES: dict[NetworkName, str] = {"segmenter": "SegFace", "landmarks": "MobileFaceNet"}
 SOURCE: dict[NetworkName, Name] = {"segmenter": "segface", "landmarks": "mobilefacenet"}
 
 
@@ -47,7 +48,7 @@ def find_networks(
         if given is not None:
             found[part] = as_path(given, part), _load(part, as_path(given, part))
         else:
-            found[part] = _published(part) if store is None else _stores(part, store)
+            found[part] = _published(part) if store is None else _of_store(part, store)
     (first, segface), (second, mobilefacenet) = found["segmenter"], found["landmarks"]
     assert isinstance(segface, SegFace)
     assert isinstance(mobilefacenet, MobileFaceNet)
@@ -58,7 +59,7 @@ def find_networks(
 
 def _published(part: NetworkName) -> tuple[Path, SegFace | MobileFaceNet]:
     """Of a new store."""
-    path = _in_weights_folder(part)
+    path = in_weights_folder(part)
     if not path.exists():
         raise OrsanetError(
             f"{path.parent} has no {path.name}: download it with `orsanet-cache weights fetch {SOURCE[part]}`, or pass its file with --{part}"
@@ -66,38 +67,45 @@ def _published(part: NetworkName) -> tuple[Path, SegFace | MobileFaceNet]:
     return path, _load(part, path)
 
 
-def _stores(part: NetworkName, store: PriorStore) -> tuple[Path, SegFace | MobileFaceNet]:
-    """Of a store that is there: the first network among the places that has the recipe's digest."""
-    wanted = store.recipe[part]["weights_sha256"]
+def network_with_digest(
+    part: NetworkName, digest: str, places: Iterable[Path], needs: str
+) -> tuple[Path, SegFace | MobileFaceNet]:
+    """The first network among the places whose weights have this digest, and its place. A place is a file, or the word demo.
+
+    Raises OrsanetError, which begins with `needs` (whose network it is) and names what was looked at and what to pass, where none has.
+    """
     looked = []
-    for path in _places(part, store):
+    for path in places:
         if path != DEMO and not path.exists():
-            looked.append(f"{path}: not there")
+            looked.append(f"{path.parent}: no {path.name}")
             continue
         try:
             network = _load(part, path)
         except OrsanetError as error:
             looked.append(str(error).partition("\n")[0])
             continue
-        digest = tensors_digest(network.state_dict())
-        if digest == wanted:
+        found = tensors_digest(network.state_dict())
+        if found == digest:
             return path, network
-        looked.append(f"{path}: another one, with the digest {digest}")
-    raise OrsanetError(
-        f"{store.path}: needs the network that it was built with, digest {wanted}; pass its weights file with --{part}. "
-        f"Looked at:\n{listed(looked)}"
-    )
+        looked.append(f"{path}: another one, with the digest {found}")
+    raise OrsanetError(f"{needs}, digest {digest}; pass its weights file with --{part}. Looked at:\n{listed(looked)}")
+
+
+def in_weights_folder(part: NetworkName) -> Path:
+    """Where `orsanet-cache weights fetch` puts the published one."""
+    return default_folder() / SOURCES[SOURCE[part]].file_name
+
+
+def _of_store(part: NetworkName, store: PriorStore) -> tuple[Path, SegFace | MobileFaceNet]:
+    needs = f"{store.path}: needs the {NAMES[part]} that it was built with"
+    return network_with_digest(part, store.recipe[part]["weights_sha256"], _places(part, store), needs)
 
 
 def _places(part: NetworkName, store: PriorStore) -> Iterator[Path]:
     """Files that may be it, and demo; each once."""
     hints = (store.provenance(split, view).get(f"{part}_file") for split in store.splits for view in store.views(split))
-    places = [*(Path(hint) for hint in hints if isinstance(hint, str)), DEMO, _in_weights_folder(part)]
+    places = [*(Path(hint) for hint in hints if isinstance(hint, str)), DEMO, in_weights_folder(part)]
     yield from dict.fromkeys(places)
-
-
-def _in_weights_folder(part: NetworkName) -> Path:
-    return default_folder() / SOURCES[SOURCE[part]].file_name
 
 
 def _load(part: NetworkName, path: Path) -> SegFace | MobileFaceNet:

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.durable import read_json
+from orsanet_cache.weights.networks import NAMES
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
@@ -23,7 +24,7 @@ from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.model.checkpoint import Identity, how_chosen
-from orsanet_train.model.frozen import NAMES, is_demo
+from orsanet_train.model.frozen import is_demo
 from orsanet_train.report.text import between, markdown_text, percent
 
 CARD = "MODEL_CARD.md"
@@ -129,7 +130,7 @@ def model_card(
         training=training,
         evaluation=evaluation,
         whole=whole,
-        optimistic=any(report.chose_checkpoint for report in reports),
+        optimistic=evaluation is not None and evaluation.optimistic,
         views=_views(reports),
         example_split=_example_split(identity, whole),
         drops=[] if evaluation is None else _drops(evaluation),

@@ -13,16 +13,12 @@ from typing import Any
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import tensors_digest
-from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors, load_landmark_network, load_segmenter
-from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import DEMO, NetworkName, weights_path
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.recipe import recipe_differences
-from orsanet_cache.weights.sources import SOURCES, default_folder
+from orsanet_cache.weights.networks import NAMES, in_weights_folder, network_with_digest
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
-
-NAMES: dict[NetworkName, str] = {"segmenter": "SegFace", "landmarks": "MobileFaceNet"}
 
 
 def frozen_priors(
@@ -63,26 +59,9 @@ def is_demo(part: NetworkName, identity: Identity) -> bool:
 
 
 def _found(part: NetworkName, run_folder: Path, identity: Identity) -> Any:
-    """The first network among the places that has the recipe's digest."""
-    wanted = identity.store_recipe[part]["weights_sha256"]
-    looked = []
-    for path in _places(part, run_folder, identity):
-        if path != DEMO and not path.exists():
-            looked.append(f"{path.parent}: no {path.name}")
-            continue
-        try:
-            network = _load(part, weights_path(path, part))
-        except OrsanetError as error:
-            looked.append(str(error).partition("\n")[0])
-            continue
-        digest = tensors_digest(network.state_dict())
-        if digest == wanted:
-            return network
-        looked.append(f"{path}: another one, with the digest {digest}")
-    raise OrsanetError(
-        f"{run_folder}: needs the {NAMES[part]} that its store was built with, digest {wanted}; pass its weights file with --{part}. "
-        f"Looked at:\n{listed(looked)}"
-    )
+    needs = f"{run_folder}: needs the {NAMES[part]} that its store was built with"
+    digest = identity.store_recipe[part]["weights_sha256"]
+    return network_with_digest(part, digest, _places(part, run_folder, identity), needs)[1]
 
 
 def _places(part: NetworkName, run_folder: Path, identity: Identity) -> Iterator[Path]:
@@ -90,13 +69,10 @@ def _places(part: NetworkName, run_folder: Path, identity: Identity) -> Iterator
     own = [SEGMENTER_FILE] if part == "segmenter" else [f"{identity.selection}-{LANDMARKS_FILE}", LANDMARKS_FILE]
     yield from (run_folder / name for name in own)
     yield DEMO
-    yield default_folder() / SOURCES["segface" if part == "segmenter" else "mobilefacenet"].file_name
+    yield in_weights_folder(part)
 
 
 @cache  # asked for again and again, and shipped with the program: it does not change
 def _demo_digest(part: NetworkName) -> str:
-    return tensors_digest(_load(part, weights_path(DEMO, part)).state_dict())
-
-
-def _load(part: NetworkName, path: Path) -> SegFace | MobileFaceNet:
-    return load_segmenter(path) if part == "segmenter" else load_landmark_network(path)
+    load = load_segmenter if part == "segmenter" else load_landmark_network
+    return tensors_digest(load(weights_path(DEMO, part)).state_dict())

@@ -7,7 +7,7 @@ import pytest
 
 from orsanet_cache import PriorStore
 from orsanet_cache.store.schema import Field
-from orsanet_cache.store.sealing import damaged_units, fold, hex_digests, unfold
+from orsanet_cache.store.seal import damaged_units, fold, hex_digests, unfold
 from orsanet_cache.store.units import Marker, Unit, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import ZarrFolder
