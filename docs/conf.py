@@ -47,10 +47,24 @@ def _plain_prose(_app: Sphinx, what: str, _name: str, documented: Any, _options:
     if what == "module":  # Sphinx takes the indentation away where every paragraph but the first has it
         lines[:] = documented.__doc__.splitlines()
     paragraphs = "\n".join(lines).rstrip().split("\n\n")
-    prose = [f"::\n\n{text}" if text.startswith(" ") else _escaped(text) for text in paragraphs]
+    prose = [_shown(text) for text in paragraphs]
     if isinstance(documented, type) and issubclass(documented, BaseModel):
         prose += _keys(documented)
     lines[:] = [*"\n\n".join(prose).split("\n"), ""]
+
+
+def _shown(paragraph: str) -> str:
+    if paragraph.startswith(" "):
+        return f"::\n\n{paragraph}"
+    if paragraph.startswith("Args:\n"):  # a line for each argument; deeper lines go on with it
+        arguments = re.split(r"\n {4}(?=\S)", paragraph)[1:]
+        return "\n".join(["Arguments:", "", *(_argument(" ".join(text.split())) for text in arguments)])
+    return _escaped(paragraph)
+
+
+def _argument(text: str) -> str:
+    name, _, meaning = text.partition(": ")
+    return f"- `{name}`: {_escaped(meaning)}"
 
 
 def _escaped(text: str) -> str:
