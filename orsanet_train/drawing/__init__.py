@@ -1,1 +1,1 @@
-"""Plots and pictures, for run folders, reports and predictions."""
+"""Plots and pictures for run folders, reports and predictions."""

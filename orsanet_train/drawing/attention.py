@@ -1,10 +1,11 @@
-"""Where the backbone looks: Grad-CAM at IR50's last feature map, with the semantic prior and without it.
+"""Attention of the backbone: Grad-CAM at IR50's last feature map, with and without semantic prior.
 
 With A [C, 14, 14] an image's feature map and y the logit of its predicted class, the map is (Selvaraju et al. 2017, Eq. 1 and 2)
 
     relu(sum_c w_c A_c)        w_c = mean over positions of dy / dA_c
 
-It is well defined although the published tokens re-view A: a position of A is a position of the picture, whatever reads it.
+It is well defined although the published tokens re-view A: a position of A is a position of the
+picture, independent of the layers after it.
 
 Shapes: B images, C channels of the feature map.
 """
@@ -16,23 +17,24 @@ from torch import Tensor
 
 from orsanet_train.model.orsanet import ORSANet
 
-BATCH = 16  # images at a time: what the gradient needs to keep bounds the memory
+BATCH = 16  # images at a time; limits the memory of the values kept for the gradient
 
 
 class Attention(NamedTuple):
-    """Each image's map is divided by its largest value; it is 0 everywhere where nothing speaks for the class."""
+    """Each map is divided by its largest value; a map without a positive value is 0 everywhere."""
 
     with_prior: Tensor  # float32 [B, 14, 14] on the CPU, 0 … 1
     without_prior: Tensor | None  # the same; None: the model has no segmentation prior
 
 
 def attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> Attention:
-    """Grad-CAM of the class that the model predicts; arguments as of its forward, on any device.
+    """Grad-CAM of the class that the model predicts. The inputs are those of its forward, on any device.
 
-    `without_prior` is of the same class and the same weights with the SSGM bypassed: the MCM gets the image tokens as they are. It shows
-    what the prior changes in this model. It is not the attention of a model trained without the prior, which the paper's Fig. 4
-    compares with.
-    The model computes in evaluation mode and is left as it was; no image's map depends on the others.
+    `without_prior` is the map of the same class and the same weights with the SSGM bypassed: the
+    MCM gets the image tokens unchanged. It shows the effect of the prior in this model. It is not
+    the attention of a model trained without the prior, with which the paper's Fig. 4 compares.
+    The model runs in evaluation mode and its modes are restored. Each image's map is independent of
+    the other images.
     """
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
@@ -55,7 +57,7 @@ def _attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_fea
     with torch.no_grad():
         feature_map = model.ir_back(image)
     with torch.enable_grad():
-        # A leaf of its own: no parameter of the backbone takes part, and none gets a gradient.
+        # The feature map is a leaf of the graph, so the backbone's parameters get no gradient.
         feature_map.requires_grad_()
         tokens = model.tokens(feature_map)
         logits = model.expression(model.guided(tokens, segmentation), landmark_features).logits
@@ -65,7 +67,10 @@ def _attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_fea
 
 
 def grad_cam(feature_map: Tensor, logit: Tensor) -> Tensor:
-    """Feature map [B, C, H, W] and a logit of each image [B, 1] computed from it -> float32 [B, H, W] on the CPU, 0 … 1."""
+    """Grad-CAM, float32 [B, H, W] on the CPU, 0 … 1.
+
+    `feature_map` is [B, C, H, W]; `logit` [B, 1] is one logit per image, computed from it.
+    """
     (gradient,) = torch.autograd.grad(logit.sum(), feature_map, retain_graph=True)
     with torch.no_grad():
         weights = gradient.mean(dim=(2, 3), keepdim=True)

@@ -1,7 +1,7 @@
-"""Pictures made of faces: labelled batches, the surest mistakes, what the backbone attends to, the worst priors.
+"""Pictures made of faces: labelled batches, surest mistakes, attention of the backbone, worst priors.
 
-Every function returns a Pillow image of tiles in columns, 224 pixels each, with writing that stays readable where the
-whole is shown 360 pixels wide.
+Every function returns a Pillow image of tiles in columns, 224 pixels each. Its text stays readable
+when the image is shown 360 pixels wide.
 
 Shapes: N images, K classes.
 """
@@ -21,7 +21,7 @@ from orsanet_train.drawing.attention import Attention
 from orsanet_train.engine.step import Batch
 
 MOSAIC_TILES, MOSAIC_COLUMNS = 24, 4
-HEAT, DIMMED = 0.75, 0.7  # of a picture that the strongest attention covers; of its light that is left elsewhere
+HEAT, DIMMED = 0.75, 0.7  # opacity of the strongest attention; brightness of the grey picture
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,15 @@ class StoredImages:
     rows: NDArray[np.int64]  # [N]
 
     def read(self, field: str, positions: Sequence[int] | NDArray[np.integer] | slice = slice(None)) -> NDArray[Any]:
-        """A field of all of them, or of those at `positions`, in that order."""
+        """A field of all images, or of those at `positions`, in that order."""
         return self.store.read(self.split, self.view, field, self.rows[positions])
 
 
 def batch_mosaic(batch: Batch, classes: Sequence[str]) -> Image.Image:
-    """The images of a training batch as the backbone sees them, each with its class name: a swapped label order shows here."""
+    """The images of a training batch at the backbone's input, each with its class name.
+
+    A swapped label order is visible in it.
+    """
     tiles = [enlarged(image) for image in batch.pictures[:MOSAIC_TILES].cpu().numpy()]
     captions = [classes[label] for label in batch.label[:MOSAIC_TILES].tolist()]
     return sheet(_wrapped(tiles, captions), min(MOSAIC_COLUMNS, len(tiles)))
@@ -52,9 +55,16 @@ def mistakes(
     classes: Sequence[str],
     per_class: int = 4,
 ) -> Image.Image:
-    """For every true class its surest mistakes, the surest first: the picture as the backbone sees it, what it was taken for.
+    """For every true class its surest mistakes, the surest first, captioned with the predicted class.
 
-    labels [N] and probabilities [N, K] are those of `images`. A class without mistakes says so.
+    The title of each class has the number of its mistakes, also if that is none.
+
+    Args:
+        images: N images.
+        labels: Their labels, [N] in 0 … K-1.
+        probabilities: Their predicted probabilities, [N, K].
+        classes: The names of the K classes in label order.
+        per_class: The largest number of mistakes to show of a class.
     """
     predicted, certainty = probabilities.argmax(axis=1), probabilities.max(axis=1)
     rows = []
@@ -62,9 +72,9 @@ def mistakes(
         of_class = labels == label
         wrong = np.flatnonzero(of_class & (predicted != label))
         surest = wrong[np.argsort(-certainty[wrong], kind="stable")][:per_class]
-        told = f"{len(wrong) or 'none'} of {of_class.sum()} wrong" if of_class.any() else "no image"
+        count = f"{len(wrong) or 'none'} of {of_class.sum()} wrong" if of_class.any() else "no image"
         captions = [said(classes[predicted[n]], certainty[n]) for n in surest]
-        rows.append(Row(f"true {name}: {told}", [enlarged(image) for image in images.read("image", surest)], captions))
+        rows.append(Row(f"true {name}: {count}", [enlarged(image) for image in images.read("image", surest)], captions))
     return sheet(rows, per_class)
 
 
@@ -75,10 +85,17 @@ def attention_columns(
     classes: Sequence[str],
     attention: Attention,
 ) -> Image.Image:
-    """The columns of the paper's Fig. 4, one row per image: image, landmarks, segmentation map, attention with the prior and without.
+    """The columns of the paper's Fig. 4, one row per image.
 
-    labels [N], probabilities [N, K] and the attention are those of `images`. A model without a segmentation prior has one column of
-    attention.
+    The columns are image, landmarks, segmentation map, and attention with and without the prior. A
+    model without a segmentation prior has one column of attention.
+
+    Args:
+        images: N images.
+        labels: Their labels, [N] in 0 … K-1.
+        probabilities: Their predicted probabilities, [N, K].
+        classes: The names of the K classes in label order.
+        attention: The attention maps of the N images.
     """
     columns = [attention.with_prior.numpy()]
     headings = ["image", "landmarks", "segmentation", "attention"]
@@ -96,7 +113,10 @@ def attention_columns(
 
 
 def worst_priors(images: StoredImages, score: NDArray[np.floating[Any]], count: int = 12) -> Image.Image:
-    """The `count` images with the lowest score [N] of their priors, the lowest first: landmarks, map, score and file name."""
+    """The `count` images with the lowest `score` [N] of their priors, the lowest first.
+
+    Each is shown with landmarks, segmentation map, score and file name.
+    """
     worst = np.argsort(score, kind="stable")[:count]
     ids = images.store.sample_ids(images.split)
     tiles, captions = [], []
@@ -108,7 +128,10 @@ def worst_priors(images: StoredImages, score: NDArray[np.floating[Any]], count: 
 
 
 def with_attention(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> Tile:
-    """Picture [112, 112, 3], grey, under the colours of its attention [14, 14] in 0 … 1: the stronger, the denser."""
+    """A picture [112, 112, 3] in grey under the colours of its attention [14, 14] in 0 … 1.
+
+    The opacity of the colours is proportional to the attention.
+    """
     heat = np.clip(cv2.resize(attention, (TILE, TILE), interpolation=cv2.INTER_CUBIC), 0, 1)
     colours = cv2.applyColorMap((255 * heat).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     grey = DIMMED * cv2.cvtColor(enlarged(image), cv2.COLOR_RGB2GRAY)[..., None]
@@ -117,7 +140,7 @@ def with_attention(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> 
 
 
 def said(name: str, probability: float) -> str:
-    """A prediction in a caption."""
+    """A prediction as a caption: class name and probability in per cent."""
     return f"{name} {100 * probability:.0f} %"
 
 

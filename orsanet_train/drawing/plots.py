@@ -1,7 +1,8 @@
-"""Figures of a run and of its evaluation: matplotlib, on white, readable 360 pixels wide and without colour.
+"""Figures of a run and of its evaluation, drawn by matplotlib on white.
 
-Every function returns a Figure; `write_picture` and `data_uri` take it, and the pictures of gallery.py, to a file or a page.
-matplotlib is an optional extra: ask `matplotlib_installed` before calling anything that draws a Figure.
+They are readable at a width of 360 pixels and without colour. Every function returns a Figure;
+`write_picture` and `data_uri` turn it, or a picture of gallery.py, into a file or part of a page.
+matplotlib is an optional extra: check `matplotlib_installed` before drawing a Figure.
 
 Shapes: N images, D features.
 """
@@ -34,35 +35,35 @@ if TYPE_CHECKING:
 NO_MATPLOTLIB = (
     "curves, confusion matrices and other figures need matplotlib; in the clone of the project: pip install '.[plots]'"
 )
-WIDTH = 5.0  # inches: text of 10 points has 9 pixels where the figure is 360 wide
+WIDTH = 5.0  # inches: text of 10 points is 9 pixels high when the figure is shown 360 pixels wide
 DPI = 200
-LONGEST_NAME = 28  # characters; a tag may hold anything
+LONGEST_NAME = 28  # characters; tags may be of any length
 COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
-)  # fmt: skip # told apart by colour-blind readers (Petroff 2021)
+)  # fmt: skip # distinguishable for colour-blind readers (Petroff 2021)
 BLUE, ORANGE, RED = COLOURS[:3]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven and ten have no common divisor: 70 pairs of colour and marker
 SHOWN = 2000  # images of a t-SNE map
-TSNE_STEPS = 500  # half of scikit-learn's default: the divergence ends 2 % higher, in half the time
+TSNE_STEPS = 500  # half of scikit-learn's default: half the time, with a final divergence 2 % higher
 FEWEST = 5
 
 
 class NotDrawable(OrsanetError):
-    """There is too little to draw a figure of; the message is the reason."""
+    """The data is not enough for a figure; the message is the reason."""
 
 
 def matplotlib_installed() -> bool:
-    """Figures can be drawn; everything else works without."""
+    """Whether figures can be drawn; nothing else requires matplotlib."""
     return find_spec("matplotlib") is not None
 
 
 def write_picture(picture: "Figure | Image.Image", path: Path) -> None:
-    """As a PNG file that is whole or not there."""
+    """Write a PNG file atomically: the file is complete or does not exist."""
     write_whole(path, lambda temporary: temporary.write_bytes(_encoded(picture, "PNG")))
 
 
 def data_uri(picture: "Figure | Image.Image") -> str:
-    """For the `src` of a page's img: figures as PNG, pictures of faces as JPEG, which is smaller."""
+    """A URI for the `src` of an img: figures as PNG, pictures of faces as JPEG, which is smaller."""
     kind = "JPEG" if isinstance(picture, Image.Image) else "PNG"
     return f"data:image/{kind.lower()};base64,{base64.b64encode(_encoded(picture, kind)).decode()}"
 
@@ -120,7 +121,7 @@ def confusion(report: GroupReport) -> "Figure":
 
 
 def reliability(report: GroupReport) -> "Figure":
-    """Accuracy of the images by how sure the model was of them, the gap to what it claimed, and how many they are."""
+    """Accuracy by the model's confidence, its gap to the confidence, and the share of images."""
     bins = report.reliability
     low, width, images, confidence, accuracy = (
         np.array(values)
@@ -128,7 +129,7 @@ def reliability(report: GroupReport) -> "Figure":
     )
     figure = _figure(5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    # A gap hangs from the bar where the model is surer than it is right, and stands on it where it is less sure.
+    # An overconfident bin has its gap on top of the bar, an underconfident bin in its upper part.
     bars = upper.bar(low, 100 * accuracy, width, align="edge", color=BLUE, edgecolor="white")
     gaps = [
         upper.bar(
@@ -151,9 +152,10 @@ def reliability(report: GroupReport) -> "Figure":
 def robustness_curve(
     runs: Mapping[str, Mapping[int, Estimate]], published: Mapping[int, float] | None = None
 ) -> "Figure":
-    """Accuracy with its 95 % interval against the occluded share of the picture in per cent, one line per run.
+    """Accuracy with its 95 % interval against the occluded share of the picture, one line per run.
 
-    `published`: the paper's accuracies (0 … 1) by the same shares.
+    `runs` has each run's accuracies by the share in per cent; `published` has the paper's
+    accuracies (0 … 1) by the same shares.
     """
     figure = _figure(4.0)
     axes = figure.subplots()
@@ -178,7 +180,10 @@ def robustness_curve(
 
 
 def robustness_bars(differences: Mapping[str, Estimate]) -> "Figure":
-    """Accuracy under each occluder minus that of the same images without it, in points, with its 95 % interval."""
+    """Accuracy under each occluder minus that of the same images without it, in points.
+
+    `differences` has the difference (a share) and its 95 % interval by occluder.
+    """
     figure = _figure(1.3 + 0.42 * len(differences))
     axes = figure.subplots()
     estimates = list(differences.values())
@@ -194,7 +199,7 @@ def robustness_bars(differences: Mapping[str, Estimate]) -> "Figure":
 
 
 def accuracy_by_quality(quartiles: Mapping[str, Estimate]) -> "Figure":
-    """Accuracy with its 95 % interval of images whose priors are about equally good, in the order given."""
+    """Accuracy with its 95 % interval of each quarter of the images, in the given order."""
     figure = _figure(3.4)
     axes = figure.subplots()
     estimates = list(quartiles.values())
@@ -213,9 +218,17 @@ def tsne(
     classes: Sequence[str],
     seed: int = 0,
 ) -> "Figure":
-    """t-SNE of features [N, D], coloured by label [N]; what was taken for another class has a black edge.
+    """t-SNE of features, coloured by label; wrong predictions have a black edge.
 
-    At most 2,000 images, drawn by `seed`. Raises NotDrawable where there is nothing to lay out.
+    At most 2,000 images are shown. Raises NotDrawable for fewer than 5 images, and if all have the
+    same features.
+
+    Args:
+        features: [N, D].
+        labels: [N] in 0 … K-1.
+        predicted: The predicted classes, [N] in 0 … K-1.
+        classes: The names of the K classes in label order.
+        seed: Seed of the choice of images and of the layout.
     """
     shown = np.arange(len(labels))
     if len(shown) > SHOWN:
@@ -237,7 +250,7 @@ def tsne(
         f"{len(shown)} of {len(labels)} images, drawn at random" if len(shown) < len(labels) else f"{len(shown)} images"
     )
     _title(axes, "t-SNE of the gated features", f"{drawn}; black edge: {wrong.sum()} wrong")
-    axes.set(xticks=[], yticks=[], xlabel="who is near whom means something, how far does not")
+    axes.set(xticks=[], yticks=[], xlabel="neighbourhoods are meaningful, distances are not")
     _legend(axes, points.values(), points, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, markerscale=1.6)
     return figure
 
@@ -248,7 +261,7 @@ def _tsne_places(features: NDArray[np.float32], seed: int) -> NDArray[np.float32
     from sklearn.manifold import TSNE
 
     if len(features) < FEWEST:
-        raise NotDrawable(f"t-SNE needs {FEWEST} images, there are {len(features)}; show a larger group")
+        raise NotDrawable(f"t-SNE needs {FEWEST} images, the group has {len(features)}; show a larger group")
     if (features == features[0]).all():
         raise NotDrawable("t-SNE: the model has the same features for all images; train it for longer")
     reduced = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
@@ -272,18 +285,22 @@ def _encoded(picture: "Figure | Image.Image", kind: str) -> bytes:
 
 
 def _name(name: str) -> str:
-    """One line of bounded length."""
+    """The name in one line of bounded length."""
     name = printable(name)
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _title(axes: "Axes", *lines: str) -> None:
-    axes.set_title("\n".join(lines), fontsize=10, parse_math=False)  # a "$" in a name is a "$"
+    axes.set_title("\n".join(lines), fontsize=10, parse_math=False)  # a "$" in a name starts no formula
 
 
 def _legend(axes: "Axes", artists: Iterable["Artist | Container"], names: Iterable[str], **place: Any) -> None:
-    """Names are set after the fact: a legend leaves out those that begin with "_" and sets others as formulas."""
+    """Add a legend.
+
+    The names are set afterwards, because a legend would omit names that begin with "_" and set
+    those with "$" as formulas.
+    """
     handles = list(artists)
     legend = axes.legend(handles, ["name"] * len(handles), fontsize=9, **place)
     for text, name in zip(legend.get_texts(), names, strict=True):
@@ -295,7 +312,7 @@ def _per_cent(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
 
 
 def _intervals(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
-    """[2, n] below and above the values, in per cent; NaN draws nothing where there is no interval."""
+    """[2, n] below and above the values, in per cent; NaN, which draws nothing, without interval."""
     low, high = np.array([(estimate.low, estimate.high) for estimate in estimates], float).reshape(-1, 2).T
     value = _per_cent(estimates)
-    return np.maximum((value - 100 * low, 100 * high - value), 0)  # an interval of resamples may leave the value out
+    return np.maximum((value - 100 * low, 100 * high - value), 0)  # an interval of resamples may not contain the value

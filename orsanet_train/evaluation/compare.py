@@ -1,7 +1,8 @@
 """Evaluated runs against the first of them, image by image; seeds as mean and spread.
 
-Two models see the same images, so what they have in common cancels: only the images that one of them gets right tell them apart
-(exact McNemar test). That says which of two trained models is better. Whether a method is better takes several seeds.
+Both models are evaluated on the same images, so what they have in common cancels: only images that
+exactly one of them predicts correctly distinguish them (exact McNemar test). The test compares two
+trained models. To compare two methods, train each with several seeds.
 
     RUN/evaluation-<checkpoint>/, or RUN/seed-<n>/evaluation-<checkpoint>/ ─▶ Comparison
 """
@@ -32,10 +33,10 @@ class Accuracy:
 
     run: str
     group: str
-    seeds: tuple[int, ...]  # none: a single run
+    seeds: tuple[int, ...]  # empty: a single run
     mean: float
-    deviation: float | None  # sample standard deviation over the seeds; one says nothing of it
-    chose_checkpoint: bool  # these images chose a checkpoint of the run, so the number flatters it
+    deviation: float | None  # sample standard deviation over the seeds; None: fewer than two seeds
+    chose_checkpoint: bool  # a checkpoint was chosen on these images, so the number is optimistic
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Difference:
 
     run: str
     group: str
-    seeds: tuple[int, ...]  # that both runs have; none: single runs
+    seeds: tuple[int, ...]  # that both runs have; empty: single runs
     pairs: tuple[Paired, ...]  # one for each seed, or the only one
     over_seeds: Estimate | None  # mean difference with its t interval; None: single runs
     p_value: float | None  # paired t test over the seeds
@@ -58,29 +59,30 @@ class Comparison:
     protocols: tuple[str, ...]  # of each run
     accuracies: tuple[Accuracy, ...]
     differences: tuple[Difference, ...]
-    notes: tuple[str, ...]  # what was left out, what flatters
+    notes: tuple[str, ...]  # what was left out, which numbers are optimistic
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def seed_folders(run: Path) -> dict[int, Path]:
-    """The runs of a folder of seeds by seed, in order; none for any other folder."""
+    """The runs of a folder of seeds by seed, in order; empty for any other folder."""
     found = {int(match[1]): path for path in run.glob("seed-*") if (match := re.fullmatch(r"seed-(\d+)", path.name))}
     return dict(sorted(found.items()))
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
-    """What to call them: their folders' names, or where two have the same, their paths."""
+    """Names of the runs: their folders' names, or their paths if two folders have the same name."""
     names = [run.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
 def compare(runs: Sequence[StrPath], checkpoint: str = "best") -> Comparison:
-    """Every further run against the first, by their folders evaluation-<checkpoint>, on the groups that both were evaluated on.
+    """Compare every further run with the first, on the groups that both were evaluated on.
 
-    All are run folders, or all are folders of seeds. Raises OrsanetError for a mixture of the two, for a run without an evaluation, for
-    runs without a common group or seed, and for other classes, images or labels.
+    The folders evaluation-<checkpoint> of the runs are read. `runs` are all run folders, or all
+    folders of seeds. Raises OrsanetError for a mixture of the two, for a run without an evaluation,
+    for runs without a common group or seed, and if classes, images or labels differ.
     """
     first, *others = read = _read(as_paths(runs, "runs"), checkpoint)
     notes: list[str] = []
@@ -89,7 +91,7 @@ def compare(runs: Sequence[StrPath], checkpoint: str = "best") -> Comparison:
         notes += [*_left_out(first, run), *_trained_on(run)]
     accuracies = tuple(_accuracy(run, group) for group in first.groups for run in read if group in run.groups)
     if any(one.chose_checkpoint for one in accuracies):
-        notes.append("* these images chose the checkpoint, so the number is optimistic")
+        notes.append("* the checkpoint was chosen on these images, so the number is optimistic")
     return Comparison(
         runs=tuple(run.name for run in read),
         protocols=tuple(run.protocol for run in read),
@@ -103,7 +105,7 @@ def compare(runs: Sequence[StrPath], checkpoint: str = "best") -> Comparison:
 
 @dataclass(frozen=True)
 class _Run:
-    """What is compared: one evaluation, or one for each seed."""
+    """A run to compare: one evaluation, or one for each seed."""
 
     name: str
     folder: Path
@@ -115,7 +117,7 @@ class _Run:
 
     @property
     def groups(self) -> list[str]:
-        """Those that it was evaluated on with every seed."""
+        """The groups that were evaluated with every seed."""
         one, *more = self.by_seed.values()
         return [report.name for report in one.groups if all(other.group(report.name) for other in more)]
 
@@ -125,7 +127,7 @@ class _Run:
         return how_chosen(*(evaluation.checkpoint for evaluation in self.by_seed.values()))
 
     def reports(self, group: str) -> list[GroupReport]:
-        """Of one of its groups, by seed."""
+        """The reports of one group, by seed."""
         return [report for evaluation in self.by_seed.values() if (report := evaluation.group(group))]
 
     def outcomes(self, seed: int | None, group: str) -> pd.DataFrame:
@@ -153,32 +155,35 @@ def _read(runs: Sequence[Path], checkpoint: str) -> list[_Run]:
 
 
 def _check_same(first: _Run, run: _Run) -> None:
-    """The run has with every seed the classes, images and labels of the first run's first seed."""
+    """Compare classes, images and labels of every seed with those of the first run's first seed.
+
+    Raises OrsanetError if any of them differ, or if the runs have no group or seed in common.
+    """
     reference, expected = next(iter(first.by_seed.items()))
     common = [group for group in first.groups if group in run.groups]
     if not common:
         raise OrsanetError(
-            f"{run.folder} was evaluated on {_enumerated(run.groups)}, {first.folder} on {_enumerated(first.groups)}: nothing in common; "
+            f"{run.folder} was evaluated on {_enumerated(run.groups)}, {first.folder} on {_enumerated(first.groups)}: no group in common; "
             "evaluate both, with every seed, with the same --splits"
         )
     if not first.by_seed.keys() & run.by_seed.keys():
         raise OrsanetError(
-            f"{run.folder} has the seeds {_enumerated(run.seeds)}, {first.folder} {_enumerated(first.seeds)}: none in common; "
+            f"{run.folder} has the seeds {_enumerated(run.seeds)}, {first.folder} has {_enumerated(first.seeds)}: no seed in common; "
             "train both with the same --seeds"
         )
     for seed, evaluation in run.by_seed.items():
         where = run.folder if seed is None else run.folder / f"seed-{seed}"
         if evaluation.classes != expected.classes:
             raise OrsanetError(
-                f"{where}: the classes are {', '.join(evaluation.classes)} (in this order), those of {first.folder} "
-                f"{', '.join(expected.classes)}; compare runs that were trained with the same"
+                f"{where}: the classes are {', '.join(evaluation.classes)} (in this order), those of {first.folder} are "
+                f"{', '.join(expected.classes)}; compare runs that were trained with the same classes"
             )
         for group in common:
             here, there = run.outcomes(seed, group)["label"], first.outcomes(reference, group)["label"]
             if unmatched := [key[-1] for key in here.index.symmetric_difference(there.index)]:
                 raise OrsanetError(
                     f"{where}: '{group}' has other images than in {first.folder}; evaluate both with the same manifest and store. "
-                    f"In one of them only:\n{listed(unmatched, EXAMPLES)}"
+                    f"Images in only one of them:\n{listed(unmatched, EXAMPLES)}"
                 )
             there = there.loc[here.index]
             if differing := [
@@ -225,8 +230,8 @@ def _difference(first: _Run, run: _Run, group: str) -> Difference:
     pairs = []
     seeds = [seed for seed in first.by_seed if seed in run.by_seed]
     for seed in seeds:
-        theirs = first.outcomes(seed, group)
-        pairs.append(paired(group, right(theirs), right(run.outcomes(seed, group).loc[theirs.index])))
+        reference = first.outcomes(seed, group)
+        pairs.append(paired(group, right(reference), right(run.outcomes(seed, group).loc[reference.index])))
     named = tuple(seed for seed in seeds if seed is not None)
     over_seeds, p_value = mean_over_seeds(pairs) if named else (None, None)
     return Difference(run.name, group, named, tuple(pairs), over_seeds, p_value)

@@ -1,4 +1,4 @@
-"""A checkpoint and a store -> predictions, one row per image and view, and the metrics of groups of them.
+"""A checkpoint and a store -> predictions, one row per image and view, and metrics of groups.
 
 groups ─▶ (split, view) ─ model, once ─▶ predictions, features ─▶ of each group: metrics ─▶ evaluation folder (predictions.py)
 """
@@ -41,11 +41,20 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint on groups of images, and write the evaluation folder `out`.
 
-    `weights` is a weights file, or a run folder, whose best one it then is. None for `out` is evaluation-best or evaluation-last beside it.
-    A group is a split (`test`), its images with a tag (`test:occluded`), either in another view than the clean one
-    (`test@erase-20`); None means all there are: every split but the training split, each of its tags, and each of its occluded views
-    in the store. `resident` says where the data is kept meanwhile; "auto" is to stream it, because every row is read once.
-    Raises OrsanetError for another class order or another store recipe than the checkpoint's, or an empty group, before the model runs.
+    Raises OrsanetError before the model runs if the class order or the store's recipe differs from
+    the checkpoint's, or if a named group is empty.
+
+    Args:
+        weights: A weights file, or a run folder, whose best.safetensors is then evaluated.
+        manifest: The manifest of the images, or its path.
+        store: A store with their priors, or its path.
+        out: The folder to write. None: evaluation-best or evaluation-last beside the weights.
+        groups: Each is a split (`test`) or its images with a tag (`test:occluded`), in the clean
+            view or in another one (`test@erase-20`). None: every split except the training split,
+            with each of its tags and each of its occluded views in the store.
+        device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
+        resident: Where the data is kept during the evaluation. "auto" streams it from the store,
+            because every row is read once.
     """
     weights, manifest, store = as_path(weights, "weights"), as_manifest(manifest), as_store(store)
     weights = weights / "best.safetensors" if weights.is_dir() else weights
@@ -76,10 +85,10 @@ def evaluate(
     with tqdm(total=sum(len(split.rows) for split in splits.values()), unit="img", desc="evaluate") as progress:
         for (name, view), split in splits.items():
             feed = Feed(store, split, identity.model, device, "stream" if resident == "auto" else resident)
-            said = model_outputs(model, feed, view, progress.update)
-            table = predictions_table(split.samples, split.labels, said.probabilities, manifest.classes, name, view)
+            outputs = model_outputs(model, feed, view, progress.update)
+            table = predictions_table(split.samples, split.labels, outputs.probabilities, manifest.classes, name, view)
             tables.append(table)
-            features.append(said.features)
+            features.append(outputs.features)
     table = pd.concat(tables, ignore_index=True)
     labels = labels_of(table, manifest.classes)
     probabilities = table[probability_columns(manifest.classes)].to_numpy()
@@ -110,14 +119,15 @@ def _notes(
     reports: Sequence[GroupReport], splits: Mapping[tuple[str, str], LabelledSplit], identity: Identity
 ) -> Iterator[str]:
     if trained := [report.name for report in reports if report.trained_on]:
-        part = ", but for the held-out part, which chose the checkpoint" if identity.selection_split == HELD_OUT else ""
+        held_out = ", except for the held-out part, on which the checkpoint was chosen"
+        part = held_out if identity.selection_split == HELD_OUT else ""
         yield f"the model was trained on the images of {', '.join(trained)}{part}"
     rejected: dict[str, set[str]] = {}
     for (name, _), split in splits.items():
         rejected.setdefault(name, set()).update(split.rejected)
     for name, images in rejected.items():
         if images:
-            yield f"'{name}': {len(images)} image(s) that the build rejected are in no number here"
+            yield f"'{name}': the numbers do not include {len(images)} image(s) that the build rejected"
     yield from (f"'{report.name}': {report.label_warning}" for report in reports if report.label_warning)
 
 
@@ -129,12 +139,12 @@ def _check_fit(identity: Identity, manifest: Manifest, store: PriorStore, weight
         )
     differences = list(recipe_differences(identity.store_recipe, store.recipe))
     if differences:
-        mend = "build a store with the same"
+        fix = "build a store with the same recipe"
         if identity.selection == "published":
-            mend = (
-                f"build one with the networks of the checkpoint: --segmenter {weights.with_name(SEGMENTER_FILE)} "
+            fix = (
+                f"build a store with the networks of the checkpoint: --segmenter {weights.with_name(SEGMENTER_FILE)} "
                 f"--landmarks {weights.with_name(LANDMARKS_FILE)} --precision fp32 --features float32"
             )
         raise OrsanetError(
-            f"{weights} was trained on priors of another recipe than {store.path}; {mend}:\n{listed(differences)}"
+            f"{weights} was trained on priors of another recipe than {store.path}; {fix}; differences:\n{listed(differences)}"
         )

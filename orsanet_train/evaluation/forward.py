@@ -16,10 +16,10 @@ EVALUATION_BATCH = 64
 
 
 class Outputs(NamedTuple):
-    """What the model says of a split's usable samples (of this rank's part), in the manifest's order."""
+    """The outputs for a split's usable samples (of this rank's part), in the manifest's order."""
 
     probabilities: NDArray[np.float32]  # [N, K]
-    features: NDArray[np.float32]  # [N, D], gated, what the head sees
+    features: NDArray[np.float32]  # [N, D], gated: the head's input
 
 
 @torch.no_grad()
@@ -29,18 +29,20 @@ def model_outputs(
     view: str = CLEAN,
     after_batch: Callable[[int], object] = lambda _: None,
 ) -> Outputs:
-    """Run the model over a split, in evaluation mode; its own mode is kept.
+    """Run the model over a split in evaluation mode, and restore its mode afterwards.
 
-    `after_batch` is called with the number of images of every batch; what it raises ends the prediction.
+    `after_batch` is called after every batch with its number of images; an exception from it ends
+    the evaluation. Raises OrsanetError if the split has no usable image, or if outputs are not
+    finite.
     """
     was_training = model.training
     model.eval()
     probabilities, features = [], []
     for batch in feed.in_order(EVALUATION_BATCH, view):
-        said = model(*batch.inputs)
-        probabilities.append(said.logits.float().softmax(dim=1))
-        features.append(said.features.float())
-        after_batch(len(said.logits))
+        of_batch = model(*batch.inputs)
+        probabilities.append(of_batch.logits.float().softmax(dim=1))
+        features.append(of_batch.features.float())
+        after_batch(len(of_batch.logits))
     model.train(was_training)
     if not probabilities:
         raise OrsanetError(f"split '{feed.split.name}' has no usable image to evaluate")

@@ -1,4 +1,4 @@
-"""Groups: which images are evaluated together, written SPLIT[:TAG][@VIEW]."""
+"""Groups of images that are evaluated together, written SPLIT[:TAG][@VIEW]."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -12,7 +12,7 @@ from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.model.checkpoint import Identity
 
-NOT_A_TEST = (CLEAN, HFLIP)  # views that are no occlusion
+NOT_A_TEST = (CLEAN, HFLIP)  # views without an occlusion
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Group:
         return f"{self.split}{tag}{'' if self.view == CLEAN else f'@{self.view}'}"
 
     def of(self, table: pd.DataFrame) -> NDArray[np.bool_]:
-        """bool [rows]: the rows of a predictions table that belong to it."""
+        """bool [rows]: the rows of a predictions table that belong to the group."""
         chosen = (table["split"] == self.split) & (table["view"] == self.view)
         if self.tag is not None:
             chosen &= table["tags"].str.split(";").map(lambda tags: self.tag in tags)
@@ -42,7 +42,7 @@ class Group:
 
 
 def all_groups(manifest: Manifest, store: PriorStore, identity: Identity) -> list[Group]:
-    """Every split but the training split, each with its tags and its occluded views."""
+    """Every split except the training split, each with its tags and its occluded views."""
     groups = []
     for split in manifest.splits:
         if split == identity.train_split and manifest.name == identity.data_set:

@@ -1,4 +1,4 @@
-"""Was the model trained with its classes in another order than the manifest's? The confusion counts show it.
+"""Detects from confusion counts a model that was trained with another class order.
 
 K = classes.
 """
@@ -12,44 +12,48 @@ from scipy.stats import binomtest, norm
 
 from orsanet_train.evaluation.statistics import averages
 
-SHARP_GAIN = 0.05  # of balanced accuracy: what another label order must promise before anybody is bothered
-CHANCE = 0.001  # how often luck alone may look like a wrong label order
+SHARP_GAIN = 0.05  # smallest gain of balanced accuracy by another label order that gives a warning
+CHANCE = 0.001  # largest probability of a warning by chance alone
 
 
 def label_warning(confusion: NDArray[np.int64], classes: Sequence[str]) -> str | None:
-    """A sentence if the confusion counts [true, predicted] look like those of another label order; None otherwise.
+    """Return a warning if confusion counts [true, predicted] fit another label order; else None.
 
-    To rename the predicted classes so that accuracy is highest is an assignment problem. Its solution falls into cycles of classes, a swap
-    being a cycle of two. A cycle is evident if both hold, each with p < 0.001 corrected for the number of pairs of classes:
+    Renaming the predicted classes for the highest accuracy is an assignment problem. Its solution
+    consists of cycles of classes; a swap is a cycle of two. A cycle is evident if both conditions
+    hold, each with p < 0.001 corrected for the number of pairs of classes:
 
-    - more than twice as many images would become right as wrong (exact binomial test);
-    - within the cycle, renamed prediction and label agree better than by chance (Cohen's kappa, normal approximation). A model that takes
-      everything for a rare class gains by calling it by the most frequent class's name, and has exchanged nothing.
+    - Renaming turns more than twice as many images from wrong to right as from right to wrong
+      (exact binomial test).
+    - Within the cycle, renamed prediction and label agree better than by chance (Cohen's kappa,
+      normal approximation). This excludes a model that predicts a rare class for every image:
+      renaming that class to the most frequent one raises accuracy, but no classes were exchanged.
 
-    The evident cycles together must raise balanced accuracy by at least 5 points: accuracy would hardly notice two rare classes.
+    The evident cycles together must raise balanced accuracy by at least 5 points. The criterion is
+    not accuracy, which hardly changes if two rare classes are exchanged.
     """
     level = CHANCE / (len(classes) * (len(classes) - 1) / 2)
-    stay = np.eye(len(classes), dtype=np.int64)  # decides between equally good solutions
+    stay = np.eye(len(classes), dtype=np.int64)  # prefers the present names among equally good solutions
     predicted, true = linear_sum_assignment((confusion * (len(classes) + 1) + stay).T, maximize=True)
     renamed = dict(zip(predicted.tolist(), true.tolist(), strict=True))
     evident = [cycle for cycle in _cycles(renamed) if _looks_exchanged(confusion, cycle, level)]
     if not evident:
         return None
     names = {k: k for k in renamed} | {k: renamed[k] for cycle in evident for k in cycle}
-    put_right = np.empty_like(confusion)
-    put_right[:, list(names.values())] = confusion[:, list(names)]
-    (before, balanced_before, _), (after, balanced_after, _) = averages(confusion), averages(put_right)
+    corrected = np.empty_like(confusion)
+    corrected[:, list(names.values())] = confusion[:, list(names)]
+    (before, balanced_before, _), (after, balanced_after, _) = averages(confusion), averages(corrected)
     if balanced_after - balanced_before < SHARP_GAIN:
         return None
-    said = " and ".join(_exchange([classes[k] for k in cycle]) for cycle in evident)
+    exchanges = " and ".join(_exchange([classes[k] for k in cycle]) for cycle in evident)
     return (
-        f"{said}; with the names put right accuracy would be {after:.1%} instead of {before:.1%}; "
+        f"{exchanges}; with corrected names accuracy would be {after:.1%} instead of {before:.1%}; "
         "check the label order of the manifest"
     )
 
 
 def _cycles(renamed: dict[int, int]) -> list[list[int]]:
-    """Each class followed by the one it would be renamed to; classes that keep their name are in none."""
+    """Cycles in which each class is followed by its new name; unchanged classes are left out."""
     left, cycles = {k for k, to in renamed.items() if to != k}, []
     while left:
         cycle = [min(left)]
@@ -78,4 +82,4 @@ def _exchange(names: list[str]) -> str:
     if len(names) == 2:
         return f"predictions of '{names[0]}' and '{names[1]}' look exchanged"
     circle = ", ".join(f"'{name}' is '{to}'" for name, to in zip(names, names[1:] + names[:1], strict=True))
-    return f"predictions of {len(names)} classes look exchanged in a circle (what is called {circle})"
+    return f"predictions of {len(names)} classes look exchanged in a circle (predicted {circle})"

@@ -1,5 +1,7 @@
-"""Labels and class probabilities -> the numbers of a report: metrics with their intervals (statistics.py), calibration, and what
-label_order.py finds.
+"""Labels and class probabilities -> the numbers of a report.
+
+These are metrics with their intervals (statistics.py), calibration, and the warning of
+label_order.py.
 
 Shapes: N = images, K = classes.
 """
@@ -23,10 +25,10 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class ClassReport:
-    """One class. No image is taken for it: no precision. It has no image: no recall. Neither: no F1."""
+    """One class. Precision is None if it is never predicted, recall if it has no images, F1 if both."""
 
-    images: int  # that are of this class
-    predicted: int  # that are taken for it
+    images: int  # with this label
+    predicted: int  # images predicted as this class
     precision: float | None
     recall: float | None
     f1: float | None
@@ -47,11 +49,11 @@ class Bin:
 class GroupReport:
     """Metrics of one evaluated group of images. Shares are in 0 … 1."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # when it is read back; holds for its parts too
+    __pydantic_config__ = ConfigDict(extra="forbid")  # for reading back; applies to the nested classes too
 
     name: str
     images: int
-    rejected: int  # images of the group that the build could not use: not in any number here
+    rejected: int  # images of the group that the build rejected; no other number includes them
     accuracy: Estimate
     balanced_accuracy: Estimate  # mean recall over the classes that occur
     macro_f1: Estimate  # mean F1 over the classes that occur or are predicted
@@ -59,8 +61,8 @@ class GroupReport:
     calibration_error: float  # mean |confidence - accuracy| over the bins, weighted by images (Guo et al. 2017)
     classes: dict[str, ClassReport]  # in label order
     confusion: list[list[int]]  # [true][predicted], in label order
-    reliability: list[Bin]  # those of 15 equally wide bins that have images
-    chose_checkpoint: bool  # this split's accuracy chose the checkpoint, so its numbers flatter it
+    reliability: list[Bin]  # the non-empty ones of 15 equally wide bins
+    chose_checkpoint: bool  # by this split's accuracy, so the numbers are optimistic
     trained_on: bool
     label_warning: str | None  # some classes look exchanged
 
@@ -94,22 +96,32 @@ def group_report(
     trained_on: bool = False,
     seed: int = 0,
 ) -> GroupReport:
-    """Metrics of labels [N] in 0 … K-1 and probabilities [N, K] for the K classes, K > 1, named in label order.
+    """Metrics of one group of images.
 
-    Of equally probable classes the first counts as the more probable one. Intervals: see `headlines`; `seed` is theirs.
-    Raises OrsanetError for a group without images, and for labels and probabilities that do not fit together or to the classes.
+    Of equally probable classes the first counts as the more probable one. Raises OrsanetError for a
+    group without images, and if labels, probabilities and classes do not fit together.
+
+    Args:
+        name: The group's name, as in the report.
+        labels: [N] in 0 … K-1.
+        probabilities: [N, K].
+        classes: The names of the K classes in label order, K > 1.
+        rejected: Number of images of the group that the build rejected.
+        chose_checkpoint: Whether the checkpoint was chosen by the accuracy on this split.
+        trained_on: Whether the model was trained on these images.
+        seed: Seed of the resamples for the intervals (see `headlines`).
     """
     labels, probabilities, classes = np.asarray(labels), np.asarray(probabilities), as_names(classes, "classes")
     if not len(labels):
         raise OrsanetError(f"group '{name}' has no image; name a split, tag and view that have some")
     if probabilities.shape != (len(labels), len(classes)) or labels.ndim != 1:
         raise OrsanetError(
-            f"group '{name}': labels {list(labels.shape)} and probabilities {list(probabilities.shape)}, where N labels "
-            f"and [N, {len(classes)}] probabilities are expected, for the classes {', '.join(classes)}"
+            f"group '{name}': labels have shape {list(labels.shape)} and probabilities {list(probabilities.shape)}; "
+            f"expected [N] and [N, {len(classes)}], for the classes {', '.join(classes)}"
         )
     if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < len(classes):
         raise OrsanetError(
-            f"group '{name}': labels are whole numbers from 0 to {len(classes) - 1}: indices of the classes"
+            f"group '{name}': labels must be whole numbers from 0 to {len(classes) - 1}: indices of the classes"
         )
     best, second = np.argsort(-probabilities, axis=1, kind="stable")[:, :2].T
     every = list(range(len(classes)))

@@ -1,10 +1,10 @@
-"""What an evaluation leaves in its folder, and how it is read back.
+"""The folder of an evaluation: its contents, writing and reading.
 
     evaluation.json    the checkpoint, how it was chosen, the data, and the metrics of every group (metrics.py)
     predictions.csv    one row per image and view: split, view, image, tags, label, predicted, and p_<class> per class
-    features.npy       float32 [rows of predictions.csv, D]: what the model's head sees
+    features.npy       float32 [rows of predictions.csv, D]: the input of the model's head
 
-Reports, comparisons and pictures are made from this folder: the model runs once.
+Reports, comparisons and pictures are made from this folder, so the model runs only once.
 """
 
 import csv
@@ -35,13 +35,13 @@ NAMES = ("split", "view", "image", "tags", "label", "predicted")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint's predictions for some images, and what they amount to."""
+    """A checkpoint's predictions for some images, and their metrics."""
 
     checkpoint: Identity
     weights: str  # file name in the run folder
     manifest: str
     store: str  # absolute path
-    seals: dict[str, str]  # of what was read of the store, by "split/view"
+    seals: dict[str, str]  # of the parts of the store that were read, by "split/view"
     notes: tuple[str, ...]  # what was left out, what was trained on
     groups: tuple[GroupReport, ...]
     table: pd.DataFrame  # predictions.csv
@@ -56,22 +56,22 @@ class Evaluation:
 
     @property
     def optimistic(self) -> bool:
-        """Some of the images chose the checkpoint, so their numbers flatter it."""
+        """Whether the checkpoint was chosen on some of the images, so their numbers are optimistic."""
         return any(report.chose_checkpoint for report in self.groups)
 
     @property
     def protocol(self) -> str:
-        """How the checkpoint was chosen, in a sentence that stands under every table."""
+        """How the checkpoint was chosen, as a sentence to print under every table."""
         marked = "; * chosen on these images, so their numbers are optimistic" if self.optimistic else ""
         return how_chosen(self.checkpoint) + marked
 
     def write(self, folder: Path) -> None:
-        """Write the folder. evaluation.json comes last: where it is, the others are its."""
+        """Write the folder. evaluation.json is written last: if it exists, the others match it."""
         prepare_folder(folder)
         (folder / EVALUATION).unlink(missing_ok=True)
         features = io.BytesIO()
         np.save(features, self.features)
-        # Text is quoted, whatever is in it: a reader takes a bare carriage return for the end of a row.
+        # All text is quoted, because readers end a row at an unquoted carriage return.
         write_table = partial(self.table.to_csv, index=False, quoting=csv.QUOTE_NONNUMERIC)
         write_whole(folder / PREDICTIONS, write_table)
         write_whole(folder / FEATURES, lambda path: path.write_bytes(features.getbuffer()))
@@ -90,10 +90,10 @@ class Evaluation:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises OrsanetError where there is none, or one that is damaged or was changed."""
+        """Read the folder. Raises OrsanetError if it has no evaluation, or a damaged or changed one."""
         if not (folder / EVALUATION).is_file():
             raise OrsanetError(
-                f"{folder}: no evaluation there; make one with `orsanet-train evaluate RUN --store … --manifest …`"
+                f"{folder}: no evaluation found; make one with `orsanet-train evaluate RUN --store … --manifest …`"
             )
         try:
             content = json.loads((folder / EVALUATION).read_bytes())
@@ -101,7 +101,7 @@ class Evaluation:
             weights = checkpoint.pop("file")
             identity = Identity.model_validate_json(json.dumps(checkpoint))
             if changed := [name for name, digest in content["sha256"].items() if _sha256(folder / name) != digest]:
-                raise ValueError(f"{', '.join(changed)} changed since")
+                raise ValueError(f"{', '.join(changed)} changed since the evaluation")
             table = _read_table(folder / PREDICTIONS, identity.classes)
             features = np.load(folder / FEATURES)
             groups = tuple(GroupReport.from_json(group) for group in content["groups"])
@@ -118,12 +118,15 @@ class Evaluation:
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise OrsanetError(
-                f"{folder}: not a whole evaluation ({error}); run `orsanet-train evaluate` again"
+                f"{folder}: not a complete evaluation ({error}); run `orsanet-train evaluate` again"
             ) from error
 
 
 def read_evaluation(run: StrPath, checkpoint: str = "best") -> Evaluation:
-    """The evaluation of a run's `best` or `last` weights. Raises OrsanetError where there is none, or the weights are others now."""
+    """The evaluation of a run's `best` or `last` weights.
+
+    Raises OrsanetError if it does not exist, or if the weights have changed since.
+    """
     run = as_path(run, "run")
     folder = run / f"evaluation-{checkpoint}"
     if not folder.exists():
@@ -144,9 +147,19 @@ def predictions_table(
     samples: tuple[Sample, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32], classes: tuple[str, ...],
     split: str, view: str,
 ) -> pd.DataFrame:  # fmt: skip
-    """One row per image, float32 probabilities [N, K] in columns named after the classes."""
+    """The table of predictions for N images in one view: one row per image.
+
+    Args:
+        samples: The N images.
+        labels: [N] in 0 … K-1.
+        probabilities: [N, K].
+        classes: The names of the K classes in label order; the columns of the probabilities are
+            named after them.
+        split: The split of the images.
+        view: The view of the images.
+    """
     names = np.array(classes, dtype=object)
-    said = {
+    described = {
         "split": split,
         "view": view,
         "image": [sample.image for sample in samples],
@@ -155,11 +168,11 @@ def predictions_table(
         "predicted": names[probabilities.argmax(axis=1)],
     }
     shares = pd.DataFrame(probabilities, columns=probability_columns(classes))
-    return pd.concat([pd.DataFrame(said, columns=NAMES), shares], axis=1)
+    return pd.concat([pd.DataFrame(described, columns=NAMES), shares], axis=1)
 
 
 def probability_columns(classes: tuple[str, ...]) -> list[str]:
-    """Their names in a predictions table, in label order."""
+    """Names of the probability columns of a predictions table, in label order."""
     return [f"p_{name}" for name in classes]
 
 
@@ -169,7 +182,7 @@ def labels_of(table: pd.DataFrame, classes: tuple[str, ...]) -> NDArray[np.int64
 
 
 def right(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """bool [rows]: predicted what is true."""
+    """bool [rows]: whether the prediction equals the label."""
     return (table["label"] == table["predicted"]).to_numpy()
 
 
@@ -178,10 +191,10 @@ def _sha256(path: Path) -> str:
 
 
 def _read_table(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
-    """Names stay text, even "NA" and "1"."""
+    """Read predictions.csv. Names stay text, even "NA" and "1"."""
     columns = probability_columns(classes)
     dtypes: dict[str, Any] = {**dict.fromkeys(NAMES, str), **dict.fromkeys(columns, np.float32)}
     table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
     if list(table.columns) != [*NAMES, *columns]:
-        raise ValueError(f"{path.name} has other columns than an evaluation's")
+        raise ValueError(f"{path.name} has other columns than an evaluation's table")
     return table

@@ -1,7 +1,7 @@
-"""How sure a number is: intervals over images, two models on the same images, and several seeds.
+"""Uncertainty of the numbers: intervals over images, two models on the same images, several seeds.
 
-Resampling images tells how far the numbers of the same trained model would vary on other images of the same kind. Another training seed
-moves them too: that takes several runs.
+Resampling images estimates how far the numbers of one trained model would vary on other images of
+the same kind. The variation between training seeds can only be measured with several runs.
 
 K = classes.
 """
@@ -20,7 +20,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval; `low` and `high` are None where the resamples cannot tell, all of them being equal."""
+    """A number and its 95 % interval; `low` and `high` are None if all resamples are equal."""
 
     value: float
     low: float | None
@@ -32,19 +32,23 @@ class Estimate:
 
 
 def headlines(confusion: NDArray[np.int64], second_right: int, seed: int = 0) -> dict[str, Estimate]:
-    """Accuracy, balanced accuracy, macro F1 and top-2 accuracy from confusion counts [true, predicted] int64 [K, K].
+    """Accuracy, balanced accuracy, macro F1 and top-2 accuracy with their intervals.
 
-    `second_right` is the number of images whose label is the second most probable class.
+    `confusion` has the counts [true, predicted], int64 [K, K]. `second_right` is the number of
+    images whose label is the second most probable class.
 
-    The intervals are percentiles of a bootstrap over images. Among N images drawn with replacement the counts of the matrix's cells are
-    multinomial, so the counts are drawn and not the images: the same distribution. A class that a resample has no image of is left
-    out of its mean, as it is of the value's.
+    The intervals are percentiles of a bootstrap over images. The cell counts of N images drawn with
+    replacement are multinomial, so the counts are drawn instead of the images, which gives the same
+    distribution. A class without an image in a resample is left out of that resample's mean, just
+    as a class without images is left out of the value.
 
-    An accuracy or top-2 accuracy of 0 or 1 is the same in every resample and has Wilson's interval instead; the other two have none then.
-    The top-2 accuracy of two classes is 1 by definition and has none.
+    An accuracy or top-2 accuracy of 0 or 1 is the same in every resample, so it has Wilson's
+    interval instead. Balanced accuracy and macro F1 have no interval in that case. The top-2
+    accuracy of two classes is 1 by definition and has no interval.
 
-    How often the true value is in the interval, in per cent of 2,000 to 4,000 simulated test sets of a usual model (accuracy 0.85) on
-    RAF-DB's seven classes, the rarest of which is 2.4 % of the images:
+    Share of intervals that contain the true value, in per cent of 2,000 to 4,000 simulated test
+    sets of a typical model (accuracy 0.85) on RAF-DB's seven classes, the rarest of which has 2.4 %
+    of the images:
 
         images                50   100   200   300  1000  3068
         accuracy            94.2  95.1  94.3  95.0  94.7  94.8
@@ -52,12 +56,13 @@ def headlines(confusion: NDArray[np.int64], second_right: int, seed: int = 0) ->
         macro F1            90.0  91.3  93.3  93.7  94.8  95.1
         top-2 accuracy      98.1  92.3  93.9  94.1  94.2  95.1
 
-    So the intervals of balanced accuracy and macro F1 are too narrow where a class has fewer than some ten images.
+    So the intervals of balanced accuracy and macro F1 are too narrow if a class has fewer than
+    about ten images.
     """
     images = int(confusion.sum())
     right = int(np.trace(confusion))
     rng = np.random.default_rng(seed)
-    occupied = confusion > 0  # leaving the empty cells out saves most of the time
+    occupied = confusion > 0  # skipping the empty cells saves most of the time
     drawn = np.zeros((RESAMPLES, *confusion.shape), np.int64)
     drawn[:, occupied] = rng.multinomial(images, confusion[occupied] / images, size=RESAMPLES)
     drawn_top2 = rng.binomial(images, (right + second_right) / images, size=RESAMPLES) / images
@@ -74,7 +79,7 @@ def headlines(confusion: NDArray[np.int64], second_right: int, seed: int = 0) ->
 
 
 def interval(value: float, resamples: NDArray[np.float64]) -> Estimate:
-    """The value with the middle 95 % of what it is in the resamples."""
+    """The value with the middle 95 % of its resamples as the interval."""
     low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, None, None) if low == high else Estimate(value, float(low), float(high))
 
@@ -90,7 +95,7 @@ def averages(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
     """Accuracy, balanced accuracy and macro F1 [...] of confusion counts [..., K, K]."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, and left out
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN and left out
         recall, f1 = hits / true, 2 * hits / (true + predicted)
     return hits.sum(axis=-1) / true.sum(axis=-1), np.nanmean(recall, axis=-1), np.nanmean(f1, axis=-1)
 
@@ -110,11 +115,13 @@ class Paired:
 
 
 def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> Paired:
-    """Two models on the same N images, which of them each gets right being bool [N].
+    """Compare two models on the same N images; `first_right` and `second_right` are bool [N].
 
-    The p-value is the exact McNemar test: were the models equally good, an image that only one gets right would be either's with
-    probability 1/2. The interval is Bonett and Price's (2012), the normal one after one image more is given to each model: it is right for a
-    handful of discordant images, where a bootstrap is too narrow and contradicts the test.
+    The p-value is that of the exact McNemar test: if the models are equally good, an image that
+    exactly one of them predicts correctly is that of either model with probability 1/2. The
+    interval is that of Bonett and Price (2012), the normal interval after adding one discordant
+    image for each model. It is also valid for a few discordant images, for which a bootstrap is too
+    narrow and contradicts the test.
     """
     images = len(first_right)
     only_first = int((first_right & ~second_right).sum())
@@ -135,7 +142,10 @@ def paired(name: str, first_right: NDArray[np.bool_], second_right: NDArray[np.b
 
 
 def mean_over_seeds(pairs: Sequence[Paired]) -> tuple[Estimate, float | None]:
-    """Mean difference with its t interval, and the p-value of the paired t test. Neither, where no two seeds differ."""
+    """Mean difference with its t interval, and the p-value of the paired t test.
+
+    Interval and p-value are None if the difference is the same for all seeds.
+    """
     images = pairs[0].images
     gained = np.array([pair.only_second - pair.only_first for pair in pairs])  # counts: equal ones are exactly equal
     mean = float(gained.mean() / images)
@@ -147,7 +157,7 @@ def mean_over_seeds(pairs: Sequence[Paired]) -> tuple[Estimate, float | None]:
 
 
 def t_interval(differences: "pd.Series[float] | NDArray[np.float64]") -> tuple[float, float]:
-    """95 % t interval of the mean difference over seeds. Needs two seeds."""
+    """95 % t interval of the mean difference over seeds. Requires two seeds or more."""
     half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
     return float(differences.mean()) - half, float(differences.mean()) + half
 

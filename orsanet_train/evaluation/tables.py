@@ -10,9 +10,10 @@ from orsanet_train.evaluation.statistics import Estimate
 
 
 def text_table(reports: Sequence[GroupReport]) -> str:
-    """The headlines of several groups, columns two spaces apart. A `*` marks groups that chose the checkpoint.
+    """The headlines of several groups, columns two spaces apart.
 
-    Metrics, the calibration error ECE among them, are in per cent; `width` is how many images the interval of the accuracy spans.
+    A `*` marks groups on which the checkpoint was chosen. Metrics, including the calibration error
+    ECE, are in per cent. `width` is the width of the accuracy's interval as a number of images.
     """
     columns = [
         "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
@@ -39,7 +40,7 @@ def _percent(share: float | None) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The tables of a comparison, in per cent and points, then how each run was chosen and the notes."""
+    """The tables of a comparison, in per cent and points, then each run's protocol and the notes."""
     parts = [_accuracy_table(comparison.accuracies)]
     if comparison.differences:
         first = comparison.runs[0]

@@ -1,1 +1,1 @@
-"""A trained run on pictures of one's own: `orsanet-train predict`. Begin to read at predict.py."""
+"""Predictions of a trained run for new pictures: `orsanet-train predict`. Start at predict.py."""

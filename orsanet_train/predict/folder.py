@@ -1,10 +1,10 @@
-"""What predict leaves: a row for every face, and for every picture without one the reason.
+"""The output folder of predict: a row for every face, and a reason for every picture without one.
 
-    predictions.csv     one row a face (COLUMNS); written as .partial, which an interruption leaves with all that was finished
-    predictions.json    the same, with the run's identity and how the faces were found
+    predictions.csv     one row a face (`columns`); written as .partial, so an interruption keeps the finished rows
+    predictions.json    the same, with the run's identity and the settings of the face detection
     overlays/           pictures
 
-The names of the columns are those of an evaluation's predictions.csv where they are the same thing.
+Columns with the same meaning have the same names as in an evaluation's predictions.csv.
 """
 
 import csv
@@ -29,13 +29,13 @@ WHERE = ("path", "frame", "time_s", "face", "x", "y", "w", "h", "detection_score
 
 
 def columns(classes: tuple[str, ...]) -> list[str]:
-    """Of predictions.csv."""
+    """The column names of predictions.csv."""
     return [*WHERE, *probability_columns(classes), *QUALITY, "overlay", "reason"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A face; or a picture without one, or that could not be read."""
+    """A face, or a picture that has no face or could not be read."""
 
     path: Path
     frame: int | None
@@ -44,7 +44,7 @@ class Row:
     box: Box | None = None
     probabilities: NDArray[np.float32] | None = None  # [K]
     quality: Mapping[str, float] = field(default_factory=dict)
-    overlay: str = ""  # below the folder
+    overlay: str = ""  # path below the folder
     reason: str = ""
 
     def predicted(self, classes: tuple[str, ...]) -> str | None:
@@ -52,7 +52,11 @@ class Row:
 
 
 class PredictionFolder:
-    """Rows are on their way to the file when `add` returns; both files get their names when the context is left in peace."""
+    """Writes the output folder.
+
+    `add` flushes its rows to the file. Both files get their final names when the context ends
+    without an exception; otherwise the rows so far remain in `partial`.
+    """
 
     def __init__(self, path: Path, classes: tuple[str, ...], about: Mapping[str, Any]) -> None:
         self.path = path
@@ -62,7 +66,7 @@ class PredictionFolder:
 
     @property
     def partial(self) -> Path:
-        """The rows so far."""
+        """The file with the rows so far."""
         return self.path / f"{CSV}{PARTIAL}"
 
     def __enter__(self) -> Self:
@@ -70,7 +74,7 @@ class PredictionFolder:
         prepare_folder(self.path)
         self._csv: IO[str] = self.partial.open("x", encoding="utf-8", newline="")
         self._json: IO[str] = (self.path / f"{JSON}{PARTIAL}").open("x", encoding="utf-8")
-        # As the evaluation's: text is quoted, whatever is in it.
+        # All text is quoted, as in an evaluation's file.
         self._writer = csv.writer(self._csv, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         self._writer.writerow(columns(self.classes))
         head = json.dumps(self._about, indent=2)
@@ -93,7 +97,7 @@ class PredictionFolder:
             file.close()
         json_partial = self.path / f"{JSON}{PARTIAL}"
         if kind is not None:
-            json_partial.unlink()  # without its end no JSON, and nothing that the rows do not say
+            json_partial.unlink()  # incomplete JSON; the rows have the same content
             return
         os.replace(self.partial, self.path / CSV)
         os.replace(json_partial, self.path / JSON)
@@ -101,22 +105,25 @@ class PredictionFolder:
 
 
 def check_new_folder(path: Path) -> None:
-    """Leaves the disk as it is. Raises OrsanetError where the folder has something in it, or could not be made and written into."""
+    """Check that a folder is new or empty, without writing anything.
+
+    Raises OrsanetError if it is not empty, or could not be created or written into.
+    """
     there = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "cannot be written into" if there.is_dir() else "is not a folder"
         raise OrsanetError(f"{there}: {why}; choose another folder with --out")
     if there == path and any(path.iterdir()):
-        raise OrsanetError(f"{path} has something in it; choose a new folder with --out, or remove this one")
+        raise OrsanetError(f"{path} is not empty; choose a new folder with --out, or remove this one")
 
 
 def shown(path: Path) -> str:
-    """A path as text: bytes that are no UTF-8, which a file's name may have, as \\xNN."""
+    """A path as text. Bytes that are not UTF-8, which a file name may contain, become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _line(row: Row, classes: tuple[str, ...]) -> list[Any]:
-    """A row of the table. Probabilities are as exact as a float32 is; pixels and seconds are rounded."""
+    """A row of the table. Probabilities have float32's precision; pixels and seconds are rounded."""
     box = row.box
     place = [None] * 4 if box is None else [round(value, 1) for value in (box.x, box.y, box.width, box.height)]
     return [
@@ -132,7 +139,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _entry(row: Row, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The same for a program: lists and objects, and null for what there is not."""
+    """The row for the JSON file: lists and objects, and None for missing values."""
     line = dict(zip(columns(classes), _line(row, classes), strict=True))
     probabilities = None
     if row.probabilities is not None:

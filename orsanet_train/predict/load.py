@@ -1,4 +1,6 @@
-"""A trained run from Python: `model = load("run")`, then `model("face.jpg")`. The predict command is this and nothing else.
+"""A trained run from Python: `model = load("run")`, then `model("face.jpg")`.
+
+The predict command uses the same code.
 
 Example:
 
@@ -31,9 +33,10 @@ Given = StrPath | Image.Image | NDArray[np.uint8]  # a path, a Pillow image, or 
 
 
 class Predictor:
-    """A run's model behind the frozen networks that it was trained with: pictures in, faces with probabilities out.
+    """A run's model with the frozen networks of its training: pictures in, faces with probabilities out.
 
-    `load` makes one. Called with one picture it returns its `PictureResult`, with several a list of them.
+    `load` makes one. A call with one picture returns its `PictureResult`, a call with several a
+    list of them.
     """
 
     def __init__(self, crops: CropPredictor, crop: Crop = "auto", margin: float = MARGIN) -> None:
@@ -53,28 +56,28 @@ class Predictor:
         segmenter: StrPath | None = None,
         landmarks: StrPath | None = None,
     ) -> Self:
-        """As the function `load`."""
+        """See the function `load`, which has the same arguments."""
         folder = as_path(run, "run")
         _check(crop, margin)
         return cls(CropPredictor.load(folder, checkpoint, segmenter, landmarks, as_device(device)), crop, margin)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """In label order."""
+        """The names of the classes in label order."""
         return self.crops.identity.classes
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which the networks run."""
         return self.crops.device
 
     @property
     def note(self) -> str:
-        """What is not as in training; empty: nothing."""
+        """How the computation differs from that in training; empty: not at all."""
         return self.crops.note
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a text is a path here, and no list of letters
+    def __call__(  # type: ignore[overload-overlap]  # a string is a path here, not a sequence of letters
         self,
         given: StrPath | Image.Image,
         *,
@@ -108,17 +111,18 @@ class Predictor:
         margin: float | None = None,
         batch_size: int | None = None,
     ) -> PictureResult | list[PictureResult]:
-        """The faces of a picture, or of each of several.
+        """The faces of a picture, or of each of several pictures.
 
-        A picture is a path, a Pillow image, or an array RGB uint8 [H, W, 3]; several are a list of these or an array [B, H, W, 3].
-        `crop` and `margin` are as for `load`, None as they were given there; `batch_size` is faces at a time, None what suits the device. A
-        picture that cannot be
-        read, or has no face, has a result without faces that says why. Raises OrsanetError for a file that does not exist.
+        A picture is a path, a Pillow image, or an array RGB uint8 [H, W, 3]. Several pictures are a
+        list of these, or an array [B, H, W, 3]. `crop` and `margin` are those of `load`; None: the
+        values given there. `batch_size` is the number of faces predicted at a time; None: a default
+        for the device. A picture that cannot be read, or has no face, has a result without faces
+        and with the reason. Raises OrsanetError for a file that does not exist.
         """
         several = isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.ndim == 4)
         chosen = [_picture(one, number) for number, one in enumerate(given if several else [given], 1)]  # type: ignore[arg-type]
         results = picture_results(self.crops, self.looker(crop, margin), chosen, batch_size=batch_size)
-        # An array is the caller's already, so it is kept for an overlay; of a file the overlay reads it again.
+        # The pixels of images and arrays are kept for an overlay; an overlay reads files again.
         kept = [replace(result, _rgb=picture.rgb) for result, picture in zip(results, chosen, strict=True)]
         return kept if several else kept[0]
 
@@ -131,16 +135,23 @@ class Predictor:
         batch_size: int | None = None,
         per_second: float = 1.0,
     ) -> Iterator[PictureResult]:
-        """The results of any number of pictures and videos, one after the other; no more than a few are in memory.
+        """The results of any number of pictures and videos, one after the other.
 
-        A video is `per_second` frames of every second, each with a result of its own. Leaving the iterator ends its threads.
+        Only a few pictures are in memory at a time. Closing the iterator ends its threads.
+
+        Args:
+            given: Pictures as for a call, or paths of videos.
+            crop: As for `load`. None: the value given there.
+            margin: As for `load`. None: the value given there.
+            batch_size: Number of faces predicted at a time. None: a default for the device.
+            per_second: Frames taken of every second of a video; each has its own result.
         """
         chosen = (picture for number, one in enumerate(given, 1) for picture in _pictures(one, number, per_second))
         looker = self.looker(crop, margin)
         return picture_results(self.crops, looker, chosen, batch_size=batch_size, wants_preview=lambda: True)
 
     def looker(self, crop: Crop | None = None, margin: float | None = None) -> Looker:
-        """What finds and crops the faces; None is as loaded."""
+        """The `Looker` that finds and crops the faces. None: the value given to `load`."""
         chosen = self.crop if crop is None else crop, self.margin if margin is None else margin
         _check(*chosen)
         return Looker(*chosen)
@@ -156,16 +167,22 @@ def load(
     segmenter: StrPath | None = None,
     landmarks: StrPath | None = None,
 ) -> Predictor:
-    """The model of a run folder, ready for pictures, with the frozen networks that it was trained with.
+    """The model of a run folder, ready for pictures, with the frozen networks of its training.
 
-    - `checkpoint` is "best" or "last".
-    - `crop` "auto" finds and crops every face of a picture, "none" takes each picture as a face's crop already.
-    - `margin` is the side of a crop by the longest side of the face's box, 1 unless given.
-    - `device` is "auto", "cpu", "cuda", "cuda:N" or a torch.device.
-    - `segmenter` and `landmarks` are files of the frozen networks, or the word demo. None finds them: in the run folder, among those
-      that come with the package, in the weights folder (`orsanet-cache weights list`).
+    Raises OrsanetError if `run` is not a run folder, if the weights cannot be read, and if the
+    frozen networks are not found or are not the run's.
 
-    Raises OrsanetError where it is no run folder, the weights cannot be read, or the networks are not found or not the run's.
+    Args:
+        run: The run folder.
+        checkpoint: "best" or "last".
+        crop: "auto" finds and crops every face of a picture; "none" takes each picture as the crop
+            of a face.
+        margin: Side of a crop as a multiple of the longest side of the face's box, 0.5 … 4.
+        device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
+        segmenter: File of the SegFace weights, or the word demo. None searches the run folder, the
+            networks that come with the package, and the weights folder (`orsanet-cache weights
+            list`).
+        landmarks: The same for the MobileFaceNet weights.
     """
     return Predictor.load(
         run, checkpoint=checkpoint, crop=crop, margin=margin, device=device, segmenter=segmenter, landmarks=landmarks
@@ -180,7 +197,7 @@ def _check(crop: Crop, margin: float) -> None:
 
 
 def _pictures(given: Given, number: int, per_second: float) -> Iterator[InputPicture]:
-    """One for a picture, several for a video."""
+    """One input for a picture, several for a video."""
     if isinstance(given, Image.Image | np.ndarray) or not is_video(as_path(given, "picture")):
         yield _picture(given, number)
     else:
@@ -188,7 +205,7 @@ def _pictures(given: Given, number: int, per_second: float) -> Iterator[InputPic
 
 
 def _picture(given: Given, number: int) -> InputPicture:
-    """`number` names one that has no file."""
+    """The input of one picture; `number` names a picture without a file."""
     name = Path(f"picture {number}")
     if isinstance(given, Image.Image):
         try:
@@ -196,7 +213,7 @@ def _picture(given: Given, number: int) -> InputPicture:
                 return InputPicture(name, rgb=image_pixels(given))
         except RejectedImage as reason:
             return InputPicture(name, reason=str(reason))
-        except OSError as error:  # opened and not yet read, it turns out to be damaged
+        except OSError as error:  # Pillow reads lazily, so damage is found here
             return InputPicture(name, reason=f"damaged ({error})")
     if isinstance(given, np.ndarray):
         return InputPicture(name, rgb=_rgb(given))
@@ -219,6 +236,6 @@ def _rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise TypeError(f"picture: expected RGB uint8 [H, W, 3], not {array.dtype} {list(array.shape)}")
     if min(array.shape[:2]) < MIN_SIDE or array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise OrsanetError(
-            f"picture of {array.shape[1]}x{array.shape[0]} pixels: each side needs at least {MIN_SIDE}, and all at most {MAX_PIXELS:,}"
+            f"picture of {array.shape[1]}x{array.shape[0]} pixels: each side needs at least {MIN_SIDE}, the picture at most {MAX_PIXELS:,}"
         )
     return np.ascontiguousarray(array)

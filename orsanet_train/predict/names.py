@@ -1,11 +1,11 @@
-"""Names of what predict leaves, and its defaults, for those who do not wait for torch."""
+"""File names and defaults of predict, importable without torch."""
 
 from collections.abc import Collection
 
-MARGIN = 1.0  # side of a crop by the longest side of the face's box, unless another is given
+MARGIN = 1.0  # default side of a crop, as a multiple of the longest side of the face's box
 CSV, JSON, OVERLAYS, PARTIAL = "predictions.csv", "predictions.json", "overlays", ".partial"
 
 
 def are_predictions(folders: Collection[str], files: Collection[str]) -> bool:
-    """Whether a folder with these names in it was left by predict, finished or interrupted, and has overlays."""
+    """Whether a folder with these names was written by predict, finished or not, with overlays."""
     return OVERLAYS in folders and (JSON in files or f"{CSV}{PARTIAL}" in files)

@@ -1,5 +1,6 @@
-"""A picture with its faces: boxes with what they show, and below it of every face the crop, its landmarks, its segmentation map and where
-the backbone looks.
+"""The overlay of a picture: labelled boxes, and below the picture the details of every face.
+
+The details are the crop, its landmarks, its segmentation map and its attention.
 """
 
 import re
@@ -16,17 +17,18 @@ from orsanet_train.predict.predictor import Prediction
 from orsanet_train.predict.seen import Box, Preview, Seen
 
 HEADINGS = ("crop", "landmarks", "segmentation", "attention")
-MAX_FACES = 12  # whose crops are shown; the boxes are of all
+MAX_FACES = 12  # faces with details; all have boxes
 BOX, TEXT = (255, 214, 0), 22
-STEM = 120  # bytes: with number and frame some 140; file systems take 255, an encrypted one 143
+STEM = 120  # bytes: with number and frame about 140; file systems allow 255, encrypted ones 143
 
 
 def overlay(
     seen: Seen, predictions: Sequence[Prediction], attention: NDArray[np.float32], classes: Sequence[str]
 ) -> Image.Image:
-    """Of a picture with faces. `predictions` and `attention` [F, 14, 14] are of the first MAX_FACES or more of them.
+    """The overlay of a picture with faces.
 
-    Without a preview, of a picture that is its own crop, only what is below it.
+    `predictions` are those of all faces; `attention` [F, 14, 14] is that of the first MAX_FACES or
+    more. A picture without a preview (it is its own crop) has only the details.
     """
     rows = [Row(captions=HEADINGS)]
     labels = []
@@ -39,7 +41,7 @@ def overlay(
     for label, prediction, heat in zip(labels, predictions[:MAX_FACES], attention, strict=False):
         image = prediction.pixels
         tiles = [enlarged(image), with_landmarks(image, prediction.landmarks)]
-        if prediction.reason:  # no class to be looked for, and no sound map
+        if prediction.reason:  # no class for an attention map, and no valid segmentation map
             rows.append(Row(label, tiles))
         else:
             rows.append(Row(label, [*tiles, with_map(image, prediction.segmentation_map), with_attention(image, heat)]))
@@ -56,7 +58,7 @@ def overlay(
 
 
 def with_boxes(preview: Preview, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:
-    """The picture with labelled boxes; where a box is too narrow for its label, its number alone."""
+    """The picture with labelled boxes; a box too narrow for its label has only its number."""
     picture = Image.fromarray(preview.pixels)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(TEXT)
@@ -73,6 +75,6 @@ def with_boxes(preview: Preview, boxes: Sequence[Box], labels: Sequence[str]) ->
 
 
 def file_name(number: int, path: Path, frame: int | None) -> str:
-    """Of the number-th overlay: its number, and what of the picture's name any file system takes."""
-    stem = re.sub(r"[^\w.-]+", "_", path.stem).encode()[-STEM:].decode(errors="ignore")  # not half a letter
+    """The file name of the number-th overlay: its number and the portable part of the picture's name."""
+    stem = re.sub(r"[^\w.-]+", "_", path.stem).encode()[-STEM:].decode(errors="ignore")  # drops an incomplete letter
     return f"{number:05}-{stem}{'' if frame is None else f'-frame{frame}'}.jpg"

@@ -1,7 +1,7 @@
-"""What was given to predict: image files, folders and videos, as pictures in a fixed order.
+"""The inputs of predict: image files, folders and videos, as pictures in a fixed order.
 
-Nothing is left out in silence: a file that is no picture, and a video that breaks off, are pictures with a reason why they cannot be
-seen. Folders that predict itself left are passed over, and named.
+Nothing is left out silently: a file that is not a picture, or a video that ends early, becomes a
+picture with the reason. Output folders of predict are skipped and named.
 """
 
 import math
@@ -34,27 +34,28 @@ class InputPicture:
     frame: int | None = None  # of a video, counted from 0
     time: float | None = None  # of a video, seconds
     rgb: NDArray[np.uint8] | None = None  # [H, W, 3]; None: to be read from the path
-    reason: str = ""  # why it cannot be seen
+    reason: str = ""  # why it cannot be predicted
 
 
 class Found(NamedTuple):
-    """What is to be predicted."""
+    """The files to predict."""
 
     files: list[Path]
-    left_out: list[Path]  # folders of an earlier predict: its overlays show faces too
+    left_out: list[Path]  # output folders of predict: their overlays also have faces
 
 
 def find_files(given: Sequence[Path]) -> Found:
-    """The files given, and in the place of every folder all files below it, sorted; links to folders are not followed.
+    """The given files, and instead of every folder all files below it, sorted.
 
-    Raises OrsanetError where something does not exist, or where there is no file at all.
+    Links to folders are not followed. Raises OrsanetError if a path does not exist, or if no file
+    is found.
     """
     if missing := [str(path) for path in given if not path.exists()]:
         raise OrsanetError(f"no such file or folder; nothing was predicted:\n{listed(missing)}")
     left_out: list[Path] = []
     files = [file for path in given for file in (_below(path, left_out) if path.is_dir() else [path])]
     if not files:
-        but = " but what an earlier predict left" if left_out else ""
+        but = " except the output of an earlier predict" if left_out else ""
         raise OrsanetError(f"no file in {', '.join(map(str, given))}{but}; pass images, folders of images, or videos")
     return Found(files, left_out)
 
@@ -65,22 +66,22 @@ def _below(folder: Path, left_out: list[Path]) -> list[Path]:
     for where, folders, files in os.walk(folder, onerror=unlisted.append):
         if are_predictions(folders, files):
             left_out.append(Path(where))
-            folders.clear()  # os.walk then goes no deeper
+            folders.clear()  # so that os.walk does not descend
             continue
         links = [name for name in folders if os.path.islink(os.path.join(where, name))]
         found += [Path(where, name) for name in files + links]
-    # A folder that cannot be listed stays as itself: reading it says why.
+    # A folder that cannot be listed is kept as a file: reading it gives the reason.
     found += [Path(error.filename) for error in unlisted]
     return sorted(found)
 
 
 def is_video(path: Path) -> bool:
-    """By its name."""
+    """Whether the file name is that of a video."""
     return path.suffix.lower() in VIDEOS
 
 
 def pictures(files: Sequence[Path], per_second: float) -> Iterator[InputPicture]:
-    """The files in order, videos as `per_second` frames of every second, or all where that is more than they have."""
+    """The files in order; of a video `per_second` frames of every second, or all if it has fewer."""
     for path in files:
         if is_video(path):
             yield from _frames(path, per_second)
@@ -89,10 +90,10 @@ def pictures(files: Sequence[Path], per_second: float) -> Iterator[InputPicture]
 
 
 def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
-    if not path.is_file():  # OpenCV would wait for what is written into a pipe
+    if not path.is_file():  # OpenCV would wait for the writer of a pipe
         yield InputPicture(path, reason="not a regular file")
         return
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's complaints: ours name the file
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # no messages of FFmpeg: ours name the file
     with opencv_errors_only():
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
@@ -102,7 +103,7 @@ def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
         announced, rate = _number(video, cv2.CAP_PROP_FRAME_COUNT), _number(video, cv2.CAP_PROP_FPS)
         seen, taken, time = 0, -1, 0.0
         while video.grab():
-            # The time stamp: phones film at a rate that varies. Without one, the frame's number.
+            # The time stamp, because phones film at a varying rate; without it, the frame's number.
             time = _number(video, cv2.CAP_PROP_POS_MSEC) / 1000 or (seen / rate if rate else 0.0)
             due = math.floor((time + ROUNDING) * per_second)
             if due > taken:
@@ -119,11 +120,11 @@ def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
         yield InputPicture(path, reason="the video has no frame that can be decoded")
     elif announced * (1 - MISSING) - 1 > seen:
         yield InputPicture(
-            path, seen, time, reason=f"the video ends here, after {seen:,} of the {announced:,.0f} frames it announces"
+            path, seen, time, reason=f"the video ends here, after {seen:,} of the {announced:,.0f} frames in its header"
         )
 
 
 def _number(video: cv2.VideoCapture, name: int) -> float:
-    """0 where the video does not say."""
-    said = video.get(name)
-    return said if math.isfinite(said) and said > 0 else 0.0
+    """A property of the video; 0 if it is unknown."""
+    value = video.get(name)
+    return value if math.isfinite(value) and value > 0 else 0.0

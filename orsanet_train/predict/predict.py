@@ -2,7 +2,8 @@
 
     files ─ pictures.py ─▶ pictures ─ results.py ─▶ results, as Python users get them from load.py ─ folder.py ─▶ rows, overlays
 
-Nothing is kept but what is on its way: a long video or a folder of 100,000 images takes no more memory than a short one.
+Only pictures in progress are in memory, so a long video or a folder of 100,000 images takes no more
+memory than a short one.
 """
 
 import math
@@ -29,27 +30,27 @@ QUALITY_JPEG = 90
 
 @dataclass
 class PredictSummary:
-    """What came of the pictures. A video counts as its frames."""
+    """Counts of pictures, faces and failures. Each frame of a video counts as a picture."""
 
     pictures: int = 0
     with_prediction: int = 0
     faces: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # why pictures have no prediction
     overlays: int = 0
-    first: list[str] = field(default_factory=list)  # what was found in the first pictures, a line each
+    first: list[str] = field(default_factory=list)  # results of the first pictures, a line each
 
     def found(self) -> str:
-        """What was found in the first pictures, and how many there are besides."""
+        """The results of the first pictures, and the number of further pictures."""
         rest = self.pictures - len(self.first)
         return "\n".join([*self.first, *([f"and {rest:,} more pictures"] if rest else [])])
 
     def text(self) -> str:
-        said = f"{self.faces:,} faces in {self.with_prediction:,} of {self.pictures:,} pictures"
+        text = f"{self.faces:,} faces in {self.with_prediction:,} of {self.pictures:,} pictures"
         if self.reasons:
             why = "; ".join(f"{count:,} x {reason}" for reason, count in self.reasons.most_common(3))
             rest = len(self.reasons) - 3
-            said += f"; not predicted: {self.reasons.total():,} ({why}{f'; {rest} other reasons' if rest > 0 else ''})"
-        return said
+            text += f"; not predicted: {self.reasons.total():,} ({why}{f'; {rest} other reasons' if rest > 0 else ''})"
+        return text
 
 
 def predict_files(
@@ -63,10 +64,21 @@ def predict_files(
     overlays: float = 100,
     batch_size: int | None = None,
 ) -> PredictSummary:
-    """Predict image files and videos (pictures.find_files), and write the folder `out`, which must be new or empty.
+    """Predict image files and videos, and write the folder `out`.
 
-    `crop` and `margin` are as loaded unless given. `overlays`: of how many pictures with faces, the first ones; math.inf: of all. An exception leaves the rows that were finished
-    (folder.py). Raises OrsanetError, with the folder written, where not one picture could be predicted.
+    An exception leaves the finished rows (folder.py). Raises OrsanetError, with the folder written,
+    if no picture could be predicted.
+
+    Args:
+        predictor: A loaded run.
+        files: Image files and videos (pictures.find_files finds them).
+        out: The folder to write, new or empty.
+        crop: As for `load`. None: the value given there.
+        margin: As for `load`. None: the value given there.
+        per_second: Frames taken of every second of a video.
+        overlays: Number of overlays, which are those of the first pictures with faces. math.inf: of
+            all pictures with faces.
+        batch_size: Number of faces predicted at a time. None: a default for the device.
     """
     files, out = as_paths(files, "files"), as_path(out, "out")
     identity, looker = predictor.crops.identity, predictor.looker(crop, margin)
@@ -102,11 +114,11 @@ def predict_files(
 
 
 def parse_overlays(text: str) -> float:
-    """`none`, `all` or a number. Raises OrsanetError for anything else."""
+    """A number from `none`, `all` or digits. Raises OrsanetError for anything else."""
     if text in ("none", "all"):
         return math.inf if text == "all" else 0
     if not text.isdecimal():
-        raise OrsanetError(f"--overlays {text}: give none, all or of how many pictures")
+        raise OrsanetError(f"--overlays {text}: give none, all or a number of pictures")
     return int(text)
 
 
@@ -135,7 +147,7 @@ def _count(summary: PredictSummary, result: PictureResult) -> None:
 
 
 def _draw(result: PictureResult, number: int, out: Path) -> str:
-    """Write an overlay; its name in the folder."""
+    """Write an overlay and return its path below the folder."""
     picture = result.seen.picture
     drawn = result.overlay()
     name = f"{OVERLAYS}/{file_name(number, picture.path, picture.frame)}"

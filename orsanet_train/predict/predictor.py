@@ -1,4 +1,4 @@
-"""Crops to probabilities: the run's frozen networks and its model, on what a store would have kept of the crops.
+"""Crops to probabilities: the run's frozen networks, and its model on the priors as a store has them.
 
 pixels ─ frozen networks ─▶ priors ─ rounded as in the run's store ─ model ─▶ probabilities
 """
@@ -29,24 +29,24 @@ QUALITY = ("part_plausibility", "landmark_agreement", "segmentation_entropy")  #
 
 
 class Prediction(NamedTuple):
-    """What is said of one face."""
+    """The outputs for one face."""
 
     probabilities: NDArray[np.float32]  # [K]
     quality: dict[str, float]  # QUALITY
-    pixels: NDArray[np.uint8]  # [112, 112, 3], what the backbone sees
+    pixels: NDArray[np.uint8]  # [112, 112, 3], the picture at the backbone's input
     segmentation_map: NDArray[np.uint8]  # [224, 224]
     landmarks: NDArray[np.float32]  # [68, 2], in units of the crop
-    reason: str  # why the probabilities mean nothing
-    inputs: tuple[Tensor, Tensor, Tensor]  # what the model's forward takes, without the batch's axis
+    reason: str  # why the probabilities are not valid; empty: they are
+    inputs: tuple[Tensor, Tensor, Tensor]  # arguments of the model's forward, without the batch axis
 
 
 class CropPredictor:
-    """A trained model behind the frozen networks that it was trained with."""
+    """A trained model with the frozen networks of its training."""
 
     def __init__(self, model: ORSANet, identity: Identity, frozen: FrozenPriors, device: torch.device) -> None:
         self.identity = identity
         self.device = device
-        # As the store's build computed them. On a CPU in float32: it has no fast half precision.
+        # The precision of the store's build. On a CPU float32: it has no fast half precision.
         self.half_precision = identity.store_recipe["precision"] == "fp16" and device.type == "cuda"
         self._frozen = (in_half_precision(frozen) if self.half_precision else frozen).to(device)
         self._model = model.eval().to(device)
@@ -60,23 +60,34 @@ class CropPredictor:
         landmarks: StrPath | None,
         device: torch.device,
     ) -> Self:
-        """The best or last weights of a run, with its frozen networks (frozen.py says where they are looked for).
+        """Load the weights of a run and its frozen networks.
 
-        Raises OrsanetError where it is no run folder, the weights cannot be read, or the networks are not the run's.
+        Raises OrsanetError if `run_folder` is not a run folder, if the weights cannot be read, and
+        if the frozen networks are not found or are not the run's.
+
+        Args:
+            run_folder: The run folder.
+            checkpoint: "best" or "last".
+            segmenter: File of the SegFace weights, or the word demo. None: see model/frozen.py.
+            landmarks: The same for the MobileFaceNet weights.
+            device: The device on which the networks run.
         """
         model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
         return cls(model, identity, frozen_priors(run_folder, identity, segmenter, landmarks), device)
 
     @property
     def note(self) -> str:
-        """What is not as in training; empty: nothing."""
+        """How the computation differs from that in training; empty: not at all."""
         if self.identity.store_recipe["precision"] == "fp16" and not self.half_precision:
             return "the run's priors were computed in float16; on this device they are computed in float32, and the features differ by rounding"
         return ""
 
     @torch.no_grad()
     def predict(self, pixels: NDArray[np.uint8]) -> list[Prediction]:
-        """Clean views, uint8 [B, 224, 224, 3] -> a prediction for each. Raises OrsanetError where they do not fit in memory together."""
+        """A prediction for each of B clean views, uint8 [B, 224, 224, 3].
+
+        Raises OrsanetError if they do not fit in memory together.
+        """
         with self._enough_memory(f"{len(pixels)} faces do not fit", "lower --batch-size"):
             inputs, priors = self._inputs(pixels)
             probabilities = self._model(*inputs).logits.float().softmax(dim=1).cpu().numpy()
@@ -90,7 +101,7 @@ class CropPredictor:
                 "landmark_agreement": landmark_agreement(segmentation_map[n], landmarks[n]),
                 "segmentation_entropy": float(entropy[n]),
             } if usable else {}  # fmt: skip
-            reason = "" if usable else "the networks' answer to this face is not finite"
+            reason = "" if usable else "the networks' outputs for this face are not finite"
             one = tuple(values[n] for values in inputs)
             predictions.append(
                 Prediction(
@@ -102,10 +113,10 @@ class CropPredictor:
     def attention(self, predictions: list[Prediction]) -> NDArray[np.float32]:
         """Grad-CAM of each predicted class (attention.py), with the prior: [B, 14, 14], 0 … 1.
 
-        Raises OrsanetError where what it needs does not fit in memory.
+        Raises OrsanetError if the computation does not fit in memory.
         """
         with self._enough_memory(f"the attention of {len(predictions)} faces does not fit", "pass --overlays none"):
-            inputs = [torch.stack(values) for values in zip(*(said.inputs for said in predictions), strict=True)]
+            inputs = [torch.stack(values) for values in zip(*(one.inputs for one in predictions), strict=True)]
             return attention(self._model, inputs[0], inputs[1], inputs[2]).with_prior.numpy()
 
     @contextmanager
@@ -116,7 +127,7 @@ class CropPredictor:
             raise OrsanetError(f"{finding} in the memory of {self.device}; {advice}") from error
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-        """What the model takes; map, landmarks, entropy, and whether all that a store keeps would be finite, [B]."""
+        """The model's inputs; then map, landmarks, entropy, and bool [B]: a store's values are finite."""
         views = torch.from_numpy(pixels).to(self.device)
         priors, dtype = self._frozen(views), self.identity.store_recipe["feature_dtype"]
         inputs = seen_by_the_model(views, priors, self._model.segmentation_prior, dtype)

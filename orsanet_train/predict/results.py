@@ -1,8 +1,8 @@
-"""What a run's model makes of pictures: of each picture its faces, of each face label, probabilities and how good the priors are.
+"""The results of pictures: faces, and of each face label, probabilities and quality of the priors.
 
     pictures ─ seen.py, threads ─▶ crops ─ predictor.py, in batches ─▶ PictureResult ─ attention, overlay: on request
 
-The predict command writes these results into a folder (predict.py); load.py hands them to Python users.
+The predict command writes these results into a folder (predict.py); load.py returns them to Python users.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ from orsanet_train.predict.predictor import CropPredictor, Prediction
 from orsanet_train.predict.seen import Box, Looker, Seen, look_ahead, preview_of
 
 PICTURES_PER_BATCH = (
-    4  # at most, for every face of a full batch: where hardly any has a face, results come all the same
+    4  # at most, for every face of a full batch: so results come even if few pictures have a face
 )
 
 
@@ -38,28 +38,28 @@ class FaceResult:
 
     @property
     def label(self) -> str | None:
-        """The most probable class; None where the networks' answer is not finite."""
+        """The most probable class; None if the networks' outputs are not finite."""
         if self.prediction.reason:
             return None
         return self._predictor.identity.classes[int(self.prediction.probabilities.argmax())]
 
     @property
     def probability(self) -> dict[str, float]:
-        """By class name, in label order; empty where the answer is not finite."""
+        """Probability by class name, in label order; empty if the outputs are not finite."""
         if self.prediction.reason:
             return {}
-        # As decimals that say what a float32 knows, as in predictions.json.
+        # The shortest decimals of the float32 values, as in predictions.json.
         shares = (float(str(value)) for value in self.prediction.probabilities)
         return dict(zip(self._predictor.identity.classes, shares, strict=True))
 
     @property
     def quality(self) -> dict[str, float]:
-        """How good the priors are, measure by measure (docs/prior-quality.md): part_plausibility and others."""
+        """The quality measures of the priors (docs/prior-quality.md): part_plausibility and others."""
         return dict(self.prediction.quality)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """The crop as the backbone sees it, [112, 112, 3]."""
+        """The crop at the backbone's input, [112, 112, 3]."""
         return self.prediction.pixels
 
     @property
@@ -74,12 +74,12 @@ class FaceResult:
 
     @property
     def reason(self) -> str:
-        """Why there is no label; empty: there is one."""
+        """Why the face has no label; empty: it has one."""
         return self.prediction.reason
 
     @cached_property
     def attention(self) -> NDArray[np.float32]:
-        """Where the backbone looks for the label, with the prior: [14, 14], 0 … 1. Computed when it is first asked for."""
+        """Grad-CAM of the label with the prior, [14, 14], 0 … 1. Computed on first access."""
         return self._predictor.attention([self.prediction])[0]
 
     def __str__(self) -> str:
@@ -90,24 +90,25 @@ class FaceResult:
 class PictureResult:
     """A picture, or a frame of a video, with its faces from left to right."""
 
-    name: str  # the path as it was given; `picture N` for one that has none
+    name: str  # the path as it was given; `picture N` for a picture without a path
     frame: int | None  # of a video, counted from 0
     time: float | None  # of a video, seconds
     faces: tuple[FaceResult, ...]
-    reason: str  # why it has no face; empty: it has some
+    reason: str  # why it has no face; empty: it has faces
     seen: Seen = field(repr=False, compare=False)
     _predictor: CropPredictor = field(repr=False, compare=False)
     _rgb: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # of a picture without a file
 
     def overlay(self) -> Image.Image:
-        """The picture with its boxes, and below it of every face crop, landmarks, segmentation map and attention.
+        """The picture with its boxes; below it crop, landmarks, map and attention of every face.
 
-        The file is read again where the picture was not kept. Raises OrsanetError for a picture without a face.
+        The file is read again if the pixels were not kept. Raises OrsanetError for a picture
+        without a face.
         """
         if not self.faces:
             raise OrsanetError(f"{self.name}: no overlay without a face ({self.reason})")
         seen = self.seen
-        if seen.preview is None and seen.boxes[0].score is not None:  # else it is its own crop
+        if seen.preview is None and seen.boxes[0].score is not None:  # without a score the picture is its own crop
             rgb = read_image(seen.picture.path).rgb if self._rgb is None else self._rgb
             seen = replace(seen, preview=preview_of(rgb))
         predictions = [face.prediction for face in self.faces]
@@ -130,10 +131,14 @@ def picture_results(
     batch_size: int | None = None,
     wants_preview: Callable[[], bool] = lambda: False,
 ) -> Iterator[PictureResult]:
-    """The results of pictures in their order. Nothing is kept but what is on its way.
+    """The results of pictures in their order. Only pictures in progress are in memory.
 
-    `batch_size` is how many faces are predicted at a time, None as many as suit the device; `wants_preview` says of the next picture
-    whether its pixels are kept for an overlay.
+    Args:
+        predictor: Predicts the crops.
+        looker: Finds and crops the faces.
+        pictures: The pictures and frames.
+        batch_size: Number of faces predicted at a time. None: a default for the device.
+        wants_preview: Returns whether the next picture's pixels are kept for an overlay.
     """
     size = batch_size or (CPU_BATCH if predictor.device.type == "cpu" else GPU_BATCH)
     for group in _groups(look_ahead(looker, pictures, wants_preview), size):
@@ -150,7 +155,7 @@ def picture_results(
 
 
 def _groups(ahead: Iterable[Seen], size: int) -> Iterator[Sequence[Seen]]:
-    """Pictures that together have a batch of faces."""
+    """Successive pictures that together have a batch of faces."""
     group: list[Seen] = []
     faces = 0
     for seen in ahead:
@@ -164,7 +169,7 @@ def _groups(ahead: Iterable[Seen], size: int) -> Iterator[Sequence[Seen]]:
 
 
 def _escaped(text: str) -> str:
-    """With \\xNN, \\uNNNN for what a terminal would not show: a file's name may hold anything."""
+    """The text with \\xNN, \\uNNNN for unprintable characters, which a file name may contain."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode("ascii")
         for letter in text

@@ -1,4 +1,4 @@
-"""Pictures to the crops that the networks see, ahead of them, in threads.
+"""Pictures to crops for the networks, in threads that work ahead.
 
 picture ─ decode ─ faces found ─ cropped ─ the clean view ─▶ uint8 [F, 224, 224, 3]
 """
@@ -39,10 +39,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture as its overlay shows it."""
+    """A picture at the size of its overlay."""
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
-    scale: float  # of these pixels to the picture's
+    scale: float  # these pixels per pixel of the picture
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Seen:
 
 
 class Looker:
-    """Finds and crops the faces of pictures. `margin` is a crop's side by the longest side of the face's box."""
+    """Finds and crops the faces of pictures.
+
+    `margin` is the side of a crop as a multiple of the longest side of the face's box.
+    """
 
     def __init__(self, crop: Crop, margin: float) -> None:
         self.crop = crop
@@ -65,7 +68,7 @@ class Looker:
         self._detector = FaceDetector() if crop == "auto" else None
 
     def look(self, picture: InputPicture, preview: bool) -> Seen:
-        """Read a picture where it was not yet read, and find its faces."""
+        """Read a picture, unless it has been read, and find its faces."""
         known = InputPicture(picture.path, picture.frame, picture.time)
         try:
             if picture.reason:
@@ -89,9 +92,9 @@ class Looker:
 def look_ahead(
     looker: Looker, pictures: Iterable[InputPicture], wants_preview: Callable[[], bool], threads: int | None = None
 ) -> Iterator[Seen]:
-    """What is seen of the pictures, in their order; threads look at the next ones meanwhile.
+    """Pictures with their faces, in order; threads process the next pictures meanwhile.
 
-    Leaving the iterator ends the threads once they have finished what they are at.
+    After the iterator is closed, the threads end once they have finished their present pictures.
     """
     count = threads or len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(count, "look")
@@ -108,7 +111,7 @@ def look_ahead(
 
 
 def preview_of(rgb: NDArray[np.uint8]) -> Preview:
-    """A picture, uint8 [H, W, 3], at the size that an overlay shows."""
+    """A picture, uint8 [H, W, 3], at the size of an overlay."""
     height, width = rgb.shape[:2]
     scale = min(PREVIEW[0] / width, PREVIEW[1] / height, ENLARGED)
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,1 +1,1 @@
-"""What evaluated runs amount to: report.html, report.md, report.json."""
+"""Reports of evaluated runs: report.html, report.md, report.json."""

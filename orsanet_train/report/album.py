@@ -1,4 +1,4 @@
-"""The pictures of a report: what plots.py and gallery.py draw, with the words that go with each."""
+"""The pictures of a report: the drawings of plots.py and gallery.py with titles and captions."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -27,13 +27,13 @@ from orsanet_train.report.report import store_rows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ATTENTION_ROWS = 6  # images whose attention is shown, unless they are named
+ATTENTION_ROWS = 6  # images whose attention is shown if none are named
 ERASED = re.compile(r"erase-(\d+)")
 
 
 @dataclass(frozen=True)
 class ReportPicture:
-    """A picture of the page, with what it shows; without a source it is the reason why there is none."""
+    """A picture of the page. Without a source, the caption is the reason why it was not drawn."""
 
     name: str  # unique among a run's
     title: str
@@ -44,7 +44,7 @@ class ReportPicture:
 def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[ReportPicture]:
     """The pictures of one run. `images` are those whose attention is shown; None: the surest mistakes.
 
-    Raises OrsanetError for an image that was not evaluated, or where matplotlib is not installed.
+    Raises OrsanetError for an image that was not evaluated, or if matplotlib is not installed.
     """
     if not plots.matplotlib_installed():
         raise OrsanetError(f"a report has pictures; {plots.NO_MATPLOTLIB}")
@@ -63,7 +63,7 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
     pictures = [
         _picture("confusion", "Confusion matrix", "Counts; the shade is the share of the true class.", lambda: plots.confusion(detailed)),
         _picture(
-            "reliability", "Is it as sure as it is right?", f"Expected calibration error {detailed.calibration_error:.1%}, 15 bins.",
+            "reliability", "Calibration", f"Expected calibration error {detailed.calibration_error:.1%}, 15 bins.",
             lambda: plots.reliability(detailed),
         ),
     ]  # fmt: skip
@@ -73,21 +73,21 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
         pictures.append(
             _picture(
                 "robustness-curve", "Accuracy under erased squares",
-                "One square of so much of the picture, at a place drawn from its pixels; the frozen networks see it too.",
+                "One square with this share of the picture is erased, at a position derived from the pixels, before the frozen networks run.",
                 lambda: plots.robustness_curve({report.name: curve}, beside),
             )
         )  # fmt: skip
     if report.robustness:
         pictures.append(
             _picture(
-                "robustness", "What each occlusion costs", "The same images with and without it.",
+                "robustness", "Accuracy lost by occlusion", "The same images with and without the occlusion.",
                 lambda: plots.robustness_bars({drop.view: drop.difference for drop in report.robustness}),
             )
         )  # fmt: skip
     if report.quartiles:
         pictures.append(
             _picture(
-                "quality", "Accuracy by the quality of the priors", "Quarters of the images by their score, the worst first.",
+                "quality", "Accuracy by the quality of the priors", "Quarters of the images by score, the worst first.",
                 lambda: plots.accuracy_by_quality({part.name: part.accuracy for part in report.quartiles}),
             )
         )  # fmt: skip
@@ -99,17 +99,17 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
         )
     pictures += [
         _picture(
-            "t-sne", "What the head sees", "t-SNE: who is near whom means something, distances and sizes do not.",
+            "t-sne", "Features before the head", "t-SNE: neighbourhoods are meaningful, distances and sizes are not.",
             lambda: plots.tsne(features, labels, probabilities.argmax(axis=1), classes),
         ),
         _picture(
-            "mistakes", "The surest mistakes", "Of each true class, with what the model said instead.",
+            "mistakes", "The surest mistakes", "Of each true class, with the predicted class.",
             lambda: gallery.mistakes(stored, labels, probabilities, classes),
         ),
         _picture(
-            "attention", "Where the backbone looks",
-            "Image, landmarks, segmentation map, and Grad-CAM of the predicted class at the backbone's last map: as the model is, and with "
-            "the semantic guidance bypassed in the same model (not a model trained without it).",
+            "attention", "Attention of the backbone",
+            "Image, landmarks, segmentation map, and Grad-CAM of the predicted class at the backbone's last map: with the semantic guidance, "
+            "and with the guidance bypassed in the same model (not a model trained without it).",
             lambda: gallery.attention_columns(
                 seen, labels[chosen], probabilities[chosen], classes, _attention(source, model, seen.rows, labels[chosen], device)
             ),
@@ -129,14 +129,14 @@ def erased_shares(source: Source) -> dict[int, Estimate]:
 
 
 def _erased_groups(source: Source) -> dict[int, str]:
-    """Share in per cent -> the evaluated group that has it."""
+    """Erased share in per cent -> the evaluated group."""
     views = {drop.view: drop.group for drop in source.report.robustness}
     erased = {int(match[1]): group for view, group in views.items() if (match := ERASED.fullmatch(view))}
     return {0: str(source.group), **dict(sorted(erased.items()))}
 
 
 def _picture(name: str, title: str, caption: str, draw: "Callable[[], Figure | Image.Image]") -> ReportPicture:
-    """Where something cannot be drawn (too few images) the page says so."""
+    """Draw a picture. If it cannot be drawn (too few images), the caption is the reason."""
     try:
         return ReportPicture(name, title, caption, plots.data_uri(draw()))
     except plots.NotDrawable as reason:
@@ -146,7 +146,10 @@ def _picture(name: str, title: str, caption: str, draw: "Callable[[], Figure | I
 def _chosen(
     table: pd.DataFrame, labels: NDArray[np.int64], probabilities: NDArray[np.float32], images: Sequence[str] | None
 ) -> NDArray[np.int64]:
-    """Positions of the images named, or of the surest mistakes, and where there are fewer, the least sure successes."""
+    """Positions of the named images, or of ATTENTION_ROWS images if none are named.
+
+    Those are the surest mistakes, followed by the least sure correct predictions.
+    """
     if images is not None:
         found = pd.Index(table["image"].to_numpy()).get_indexer(list(images))
         if absent := [image for image, position in zip(images, found, strict=True) if position < 0]:

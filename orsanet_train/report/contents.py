@@ -1,4 +1,4 @@
-"""What a report holds: plain data, and its JSON."""
+"""The contents of a report as plain data, and their JSON."""
 
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from orsanet_train.evaluation.statistics import Estimate
 
 @dataclass(frozen=True)
 class Choice:
-    """What one way of choosing a checkpoint would report, on the split that chooses."""
+    """The accuracy on the selection split that one way of choosing a checkpoint would report."""
 
     protocol: str
     epoch: str
@@ -50,18 +50,18 @@ class Quartile:
     high: float
     occluded: (
         float | None
-    )  # share of them with the tag `occluded`: covered faces have bad priors; None: no image has it
+    )  # share with the tag `occluded` (covered faces have bad priors); None: no image has the tag
     accuracy: Estimate
 
 
 @dataclass(frozen=True)
 class Beside:
-    """A number of the paper and ours for the same images."""
+    """A number of the paper, and ours for the same images."""
 
     what: str
     group: str
     published: float
-    images: int  # that the paper's number is of
+    images: int  # of the paper's number
     ours: GroupReport | None  # None: not evaluated here
 
 
@@ -70,7 +70,7 @@ class RunReport:
     """One run with one checkpoint."""
 
     name: str
-    stamp: str  # the selection protocol, short: it stands above everything
+    stamp: str  # the selection protocol in short, for the top of the report
     protocol: str
     warnings: tuple[str, ...]
     weights: str  # file name
@@ -78,15 +78,15 @@ class RunReport:
     manifest: str  # of the images evaluated
     trained_on: str  # the manifest of the training
     store: str  # its folder's name
-    seals: dict[str, str]  # of what was evaluated, by "split/view"
+    seals: dict[str, str]  # of the evaluated parts of the store, by "split/view"
     groups: tuple[GroupReport, ...]
-    detailed: GroupReport  # the group that tables per class and pictures are of
+    detailed: GroupReport  # the group of the tables per class and of the pictures
     choices: tuple[Choice, ...]
     robustness: tuple[Drop, ...]
     quartiles: tuple[Quartile, ...]
     worst: tuple[
         dict[str, Any], ...
-    ]  # images of the worst priors: image, label, predicted, score and the measures behind it
+    ]  # images with the worst priors: image, label, predicted, score and the measures behind it
     beside: tuple[Beside, ...]
     config: RunConfig
     recipe: dict[str, Any]
@@ -109,21 +109,21 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Source:
-    """What pictures of a run are made from."""
+    """The data for the pictures of a run."""
 
     run: Path
     evaluation: Evaluation
     store: PriorStore
     group: Group  # the detailed one
-    rows: NDArray[np.int64]  # of the evaluation's table that belong to it
-    quality: pd.DataFrame  # of the same, row by row, with the columns QUALITY of report.py
-    history: pd.DataFrame | None  # metrics.csv, where the run has one
+    rows: NDArray[np.int64]  # the group's rows in the evaluation's table
+    quality: pd.DataFrame  # one row for each of these rows, with the columns QUALITY of report.py
+    history: pd.DataFrame | None  # metrics.csv; None: the run has none
     report: RunReport
 
 
 @dataclass(frozen=True)
 class Report:
-    """Some runs, and how they compare with the first."""
+    """One or more runs, and their comparison with the first."""
 
     runs: tuple[RunReport, ...]
     comparison: Comparison | None
@@ -134,7 +134,7 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dictionaries; what is no number, because it was not measured or is beyond measure, as null."""
+    """Dataclasses as dictionaries; floats that are not finite (not measured, or infinite) as None."""
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

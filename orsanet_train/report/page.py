@@ -1,7 +1,8 @@
-"""A report as one HTML file that needs nothing else, and as Markdown.
+"""A report as one self-contained HTML file, and as Markdown.
 
-Everything that comes from a user (file, class, tag and run names) is text: jinja2 escapes it, and the page's content security policy allows
-its own style sheet and pictures within the page, no script, no request.
+Everything that comes from a user (file, class, tag and run names) is text: jinja2 escapes it. The
+page's content security policy allows its own style sheet and embedded pictures; it forbids scripts
+and requests.
 """
 
 import base64
@@ -26,15 +27,18 @@ PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
 
 
 def write_report(report: Report, pictures: Sequence[Sequence[ReportPicture]], out: Path) -> None:
-    """Write report.html, report.md and report.json into the folder `out`. `pictures` are those of each run of the report."""
+    """Write report.html, report.md and report.json into the folder `out`.
+
+    `pictures` has the pictures of each run of the report.
+    """
     environment = _environment()
     style = _file("style.css")
     content = report.as_json()
-    said = {"report": report, "runs": list(zip(report.runs, pictures, strict=True))}
+    values = {"report": report, "runs": list(zip(report.runs, pictures, strict=True))}
     page = environment.get_template("report.html").render(
-        **said, style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        **values, style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     )
-    markdown = environment.get_template("report.md").render(**said)
+    markdown = environment.get_template("report.md").render(**values)
     prepare_folder(out)
     for name, text in ((NUMBERS, json.dumps(content, indent=2, allow_nan=False)), (MARKDOWN, markdown), (PAGE, page)):
         write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]

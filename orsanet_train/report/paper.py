@@ -1,6 +1,7 @@
-"""The paper's own numbers (arXiv 2507.15401), to be shown beside a report of the same data set and never mixed into it.
+"""The paper's own numbers (arXiv 2507.15401), shown beside a report of the same data set.
 
-Overall accuracy of the published full model; each is the best epoch on the images it is measured on.
+They are never mixed with our numbers. Each is the overall accuracy of the published full model, at
+the epoch that was best on the measured images.
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """One number of the paper, and the group of our evaluation that measures the same."""
+    """One number of the paper, and the group of our evaluation with the same images."""
 
     what: str
     group: str
@@ -38,5 +39,8 @@ _NUMBERS = {
 
 
 def published(manifest: str, classes: Sequence[str]) -> list[Published]:
-    """The paper's numbers for the data set of a shipped descriptor (manifests/): by the manifest's name, and only with its classes."""
+    """The paper's numbers for the data set of a shipped descriptor (manifests/).
+
+    Empty unless both the manifest's name and its classes are those of the descriptor.
+    """
     return _NUMBERS[manifest] if set(classes) == _CLASSES.get(manifest) else []

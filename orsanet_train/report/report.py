@@ -1,10 +1,11 @@
-"""Evaluated runs -> what a report says: report.json, and with pictures (album.py) the page and report.md (page.py).
+"""Evaluated runs -> the contents of a report, which page.py writes with the pictures of album.py.
 
     RUN/evaluation-<checkpoint>, metrics.csv, config.toml ─┐
     store: priors' quality ────────────────────────────────┴─▶ RunReport ─┐
     several runs ─ compare.py ─▶ paired differences ──────────────────────┴─▶ Report
 
-Nothing is computed by the model here; every number follows from the evaluation folder, so the three files cannot disagree.
+The model does not run here. Every number follows from the evaluation folder, so report.html,
+report.md and report.json cannot disagree.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from orsanet_train.report.sections import choices, quartiles, robustness, stamp,
 QUALITY = (
     "image", "label", "predicted", "score", "segmentation_entropy", "part_plausibility", "landmark_agreement", "flip_disagreement"
 )  # fmt: skip
-WORST = 12  # images of the worst priors to name
+WORST = 12  # images with the worst priors to name
 
 
 def make_report(
@@ -40,8 +41,9 @@ def make_report(
 ) -> tuple[Report, list[Source]]:
     """The report of run folders, or of folders of seeds (whose first seed is shown in detail).
 
-    `split` is the one to show in detail (None: `test`, else the first evaluated); `store` is where the store is now, if it was moved.
-    Raises OrsanetError for a run without an evaluation, and where the store does not hold what was evaluated.
+    `split` is shown in detail; None: `test` if it was evaluated, otherwise the first evaluated
+    split. `store` is the store's present path; None: its path at evaluation. Raises OrsanetError
+    for a run without an evaluation, and if the store is not the evaluated one.
     """
     runs, store = as_paths(runs, "runs"), None if store is None else as_path(store, "store")
     seeds = [seed_folders(run) for run in runs]
@@ -67,7 +69,7 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
     quality[["label", "predicted"]] = table[["label", "predicted"]].to_numpy()
     config = load_config(str(run / "config.toml"))
     detailed = evaluation.group(str(group))
-    assert detailed is not None  # _detailed_group took it from there
+    assert detailed is not None  # _detailed_group chose it from the evaluation
     history = _history(run / "metrics.csv")
     report = RunReport(
         name=name,
@@ -98,7 +100,7 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
 
 
 def _history(path: Path) -> pd.DataFrame | None:
-    """metrics.csv; None for a run that has none."""
+    """Read metrics.csv; None if it does not exist."""
     if not path.exists():
         return None
     try:
@@ -106,7 +108,7 @@ def _history(path: Path) -> pd.DataFrame | None:
         history["selection_accuracy"].astype(float).iloc[-1]
     except (ValueError, KeyError, IndexError) as error:
         raise OrsanetError(
-            f"{path}: damaged ({error}); take it from a copy, or delete it to report without it"
+            f"{path}: damaged ({error}); restore it from a copy, or delete it to report without it"
         ) from error
     return history
 
@@ -117,28 +119,31 @@ def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Gro
     if not splits:
         raise OrsanetError(f"{run}: no whole split was evaluated; run `orsanet-train evaluate {run} --splits test …`")
     if split is not None and split not in splits:
-        raise OrsanetError(f"{run}: split '{split}' was not evaluated; there is {', '.join(splits)}")
+        raise OrsanetError(f"{run}: split '{split}' was not evaluated; choose one of {', '.join(splits)}")
     return Group(split or ("test" if "test" in splits else splits[0]), None, CLEAN)
 
 
 def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -> PriorStore:
-    """The store that holds what was evaluated, by its seal."""
+    """Open the evaluated store. Raises OrsanetError if recipe or seal differ from the evaluation's."""
     path = Path(evaluation.store) if moved is None else moved
     if moved is None and not path.exists():
-        raise OrsanetError(f"{path}: the store that was evaluated is not there any more; say with --store where it is")
+        raise OrsanetError(f"{path}: the store that was evaluated does not exist any more; give its new path with --store")
     store = PriorStore.open(path)
     if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
     if store.sealed(group.split, group.view).seal != evaluation.seals[f"{group.split}/{group.view}"]:
         raise OrsanetError(
-            f"{store.path}: split '{group.split}' does not hold what was evaluated (its seal is another); name the store with --store, or "
+            f"{store.path}: split '{group.split}' is not the one that was evaluated (its seal differs); name the evaluated store with --store, or "
             f"run `orsanet-train evaluate` again"
         )
     return store
 
 
 def store_rows(store: PriorStore, split: str, table: pd.DataFrame) -> NDArray[np.int64]:
-    """Where the images of a predictions table are in the store. Raises OrsanetError for one that is not there."""
+    """The store's rows of the images of a predictions table.
+
+    Raises OrsanetError if the store lacks any of these images.
+    """
     rows = pd.Index(store.sample_ids(split)).get_indexer(pd.Index(table["image"]))
     if (rows < 0).any():
         absent = table["image"][rows < 0].tolist()

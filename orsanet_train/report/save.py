@@ -23,12 +23,20 @@ def save_report(
     store: StrPath | None = None,
     device: torch.device | str = "auto",
 ) -> Report:
-    """Write the report of evaluated runs into the folder `out`, as `orsanet-train report` does, and return what it says.
+    """Write the report of evaluated runs, as `orsanet-train report` does, and return its contents.
 
-    `runs` are run folders, or folders of seeds; several are compared with the first. `checkpoint` is "best" or "last". `split` is shown
-    in detail (None: test, else the first evaluated), and `images` are those whose attention is shown (None: the surest mistakes). `store`
-    is where the store is now, if it was moved.
-    Raises OrsanetError for a run without an evaluation, where the store does not hold what was evaluated, or without matplotlib.
+    Raises OrsanetError for a run without an evaluation, if the store is not the evaluated one, or
+    if matplotlib is not installed.
+
+    Args:
+        runs: Run folders, or folders of seeds. Several are compared with the first.
+        out: The folder to write into.
+        checkpoint: "best" or "last".
+        split: The split to show in detail. None: test if it was evaluated, otherwise the first
+            evaluated split.
+        images: The images whose attention is shown. None: the surest mistakes.
+        store: The store's present path. None: its path at evaluation.
+        device: "auto", "cpu", "cuda", "cuda:N" or a torch.device; computes the attention.
     """
     folders, folder, chosen = as_paths(runs, "runs"), as_path(out, "out"), as_device(device)
     wanted = None if images is None else as_names(images, "images")

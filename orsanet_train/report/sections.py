@@ -1,4 +1,4 @@
-"""The sections of a report that take some computing, each from an evaluation alone or with what the run left beside it."""
+"""The computed sections of a report, from an evaluation and the run's metrics.csv."""
 
 import numpy as np
 import pandas as pd
@@ -12,24 +12,27 @@ from orsanet_train.evaluation.statistics import paired
 from orsanet_train.model.checkpoint import chosen_in_short
 from orsanet_train.report.contents import Choice, Drop, Quartile
 
-LAST_SHARE, LAST_AT_LEAST = 8, 5  # the mean of the last eighth of the epochs, 50 of the published 400; but of five
+LAST_SHARE, LAST_AT_LEAST = 8, 5  # mean of the last eighth of the epochs (50 of the published 400), but of five or more
 
 
 def stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame | None) -> str:
-    """How the checkpoint was chosen, short enough to stand above everything."""
+    """How the checkpoint was chosen, in short, for the top of the report."""
     epochs = None if history is None else len(history)
     return chosen_in_short(evaluation.checkpoint, epochs, optimistic=detailed.chose_checkpoint)
 
 
 def warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
-    """What a reader must know before the numbers."""
+    """The warnings to show before the numbers."""
     if not detailed.chose_checkpoint:
         return list(evaluation.notes)
-    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below flatter it", *evaluation.notes]
+    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic", *evaluation.notes]
 
 
 def choices(history: pd.DataFrame, split: str) -> list[Choice]:
-    """What the ways of choosing a checkpoint would report, from the accuracy per epoch on the split that chooses."""
+    """The accuracies that the ways of choosing a checkpoint would report.
+
+    They are computed from the accuracy per epoch on the selection split, `split`.
+    """
     accuracy = history["selection_accuracy"]
     best, last = int(accuracy.argmax()), len(accuracy) - 1
     count = min(len(accuracy), max(LAST_AT_LEAST, len(accuracy) // LAST_SHARE))
@@ -43,7 +46,7 @@ def choices(history: pd.DataFrame, split: str) -> list[Choice]:
 
 
 def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
-    """Every evaluated view of a split against its clean view, over the images that both have."""
+    """Every evaluated view of a split against its clean view, over the images of both."""
     table = evaluation.table
     clean = table[Group(split, None, CLEAN).of(table)].set_index("image")
     drops = []
@@ -59,7 +62,10 @@ def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
 
 
 def quartiles(evaluation: Evaluation, rows: NDArray[np.int64], score: NDArray[np.float64]) -> list[Quartile]:
-    """Accuracy of each quarter of these rows of the evaluation's table, from the worst priors by their `score` to the best."""
+    """Accuracy of each quarter of `rows` of the evaluation's table, ordered by `score`, worst first.
+
+    `score` [rows] is the quality of the priors, 1 the best. Empty for fewer than four rows.
+    """
     if len(rows) < 4:
         return []
     table = evaluation.table.iloc[rows]

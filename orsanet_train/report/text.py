@@ -1,4 +1,4 @@
-"""Numbers and names as a report writes them."""
+"""Numbers and names in the formats of a report."""
 
 import html
 from typing import Any
@@ -17,7 +17,7 @@ def points(share: float | None) -> str:
 
 
 def between(estimate: Estimate, signed: bool = False) -> str:
-    """Its 95 % interval."""
+    """The 95 % interval as text."""
     if estimate.low is None or estimate.high is None:
         return "–"
     show = points if signed else percent
@@ -25,7 +25,7 @@ def between(estimate: Estimate, signed: bool = False) -> str:
 
 
 def images(estimate: Estimate, count: int) -> str:
-    """How many images wide the interval is."""
+    """The interval's width as a number of images."""
     width = estimate.images(count)
     return "–" if width is None else f"{width:.0f}"
 
