@@ -143,7 +143,7 @@ def test_predictions_of_ones_own_may_be_lists_and_must_fit() -> None:
     report = group_report("own", [0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], classes)
     assert report == group_report("own", np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]), classes)
     for labels, probabilities, what in (
-        ([0, 1], [[0.5, 0.5]], r"labels \[2\] and probabilities \[1, 2\], where N labels and \[N, 2\] probabilities"),
+        ([0, 1], [[0.5, 0.5]], r"labels have shape \[2\] and probabilities \[1, 2\]; expected \[N\] and \[N, 2\]"),
         ([0], [[0.2, 0.3, 0.5]], r"probabilities \[1, 3\]"),
         ([2], [[0.5, 0.5]], "whole numbers from 0 to 1"),
         ([0.0], [[0.5, 0.5]], "whole numbers from 0 to 1"),

@@ -1,1 +1,1 @@
-"""orsanet-train bench: what this machine makes of a training step and of an evaluation, and what DARELoss does outside faces."""
+"""orsanet-train bench: speed of a training step and of an evaluation; DARELoss outside faces."""

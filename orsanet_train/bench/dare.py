@@ -1,10 +1,11 @@
-"""DARELoss outside faces: does it help a small network on data sets that come with scikit-learn?
+"""DARELoss outside faces: its effect on a small network, on data sets that come with scikit-learn.
 
     data set ─ per seed: split, first weights, order of the images ─▶ cross-entropy | + w DARE, published | + w DARE, paper ─▶ held-out accuracy
 
-Within a seed the arms differ in the loss alone, so their differences are taken seed by seed. The settings below were fixed before any arm
-with DARELoss had been trained: one hidden layer, Adam at torch's own learning rate, steps enough for cross-entropy to fit clean labels.
-The result is the last step's; nothing is chosen by it. There is no warm-up.
+Within a seed the arms differ only in the loss, so their differences are computed seed by seed. The
+settings below were fixed before any arm with DARELoss was trained: one hidden layer, Adam at
+torch's default learning rate, enough steps for cross-entropy to fit clean labels. The result is
+that of the last step; no setting was chosen by it. There is no warm-up.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ HIDDEN, BATCH, STEPS = 64, 64, 600
 
 
 class Task(NamedTuple):
-    """A data set, and how it is made hard enough that there is something to win."""
+    """A data set, and the changes that make it hard enough to leave room for improvement."""
 
     name: str
     load: Callable[..., tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -61,7 +62,7 @@ ARMS = (CROSS_ENTROPY, *PRIMARY, *SECONDARY)
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Networks this small are slower on several, much slower on a busy machine."""
+    """Run torch on one thread: small networks are slower on several, most on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -71,12 +72,12 @@ def one_thread() -> Iterator[None]:
 
 
 class Split(NamedTuple):
-    """A task as S seeds see it: N training and M held-out samples of F standardised features."""
+    """A task for S seeds: N training and M held-out samples of F standardised features."""
 
     inputs: Tensor  # float32 [S, N, F]
-    labels: Tensor  # int64 [S, N], with the wrong ones
+    labels: Tensor  # int64 [S, N], including the wrong ones
     held_out_inputs: Tensor  # float32 [S, M, F]
-    held_out_labels: Tensor  # int64 [S, M], all right
+    held_out_labels: Tensor  # int64 [S, M], all correct
 
 
 class Result(NamedTuple):
@@ -89,7 +90,7 @@ class Result(NamedTuple):
 
 
 def bench_dare(seeds: Sequence[int], tasks: Sequence[Task] = TASKS, arms: Sequence[Arm] = ARMS) -> list[Result]:
-    """Train every arm on every task with every seed, to the same numbers on every call."""
+    """Train every arm on every task with every seed; every call returns the same numbers."""
     results = []
     with tqdm(total=len(tasks) * len(arms) * STEPS, unit="step", leave=False) as progress:
         for task in tasks:
@@ -105,7 +106,7 @@ def bench_dare(seeds: Sequence[int], tasks: Sequence[Task] = TASKS, arms: Sequen
 
 
 def split_task(task: Task, seeds: Sequence[int]) -> Split:
-    """The task's data, divided anew by every seed."""
+    """The task's data, divided once for each seed."""
     inputs, labels = task.load(return_X_y=True)
     parts = []
     for seed in seeds:
@@ -125,10 +126,11 @@ def split_task(task: Task, seeds: Sequence[int]) -> Split:
 
 @one_thread()
 def train(split: Split, seeds: Sequence[int], arm: Arm, after_step: Callable[[], object] = lambda: None) -> Tensor:
-    """Train a network for every seed, and return their logits for the held-out samples, float32 [S, M, K].
+    """Train a network for every seed, and return their logits for the held-out samples.
 
-    All of them train side by side as one batched network: the sum of their losses gives each its own gradient, and Adam treats every
-    weight by itself.
+    The logits are float32 [S, M, K]. All networks train side by side as one batched network: the
+    sum of their losses gives each network its own gradient, and Adam updates every weight
+    independently.
     """
     features, classes = split.inputs.shape[2], int(split.labels.max()) + 1
     networks = []
@@ -157,7 +159,7 @@ def train(split: Split, seeds: Sequence[int], arm: Arm, after_step: Callable[[],
 
 
 def _order(images: int, seeds: Sequence[int]) -> Tensor:
-    """int64 [STEPS, S, BATCH]: every seed's own order of its training images, each once before any comes again."""
+    """int64 [STEPS, S, BATCH]: each seed's own order of the training images, in whole epochs."""
     epochs = -(-STEPS * BATCH // images)
     orders = []
     for seed in seeds:
@@ -168,7 +170,11 @@ def _order(images: int, seeds: Sequence[int]) -> Tensor:
 
 
 def table(result: Result) -> str:
-    """One task for a terminal: mean ± sample standard deviation over the seeds in per cent, difference from cross-entropy in points."""
+    """The result of one task as text for a terminal.
+
+    Mean ± sample standard deviation over the seeds in per cent; difference from cross-entropy in
+    points, with its 95 % t interval.
+    """
     task, plain = result.task, 100 * result.accuracy[CROSS_ENTROPY]
     lines = [f"{task.name}: {task.training} training and {result.held_out} held-out samples, {result.classes} classes"]
     for arm, shares in result.accuracy.items():

@@ -1,9 +1,9 @@
-"""How much an evaluation adds to what it cannot do without: the model's forward over the same number of images.
+"""The time of an evaluation beside that of the model's bare forward over as many images.
 
     forward ½ ─▶ evaluate, whole: checkpoint, reading, forward, metrics, files ─▶ forward ½
 
-The forward is of one batch that stays in memory, again and again. Half of it runs before and half after, so that a machine that gets slower
-in between is the same for both.
+The forward runs repeatedly on one batch in memory. Half of it runs before and half after the
+evaluation, so that a machine that becomes slower affects both alike.
 """
 
 import tempfile
@@ -34,14 +34,22 @@ class EvaluationSpeed(NamedTuple):
 def bench_evaluate(
     weights: Path, manifest: Manifest, store: PriorStore, split_name: str, device: torch.device
 ) -> EvaluationSpeed:
-    """Evaluate a checkpoint on a split and throw the result away. Raises OrsanetError as `evaluate` does."""
+    """Time an evaluation on a split; its result is discarded. Raises OrsanetError as `evaluate`.
+
+    Args:
+        weights: A weights file.
+        manifest: The manifest of the images.
+        store: A store with their priors.
+        split_name: The split to evaluate, in the clean view.
+        device: The device on which the model runs.
+    """
     split = join(manifest, store, split_name, [CLEAN])
     if not len(split.rows):
         raise OrsanetError(f"no image of '{split_name}' can be used: the build rejected all; see `orsanet-cache info`")
     model, identity = load_weights(weights)
     batch = next(iter(Feed(store, split, identity.model, device, "stream").in_order(EVALUATION_BATCH)))
     model = model.to(device)
-    _forward(model, batch, len(batch.label), device)  # chooses kernels, takes memory
+    _forward(model, batch, len(batch.label), device)  # chooses kernels, allocates memory
     before = _forward(model, batch, len(split.rows) // 2, device)
     with tempfile.TemporaryDirectory(prefix="orsanet-bench-") as folder:
         began = time.perf_counter()
@@ -53,7 +61,7 @@ def bench_evaluate(
 
 @torch.no_grad()
 def _forward(model: ORSANet, batch: PriorBatch, images: int, device: torch.device) -> float:
-    """Seconds for so many images."""
+    """Seconds for this number of images."""
     began = time.perf_counter()
     for start in range(0, images, len(batch.label)):
         model(*(values[: images - start] for values in batch.inputs))

@@ -1,10 +1,10 @@
-"""How fast a training step is: contenders take turns in one run, so that a noisy machine is the same for all.
+"""The speed of a training step. Contenders take turns in one run, so that noise affects all alike.
 
     online, published   frozen networks in both passes, SAM and Adam parameter by parameter (published.py)
-    cached, <mode>      the priors given; what `orsanet-train run` does in exact, parity and fast, and compiled
+    cached, <mode>      priors as input: the step of `orsanet-train run` in each mode, and compiled
 
-Batches are random and already where the step reads them: this measures the step, not the disk. (`run` writes the share of time that it
-waited for data into metrics.csv.)
+Batches are random and already on the device: this measures the step, not the disk. (`run` writes
+the share of time that it waited for data into metrics.csv.)
 """
 
 import time
@@ -33,7 +33,7 @@ from orsanet_train.reference.step import PublishedStep
 
 CLASSES = 7
 RAFDB_IMAGES = 12_271
-PEAK_SIZE = 4096  # of the matrix product that stands for what the device can do
+PEAK_SIZE = 4096  # of the matrix product that measures the device's arithmetic rate
 GPU_STEPS = 20  # of a turn; on a CPU a turn is one step
 PASSES = {"forward": 1, "forward and backward": 3}  # multiply-adds, in forward passes
 
@@ -45,7 +45,7 @@ class StepSpeed(NamedTuple):
     images_per_second: float  # median over the turns
     ratio: float  # median, turn by turn, to the published step
     utilisation: (
-        float  # share of the arithmetic rate of a matrix product in float32 on this device, of the trained part alone
+        float  # arithmetic rate of the trained part alone, as a share of that of a float32 matrix product
     )
     epoch_seconds: float  # of the steps that RAF-DB's training images need
 
@@ -60,7 +60,17 @@ class StepShare(NamedTuple):
 def bench_step(
     config: RunConfig, device: torch.device, batch_size: int, rounds: int, compiled: bool
 ) -> tuple[list[StepSpeed], list[StepShare]]:
-    """Steps of random batches in turns; then the parts of the exact step. Raises OrsanetError where `fast` is not to be had."""
+    """Time steps of random batches in turns, then the parts of the exact step.
+
+    Raises OrsanetError if the device does not support `fast`.
+
+    Args:
+        config: The model and the settings of the step.
+        device: The device to measure.
+        batch_size: Images in a step.
+        rounds: Measured turns of every contender.
+        compiled: Whether the cached steps are also measured compiled.
+    """
     torch.manual_seed(0)
     contenders = dict(_contenders(config, device, batch_size, compiled))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -96,7 +106,7 @@ def bench_step(
 def _contenders(
     config: RunConfig, device: torch.device, batch_size: int, compiled: bool
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Each with a model of its own."""
+    """The contenders by name; each has its own model."""
     with torch.device(device):
         frozen = FrozenPriors(SegFace(SegFaceConfig()), MobileFaceNet(), "published")
         network = OnlineORSANet(_model(config, device), frozen, "published").train()
@@ -117,20 +127,20 @@ def _contenders(
 def _turn(
     take: Callable[..., None], batch: PriorBatch | OnlineBatch, config: RunConfig, device: torch.device
 ) -> Callable[[], None]:
-    """A contender's step, with the switches that belong to the whole process as it has them."""
+    """A contender's step, which first sets its process-wide switches."""
     ours = not isinstance(take, PublishedStep)
 
     def step() -> None:
         choose_arithmetic(config, device)
         keep_freed_memory(ours)
-        torch.backends.cudnn.deterministic &= ours  # the published code does not ask for it
+        torch.backends.cudnn.deterministic &= ours  # the published code does not set it
         take(batch, len(batch.label))
 
     return step
 
 
 def _parts(config: RunConfig, device: torch.device, batch_size: int, rounds: int) -> list[StepShare]:
-    """The exact step, launched one by one and taken apart; what is left over is SAM's own arithmetic."""
+    """The parts of the exact step without a graph; the remainder is SAM's own arithmetic."""
     exact = config.model_copy(update={"precision": "exact"})
     model = _model(exact, device)
     batch = _priors(exact, device, batch_size)
@@ -160,7 +170,7 @@ def _parts(config: RunConfig, device: torch.device, batch_size: int, rounds: int
 
 
 def _timed(work: Callable[[], object], times: int, device: torch.device) -> float:
-    """Seconds for `times` calls, all of it done."""
+    """Seconds for `times` calls, including their work on the device."""
     _wait(device)
     began = time.perf_counter()
     for _ in range(times):

@@ -28,7 +28,7 @@ class Attention(NamedTuple):
 
 
 def attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> Attention:
-    """Grad-CAM of the class that the model predicts. The inputs are those of its forward, on any device.
+    """Grad-CAM of the class that the model predicts; inputs as for its forward, on any device.
 
     `without_prior` is the map of the same class and the same weights with the SSGM bypassed: the
     MCM gets the image tokens unchanged. It shows the effect of the prior in this model. It is not

@@ -63,7 +63,7 @@ def write_picture(picture: "Figure | Image.Image", path: Path) -> None:
 
 
 def data_uri(picture: "Figure | Image.Image") -> str:
-    """A URI for the `src` of an img: figures as PNG, pictures of faces as JPEG, which is smaller."""
+    """A URI for an img's `src`: figures as PNG, pictures of faces as JPEG, which is smaller."""
     kind = "JPEG" if isinstance(picture, Image.Image) else "PNG"
     return f"data:image/{kind.lower()};base64,{base64.b64encode(_encoded(picture, kind)).decode()}"
 
@@ -312,7 +312,7 @@ def _per_cent(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
 
 
 def _intervals(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
-    """[2, n] below and above the values, in per cent; NaN, which draws nothing, without interval."""
+    """[2, n] below and above the values, in per cent; NaN (draws nothing) without interval."""
     low, high = np.array([(estimate.low, estimate.high) for estimate in estimates], float).reshape(-1, 2).T
     value = _per_cent(estimates)
     return np.maximum((value - 100 * low, 100 * high - value), 0)  # an interval of resamples may not contain the value

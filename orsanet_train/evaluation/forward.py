@@ -1,4 +1,4 @@
-"""The model over a split, without gradients: images in the manifest's order -> class probabilities and features."""
+"""Runs a model over a split without gradients: images in the manifest's order -> outputs."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -25,7 +25,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class ClassReport:
-    """One class. Precision is None if it is never predicted, recall if it has no images, F1 if both."""
+    """One class. Precision is None if never predicted, recall if it has no images, F1 if both."""
 
     images: int  # with this label
     predicted: int  # images predicted as this class

@@ -56,7 +56,7 @@ class Evaluation:
 
     @property
     def optimistic(self) -> bool:
-        """Whether the checkpoint was chosen on some of the images, so their numbers are optimistic."""
+        """Whether the checkpoint was chosen on some of the images: their numbers are optimistic."""
         return any(report.chose_checkpoint for report in self.groups)
 
     @property
@@ -90,7 +90,7 @@ class Evaluation:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the folder. Raises OrsanetError if it has no evaluation, or a damaged or changed one."""
+        """Read the folder. Raises OrsanetError if the evaluation is absent, damaged or changed."""
         if not (folder / EVALUATION).is_file():
             raise OrsanetError(
                 f"{folder}: no evaluation found; make one with `orsanet-train evaluate RUN --store … --manifest …`"

@@ -40,7 +40,7 @@ def _percent(share: float | None) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The tables of a comparison, in per cent and points, then each run's protocol and the notes."""
+    """The tables of a comparison in per cent and points, then the runs' protocols and the notes."""
     parts = [_accuracy_table(comparison.accuracies)]
     if comparison.differences:
         first = comparison.runs[0]

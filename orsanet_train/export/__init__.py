@@ -1,1 +1,1 @@
-"""A trained run as ONNX files and a model card: `orsanet-train export`. Begin to read at export.py."""
+"""A trained run as ONNX files and a model card: `orsanet-train export`. Start at export.py."""

@@ -12,20 +12,21 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 
 SIDE = 224
-BATCHES = (1, 7)  # sizes in which they go through every file: it was traced with another
+BATCHES = (1, 7)  # batch sizes of the comparison; files are traced with another size
 AT_MOST = 100  # pictures of a folder or manifest
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of the formats that read_image knows
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of the formats that read_image reads
 CROPS = 8  # of each photograph
 NOISE = 4
 
 
 def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
-    """uint8 [N, 224, 224, 3], enough for the largest of BATCHES, and in words what they are.
+    """Pictures uint8 [N, 224, 224, 3] and their description; N is at least the largest of BATCHES.
 
-    `source` is a folder, of which the first AT_MOST files with one of SUFFIXES are taken in the order of their paths, or a manifest (.toml),
-    whose first AT_MOST rows are taken; each picture whole, as a build does. None takes crops of the photographs that come with
-    scikit-learn, and seeded noise.
-    Raises OrsanetError where there is no such source, where a picture cannot be read, and where there are too few.
+    `source` is a folder or a manifest (.toml). Of a folder, the first AT_MOST files with one of
+    SUFFIXES in the order of their paths are read; of a manifest, the first AT_MOST rows. Each
+    picture is used whole, as in a build. None: crops of the photographs that come with
+    scikit-learn, and seeded noise. Raises OrsanetError if the source does not exist, if a picture
+    cannot be read, and if there are too few pictures.
     """
     if source is None:
         return (
@@ -38,14 +39,14 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
         raise OrsanetError(f"{source}: does not exist; --check names a folder of pictures or a manifest")
     elif source.suffix.lower() != ".toml":
         raise OrsanetError(
-            f"{source}: --check needs a folder of pictures or a manifest's .toml, which says where its pictures are"
+            f"{source}: --check needs a folder of pictures or a manifest's .toml, which has the folder of its pictures"
         )
     else:
         manifest = load_manifest(source, check_files=False)
         paths = [manifest.root / sample.image for sample in manifest.samples]
     if len(paths) < max(BATCHES):
         raise OrsanetError(
-            f"{source}: has {len(paths)} pictures ({', '.join(SUFFIXES)}), and batches of {max(BATCHES)} are tried; name a folder or "
+            f"{source}: has {len(paths)} pictures ({', '.join(SUFFIXES)}), but the comparison needs {max(BATCHES)}; name a folder or "
             f"manifest with as many, or leave out --check"
         )
     chosen = paths[:AT_MOST]
@@ -58,7 +59,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
     try:
         return view_pixels(read_image(path).rgb, CLEAN)
     except RejectedImage as reason:
-        raise OrsanetError(f"{path}: {reason}; take it out of what --check names") from reason
+        raise OrsanetError(f"{path}: {reason}; remove it from the folder or manifest of --check") from reason
 
 
 def _photographs() -> NDArray[np.uint8]:

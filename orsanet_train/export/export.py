@@ -1,9 +1,9 @@
-"""A run -> ONNX files that were seen to say what PyTorch says, and a card that says what they are.
+"""A run -> ONNX files whose outputs were compared with PyTorch's, and a model card.
 
     RUN/best.safetensors ─┬─────────────────────▶ trainable.onnx ─┐
                           └─ frozen networks ───▶ pipeline.onnx  ─┴─ onnxruntime beside PyTorch, on pictures ─▶ MODEL_CARD.md
 
-The folder is written under another name and renamed when every file has passed, so what is there can be used.
+The folder is written under a temporary name and renamed when every file has passed the comparison.
 """
 
 import hashlib
@@ -47,15 +47,16 @@ from orsanet_train.model.orsanet import ORSANet
 
 ExportedPart = Literal["pipeline", "trainable", "both"]
 
-# Of a probability. Sums in another order stay well below it, but for int8, where they can put a feature on the next step. A graph that
-# computes something else is above it; one that is only less exact, such as one without a float16 store's rounding, need not be.
+# Of a probability. Sums in another order differ by much less, except with int8, where they can move
+# a feature to the next step. A graph that computes something else exceeds this limit. A graph that
+# is only less exact, for example without a float16 store's rounding, may stay below it.
 MAX_DIFFERENCE = 1e-4
 PYTORCH_BATCH = 8
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The written files."""
 
     folder: Path
     graphs: tuple[WrittenGraph, ...]
@@ -71,12 +72,21 @@ def export_onnx(
     landmarks: StrPath | None = None,
     check: StrPath | None = None,
 ) -> Exported:
-    """Write trainable.onnx, pipeline.onnx (or one of them) and MODEL_CARD.md into the new folder `out`.
+    """Write trainable.onnx, pipeline.onnx (or one of them) and MODEL_CARD.md into a new folder.
 
-    `checkpoint` is best or last. `segmenter` and `landmarks` are as `frozen_priors` takes them; the trainable part alone takes neither.
-    `check` is a folder or manifest of pictures on which the files are compared with PyTorch; None takes pictures that come with scikit-learn.
-    Raises OrsanetError, and leaves nothing, where `out` exists, onnxruntime is not installed, the frozen networks are not the
-    run's or not wanted, a picture cannot be read, or a probability differs from PyTorch's by more than MAX_DIFFERENCE.
+    Raises OrsanetError, and writes nothing, if `out` exists, if onnxruntime is not installed, if
+    the frozen networks are not the run's or not used, if a picture cannot be read, or if a
+    probability differs from PyTorch's by more than MAX_DIFFERENCE.
+
+    Args:
+        run_folder: The run folder.
+        checkpoint: "best" or "last".
+        out: The folder to write; it must not exist.
+        part: The files to write: "pipeline", "trainable" or "both".
+        segmenter: As for `frozen_priors`; None for the trainable part alone.
+        landmarks: As for `frozen_priors`; None for the trainable part alone.
+        check: A folder or manifest of pictures for the comparison with PyTorch. None: pictures that
+            come with scikit-learn.
     """
     if not onnx_installed():
         raise OrsanetError(NO_ONNX)
@@ -90,7 +100,7 @@ def export_onnx(
     model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
     evaluation = evaluation_of(run_folder, checkpoint)
     frozen = None if part == "trainable" else frozen_priors(run_folder, identity, segmenter, landmarks)
-    pictures, pictures_said = check_pictures(None if check is None else as_path(check, "check"))
+    pictures, described = check_pictures(None if check is None else as_path(check, "check"))
     pixels = torch.from_numpy(pictures)
     stored = random_rows(identity, pixels) if frozen is None else stored_rows(identity, frozen, pixels)
 
@@ -109,7 +119,7 @@ def export_onnx(
                 network = WholePipeline(model, identity, frozen)
                 graphs.append(export(network, PIPELINE, {"pixels": pixels}, (*EXPRESSION, *PRIORS), expected))
             card = model_card(
-                checkpoint, identity, evaluation, graphs, pictures_said, training_of(run_folder, identity)
+                checkpoint, identity, evaluation, graphs, described, training_of(run_folder, identity)
             )
             (folder / CARD).write_text(card, encoding="utf-8")
             for path in folder.iterdir():
@@ -124,7 +134,10 @@ def export_onnx(
 
 
 def stored_rows(identity: Identity, frozen: FrozenPriors, pixels: Tensor) -> dict[str, Tensor]:
-    """Pictures uint8 [N, 224, 224, 3] -> what a store of the run's recipe keeps of them and the model reads, field by field."""
+    """The fields that the model reads from a store of the run's recipe, for these pictures.
+
+    `pixels` is uint8 [N, 224, 224, 3]; every field has N rows.
+    """
     feature_dtype = str(identity.store_recipe["feature_dtype"])
     parts: list[dict[str, Tensor]] = []
     for batch in pixels.split(PYTORCH_BATCH):
@@ -137,7 +150,7 @@ def stored_rows(identity: Identity, frozen: FrozenPriors, pixels: Tensor) -> dic
 
 
 def random_rows(identity: Identity, pixels: Tensor) -> dict[str, Tensor]:
-    """The same with seeded random priors: where there are no frozen networks."""
+    """The same fields with seeded random priors, for an export without frozen networks."""
     feature_dtype = str(identity.store_recipe["feature_dtype"])
     generator, count = torch.Generator().manual_seed(0), len(pixels)
     row = {"image": pixels[:, ::2, ::2].contiguous()}
@@ -151,19 +164,22 @@ def random_rows(identity: Identity, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def probabilities(model: ORSANet, identity: Identity, stored: Mapping[str, Tensor]) -> NDArray[np.float32]:
-    """What the model says of a store's rows, [N, K], by PyTorch: as evaluation computes it."""
-    said = []
+    """PyTorch's probabilities for a store's rows, [N, K], computed as in an evaluation."""
+    parts = []
     with torch.no_grad():
         for start in range(0, len(stored["image"]), PYTORCH_BATCH):
             row = {name: values[start : start + PYTORCH_BATCH] for name, values in stored.items()}
-            said.append(model(*model_inputs(row)).logits.softmax(dim=1))
-    return torch.cat(said).numpy()
+            parts.append(model(*model_inputs(row)).logits.softmax(dim=1))
+    return torch.cat(parts).numpy()
 
 
 def largest_difference(
     path: Path, inputs: Mapping[str, NDArray[Any]], expected: NDArray[np.float32], batches: Sequence[int] = BATCHES
 ) -> float:
-    """The largest difference between the probabilities onnxruntime computes, in batches of each of these sizes, and those expected."""
+    """The largest difference between onnxruntime's probabilities and the expected ones, [N, K].
+
+    onnxruntime computes them in batches of each of the sizes `batches`.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -173,9 +189,9 @@ def largest_difference(
     for size in batches:
         for start in range(0, len(expected), size):
             span = slice(start, start + size)
-            (said,) = session.run(["probabilities"], {name: values[span] for name, values in inputs.items()})
-            difference = np.abs(said - expected[span]).max()
-            if not difference <= largest:  # not a number is no agreement
+            (computed,) = session.run(["probabilities"], {name: values[span] for name, values in inputs.items()})
+            difference = np.abs(computed - expected[span]).max()
+            if not difference <= largest:  # also for NaN
                 largest = float(difference)
     return largest
 
@@ -190,17 +206,17 @@ def _export(
     identity: Identity,
     folder: Path,
 ) -> WrittenGraph:
-    """One file, written and compared."""
+    """Write one file and compare it with PyTorch."""
     path = folder / name
     write_graph(network, {key: values[:2] for key, values in inputs.items()}, outputs, _metadata(identity), path)
     difference = largest_difference(path, {key: values.numpy() for key, values in inputs.items()}, expected)
     if not difference <= MAX_DIFFERENCE:
         cause = ""
         if identity.store_recipe["feature_dtype"] == "int8":
-            cause = " (features between two steps of an int8 store round to either, which may be all)"
+            cause = " (the only cause may be features between two steps of an int8 store, which round to either)"
         raise OrsanetError(
             f"{name}: onnxruntime's probabilities differ from PyTorch's by up to {difference:.1e}, more than {MAX_DIFFERENCE:.0e}{cause}, "
-            f"so nothing was written; try --part trainable or another version of onnxruntime, and report it"
+            f"so nothing was written; try --part trainable or another version of onnxruntime, and report the difference"
         )
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -208,19 +224,19 @@ def _export(
 
 
 def _metadata(identity: Identity) -> dict[str, str]:
-    """What a file says of itself: ONNX's metadata_props."""
+    """The metadata_props of an ONNX file."""
     return {
         "classes": json.dumps(identity.classes),
         "tensors_sha256": identity.tensors_sha256,
         "store_recipe": json.dumps(identity.store_recipe),
-        "preprocessing": "RGB uint8 as it is: normalisation is in the graph; "
+        "preprocessing": "RGB uint8, not normalised: normalisation is in the graph; "
         + "; ".join(f"{key}: {value}" for key, value in identity.store_recipe["preprocessing"].items()),
         "licence": "; ".join(licences(identity)),
     }
 
 
 def _ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Inputs and outputs as onnxruntime sees them."""
+    """Inputs and outputs of a file as onnxruntime reads them."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -230,6 +246,6 @@ def _ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 
 def _dtype(onnx_type: str) -> str:
-    """tensor(float) -> float32: ONNX has no number in the name of that one."""
+    """tensor(float) -> float32, the only type whose name has no number in ONNX."""
     name = onnx_type.removeprefix("tensor(").removesuffix(")")
     return "float32" if name == "float" else name

@@ -1,6 +1,6 @@
-"""The card beside exported files: what the model is, what it was measured at, how it is used and what it must not be used for.
+"""The model card of exported files: the model, its results, its usage and its limits.
 
-It says what the run's own files say, and nothing that was not measured.
+All facts come from the run's own files; the card has no number that was not measured.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ VIEWS = {
     "hand": "a hand drawn over the mouth, most of the nose and the chin",
     "half-face": "a wall drawn over one side of the face and of the picture",
     "cap": "a cap drawn over forehead and hair",
-    "second-face": "another, drawn head over the edge of the face",
+    "second-face": "a second head drawn over the edge of the face",
 }
 
 
@@ -60,7 +60,7 @@ class Port:
 
 @dataclass(frozen=True)
 class WrittenGraph:
-    """An ONNX file, and how far its probabilities are from PyTorch's."""
+    """An ONNX file, and the largest difference of its probabilities from PyTorch's."""
 
     name: str
     sha256: str
@@ -81,20 +81,26 @@ class Drop:
 
 
 def evaluation_of(run: Path, checkpoint: str) -> Evaluation | None:
-    """The evaluation of a run's checkpoint; None where there is none. Raises OrsanetError for one that is damaged or of other weights."""
+    """The evaluation of a run's checkpoint; None if it does not exist.
+
+    Raises OrsanetError if the evaluation is damaged or of other weights.
+    """
     return read_evaluation(run, checkpoint) if (run / f"evaluation-{checkpoint}").exists() else None
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a run's folder says of its training."""
+    """The settings and data of a run's training."""
 
     config: RunConfig
     images_sha256: str
 
 
 def training_of(run: Path, identity: Identity) -> Training | None:
-    """None where it is not known: the folder has only weights, or those of a published checkpoint, whose folder does not tell."""
+    """The training of a run, from its folder.
+
+    None if it is unknown: the folder has only weights, or the weights are a published checkpoint.
+    """
     if identity.selection == "published" or not (run / "run.json").exists():
         return None
     return Training(load_config(str(run / "config.toml")), read_json(run / "run.json")["training_images_sha256"])
@@ -108,7 +114,16 @@ def model_card(
     pictures: str,
     training: Training | None,
 ) -> str:
-    """The card as Markdown. `pictures` says on what the graphs were compared with PyTorch."""
+    """The card as Markdown.
+
+    Args:
+        checkpoint: "best" or "last".
+        identity: The checkpoint's identity.
+        evaluation: The checkpoint's evaluation. None: it was not evaluated.
+        graphs: The exported files.
+        pictures: Description of the pictures on which the graphs were compared with PyTorch.
+        training: The run's training. None: unknown.
+    """
     reports = () if evaluation is None else evaluation.groups
     whole = [report for report in reports if _is_whole(report)]
     environment = Environment(
@@ -146,13 +161,16 @@ def model_card(
 
 
 def parameters(identity: Identity) -> int:
-    """Trained numbers of the model, without the frozen networks."""
+    """Number of trained parameters of the model, without the frozen networks."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in identity.build().parameters())
 
 
 def size_said(identity: Identity) -> str:
-    """Whether the model has one of the published sizes, which includes that of the frozen networks' features."""
+    """Which published size the model has, or that it has none.
+
+    A published size includes the channels of the frozen networks' features.
+    """
     published, ours = ModelConfig(), identity.model
     alike = all(getattr(ours, name) == getattr(published, name) for name in SIZES if name != "depth")
     channels = (identity.segmentation_channels, identity.landmark_channels)
@@ -162,27 +180,29 @@ def size_said(identity: Identity) -> str:
 
 
 def licences(identity: Identity) -> list[str]:
-    """A sentence for every part of the model whose weights have a licence of their own."""
-    said = []
+    """A line for every part of the model whose weights have their own licence."""
+    lines = []
     for part, source in (("segmenter", SOURCES["segface"]), ("landmarks", SOURCES["mobilefacenet"])):
         if is_demo(part, identity):  # type: ignore[arg-type]
-            said.append(f"{source.network}: the demo weights shipped with orsanet, which anyone may use for anything")
+            lines.append(f"{source.network}: the demo weights shipped with orsanet, free for any use")
         else:
-            said.append(
-                f"{source.network}: that of the weights used, which are not known to be the published file; the published file's: "
+            lines.append(
+                f"{source.network}: the licence of the weights used, which may not be the published file; licence of the published file: "
                 f"{source.licence}"
             )
     start = SOURCES["ir50"]
     if identity.selection == "published":
-        said.append(
-            f"{start.network}: trained by the checkpoint's authors from face-recognition weights; of those: {start.licence}"
+        lines.append(
+            f"{start.network}: trained by the checkpoint's authors from face-recognition weights; licence of those weights: {start.licence}"
         )
     elif identity.ir50_sha256 is not None:
-        said.append(f"{start.network}: trained from weights given with --ir50; of the published ones: {start.licence}")
-    owner = "the checkpoint's authors" if identity.selection == "published" else "who trained it"
-    said.append(f"what was trained (ORSANet): none stated; decided by {owner}")
-    said.append(f"data set '{identity.data_set}': its own terms hold for what is trained on it")
-    return said
+        lines.append(
+            f"{start.network}: trained from weights given with --ir50; licence of the published weights: {start.licence}"
+        )
+    owner = "the checkpoint's authors" if identity.selection == "published" else "the person who trained them"
+    lines.append(f"trained weights (ORSANet): no licence stated; it is decided by {owner}")
+    lines.append(f"data set '{identity.data_set}': its terms apply to models trained on it")
+    return lines
 
 
 def _drops(evaluation: Evaluation) -> list[Drop]:
@@ -196,29 +216,29 @@ def _drops(evaluation: Evaluation) -> list[Drop]:
 
 
 def _is_whole(report: GroupReport) -> bool:
-    """A split with all of its images, as they are, of which none was trained on."""
+    """Whether the group is a whole split in the clean view that the model was not trained on."""
     group = Group.parse(report.name)
     return group.tag is None and group.view == CLEAN and not report.trained_on
 
 
 def _example_split(identity: Identity, whole: Sequence[GroupReport]) -> str:
-    """A split that neither trained the model nor chose it, if one was evaluated."""
+    """An evaluated split used neither for training nor for choosing; else the training split."""
     return next((report.name for report in whole if not report.chose_checkpoint), identity.train_split)
 
 
 def _views(reports: Sequence[GroupReport]) -> dict[str, str]:
-    """The views that were evaluated, with what they show."""
-    said = {}
+    """The evaluated views with their descriptions."""
+    described = {}
     for report in reports:
         view = Group.parse(report.name).view
         kind, seeded, seed = view.partition("-seed")
         if view != CLEAN:
-            said[view] = VIEWS[kind] + (f" (draw {seed})" if seeded else "")
-    return said
+            described[view] = VIEWS[kind] + (f" (draw {seed})" if seeded else "")
+    return described
 
 
 def _forms(model: ModelConfig) -> list[str]:
-    """In what the model is another one than the published, its size apart."""
+    """The settings in which the model differs from the published one, except those of its size."""
     published = ModelConfig().model_dump()
     return [
         f"{name} = {value}"
@@ -228,7 +248,7 @@ def _forms(model: ModelConfig) -> list[str]:
 
 
 def _commonest(report: GroupReport) -> float:
-    """Accuracy of saying the commonest class always."""
+    """Accuracy of always predicting the commonest class."""
     return max(part.images for part in report.classes.values()) / report.images
 
 
@@ -237,5 +257,5 @@ def _never_predicted(report: GroupReport) -> list[str]:
 
 
 def _chance(report: GroupReport) -> float:
-    """Balanced accuracy, on average, of saying classes regardless of the picture."""
+    """Mean balanced accuracy of predictions that ignore the picture."""
     return 1 / sum(part.images > 0 for part in report.classes.values())

@@ -3,7 +3,8 @@
     trainable.onnx   a store's rows ─ ORSANet ─▶ probabilities, logits, features
     pipeline.onnx    pixels ─ frozen networks ─ the store's rounding ─ ORSANet ─▶ these, landmarks, segmentation_map, segmentation_entropy
 
-Inputs and outputs have the names of a store's fields and their types, so what `PriorStore.read` gives goes in as it is.
+Inputs and outputs have the names and types of a store's fields, so arrays from `PriorStore.read`
+can be passed unchanged.
 """
 
 import copy
@@ -27,10 +28,10 @@ from orsanet_train.model.inputs import model_inputs, seen_by_the_model
 from orsanet_train.model.orsanet import ORSANet
 
 TRAINABLE, PIPELINE = "trainable.onnx", "pipeline.onnx"
-OPSET = 18  # the lowest that torch writes; later ones made nothing faster
+OPSET = 18  # the lowest that torch writes; later ones were not faster
 IR_VERSION = 10  # of the file format: the highest that onnxruntime 1.22 reads
 NO_ONNX = "exporting needs onnx, onnxruntime and onnxscript; in the clone of the project: pip install '.[export]'"
-LARGEST = 2**31 - 2**24  # bytes of tensors: one protobuf message, which such a file is, ends at 2 GiB
+LARGEST = 2**31 - 2**24  # bytes of tensors: the file is one protobuf message, which is limited to 2 GiB
 
 EXPRESSION = ("probabilities", "logits", "features")
 PRIORS = ("landmarks", "segmentation_map", "segmentation_entropy")
@@ -38,20 +39,20 @@ MEANINGS = {
     "pixels": "RGB, 0 … 255, the whole crop resized to 224 by 224 with antialiasing",
     "image": "RGB, 0 … 255: every second pixel of the 224 by 224 crop",
     "segmentation_features": "SegFace's last Swin stage",
-    "segmentation_features_scale": "what int8 segmentation_features are multiplied by, per channel",
+    "segmentation_features_scale": "factor of the int8 segmentation_features, per channel",
     "landmark_features": "MobileFaceNet's last grid",
-    "landmark_features_scale": "what int8 landmark_features are multiplied by, per channel",
+    "landmark_features_scale": "factor of the int8 landmark_features, per channel",
     "probabilities": "0 … 1, of the classes in label order; they sum to 1",
-    "logits": "what probabilities are the softmax of",
-    "features": "what the last layer sees",
+    "logits": "input of the softmax that gives the probabilities",
+    "features": "input of the last layer",
     "landmarks": "68 points x, y in units of the crop, 0 … 1 (iBUG order)",
     "segmentation_map": f"LaPa class of every pixel: {', '.join(f'{k} {name}' for k, name in enumerate(LAPA_CLASSES))}; 255: not finite",
-    "segmentation_entropy": "0, sure of every pixel, … 1, knows nothing",
+    "segmentation_entropy": "0 (certain of every pixel) … 1 (all classes equally probable)",
 }
 
 
 def onnx_installed() -> bool:
-    """Everything that exporting needs is there; it is an optional extra."""
+    """Whether the packages for exporting, an optional extra, are installed."""
     return all(find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
 
 
@@ -82,12 +83,12 @@ class WholePipeline(nn.Module):
         logits, features = self.model(
             *seen_by_the_model(pixels, priors, self.model.segmentation_prior, self.feature_dtype)
         )
-        said = (logits.softmax(dim=1), logits, features)
-        return *said, priors.landmarks, priors.segmentation_map, priors.segmentation_entropy
+        expression = (logits.softmax(dim=1), logits, features)
+        return *expression, priors.landmarks, priors.segmentation_map, priors.segmentation_entropy
 
 
 def stored_inputs(identity: Identity) -> tuple[str, ...]:
-    """The store's fields that the model reads, in the order in which its graph takes them."""
+    """The store's fields that the model reads, in the order of the graph's inputs."""
     kept = identity.store_recipe["feature_dtype"]
     priors = {"features": ["segmentation_features"], "map": ["segmentation_map"], "none": []}
     names = ["image", *priors[identity.model.segmentation_prior], "landmark_features"]
@@ -97,7 +98,10 @@ def stored_inputs(identity: Identity) -> tuple[str, ...]:
 
 
 def spectral_norm_folded(model: ORSANet) -> ORSANet:
-    """A copy whose spectrally normalised convolutions are plain ones with the weights that evaluation mode computes."""
+    """A copy with plain instead of spectrally normalised convolutions.
+
+    Their weights are those that evaluation mode computes.
+    """
     folded = copy.deepcopy(model).eval()
     for name, module in model.named_modules():
         if isinstance(module, SpectralConv):
@@ -117,9 +121,16 @@ def write_graph(
     metadata: Mapping[str, str],
     path: Path,
 ) -> None:
-    """Trace the network on `inputs` (named as the graph's, two images or more) and write it to `path`.
+    """Trace a network and write its graph.
 
-    Raises OrsanetError for a network too large for one file.
+    Raises OrsanetError if the network is too large for one file.
+
+    Args:
+        network: `TrainablePart` or `WholePipeline`.
+        inputs: Inputs for the trace by the names of the graph's inputs, [B, …] with B ≥ 2.
+        outputs: Names of the outputs.
+        metadata: The file's metadata_props.
+        path: The file to write.
     """
     from onnx_ir.passes import PassManager, common
     from onnxscript.optimizer import fold_constants
@@ -127,9 +138,9 @@ def write_graph(
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     if size > LARGEST:
         raise OrsanetError(
-            f"{path.name}: {size / 2**30:.1f} GiB of weights, and an ONNX file ends at 2 GiB; export a smaller model"
+            f"{path.name}: {size / 2**30:.1f} GiB of weights, but an ONNX file is limited to 2 GiB; export a smaller model"
         )
-    imagenet_normalised(torch.zeros(1, 3, 1, 1))  # makes its constants: those made while tracing would be no numbers
+    imagenet_normalised(torch.zeros(1, 3, 1, 1))  # creates its constants: created while tracing they would not be numbers
     batch = torch.export.Dim("batch")
     first, *rest = [{0: batch} for _ in inputs]
     shapes = (first, tuple(rest)) if isinstance(network, TrainablePart) else (first,)
@@ -139,12 +150,13 @@ def write_graph(
             exported, input_names=list(inputs), output_names=list(outputs), dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
             dynamic_shapes=(first, *(None for _ in rest)),  # here they only name the axis, which all inputs share
         )  # fmt: skip
-        assert program is not None  # dynamo=True gives one
-        # Not torch's optimisation: its rewriting rules take minutes, and onnxruntime has the same when it opens a file.
+        assert program is not None  # dynamo=True returns a program
+        # torch's optimisation is off: its rewriting rules take minutes, and onnxruntime applies the
+        # same rules when it opens a file.
         fold_constants(program.model)
         PassManager([
             common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass(), common.DeduplicateInitializersPass(),
-            common.RemoveUnusedNodesPass(), common.ClearMetadataAndDocStringPass(),  # of this machine: every node has its stack trace
+            common.RemoveUnusedNodesPass(), common.ClearMetadataAndDocStringPass(),  # removes each node's stack trace on this machine
         ])(program.model)  # fmt: skip
         program.model.ir_version = IR_VERSION
         program.model.metadata_props.update(metadata)
@@ -153,14 +165,14 @@ def write_graph(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch and onnxscript say about themselves."""
+    """Suppress messages of torch and onnxscript about their own code."""
     with warnings.catch_warnings():
-        # torch's own: it uses what it means to replace (copyreg, jit, isinstance(…, LeafSpec)).
+        # torch uses functions that it deprecates (copyreg, jit, isinstance(…, LeafSpec)).
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         logger = logging.getLogger("onnxscript")
         level = logger.level
-        logger.setLevel(logging.ERROR)  # it tells of every node that it does not fold
+        logger.setLevel(logging.ERROR)  # it logs every node that it does not fold
         try:
             yield
         finally:

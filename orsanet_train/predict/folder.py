@@ -1,6 +1,6 @@
 """The output folder of predict: a row for every face, and a reason for every picture without one.
 
-    predictions.csv     one row a face (`columns`); written as .partial, so an interruption keeps the finished rows
+    predictions.csv     one row a face (`columns`); named .partial until all rows are written
     predictions.json    the same, with the run's identity and the settings of the face detection
     overlays/           pictures
 
@@ -123,7 +123,7 @@ def shown(path: Path) -> str:
 
 
 def _line(row: Row, classes: tuple[str, ...]) -> list[Any]:
-    """A row of the table. Probabilities have float32's precision; pixels and seconds are rounded."""
+    """A row of the table. Probabilities are exact float32; pixels and seconds are rounded."""
     box = row.box
     place = [None] * 4 if box is None else [round(value, 1) for value in (box.x, box.y, box.width, box.height)]
     return [

@@ -33,7 +33,7 @@ Given = StrPath | Image.Image | NDArray[np.uint8]  # a path, a Pillow image, or 
 
 
 class Predictor:
-    """A run's model with the frozen networks of its training: pictures in, faces with probabilities out.
+    """A run's model with the frozen networks of its training: pictures to faces with probabilities.
 
     `load` makes one. A call with one picture returns its `PictureResult`, a call with several a
     list of them.

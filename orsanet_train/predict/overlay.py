@@ -75,6 +75,6 @@ def with_boxes(preview: Preview, boxes: Sequence[Box], labels: Sequence[str]) ->
 
 
 def file_name(number: int, path: Path, frame: int | None) -> str:
-    """The file name of the number-th overlay: its number and the portable part of the picture's name."""
+    """File name of the number-th overlay: its number and a portable form of the picture's name."""
     stem = re.sub(r"[^\w.-]+", "_", path.stem).encode()[-STEM:].decode(errors="ignore")  # drops an incomplete letter
     return f"{number:05}-{stem}{'' if frame is None else f'-frame{frame}'}.jpg"

@@ -81,7 +81,7 @@ def is_video(path: Path) -> bool:
 
 
 def pictures(files: Sequence[Path], per_second: float) -> Iterator[InputPicture]:
-    """The files in order; of a video `per_second` frames of every second, or all if it has fewer."""
+    """The files in order; of a video `per_second` frames a second, or all if it has fewer."""
     for path in files:
         if is_video(path):
             yield from _frames(path, per_second)
@@ -120,7 +120,7 @@ def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
         yield InputPicture(path, reason="the video has no frame that can be decoded")
     elif announced * (1 - MISSING) - 1 > seen:
         yield InputPicture(
-            path, seen, time, reason=f"the video ends here, after {seen:,} of the {announced:,.0f} frames in its header"
+            path, seen, time, reason=f"the video ends here, after {seen:,} of {announced:,.0f} expected frames"
         )
 
 

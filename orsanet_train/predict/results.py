@@ -2,7 +2,8 @@
 
     pictures ─ seen.py, threads ─▶ crops ─ predictor.py, in batches ─▶ PictureResult ─ attention, overlay: on request
 
-The predict command writes these results into a folder (predict.py); load.py returns them to Python users.
+The predict command writes these results into a folder (predict.py); load.py returns them to Python
+users.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,7 +55,7 @@ class FaceResult:
 
     @property
     def quality(self) -> dict[str, float]:
-        """The quality measures of the priors (docs/prior-quality.md): part_plausibility and others."""
+        """Quality measures of the priors (docs/prior-quality.md): part_plausibility and others."""
         return dict(self.prediction.quality)
 
     @property

@@ -42,7 +42,7 @@ class ReportPicture:
 
 
 def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[ReportPicture]:
-    """The pictures of one run. `images` are those whose attention is shown; None: the surest mistakes.
+    """The pictures of one run, with the attention of `images`; None: of the surest mistakes.
 
     Raises OrsanetError for an image that was not evaluated, or if matplotlib is not installed.
     """
@@ -80,7 +80,7 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
     if report.robustness:
         pictures.append(
             _picture(
-                "robustness", "Accuracy lost by occlusion", "The same images with and without the occlusion.",
+                "robustness", "Change of accuracy by occlusion", "The same images with and without the occlusion.",
                 lambda: plots.robustness_bars({drop.view: drop.difference for drop in report.robustness}),
             )
         )  # fmt: skip
@@ -123,7 +123,7 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
 
 
 def erased_shares(source: Source) -> dict[int, Estimate]:
-    """Accuracy of the detailed split by the share of the picture that is erased, in per cent; 0 is the clean view."""
+    """Accuracy of the detailed split by the erased share in per cent; 0 is the clean view."""
     reports = {share: source.evaluation.group(group) for share, group in _erased_groups(source).items()}
     return {share: report.accuracy for share, report in reports.items() if report is not None}
 

@@ -134,7 +134,7 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dictionaries; floats that are not finite (not measured, or infinite) as None."""
+    """Dataclasses as dictionaries; floats that are not finite (e.g. not measured) as None."""
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

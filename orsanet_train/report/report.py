@@ -124,7 +124,7 @@ def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Gro
 
 
 def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -> PriorStore:
-    """Open the evaluated store. Raises OrsanetError if recipe or seal differ from the evaluation's."""
+    """Open the evaluated store. Raises OrsanetError if its recipe or seal differs."""
     path = Path(evaluation.store) if moved is None else moved
     if moved is None and not path.exists():
         raise OrsanetError(f"{path}: the store that was evaluated does not exist any more; give its new path with --store")

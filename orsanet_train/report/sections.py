@@ -62,7 +62,7 @@ def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
 
 
 def quartiles(evaluation: Evaluation, rows: NDArray[np.int64], score: NDArray[np.float64]) -> list[Quartile]:
-    """Accuracy of each quarter of `rows` of the evaluation's table, ordered by `score`, worst first.
+    """Accuracy of each quarter of `rows` of the evaluation's table, by `score`, the worst first.
 
     `score` [rows] is the quality of the priors, 1 the best. Empty for fewer than four rows.
     """

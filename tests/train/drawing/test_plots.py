@@ -214,7 +214,7 @@ def test_tsne_of_few_images(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "scale", "words"), [(4, 1, "needs 5 images, there are 4"), (8, 0, "the same features")]
+    ("count", "scale", "words"), [(4, 1, "needs 5 images, the group has 4"), (8, 0, "the same features")]
 )
 def test_tsne_says_why_there_is_nothing_to_show(count: int, scale: int, words: str) -> None:
     features, labels = clusters(count)

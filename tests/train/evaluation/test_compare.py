@@ -203,7 +203,7 @@ def test_the_protocol_is_stated_and_what_it_flatters_is_marked(tmp_path: Path) -
     comparison = compare([best, other], "best")
     assert comparison.protocols[0] == "best checkpoint (epoch 7), chosen by its accuracy on split 'test'"
     assert all(one.chose_checkpoint for one in comparison.accuracies)
-    assert comparison.notes == ("* these images chose the checkpoint, so the number is optimistic",)
+    assert comparison.notes == ("* the checkpoint was chosen on these images, so the number is optimistic",)
     last = compare(
         [write(tmp_path / "a", evaluation(outcomes(0))), write(tmp_path / "b", evaluation(outcomes(1)))], "last"
     )
@@ -246,7 +246,7 @@ def test_another_class_order_is_refused(tmp_path: Path) -> None:
     first = write(tmp_path / "a", evaluation(outcomes(0)))
     second = write(tmp_path / "b", evaluation(outcomes(1), checkpoint=identity(CLASSES[::-1])))
     with pytest.raises(
-        OrsanetError, match=r"anger, fear, surprise \(in this order\), those of .* surprise, fear, anger"
+        OrsanetError, match=r"anger, fear, surprise \(in this order\), those of .* are surprise, fear, anger"
     ):
         compare([first, second], "last")
 
@@ -255,12 +255,12 @@ def test_what_has_nothing_in_common_is_refused(tmp_path: Path) -> None:
     whole = write(tmp_path / "a", evaluation(outcomes(0), ["test"]))
     occluded = write(tmp_path / "b", evaluation(outcomes(1), ["test:occluded"]))
     with pytest.raises(
-        OrsanetError, match=r"b was evaluated on test:occluded, .*a on test: nothing in common; .*--splits"
+        OrsanetError, match=r"b was evaluated on test:occluded, .*a on test: no group in common; .*--splits"
     ):
         compare([whole, occluded], "last")
     write(tmp_path / "c" / "seed-1", evaluation(outcomes(0)))
     write(tmp_path / "d" / "seed-2", evaluation(outcomes(0)))
-    with pytest.raises(OrsanetError, match=r"d has the seeds 2, .*c 1: none in common; .*--seeds"):
+    with pytest.raises(OrsanetError, match=r"d has the seeds 2, .*c has 1: no seed in common; .*--seeds"):
         compare([tmp_path / "c", tmp_path / "d"], "last")
     with pytest.raises(OrsanetError, match=r"c is a folder of seeds and .*a is not; name one of its runs"):
         compare([whole, tmp_path / "c"], "last")

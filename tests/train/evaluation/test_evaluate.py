@@ -204,7 +204,7 @@ def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path
         groups=["test", "test:occluded"], device=CPU,
     )  # fmt: skip
     assert [(report.images, report.rejected) for report in evaluation.groups] == [(5, 1), (2, 1)]
-    assert evaluation.notes == ("'test': 1 image(s) that the build rejected are in no number here",)
+    assert evaluation.notes == ("'test': the numbers do not include 1 image(s) that the build rejected",)
     with_tag = (
         (tmp_path / "samples.csv")
         .read_text()

@@ -34,7 +34,7 @@ def test_every_swapped_pair_of_a_good_classifier_is_named_with_what_putting_it_r
     swapped = renamed(confusion, order)
     first, second = (RAFDB[k] for k in pair)
     assert label_warning(swapped, RAFDB) == (
-        f"predictions of '{first}' and '{second}' look exchanged; with the names put right accuracy would be "
+        f"predictions of '{first}' and '{second}' look exchanged; with corrected names accuracy would be "
         f"{np.trace(confusion) / 3068:.1%} instead of {np.trace(swapped) / 3068:.1%}; check the label order of the manifest"
     )
 
@@ -45,7 +45,7 @@ def test_a_rotated_label_order_is_named_as_one_circle(usual_model: NDArray[np.fl
     order = np.roll(np.arange(7), shift)
     said = label_warning(renamed(confusion, order.tolist()), RAFDB)
     assert said is not None
-    assert said.startswith("predictions of 7 classes look exchanged in a circle (what is called ")
+    assert said.startswith("predictions of 7 classes look exchanged in a circle (predicted ")
     assert f"accuracy would be {np.trace(confusion) / 1000:.1%}" in said
     for k in range(7):
         assert f"'{RAFDB[k]}' is '{RAFDB[order[k]]}'" in said

@@ -232,7 +232,7 @@ def test_a_report_says_what_the_check_found() -> None:
     assert group_report("test", labels, certain, CLASSES).label_warning is None
     said = group_report("test", labels, certain[:, [1, 0, 2, 3]], CLASSES).label_warning
     assert said is not None
-    assert "'surprise' and 'fear' look exchanged; with the names put right accuracy would be 100.0%" in said
+    assert "'surprise' and 'fear' look exchanged; with corrected names accuracy would be 100.0%" in said
 
 
 def test_a_class_may_be_called_like_a_column() -> None:

@@ -30,10 +30,10 @@ def test_check_pictures_are_those_named_whole_and_in_order(world, tmp_path: Path
 def test_a_picture_that_cannot_be_read_or_too_few_are_named(tmp_path: Path) -> None:
     for number in range(max(BATCHES) - 1):
         Image.new("RGB", (64, 64)).save(tmp_path / f"a{number}.png")
-    with pytest.raises(OrsanetError, match=r"has 6 pictures \(\.jpg, .*\), and batches of 7 are tried"):
+    with pytest.raises(OrsanetError, match=r"has 6 pictures \(\.jpg, .*\), but the comparison needs 7"):
         check_pictures(tmp_path)
     (tmp_path / "b.jpg").write_bytes(b"no picture")
-    with pytest.raises(OrsanetError, match=r"b\.jpg: .*take it out of what --check names"):
+    with pytest.raises(OrsanetError, match=r"b\.jpg: .*remove it from the folder or manifest of --check"):
         check_pictures(tmp_path)
 
 

@@ -166,7 +166,7 @@ def test_the_size_is_called_published_where_it_is(run: Path) -> None:
     card = model_card("best", tiny, None, [GRAPH], "pictures", None)
     count = sum(parameter.numel() for parameter in tiny.build().parameters())
     assert f"Size: {count:,} trained parameters, not a published size" in card
-    assert "Other than the published model: multi\\_scale = False." in card
+    assert "Differences from the published model: multi\\_scale = False." in card
     channels = {"segmentation_channels": 1024, "landmark_channels": 512}
     base = tiny.model_copy(update={"model": ModelConfig(depth=6), **channels})
     assert size_said(base) == "the published base size"
@@ -177,7 +177,7 @@ def test_a_run_without_evaluation_is_told_which_command_makes_one(run: Path) -> 
     card = model_card("best", identity_of(run), None, [GRAPH], "pictures", None)
     assert "Not evaluated. `orsanet-train evaluate RUN --checkpoint best --store STORE --manifest MANIFEST`" in card
     assert "best checkpoint (epoch 3), chosen by its accuracy on split 'valid'" in card
-    assert "What an occlusion drawn over the images costs was not measured" in card
+    assert "The effect of occlusions drawn over the images was not measured" in card
     assert evaluation_of(run, "last") is None
 
 
@@ -205,10 +205,10 @@ def test_licences_are_those_of_the_weights_that_were_used(run: Path) -> None:
     plain = licences(identity)
     assert len(plain) == 4
     assert plain[0] == (
-        "SegFace: that of the weights used, which are not known to be the published file; the published file's: MIT"
+        "SegFace: the licence of the weights used, which may not be the published file; licence of the published file: MIT"
     )
     assert "none stated by its author" in plain[1]
-    assert plain[2] == "what was trained (ORSANet): none stated; decided by who trained it"
+    assert plain[2] == "trained weights (ORSANet): no licence stated; it is decided by the person who trained them"
     assert "data set 'small'" in plain[3]
     started = licences(identity.model_copy(update={"ir50_sha256": "0" * 64}))
     assert "IR50: trained from weights given with --ir50" in started[2]

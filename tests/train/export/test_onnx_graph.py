@@ -143,6 +143,6 @@ def test_a_network_too_large_for_one_file_is_refused_before_it_is_traced(tmp_pat
     with torch.device("meta"):
         huge = build_model(ModelConfig(width=8192), 3)
     assert sum(value.nbytes for value in huge.state_dict().values()) > LARGEST
-    with pytest.raises(OrsanetError, match=r"GiB of weights, and an ONNX file ends at 2 GiB"):
+    with pytest.raises(OrsanetError, match=r"GiB of weights, but an ONNX file is limited to 2 GiB"):
         write_graph(huge, {}, EXPRESSION, {}, tmp_path / "huge.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -341,7 +341,7 @@ def test_a_broken_video_says_so_and_how_far_it_could_be_seen(heads: list[Image.I
     broken = {name: list(pictures([tmp_path / name], 1)) for name in ("half.avi", "empty.mp4", "text.MOV", "pipe.mp4")}
     *seen, last = broken.pop("half.avi")
     assert [picture.reason for picture in seen] == ["", ""]
-    assert last.reason == f"the video ends here, after {last.frame} of the 40 frames it announces"
+    assert last.reason == f"the video ends here, after {last.frame} of 40 expected frames"
     assert last.frame is not None
     assert 15 <= last.frame <= 20  # half of them, less what the index at the end takes
     reasons = {name: [picture.reason for picture in of] for name, of in broken.items()}
@@ -385,13 +385,13 @@ def test_an_overlay_has_a_name_that_a_file_system_takes(tmp_path: Path, letter: 
 def test_how_many_overlays_is_a_number_or_a_word() -> None:
     assert [parse_overlays(text) for text in ("none", "7", "all")] == [0, 7, math.inf]
     for text in ("some", "-1", "2.5", ""):
-        with pytest.raises(OrsanetError, match=f"--overlays {text}: give none, all or of how many"):
+        with pytest.raises(OrsanetError, match=f"--overlays {text}: give none, all or a number of pictures"):
             parse_overlays(text)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(predictor: Predictor, group: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OrsanetError, match="has something in it; choose a new folder with --out"):
+    with pytest.raises(OrsanetError, match="is not empty; choose a new folder with --out"):
         predict_files(predictor, [group / "three.png"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -413,7 +413,7 @@ def test_an_earlier_predicts_folder_is_left_out_and_named(
     assert sorted(found.left_out) == [interrupted, photos / "said"]
     (overlay,) = (photos / "said" / "overlays").iterdir()
     assert find_files([overlay]).files == [overlay]  # asked for by name
-    with pytest.raises(OrsanetError, match=r"no file in .*said but what an earlier predict left"):
+    with pytest.raises(OrsanetError, match=r"no file in .*said except the output of an earlier predict"):
         find_files([photos / "said"])
     result = invoke(run, photos, *networks(world), "--out", tmp_path / "out", "--crop", "none")
     assert result.exit_code == 0, result.output
@@ -489,7 +489,7 @@ def test_an_answer_that_is_not_finite_is_a_reason(
     with pytest.raises(OrsanetError, match="nothing could be predicted"):
         predict_files(Predictor(CropPredictor(model, identity, frozen, CPU)), [tmp_path / "head.png"], tmp_path / "out")
     (row,) = table(tmp_path / "out").to_dict("records")
-    assert row["reason"] == "the networks' answer to this face is not finite"
+    assert row["reason"] == "the networks' outputs for this face are not finite"
     assert row["predicted"] == row["p_anger"] == ""
     assert row["w"] != ""
 

@@ -89,7 +89,7 @@ def test_the_stamp_says_what_chose(world, store: PriorStore, run: Path, tmp_path
     assert report.stamp == "best of 1 epochs on 'test', as published: optimistic"
     assert reported(on_test, split="valid").report.stamp == "best of 1 epochs on 'test'"
     assert reported(run, split="valid").report.stamp == "best of 9 epochs on 'valid', as published: optimistic"
-    assert report.warnings[0] == "the checkpoint was chosen on 'test', so the numbers below flatter it"
+    assert report.warnings[0] == "the checkpoint was chosen on 'test', so the numbers below are optimistic"
 
 
 def test_a_drop_is_the_difference_on_the_same_images(run: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_paper_stands_beside_a_data_set_of_its_classes_only(run: Path, tmp_p
 def test_the_split_in_detail_can_be_chosen(run: Path) -> None:
     assert reported(run).report.detailed.name == "test"
     assert reported(run, split="valid").report.detailed.name == "valid"
-    with pytest.raises(OrsanetError, match="split 'train' was not evaluated; there is valid, test"):
+    with pytest.raises(OrsanetError, match="split 'train' was not evaluated; choose one of valid, test"):
         reported(run, split="train")
 
 
@@ -151,11 +151,11 @@ def test_a_moved_store_is_found_and_another_one_refused(world, run: Path, store:
     (tmp_path / "samples.csv").write_text(table)
     shutil.copy(world.manifest, tmp_path / "dataset.toml")
     build(load_manifest(tmp_path / "dataset.toml"), tmp_path / "b.zarr", world.load_priors(), ["clean"], device=CPU)
-    with pytest.raises(OrsanetError, match="split 'test' does not hold what was evaluated"):
+    with pytest.raises(OrsanetError, match="split 'test' is not the one that was evaluated"):
         reported(run, store=tmp_path / "b.zarr")
     gone = copied(run, tmp_path)
     replace(Evaluation.read(gone / "evaluation-best"), store="/no/store.zarr").write(gone / "evaluation-best")
-    with pytest.raises(OrsanetError, match="is not there any more; say with --store where it is"):
+    with pytest.raises(OrsanetError, match="does not exist any more; give its new path with --store"):
         reported(gone)
     assert reported(gone, store=moved).report.groups == reported(run).report.groups
 

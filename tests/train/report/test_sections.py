@@ -102,7 +102,7 @@ def test_the_stamp_says_what_chose(selection: str, chose: bool, epochs: int | No
 def test_numbers_of_the_images_that_chose_are_warned_of_before_all_else() -> None:
     evaluated = evaluation(chose=True)
     assert warnings(evaluated, evaluated.groups[0]) == [
-        "the checkpoint was chosen on 'test', so the numbers below flatter it", "a note"
+        "the checkpoint was chosen on 'test', so the numbers below are optimistic", "a note"
     ]  # fmt: skip
     assert warnings(evaluated, evaluation().groups[0]) == ["a note"]
 
