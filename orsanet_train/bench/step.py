@@ -44,9 +44,7 @@ class StepSpeed(NamedTuple):
     name: str
     images_per_second: float  # median over the turns
     ratio: float  # median, turn by turn, to the published step
-    utilisation: (
-        float  # arithmetic rate of the trained part alone, as a share of that of a float32 matrix product
-    )
+    utilisation: float  # arithmetic rate of the trained part, as a share of a float32 matrix product's
     epoch_seconds: float  # of the steps that RAF-DB's training images need
 
 

@@ -1,4 +1,4 @@
-"""Pictures made of faces: labelled batches, surest mistakes, attention maps, worst priors.
+"""Pictures made of faces: labelled batches, mistakes, attention maps, worst priors.
 
 Every function returns a Pillow image of tiles in columns, 224 pixels each. Its text stays readable
 when the image is shown 360 pixels wide.
@@ -55,9 +55,10 @@ def mistakes(
     classes: Sequence[str],
     per_class: int = 4,
 ) -> Image.Image:
-    """The surest mistakes of every true class, the surest first, each with the predicted class.
+    """The most confident mistakes of every true class, the most confident first.
 
-    The title of each class has the number of its mistakes, also if that is none.
+    Each is captioned with the predicted class and its probability. The title of each class has the
+    number of its mistakes, also if that is none.
 
     Args:
         images: N images.

@@ -140,7 +140,7 @@ def write_graph(
         raise OrsanetError(
             f"{path.name}: {size / 2**30:.1f} GiB of weights, but an ONNX file is limited to 2 GiB; export a smaller model"
         )
-    imagenet_normalised(torch.zeros(1, 3, 1, 1))  # creates its constants: created while tracing they would not be numbers
+    imagenet_normalised(torch.zeros(1, 3, 1, 1))  # creates its constants, which would not be numbers if traced
     batch = torch.export.Dim("batch")
     first, *rest = [{0: batch} for _ in inputs]
     shapes = (first, tuple(rest)) if isinstance(network, TrainablePart) else (first,)

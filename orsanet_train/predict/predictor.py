@@ -127,7 +127,7 @@ class CropPredictor:
             raise OrsanetError(f"{finding} in the memory of {self.device}; {advice}") from error
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-        """The model's inputs; map, landmarks, entropy, and bool [B]: all stored values are finite."""
+        """The model's inputs; map, landmarks, entropy, and bool [B]: stored values are finite."""
         views = torch.from_numpy(pixels).to(self.device)
         priors, dtype = self._frozen(views), self.identity.store_recipe["feature_dtype"]
         inputs = seen_by_the_model(views, priors, self._model.segmentation_prior, dtype)

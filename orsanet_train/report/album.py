@@ -42,7 +42,7 @@ class ReportPicture:
 
 
 def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[ReportPicture]:
-    """The pictures of one run, with the attention of `images`; None: of the surest mistakes.
+    """The pictures of one run, with the attention of `images` (None: the most confident mistakes).
 
     Raises OrsanetError for an image that was not evaluated, or if matplotlib is not installed.
     """
@@ -103,7 +103,7 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
             lambda: plots.tsne(features, labels, probabilities.argmax(axis=1), classes),
         ),
         _picture(
-            "mistakes", "The surest mistakes", "Of each true class, with the predicted class.",
+            "mistakes", "The most confident mistakes", "Of each true class, with the predicted class.",
             lambda: gallery.mistakes(stored, labels, probabilities, classes),
         ),
         _picture(
@@ -148,7 +148,7 @@ def _chosen(
 ) -> NDArray[np.int64]:
     """Positions of the named images, or of ATTENTION_ROWS images if none are named.
 
-    Those are the surest mistakes, followed by the least sure correct predictions.
+    Those are the most confident mistakes, followed by the least confident correct predictions.
     """
     if images is not None:
         found = pd.Index(table["image"].to_numpy()).get_indexer(list(images))

@@ -48,9 +48,7 @@ class Quartile:
     images: int
     low: float  # scores from … to
     high: float
-    occluded: (
-        float | None
-    )  # share with the tag `occluded` (covered faces have bad priors); None: no image has the tag
+    occluded: float | None  # share with the tag `occluded`, whose priors are bad; None: no image has it
     accuracy: Estimate
 
 

@@ -127,7 +127,9 @@ def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -
     """Open the evaluated store. Raises OrsanetError if its recipe or seal differs."""
     path = Path(evaluation.store) if moved is None else moved
     if moved is None and not path.exists():
-        raise OrsanetError(f"{path}: the store that was evaluated does not exist any more; give its new path with --store")
+        raise OrsanetError(
+            f"{path}: the store that was evaluated does not exist any more; give its new path with --store"
+        )
     store = PriorStore.open(path)
     if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")

@@ -34,7 +34,7 @@ def save_report(
         checkpoint: "best" or "last".
         split: The split to show in detail. None: test if it was evaluated, otherwise the first
             evaluated split.
-        images: The images whose attention is shown. None: the surest mistakes.
+        images: The images whose attention is shown. None: the most confident mistakes.
         store: The store's present path. None: its path at evaluation.
         device: "auto", "cpu", "cuda", "cuda:N" or a torch.device; computes the attention.
     """
