@@ -1,7 +1,9 @@
-"""Properties of the files that go with the class or the split: a network may learn them instead of expressions.
+"""File properties associated with the class or split: a network may learn them, not expressions.
 
-Cramér's V of the table property x class says how strongly, 0 … 1 (scipy.stats.contingency.association). 0.3 is where it is usually called
-medium; the class-balanced guess from the property alone, mean over classes of the pictures that are guessed right, says what that is worth.
+The strength is Cramér's V of the table property x class, 0 … 1
+(scipy.stats.contingency.association). 0.3 is usually called medium. The effect is the result of
+guessing the class from the property alone: the share of each class's pictures that is guessed
+right, averaged over the classes.
 """
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy.stats.contingency import association
 from orsanet_cache.doctor.finding import Finding
 from orsanet_cache.doctor.look import DataSet
 
-GREY = 5.0  # chroma; of 959 real faces grey ones have 0, coloured ones 10 and more
+GREY = 5.0  # chroma; among 959 real faces, grey ones have 0 and coloured ones at least 10
 STRONG = 0.3
 FEWEST = 20  # pictures of a value; rarer ones are left out
 CHANCE = 1e-3  # probability that a table of independent properties differs as much
@@ -20,7 +22,7 @@ COLOUR = "colour"
 
 
 def judge_confounds(data: DataSet) -> list[Finding]:
-    """A warning for every property that goes with the class, or with the split."""
+    """Return a warning for every property associated with the class or with the split."""
     usable = data.usable
     findings = []
     for title, values in properties(usable).items():
@@ -31,7 +33,7 @@ def judge_confounds(data: DataSet) -> list[Finding]:
 
 
 def properties(usable: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
-    """title -> value per picture, missing where a picture does not have the property."""
+    """Title -> value per picture; the value is missing if a picture does not have the property."""
     octave = np.floor(np.log2(np.maximum(np.minimum(usable.width, usable.height), 1))).astype(int)
     size = (2**octave).astype(str) + " to " + (2 ** (octave + 1) - 1).astype(str) + " pixels"
     quality = pd.cut(usable.quality, [0, 50, 75, 90, 100], labels=["up to 50", "51 to 75", "76 to 90", "above 90"])
@@ -61,7 +63,7 @@ def _judge(title: str, values: "pd.Series[str]", group: str, groups: "pd.Series[
     tagging = (
         "tag the pictures (grey, colour) and read test:grey and test:colour"
         if title == COLOUR
-        else "tag the pictures by it and read each tag by itself"
+        else "tag the pictures by this property and read each tag separately"
     )
     advice = (
         f"make the pictures alike (all grey, of one size, encoded once), or balance them, or {tagging}."
@@ -71,7 +73,7 @@ def _judge(title: str, values: "pd.Series[str]", group: str, groups: "pd.Series[
     return Finding(
         "warning",
         f"confound-{group}",
-        f"{title} goes with the {group} (Cramér's V {strength:.2f}): {table.index[telling]} are {listed}; of all {overall:.0%}. "
-        f"Guessing the {group} from it alone is right for {guess:.0%}, as the mean over the {'classes' if group == 'class' else 'splits'}, where chance is {1 / table.shape[1]:.0%}",
+        f"{title} is associated with the {group} (Cramér's V {strength:.2f}): share of {table.index[telling]}: {listed}; overall {overall:.0%}. "
+        f"Guessing the {group} from this property alone is right for {guess:.0%} (mean over the {'classes' if group == 'class' else 'splits'}); chance is {1 / table.shape[1]:.0%}",
         advice,
     )

@@ -1,4 +1,8 @@
-"""Copies: in several splits the test is known beforehand, with several labels one of them is wrong, otherwise they count twice."""
+"""Copies: the same or nearly the same picture in several rows.
+
+Copies in several splits leak training pictures into the test. Of copies with several labels, at
+most one label is right. Other copies count more than once.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +19,10 @@ from orsanet_cache.layouts.found import few
 
 
 def find_near_copies(data: DataSet, root: Path) -> list[Link]:
-    """Links between rows of `data.pictures`. Of a file that is there several times only the first takes part, and no blank picture does."""
+    """Return links between rows of `data.pictures`.
+
+    Identical files are represented by their first row. Blank pictures are not compared.
+    """
     usable = data.usable
     distinct = usable[(usable.contrast > BLANK) & ~usable.sha256.duplicated()]
     paths = [root / image for image in distinct.image]
@@ -25,7 +32,7 @@ def find_near_copies(data: DataSet, root: Path) -> list[Link]:
 
 
 def judge_same_files(data: DataSet) -> list[Finding]:
-    """Files with the same bytes."""
+    """Judge files with the same bytes."""
     repeated = data.usable[data.usable.sha256.duplicated(keep=False)]
     groups = [rows for _, rows in repeated.groupby("sha256", sort=False)]
     several_labels = [rows for rows in groups if rows.label.nunique() > 1]
@@ -36,22 +43,22 @@ def judge_same_files(data: DataSet) -> list[Finding]:
             Finding(
                 "error",
                 "same-file-several-labels",
-                f"{len(several_labels):,} file(s) are there several times, with different labels",
-                "keep the rows with the right label and delete the others; where you cannot tell, delete all of them.",
+                f"{len(several_labels):,} file(s) occur several times, with different labels",
+                "keep the rows with the right label and delete the others; if the right label is unknown, delete all of them.",
                 tuple(_place(rows) for rows in several_labels),
             ),
             Finding(
                 "error",
                 "same-file-several-splits",
-                f"{len(several_splits):,} file(s) are in several splits, so that what is tested was trained on",
-                "keep each in one split, best in the one that is tested, and delete its other rows.",
+                f"{len(several_splits):,} file(s) are in several splits: a test then includes training pictures",
+                "keep each file in one split, best in the tested one, and delete its other rows.",
                 tuple(_place(rows) for rows in several_splits),
             ),
             Finding(
                 "warning",
                 "same-file-again",
-                f"{len(others):,} file(s) are there several times in one split, with one label: they count more than others",
-                "keep one row of each.",
+                f"{len(others):,} file(s) occur several times in one split, with one label: they count more than others",
+                "keep one row of each file.",
                 tuple(_place(rows) for rows in others),
             ),
         )
@@ -59,9 +66,10 @@ def judge_same_files(data: DataSet) -> list[Finding]:
 
 
 def judge_near_copies(data: DataSet, links: Sequence[Link]) -> list[Finding]:
-    """Pictures that are the same but for encoding, size, mirroring or a small crop, and neighbouring frames of a film.
+    """Judge groups of pictures that differ only in encoding, size, mirroring or a small crop.
 
-    `links` are between rows of `data.pictures`. Identical files of a linked picture belong to its group.
+    Neighbouring frames of a film also form groups. `links` are between rows of `data.pictures`.
+    Identical files of a linked picture belong to its group.
     """
     linked = DisjointSet({row for link in links for row in (link.one, link.other)})
     for link in links:
@@ -84,7 +92,7 @@ def judge_near_copies(data: DataSet, links: Sequence[Link]) -> list[Finding]:
             Finding(
                 "warning",
                 "near-copies-several-splits",
-                f"{len(several_splits):,} group(s) of nearly the same picture reach over several splits: leakage from training to test",
+                f"{len(several_splits):,} group(s) of nearly the same picture are in several splits: leakage from training to test",
                 "look at them, and keep each group in one split.",
                 tuple(_place(*group) for group in several_splits),
             ),
@@ -98,8 +106,8 @@ def judge_near_copies(data: DataSet, links: Sequence[Link]) -> list[Finding]:
             Finding(
                 "note",
                 "near-copies",
-                f"{len(others):,} group(s) of nearly the same picture lie in one split, with one label: they count more than others",
-                "keep one picture of each group, if that is not meant.",
+                f"{len(others):,} group(s) of nearly the same picture are in one split, with one label: they count more than others",
+                "keep one picture of each group, unless the repetition is intended.",
                 tuple(_place(*group) for group in others),
             ),
         )
@@ -111,7 +119,7 @@ def _stated(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _place(rows: pd.DataFrame, links: Sequence[Link] = ()) -> Place:
-    """With split and label of each picture in their order, or once where all have the same."""
+    """The remark has split and label of each picture in their order, or once if all are equal."""
     described = [f"{split} {label}" for split, label in zip(rows.split, rows.label, strict=True)]
     remarks = [few(described if len(set(described)) > 1 else described[:1])]
     if any(link.mirrored for link in links):

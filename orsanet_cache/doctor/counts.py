@@ -1,4 +1,7 @@
-"""How many pictures of which class: empty classes, imbalance, the published numbers, and labels that these show to be exchanged."""
+"""Pictures per class: empty classes, imbalance, differences from the published numbers.
+
+The published numbers also reveal exchanged labels.
+"""
 
 import numpy as np
 import pandas as pd
@@ -10,13 +13,13 @@ from orsanet_cache.doctor.known import PUBLISHED_CAP, Known, meaning
 from orsanet_cache.doctor.look import DataSet
 
 IMBALANCE = 10  # times; RAF-DB has 17
-NEARLY = 0.1  # of the pictures: splits that differ more from the published ones are other splits
-EXCHANGED = 0.1  # of the differences may remain after the exchange
-NOTEWORTHY = 0.02  # of the pictures: differences between classes below this are releases, not exchanges
+NEARLY = 0.1  # share of the pictures; splits that differ more from the published ones are other splits
+EXCHANGED = 0.1  # share of the differences that may remain after the exchange
+NOTEWORTHY = 0.02  # share of the pictures; smaller differences between classes come from other releases
 
 
 def judge_counts(data: DataSet, known: Known | None) -> list[Finding]:
-    """Rows count whether their files are usable or not: this is about the table."""
+    """Judge the table's rows, whether their files are usable or not."""
     counts = count(data)
     findings = _empty(counts) + _splits(counts) + _imbalance(counts)
     if known is not None:
@@ -26,7 +29,7 @@ def judge_counts(data: DataSet, known: Known | None) -> list[Finding]:
 
 
 def count(data: DataSet) -> pd.DataFrame:
-    """Pictures, classes in label order by splits in order of appearance."""
+    """Return pictures per class (rows, label order) and split (columns, order of appearance)."""
     table = pd.crosstab(data.pictures.label, data.pictures.split)
     return table.reindex(index=list(data.classes), columns=list(dict.fromkeys(data.pictures.split)), fill_value=0)
 
@@ -38,8 +41,8 @@ def _empty(counts: pd.DataFrame) -> list[Finding]:
             Finding(
                 "error",
                 "empty-class",
-                f"no picture at all of {', '.join(nowhere)}",
-                "was a folder missed, or is it one class too many? Complete the table, or take the class out of `classes`: every later label moves down then.",
+                f"no split has a picture of {', '.join(nowhere)}",
+                "check whether a folder was missed. Complete the table, or remove the class from `classes`: every later label is then one smaller.",
             )
         )
     for split in counts:
@@ -51,8 +54,8 @@ def _empty(counts: pd.DataFrame) -> list[Finding]:
                     "error" if train else "warning",
                     "class-missing-in-split",
                     f"{split} has no picture of {', '.join(missing)}, which "
-                    + ("cannot be learned so" if train else "its accuracies say nothing about"),
-                    "complete the table; is the data set unpacked completely, and does the split have every class's folder?",
+                    + ("training then cannot learn" if train else "its accuracies do not cover"),
+                    "complete the table; check that the data set is unpacked completely and that the split has a folder of every class.",
                 )
             )
     return findings
@@ -65,7 +68,7 @@ def _splits(counts: pd.DataFrame) -> list[Finding]:
         Finding(
             "warning",
             "train-is-smaller",
-            f"{split} has {sizes[split]:,} pictures and train only {sizes['train']:,}: are the two exchanged, or is train not complete?",
+            f"{split} has {sizes[split]:,} pictures and train only {sizes['train']:,}: the two may be exchanged, or train may be incomplete",
             "compare with a fresh download.",
         )
         for split in larger
@@ -84,8 +87,8 @@ def _imbalance(counts: pd.DataFrame) -> list[Finding]:
             "imbalance",
             f"train has {train.max():,} pictures of {train.idxmax()} and {train.min():,} of {train.idxmin()}, "
             f"{train.max() / train.min():.0f} times as many",
-            f"nothing, if you train with a preset: those draw classes equally often, so each picture of {train.idxmin()} is seen more often. "
-            f"Read the mean accuracy of classes beside the overall one.",
+            f"nothing if you train with a preset: presets draw all classes equally often, so each picture of {train.idxmin()} is used more often. "
+            f"Read the mean accuracy of the classes beside the overall accuracy.",
         )
     ]
 
@@ -99,7 +102,7 @@ def _published(counts: pd.DataFrame, known: Known, compared: list[str]) -> list[
                     "warning",
                     "split-missing",
                     f"no split {split}: the published runs of {known.title} used {total:,} pictures of it",
-                    "unpack the data set completely, or call the split by that name.",
+                    "unpack the data set completely, or give the split that name.",
                 )
             )
             continue
@@ -122,8 +125,8 @@ def _published(counts: pd.DataFrame, known: Known, compared: list[str]) -> list[
                 Finding(
                     "note",
                     "another-cap",
-                    f"{split} is AffectNet with at most {cap:,} pictures a class, {found:,} in all; the published runs had at most {PUBLISHED_CAP:,}, {total:,} in all",
-                    f"for their numbers make the manifest with --cap-per-class {PUBLISHED_CAP}.",
+                    f"{split} has at most {cap:,} pictures a class, {found:,} in all; the published runs used at most {PUBLISHED_CAP:,}, {total:,} in all",
+                    f"to compare with their numbers, make the manifest with --cap-per-class {PUBLISHED_CAP}.",
                 )
             )
         elif found != total:
@@ -132,7 +135,7 @@ def _published(counts: pd.DataFrame, known: Known, compared: list[str]) -> list[
                     "warning",
                     "other-number-of-pictures",
                     f"{split} has {found:,} pictures, the published runs of {known.title} used {total:,} ({found - total:+,})",
-                    "is the download complete, and are these the splits of the release? Numbers from other pictures cannot be compared.",
+                    "check that the download is complete and that these are the release's splits; numbers from other pictures cannot be compared.",
                 )
             )
         elif expected is not None and compared:
@@ -144,15 +147,15 @@ def _published(counts: pd.DataFrame, known: Known, compared: list[str]) -> list[
                     Finding(
                         "warning",
                         "other-class-counts",
-                        f"{split} has as many pictures as the published runs of {known.title}, but of other classes: {listed}",
-                        "were labels changed? Compare with a fresh download.",
+                        f"{split} has as many pictures as the published runs of {known.title}, but other numbers per class: {listed}",
+                        "check whether labels were changed: compare with a fresh download.",
                     )
                 )
     return findings
 
 
 def _exchanged(counts: pd.DataFrame, known: Known) -> list[Finding]:
-    """Do the numbers fit the published ones only if classes change their names?"""
+    """Find classes whose numbers match the published ones only if the classes change names."""
     if set(map(meaning, counts.index)) != set(known.classes) or len(counts) != len(known.classes):
         return []
     pairs = []
@@ -165,7 +168,7 @@ def _exchanged(counts: pd.DataFrame, known: Known) -> list[Finding]:
         return []
     found, published = (np.stack(values, axis=1) for values in zip(*pairs, strict=True))
     difference = np.abs(found[:, None] - published[None]).sum(axis=2)
-    # Half a picture for leaving its place: of classes with equal numbers none moves.
+    # A move costs half a picture, so classes with equal numbers keep their places.
     _, fits = linear_sum_assignment(difference + 0.5 * (1 - np.eye(len(difference))))
     before, after = np.trace(difference), difference[np.arange(len(fits)), fits].sum()
     if before <= NOTEWORTHY * found.sum() or after > EXCHANGED * before:
@@ -174,8 +177,8 @@ def _exchanged(counts: pd.DataFrame, known: Known) -> list[Finding]:
         Finding(
             "error",
             "labels-exchanged",
-            f"the numbers of pictures fit those published of {known.title} only if labels are exchanged: {_moves(known.classes, fits)}",
-            "find where the table's labels come from: the order in which folders or numbers became names is wrong.",
+            f"the numbers of pictures match those published for {known.title} only if labels are exchanged: {_moves(known.classes, fits)}",
+            "check how the table's labels were made: folders or numbers were mapped to class names in the wrong order.",
             tuple(
                 Place((), f"{name}: {found[at].sum():,}, published {published[at].sum():,}")
                 for at, name in enumerate(known.classes)
@@ -191,7 +194,7 @@ def _moves(classes: tuple[str, ...], fits: NDArray[np.intp]) -> str:
 
 
 def _expected(counts: pd.DataFrame, known: Known, split: str) -> "pd.Series[int] | None":
-    """Class -> images; of AffectNet's train split with the cap that the largest class here suggests."""
+    """Class -> images. AffectNet's train split is capped at the size of the largest class found."""
     if split not in known.counts:
         return None
     expected = pd.Series(known.counts[split])

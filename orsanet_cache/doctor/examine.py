@@ -1,4 +1,4 @@
-"""Everything at once: manifest → findings, the gravest first."""
+"""All judges together: manifest → findings, the most severe first."""
 
 from collections.abc import Sequence
 from typing import get_args
@@ -20,9 +20,12 @@ from orsanet_cache.paths import StrPath, as_path
 def examine(
     path: StrPath, root: StrPath | None = None, classes: Sequence[str] | None = None
 ) -> tuple[DataSet, list[Finding]]:
-    """Look over the manifest at `path`, given as for a build. Raises OrsanetError where its table cannot be read."""
+    """Examine the manifest at `path`, with arguments as for a build.
+
+    Raises OrsanetError if its table cannot be read.
+    """
     path = as_path(path, "manifest")
-    # Without the check of files, which would end at the first missing ones: they are findings here.
+    # The check of files is off: it would stop at missing files, which are findings here.
     manifest = load_manifest(path, root, classes, check_files=False)
     data = look(manifest, read_persons(path))
     known = known_data_set(data.name, len(data.classes))

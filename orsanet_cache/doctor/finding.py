@@ -1,4 +1,4 @@
-"""One finding: how grave, what, where, and what to do."""
+"""One finding: severity, problem, places, and advice."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """`what` and `advice` are a sentence or two; `where` names every picture concerned, and none where it is the whole data set."""
+    """A problem of a data set.
+
+    `what` and `advice` have one or two sentences. `where` has every affected picture; it is empty
+    if the finding concerns the whole data set.
+    """
 
     severity: Severity
     topic: str
@@ -27,5 +31,5 @@ class Finding:
 
 
 def places(images: "list[str]") -> tuple[Place, ...]:
-    """Pictures, each by itself."""
+    """Return one place per picture."""
     return tuple(Place((image,)) for image in images)

@@ -1,7 +1,8 @@
-"""What is documented of the public data sets: names, label order, number of the first label, pixels, images of every class.
+"""Facts about public data sets: names, label order, first label, pixels, images per class.
 
-Totals are those of the published runs' logs (layouts/published.py). Their classes are told by the logs for Occlu-FER only; RAF-DB's are those
-of its list, and AffectNet's those of its release's lists: capped at 5,000 a class they add up to the logs' totals, as RAF-DB's do.
+Totals come from the published runs' logs (layouts/published.py). The logs have class counts for
+Occlu-FER only. RAF-DB's class counts come from its list, AffectNet's from its release's lists. RAF-DB's
+counts add up to the logs' totals, and so do AffectNet's with at most 5,000 images a class.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from orsanet_cache.layouts.published import published_counts
 
 PUBLISHED_CAP = 5_000
 
-# The spellings that circulate, in lower case, for the names used here.
+# Name used here -> other common spellings, in lower case.
 _SPELLINGS = {
     "anger": ("angry",),
     "contempt": ("contemptuous",),
@@ -28,19 +29,22 @@ _MEANING = {spelling: name for name, spellings in _SPELLINGS.items() for spellin
 
 @dataclass(frozen=True)
 class Known:
-    """A public data set. `counts`: split -> class -> images; of AffectNet's train split before any cap."""
+    """A public data set. `counts`: split -> class -> images (AffectNet's train split: uncapped)."""
 
     title: str
-    name: str  # the manifest's, which presets and reports know
+    name: str  # the manifest's name, which presets and reports use
     classes: tuple[str, ...]
     first_label: int  # the number that stands for classes[0] in its lists and folders
-    side: int | None  # pixels of its pictures, where they are all alike
+    side: int | None  # pixels of its pictures, if all have the same size
     totals: Mapping[str, int]
     counts: Mapping[str, Mapping[str, int]]
 
 
 def known_data_set(name: str, number_of_classes: int) -> Known | None:
-    """The public data set that a manifest's name means, however it is written; AffectNet without 7 or 8 is told by its classes."""
+    """Return the public data set that a manifest's name means, in any spelling.
+
+    AffectNet without 7 or 8 in its name is distinguished by its number of classes.
+    """
     plain = "".join(character for character in name.lower().replace("+", "plus") if character.isalnum())
     if "rafdb" in plain:
         return RAFDB
@@ -55,7 +59,10 @@ def known_data_set(name: str, number_of_classes: int) -> Known | None:
 
 
 def meaning(class_name: str) -> str:
-    """A class's name in the spelling used here, Occlu-FER's AN … SU too; itself where it is none of the eight expressions."""
+    """Return a class's name in the spelling used here; Occlu-FER's AN … SU are translated too.
+
+    A name that is none of the eight expressions is returned unchanged.
+    """
     return occlu_fer.CLASSES.get(class_name) or _MEANING.get(class_name.strip().lower(), class_name)
 
 

@@ -1,7 +1,8 @@
-"""Which number stands for which expression: the traps of label order.
+"""Label order: does each number stand for the right expression?
 
-Read in alphabetical order `10` comes before `2`, a missing folder moves every later label, every public data set has its own order, and
-RAF-DB's compound expressions come in a list of the same name as the basic ones.
+Four mistakes are common. In alphabetical order `10` comes before `2`. A missing folder shifts every
+later label. Every public data set has its own order. RAF-DB's list of compound expressions has the
+same name as its list of basic ones.
 """
 
 import re
@@ -21,7 +22,7 @@ _COMPOUND_NAME = re.compile(
 
 
 def judge_label_order(data: DataSet, known: Known | None) -> list[Finding]:
-    """From class names, the manifest's name and the folders that pictures lie in."""
+    """Judge by class names, the manifest's name and the pictures' folders."""
     return _compound(data, known) or [*_numbers(data), *_documented(data, known), *_folders(data, known)]
 
 
@@ -36,8 +37,8 @@ def _compound(data: DataSet, known: Known | None) -> list[Finding]:
         Finding(
             "error",
             "compound-expressions",
-            f"these {len(names)} classes ({', '.join(names[:3])}, …) are those of RAF-DB's compound expressions, not of the basic ones, which are 1 to 7",
-            "take EmoLabel and Image of the download's folder 'basic': its list has the same name.",
+            f"these {len(names)} classes ({', '.join(names[:3])}, …) are RAF-DB's compound expressions, not the basic ones, which are 1 to 7",
+            "use EmoLabel and Image of the download's folder 'basic': its list has the same name.",
         )
     ]
 
@@ -54,7 +55,7 @@ def _numbers(data: DataSet) -> list[Finding]:
                 "error",
                 "numbers-sorted-as-text",
                 f"the classes are numbers in alphabetical order, {', '.join(names)}: the label of {names[at]} is {at}",
-                "put them in the order of the numbers, best with the expressions' names: `manifest folders --classes 1=surprise,2=fear,…`.",
+                "sort them as numbers, best with the expressions' names: `manifest folders --classes 1=surprise,2=fear,…`.",
             )
         ]
     gaps = sorted(set(range(min(1, *numbers), max(numbers))) - set(numbers))
@@ -71,14 +72,14 @@ def _numbers(data: DataSet) -> list[Finding]:
         Finding(
             "warning",
             "classes-are-numbers",
-            f"the classes are numbers, {', '.join(names)}: nothing says which expressions they are, and no order can be checked",
+            f"the classes are numbers, {', '.join(names)}: their expressions are unknown, and the order cannot be checked",
             "give them the expressions' names: `manifest folders --classes 1=surprise,2=fear,…`.",
         )
     ]
 
 
 def _documented(data: DataSet, known: Known | None) -> list[Finding]:
-    """The classes of a data set by that name."""
+    """Compare the classes with those documented for a data set of that name."""
     if known is None or all(name.isdecimal() for name in data.classes):
         return []
     ours = [meaning(name) for name in data.classes]
@@ -102,7 +103,7 @@ def _documented(data: DataSet, known: Known | None) -> list[Finding]:
                 "error",
                 "label-order",
                 f"the label order is not the one documented for {known.title}: label {'; '.join(moved)}",
-                f"write classes = [{', '.join(documented)}] in this order; published checkpoints and their numbers mean that one.",
+                f"write classes = [{', '.join(documented)}] in this order; published checkpoints and their numbers use it.",
             )
         )
     if data.name != known.name or list(data.classes) != ours:
@@ -110,7 +111,7 @@ def _documented(data: DataSet, known: Known | None) -> list[Finding]:
             Finding(
                 "note",
                 "other-spelling",
-                f"reports compare with published numbers only where the manifest's name is {known.name} and the classes are spelt {', '.join(documented)}",
+                f"reports compare with published numbers only if the manifest's name is {known.name} and the classes are spelt {', '.join(documented)}",
                 "rename them in the manifest if you want that.",
             )
         )
@@ -118,24 +119,25 @@ def _documented(data: DataSet, known: Known | None) -> list[Finding]:
 
 
 def _folders(data: DataSet, known: Known | None) -> list[Finding]:
-    """Folders whose names say another class, or another order of numbers, than the labels."""
+    """Find folders whose names contradict the labels, as class names or as numbers."""
     pictures = data.pictures[["image", "label"]].copy()
     parts = [PurePosixPath(image).parts[:-1] for image in pictures.image]
     meanings = {meaning(name) for name in data.classes}
     # The last folder that is named like a class: train/anger/film-3/0001.jpg
-    pictures["says"] = [next((meaning(part) for part in reversed(folders) if meaning(part) in meanings), "") for folders in parts]  # fmt: skip
-    pictures["means"] = [meaning(label) for label in pictures.label]
-    contrary = pictures[(pictures.says != "") & (pictures.says != pictures.means)]
+    pictures["folder"] = [next((meaning(part) for part in reversed(folders) if meaning(part) in meanings), "") for folders in parts]  # fmt: skip
+    pictures["own"] = [meaning(label) for label in pictures.label]
+    contrary = pictures[(pictures.folder != "") & (pictures.folder != pictures.own)]
     findings = []
-    if len(contrary) and pictures.says[pictures.says != ""].nunique() > 1:  # one alone may be a person's name: Joy
-        pairs = Counter(zip(contrary.says, contrary.label, strict=True)).most_common(4)
-        listed = ", ".join(f"{size:,} in {says} labelled {label}" for (says, label), size in pairs)
+    # A single folder name may be a person's name: Joy
+    if len(contrary) and pictures.folder[pictures.folder != ""].nunique() > 1:
+        pairs = Counter(zip(contrary.folder, contrary.label, strict=True)).most_common(4)
+        listed = ", ".join(f"{size:,} in {folder} labelled {label}" for (folder, label), size in pairs)
         findings.append(
             Finding(
                 "error",
                 "folder-says-otherwise",
-                f"{len(contrary):,} picture(s) lie in a folder named after another class than their label: {listed}",
-                "find out which of the two is right; if whole folders are concerned, the label order is exchanged.",
+                f"{len(contrary):,} picture(s) are in a folder named after another class than their label: {listed}",
+                "find out which of the two is right; if whole folders are affected, the label order is wrong.",
                 tuple(
                     Place((image,), f"labelled {label}")
                     for image, label in zip(contrary.image, contrary.label, strict=True)
@@ -147,7 +149,10 @@ def _folders(data: DataSet, known: Known | None) -> list[Finding]:
 
 
 def _numbered_folders(data: DataSet, known: Known | None, pictures: pd.DataFrame) -> list[Finding]:
-    """Only where every class has one numbered folder of its own; other numbers are batches, persons or films."""
+    """Judge numbered folders if every class has exactly one of its own.
+
+    Other numbers are batches, persons or films.
+    """
     folders_of = {str(label): set(rows.number) for label, rows in pictures.groupby("label")}
     numbers = [min(folders_of[name]) for name in data.classes if len(folders_of.get(name, ())) == 1]
     if len(numbers) != len(data.classes) or len(set(numbers)) != len(numbers):
@@ -177,7 +182,7 @@ def _numbered_folders(data: DataSet, known: Known | None, pictures: pd.DataFrame
         Finding(
             "error",
             "folder-numbers",
-            f"numbered folders do not have the expressions that {known.title} gives the numbers: {'; '.join(wrong)}",
+            f"numbered folders do not have the expressions documented for {known.title}: {'; '.join(wrong)}",
             advice,
         )
     ]

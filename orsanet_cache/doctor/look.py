@@ -1,6 +1,6 @@
-"""One pass over the pictures of a manifest: everything that is judged afterwards.
+"""One pass over the pictures of a manifest collects the facts for the judges.
 
-file → can the build use it? (the same checks and the same decoder) → size, format, grey or colour → thumbnail
+    file → usable by the build? (same checks, same decoder) → size, format, grey or colour → thumbnail
 """
 
 import hashlib
@@ -22,15 +22,15 @@ from orsanet_cache.data.manifest import FileCheck, Manifest
 from orsanet_cache.errors import OrsanetError
 
 THUMBNAIL = 32
-CHUNK = 256  # pictures between two looks at the clock and at Ctrl-C
+CHUNK = 256  # pictures between two updates of the progress bar and checks for Ctrl-C
 
-# Sum of the luminance table of ITU-T T.81, Annex K, which libjpeg scales by its quality.
+# Sum of the luminance table of ITU-T T.81, Annex K. libjpeg scales this table by its quality.
 _ANNEX_K = 3_689
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What one pass sees of one file; everything after `problem` is empty where there is one."""
+    """Facts about one file. If it has a `problem`, all other fields are empty."""
 
     problem: str = ""  # why the build cannot use it
     sha256: str = ""
@@ -46,15 +46,16 @@ class PictureFacts:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A manifest and what was seen.
+    """A manifest and the facts about its pictures.
 
-    `pictures` has a row per sample in the manifest's order: image, label (class name), split, tags, person (or "") and the fields of PictureFacts.
+    `pictures` has a row per sample in the manifest's order: image, label (class name), split, tags,
+    person (or "") and the fields of PictureFacts.
     """
 
     name: str
     classes: tuple[str, ...]  # in label order
     pictures: pd.DataFrame
-    thumbnails: NDArray[np.uint8]  # [N, 32, 32], grey; black where there is a problem
+    thumbnails: NDArray[np.uint8]  # [N, 32, 32], grey; black if the picture has a problem
 
     @property
     def usable(self) -> pd.DataFrame:
@@ -63,7 +64,7 @@ class DataSet:
 
 
 def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
-    """Read every picture once, with a thread per core. `persons`: image -> who it shows, where that is known."""
+    """Read every picture once, with a thread per core. `persons`: image -> person, if known."""
     files = FileCheck(manifest.root)
     problems = ["; ".join(files.problems(sample.image)) for sample in manifest.samples]
     thumbnails = np.zeros((len(problems), THUMBNAIL, THUMBNAIL), np.uint8)
@@ -90,18 +91,22 @@ def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
 
 
 def grey(path: Path, side: int) -> NDArray[np.float32]:
-    """A picture that was usable as grey [side, side]. Raises OrsanetError where it has become unusable since."""
+    """Return a usable picture as grey [side, side].
+
+    Raises OrsanetError if the picture has become unusable since the first pass.
+    """
     try:
         rgb = decode(read_file(path))
     except RejectedImage as rejected:
         raise OrsanetError(
-            f"{path}: could be read a moment ago, and now: {rejected}; begin again when nothing changes the folder"
+            f"{path}: was readable in the first pass, but not in the second: {rejected}; "
+            f"run again when no program changes the folder"
         ) from rejected
     return np.asarray(_reduced(rgb, side).convert("L"), np.float32)
 
 
 def _see(path: Path, problem: str, thumbnail: NDArray[np.uint8]) -> PictureFacts:
-    """Also fills `thumbnail` [32, 32]."""
+    """Return a file's facts and fill `thumbnail` [32, 32]."""
     if problem:
         return PictureFacts(problem)
     try:
@@ -130,6 +135,6 @@ def _reduced(rgb: Pixels, side: int) -> Image.Image:
 
 
 def _quality(table: "list[int]") -> float:
-    """libjpeg's quality, whose scale in per cent is 200 - 2q from 50 up and 5000/q below."""
+    """Return libjpeg's quality q: its scale in per cent is 200 - 2q for q >= 50, else 5000/q."""
     scale = 100 * sum(table) / _ANNEX_K
     return max(1.0, 100 - scale / 2 if scale <= 100 else 5_000 / scale)

@@ -1,4 +1,4 @@
-"""Who is shown, where the table says it: a person known from training is easier to read in a test."""
+"""Persons, if the table has them: a person known from training is easier to classify in a test."""
 
 import csv
 import io
@@ -13,9 +13,10 @@ COLUMNS = ("identity", "person", "subject")
 
 
 def read_persons(manifest: Path) -> dict[str, str]:
-    """image -> person, from the first column of COLUMNS that the manifest's table has; nothing where it has none.
+    """Return image -> person, from the first column of COLUMNS that the manifest's table has.
 
-    For manifests that `load_manifest` has read: their table is well formed.
+    The result is empty if the table has no such column. The table must be well formed:
+    `load_manifest` has read it before.
     """
     table = manifest
     if manifest.suffix.lower() == ".toml":
@@ -30,7 +31,7 @@ def read_persons(manifest: Path) -> dict[str, str]:
 
 
 def judge_persons(data: DataSet) -> list[Finding]:
-    """Persons of several splits."""
+    """Find persons who are in several splits."""
     named = data.pictures[data.pictures.person != ""]
     splits = named.groupby("person").split.nunique()
     shared = named[named.person.isin(splits.index[splits > 1])]
@@ -41,7 +42,7 @@ def judge_persons(data: DataSet) -> list[Finding]:
         Finding(
             "warning",
             "person-in-several-splits",
-            f"{len(groups):,} of {len(splits):,} persons are in several splits, with {len(shared):,} pictures: a test then also measures who was seen in training",
+            f"{len(groups):,} of {len(splits):,} persons are in several splits, with {len(shared):,} pictures: a test then also measures recognition of persons from training",
             "keep each person in one split.",
             tuple(Place(tuple(rows.image), f"{person}; {' and '.join(dict.fromkeys(rows.split))}") for person, rows in groups),
         )

@@ -1,4 +1,4 @@
-"""Pictures one by one: unusable, tiny, blank, stretched, or perhaps more than a face."""
+"""Single pictures: unusable, tiny, blank, far from square, or possibly more than a face."""
 
 from pathlib import PurePosixPath
 
@@ -8,14 +8,14 @@ from orsanet_cache.doctor.finding import Finding, Place, places
 from orsanet_cache.doctor.known import Known
 from orsanet_cache.doctor.look import DataSet
 
-SEEN = 112  # pixels a side: what two of the networks see of a face
-BLANK = 4.0  # contrast; 959 real faces have 22 and more
+SEEN = 112  # pixels a side: the input of two of the networks
+BLANK = 4.0  # contrast; 959 real faces have at least 22
 STRETCHED = 4 / 3  # sides of a picture; face crops are square or nearly so
 LARGE = 1_024  # pixels: crops this large are rare, photographs are not
 
 
 def judge_pictures(data: DataSet, known: Known | None) -> list[Finding]:
-    """`known`: the public data set this is, with the size that its pictures have."""
+    """Judge each picture. `known`: the public data set, with the size of its pictures."""
     usable = data.usable
     unusable = data.pictures[data.pictures.problem != ""]
     shorter = np.minimum(usable.width, usable.height)
@@ -50,9 +50,9 @@ def judge_pictures(data: DataSet, known: Known | None) -> list[Finding]:
             Finding(
                 "warning",
                 "tiny",
-                f"{len(small):,} picture(s) ({len(small) / len(usable):.0%}) are smaller than the {SEEN} pixels the networks see, "
+                f"{len(small):,} picture(s) ({len(small) / len(usable):.0%}) are smaller than the {SEEN} pixels of the networks' input, "
                 f"the smallest {int(shorter.min())}: they are enlarged and blurred",
-                "take larger crops of the original photographs where there are any.",
+                "take larger crops of the original photographs, if available.",
                 places(small.image.tolist()),
             )
         )
@@ -71,8 +71,8 @@ def judge_pictures(data: DataSet, known: Known | None) -> list[Finding]:
             Finding(
                 "warning",
                 "far-from-square",
-                f"{len(stretched):,} picture(s) are far from square, up to {(longer / shorter).max():.1f} to 1: the networks see them "
-                f"stretched to a square, and face crops seldom have such sides",
+                f"{len(stretched):,} picture(s) are far from square, up to {(longer / shorter).max():.1f} to 1: they are stretched "
+                f"to a square for the networks, and face crops seldom have such sides",
                 "crop the faces out as squares.",
                 places(stretched.image.tolist()),
             )
@@ -82,8 +82,8 @@ def judge_pictures(data: DataSet, known: Known | None) -> list[Finding]:
             Finding(
                 "warning",
                 "large",
-                f"{len(large):,} picture(s) have {LARGE:,} pixels and more on a side: perhaps photographs, with a small face in them",
-                "look at some, and crop the faces out if they are; AffectNet's first release needs `manifest affectnet --crops`.",
+                f"{len(large):,} picture(s) have a side of {LARGE:,} pixels or more: they may be photographs with a small face",
+                "look at some; if they are photographs, crop the faces out. AffectNet's first release needs `manifest affectnet --crops`.",
                 places(large.image.tolist()),
             )
         )
@@ -93,7 +93,7 @@ def judge_pictures(data: DataSet, known: Known | None) -> list[Finding]:
                 "note",
                 "hidden-files",
                 f"{len(hidden):,} picture(s) have a name that begins with a dot: such files are often previews or left-overs",
-                "look at them, and delete their rows if they are.",
+                "look at them, and delete their rows if they are previews or left-overs.",
                 places(hidden),
             )
         )

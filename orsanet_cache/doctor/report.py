@@ -1,4 +1,4 @@
-"""Findings as text, each with its first places, and as JSON, with all of them."""
+"""Findings as text, each with its first places, and as JSON, each with all its places."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ SHOWN = 3
 
 
 def as_text(data: DataSet, findings: Sequence[Finding]) -> str:
-    """What the command prints."""
+    """Return the text that the command prints."""
     counts = count(data)
     width = max(map(len, data.classes))
     columns = [f"{split:>9}" for split in counts]
@@ -31,7 +31,7 @@ def as_text(data: DataSet, findings: Sequence[Finding]) -> str:
 
 
 def as_json(data: DataSet, findings: Sequence[Finding]) -> str:
-    """Everything, in ASCII: a name may hold what no encoding has."""
+    """Return all findings as ASCII, because a file name may contain characters without encoding."""
     counts = {
         str(split): {str(name): int(size) for name, size in sizes.items()} for split, sizes in count(data).items()
     }
@@ -46,7 +46,7 @@ def as_json(data: DataSet, findings: Sequence[Finding]) -> str:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """How many of each severity."""
+    """Return the number of findings of each severity, in words."""
     number = Counter(finding.severity for finding in findings)
     found = [f"{number[severity]} {severity}{'s' * (number[severity] > 1)}" for severity in get_args(Severity) if number[severity]]  # fmt: skip
     return ", ".join(found) or "nothing found"

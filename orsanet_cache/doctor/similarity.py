@@ -1,10 +1,11 @@
-"""Which pictures are copies of each other, re-encoded, resized, mirrored or a little cropped?
+"""Find pictures that are re-encoded, resized, mirrored or slightly cropped copies of each other.
 
-    thumbnails → 64-bit hash → pairs few bits apart → thumbnails correlate → pictures, aligned, agree in their fine detail
+    thumbnails → 64-bit hash → pairs few bits apart → thumbnails correlate
+               → pictures, aligned, agree in their fine detail
 
-All aligned faces look alike when they are small, so hash and thumbnails only propose: what decides is detail of a few pixels of a 96-pixel
-picture, after one picture has been moved onto the other. The numbers below were chosen on 959 real faces and their altered copies:
-docs/doctor.md.
+Small aligned faces are all similar, so hash and thumbnails only propose pairs. The decision uses
+detail of a few pixels in a 96-pixel picture, after one picture has been moved onto the other. The
+numbers below were chosen on 959 real faces and their altered copies: docs/doctor.md.
 """
 
 import os
@@ -24,13 +25,13 @@ BITS_APART = 10
 ROUGHLY_ALIKE = 0.85  # correlation of thumbnails
 COPY = 0.7  # similarity of pictures
 DETAIL = 96  # pixels a side
-FINE = 3  # pixels: detail is what a Gaussian blur of this width removes
+FINE = 3  # pixels: a Gaussian blur of this width removes the detail
 
 _ROWS = 16  # hashes compared with all later ones at a time
-_BLOCK = 1 << 14  # … of these, which stay in the cache
-_AHEAD = 8  # times _ROWS compared before their pairs are used: of one long film scene these can be many
+_BLOCK = 1 << 14  # later hashes per comparison: they stay in the cache
+_AHEAD = 8  # times _ROWS compared before their pairs are used: a long film scene has many pairs
 _WAITING = 1 << 22  # candidates kept at most, 55 MB, before they are confirmed
-_AT_ONCE = 64  # candidates confirmed before those that these made superfluous are dropped
+_AT_ONCE = 64  # candidates confirmed before superfluous later ones are dropped
 _LEAST_OVERLAP = 0.6  # of the picture's area
 _ECC_BLUR = 5  # pixels, OpenCV's default
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-5)
@@ -41,13 +42,13 @@ Detail = NDArray[np.float32]  # [96, 96]
 Candidates = NDArray[np.void]  # [P] of _CANDIDATE
 Positions = NDArray[np.int32]
 
-# Positions of two pictures; is the other mirrored; correlation of their thumbnails.
+# Positions of two pictures; whether the other is mirrored; correlation of their thumbnails.
 _CANDIDATE = np.dtype([("one", np.int32), ("other", np.int32), ("mirrored", np.bool_), ("alike", np.float32)])
 
 
 @dataclass(frozen=True)
 class Link:
-    """Two pictures, as positions, and how similar they are; `mirrored`: one is the mirror image of the other."""
+    """Positions of two pictures, and their similarity. `mirrored`: one mirrors the other."""
 
     one: int
     other: int
@@ -56,11 +57,12 @@ class Link:
 
 
 def near_copies(thumbnails: Thumbnails, detail: Callable[[int], Detail]) -> list[Link]:
-    """Links that join every group of copies, without those that would join what is joined already: a film scene has too many.
+    """Return links that join every group of copies.
 
-    `detail` reads the picture of a position; it is called by several threads.
+    Links inside a group that is already joined are omitted: a film scene has too many of them.
+    `detail` reads the picture of a position; several threads call it.
     """
-    group = np.arange(len(thumbnails), dtype=np.int32)  # of each picture: equal where links join them
+    group = np.arange(len(thumbnails), dtype=np.int32)  # per picture: equal if links join them
     links: list[Link] = []
     waiting, number = [np.empty(0, _CANDIDATE)], 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "doctor") as pool:
@@ -75,7 +77,11 @@ def near_copies(thumbnails: Thumbnails, detail: Callable[[int], Detail]) -> list
 
 
 def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
-    """[N, 32, 32] -> [N]: which of the 8x8 lowest coefficients of the cosine transform are above their median (as pHash does)."""
+    """[N, 32, 32] -> [N]: hashes as pHash computes them.
+
+    A bit is set if its coefficient, one of the 8x8 lowest of the cosine transform, is above their
+    median.
+    """
     hashes = np.empty(len(thumbnails), np.uint64)
     for start in range(0, len(thumbnails), _BLOCK):
         block = thumbnails[start : start + _BLOCK].astype(np.float32)
@@ -88,9 +94,9 @@ def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
 def near_hashes(
     hashes: Hashes, others: Hashes, pool: ThreadPoolExecutor, desc: str
 ) -> Iterator[tuple[Positions, Positions]]:
-    """Positions i < j with hashes[i] and others[j] at most BITS_APART bits apart, those of a few i at a time.
+    """Yield positions i < j with hashes[i] and others[j] at most BITS_APART bits apart.
 
-    All pairs are compared, by popcount.
+    Each item has the pairs of a few i. All pairs are compared, by popcount.
     """
 
     def compare(first: int) -> tuple[Positions, Positions]:
@@ -114,14 +120,15 @@ def near_hashes(
 
 
 def similarity(one: Detail, other: Detail) -> float:
-    """-1 … 1: correlation of the fine detail where two pictures [96, 96] overlap, the second moved onto the first by an affine map.
+    """Return the correlation, -1 … 1, of fine detail where two pictures [96, 96] overlap.
 
-    -1 where no such map is found (cv2.findTransformECC) or they overlap in less than 60 %.
+    An affine map moves the second picture onto the first. The result is -1 if no such map is found
+    (cv2.findTransformECC) or the pictures overlap in less than 60 %.
     """
     still, everywhere = np.eye(2, 3, dtype=np.float32), np.ones(one.shape, np.uint8)
     try:
         _, moved = cv2.findTransformECC(one, other, still, cv2.MOTION_AFFINE, _STEPS, everywhere, _ECC_BLUR)
-    except cv2.error:  # its way of saying that the two do not correlate
+    except cv2.error:  # raised if the two do not correlate
         return -1.0
     back = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     inside = cv2.warpAffine(np.ones_like(other), moved, other.shape[::-1], flags=back) > 0.99
@@ -133,7 +140,10 @@ def similarity(one: Detail, other: Detail) -> float:
 
 
 def _candidates(thumbnails: Thumbnails, group: Positions, pool: ThreadPoolExecutor) -> Iterator[Candidates]:
-    """Pairs of near hashes whose thumbnails correlate and that are in different groups by now, those of a few pictures at a time."""
+    """Yield pairs of near hashes, in different groups so far, whose thumbnails correlate.
+
+    Each item has the pairs of a few pictures.
+    """
     hashes = perceptual_hashes(thumbnails)
     for mirrored in (False, True):
         others = thumbnails[:, :, ::-1] if mirrored else thumbnails
@@ -157,7 +167,10 @@ def _candidates(thumbnails: Thumbnails, group: Positions, pool: ThreadPoolExecut
 def _confirm(
     pairs: Candidates, group: Positions, detail: Callable[[int], Detail], pool: ThreadPoolExecutor
 ) -> list[Link]:
-    """Links among the pairs, the most alike compared first; a pair within one group is not compared. `group` is changed."""
+    """Return links among the pairs; the most similar pairs are compared first.
+
+    A pair within one group is not compared. `group` is changed.
+    """
 
     def compare(pair: np.void) -> float:
         one, other = detail(int(pair["one"])), detail(int(pair["other"]))
@@ -184,7 +197,10 @@ def _confirm(
 def _pair_correlations(
     thumbnails: Thumbnails, others: Thumbnails, one: Positions, other: Positions
 ) -> NDArray[np.float32]:
-    """[P] of thumbnails[one] and others[other], where `one` has few different values: each picture is normalised once."""
+    """Return the correlations [P] of thumbnails[one] and others[other].
+
+    `one` has few different values, so each picture is normalised only once.
+    """
     rows, row = np.unique(one, return_inverse=True)
     columns, column = np.unique(other, return_inverse=True)
     table = np.empty((len(rows), len(columns)), np.float32)
@@ -196,7 +212,10 @@ def _pair_correlations(
 
 
 def _normalised(pictures: NDArray[Any]) -> NDArray[np.float32]:
-    """[N, ...] -> [N, pixels] of mean 0 and length 1, whose products are correlations; zeros for a picture of one colour."""
+    """[N, ...] -> [N, pixels] of mean 0 and length 1, so that products are correlations.
+
+    A picture of one colour becomes zeros.
+    """
     values = pictures.reshape(len(pictures), prod(pictures.shape[1:])).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)

@@ -1,15 +1,15 @@
-"""Tags: evaluation reports each as a group, so spellings must agree and groups be large enough to mean something."""
+"""Tags: evaluation reports each as a group, so spellings must agree and groups must be large."""
 
 from collections import Counter, defaultdict
 
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet
 
-FEW = 20  # pictures: one more that is right moves the group's accuracy by 5 percentage points
+FEW = 20  # pictures: one more right prediction moves the group's accuracy by 5 percentage points
 
 
 def judge_tags(data: DataSet) -> list[Finding]:
-    """Tags that differ by capitals or punctuation only, and groups of few pictures in splits that are tested."""
+    """Find tags that differ only in capitals or punctuation, and small groups in tested splits."""
     pictures = data.pictures
     used = Counter(tag for tags in pictures.tags for tag in tags)
     spellings = defaultdict(list)
@@ -33,7 +33,7 @@ def judge_tags(data: DataSet) -> list[Finding]:
             Finding(
                 "note",
                 "rare-tag",
-                f"{len(rare):,} group(s) of tagged pictures have fewer than {FEW}: their accuracies are hardly known",
+                f"{len(rare):,} group(s) of tagged pictures have fewer than {FEW}: their accuracies are very uncertain",
                 "read them with their intervals, or join tags.",
                 tuple(Place((), f"{split}:{tag} {groups[split, tag]}") for split, tag in rare),
             )

@@ -12,9 +12,9 @@ def test_a_property_that_goes_with_the_class_is_named_with_its_shares() -> None:
     chroma = [0.0] * 90 + [40.0] * 10 + [0.0] * 20 + [40.0] * 80
     finding = only(judge_confounds(table("own", ("a", "b"), label=label, chroma=chroma)), "confound-class")
     assert finding.severity == "warning"
-    assert "colour goes with the class (Cramér's V 0.70)" in finding.what  # phi of (90 10; 20 80)
-    assert "coloured are b 80%, a 10%; of all 45%" in finding.what
-    assert "right for 85%, as the mean over the classes, where chance is 50%" in finding.what
+    assert "colour is associated with the class (Cramér's V 0.70)" in finding.what  # phi of (90 10; 20 80)
+    assert "share of coloured: b 80%, a 10%; overall 45%" in finding.what
+    assert "right for 85% (mean over the classes); chance is 50%" in finding.what
     assert "tag the pictures (grey, colour) and read test:grey and test:colour" in finding.advice
 
 

@@ -92,7 +92,7 @@ def test_empty_classes_are_named_in_the_split_or_everywhere() -> None:
     assert [(f.severity, f.topic) for f in findings] == [
         ("error", "empty-class"), ("error", "class-missing-in-split"), ("warning", "class-missing-in-split")
     ]  # fmt: skip
-    assert "no picture at all of d" in findings[0].what
+    assert "no split has a picture of d" in findings[0].what
     assert "train has no picture of c" in findings[1].what
     assert "test has no picture of b" in findings[2].what
 
