@@ -1,7 +1,7 @@
 """Facts about public data sets: names, label order, first label, pixels, images per class.
 
 Totals come from the published runs' logs (layouts/published.py). The logs have class counts for
-Occlu-FER only. RAF-DB's class counts come from its list, AffectNet's from its release's lists. RAF-DB's
+Occlu-FER only. RAF-DB's class counts come from its list, AffectNet's from its lists. RAF-DB's
 counts add up to the logs' totals, and so do AffectNet's with at most 5,000 images a class.
 """
 

@@ -1,8 +1,12 @@
-"""AffectNet, manually annotated: expressions 0 … 7 become classes, 8 none, 9 uncertain and 10 no face are left out.
+"""AffectNet, manually annotated, from either of its two releases.
 
-Two releases, each read by a module of its own: lists with face boxes (affectnet_lists.py) and one annotation file per picture
-(affectnet_annotations.py). `cap_per_class` keeps, of every class of the training split, the pictures whose names have the smallest
-SHA-256: the same for every machine, and independent of the order in which the data set was collected.
+Expressions 0 … 7 become classes. Expressions 8 (none), 9 (uncertain) and 10 (no face) are left out.
+Each release has its own module: affectnet_lists.py reads lists with face boxes, and
+affectnet_annotations.py reads one annotation file per picture.
+
+`cap_per_class` limits every class of the training split to the pictures whose names have the
+smallest SHA-256. The choice is the same on every machine and does not depend on the order in which
+the data set was collected.
 """
 
 import hashlib
@@ -19,16 +23,17 @@ from orsanet_cache.layouts.found import DataSet, files_below, require_pictures, 
 
 
 def read_affectnet(root: Path, number_of_classes: Literal[7, 8], cap_per_class: int | None = None) -> DataSet:
-    """Either release below `root`, with 7 classes or, with contempt, 8.
+    """Read either release below `root`, with 7 classes, or with 8 including contempt.
 
-    Raises OrsanetError for a tree that is neither, an unknown label, a missing picture, and exchanged splits.
+    Raises OrsanetError if `root` has no release or both, and for an unknown label, a missing
+    picture, and exchanged splits.
     """
     newer, older = (root / TRAIN).is_dir(), any((root / name).is_file() for name in LISTS["train"])
     if newer == older:
-        found = "both releases are here" if newer else "neither release is here"
+        found = "both releases were found" if newer else "no release was found"
         raise OrsanetError(
-            f"{root}: {found}, the one with {TRAIN}/annotations and the one with {' or '.join(LISTS['train'])}; "
-            f"give the folder that holds one of them as ROOT"
+            f"{root}: {found}; one has {TRAIN}/annotations, the other {' or '.join(LISTS['train'])}; "
+            f"give the folder that holds exactly one of them as ROOT"
         )
     release = read_annotations(root) if newer else read_lists(root)
     classes = CLASSES[:number_of_classes]
@@ -53,16 +58,19 @@ def read_affectnet(root: Path, number_of_classes: Literal[7, 8], cap_per_class: 
 
 
 def _once(release: Release, left_out: dict[str, list[str]]) -> list[Annotation]:
-    """One annotation per picture: a picture annotated in two ways has no label, one listed twice alike is taken once."""
+    """Return one annotation per picture.
+
+    A picture with contradictory annotations is left out. Equal annotations count once.
+    """
     of_picture: dict[str, list[Annotation]] = defaultdict(list)
     for annotation in release.annotations:
         of_picture[annotation.image].append(annotation)
     kept = []
     for image, annotations in of_picture.items():
         if len(set(annotations)) > 1:
-            left_out["annotated several times, with other labels, face boxes or splits"].append(image)
+            left_out["annotated several times, with different labels, face boxes or splits"].append(image)
             continue
-        left_out["a further line of the same picture, alike"] += [image] * (len(annotations) - 1)
+        left_out["a repeated line of the same picture"] += [image] * (len(annotations) - 1)
         kept.append(annotations[0])
     return kept
 
@@ -75,7 +83,7 @@ def _capped(samples: list[Sample], release: Release, cap: int, left_out: dict[st
     folder = release.pictures["train"]
 
     def digest(image: str) -> bytes:
-        # without the folder: a data set unpacked elsewhere below ROOT keeps the same pictures
+        # Without the folder: the choice is the same if the data set is in another folder of ROOT.
         return hashlib.sha256(image.removeprefix(f"{folder}/").encode()).digest()
 
     beyond = {image for images in by_class.values() for image in sorted(images, key=digest)[cap:]}

@@ -2,7 +2,8 @@
 
     train_set/images/N.jpg   train_set/annotations/N_exp.npy      and val_set alike
 
-An annotation is a NumPy array of one value, the expression as a number or as text. The validation set of 2021 has 3,999 pictures.
+An annotation is a NumPy array of one value, the expression as a number or as text. The validation
+set of 2021 has 3,999 pictures.
 """
 
 from pathlib import Path
@@ -20,7 +21,10 @@ _EXPRESSION = "_exp.npy"  # beside _aro, _val and _lnd, which are not used
 
 
 def read_annotations(root: Path) -> Release:
-    """Every annotated picture, in the order of their numbers. Raises OrsanetError for missing folders, and annotations of another form."""
+    """Return every annotated picture, in the order of their numbers.
+
+    Raises OrsanetError for missing folders and for annotations of another form.
+    """
     annotations: list[Annotation] = []
     pictures: dict[str, str] = {}
     for split, folder in _SETS.items():
@@ -30,7 +34,7 @@ def read_annotations(root: Path) -> Release:
         strange = [stem for stem in stems if not stem.isdecimal()]
         if strange:
             raise OrsanetError(
-                f"{root / folder}/annotations: not of the form N{_EXPRESSION}: {few(strange)}; use the release as it came"
+                f"{root / folder}/annotations: not of the form N{_EXPRESSION}: {few(strange)}; use the original release"
             )
         if not stems:
             raise OrsanetError(f"{root / folder}/annotations: no file N{_EXPRESSION}; unpack the annotations there")

@@ -1,9 +1,10 @@
-"""AffectNet's first release: two lists, and pictures with more than the face on them.
+"""AffectNet's first release: two lists, and pictures that show more than the face.
 
-    training.csv, validation.csv        or in Manually_Annotated_file_lists/; columns subDirectory_filePath, face box, …, expression
+    training.csv, validation.csv        or in Manually_Annotated_file_lists/;
+                                        columns subDirectory_filePath, face box, …, expression
     Manually_Annotated_Images/SUB/NAME  or in Manually_Annotated/
 
-`validation.csv` circulates without its header line; its columns are then those of the release.
+Some copies of `validation.csv` have no header line. They are read with the columns of the release.
 """
 
 from pathlib import Path
@@ -26,15 +27,18 @@ BOX = ("face_x", "face_y", "face_width", "face_height")
 
 
 def read_lists(root: Path) -> Release:
-    """Every line of both lists, in their order. Raises OrsanetError for a missing list or column, and for an unknown expression."""
+    """Return every line of both lists, in their order.
+
+    Raises OrsanetError for a missing list or column, and for an unknown expression.
+    """
     pictures = first_folder(root, PICTURES, "the pictures of AffectNet's lists")
     annotations = []
     for split, names in LISTS.items():
         table = first_file(root, names, f"AffectNet's list of {split} pictures")
         annotations += _rows(table, split, pictures)
     note = (
-        "pictures are taken whole, as they lie there: the lists' face boxes are not applied, "
-        "so use --crops FOLDER if they show more than the face"
+        "the pictures are used whole: the lists' face boxes are not applied; "
+        "use --crops FOLDER if the pictures show more than the face"
     )
     return Release(annotations, dict.fromkeys(LISTS, pictures), (note,))
 
@@ -49,7 +53,7 @@ def _rows(table: Path, split: str, pictures: str) -> list[Annotation]:
                 continue
         if len(cells) != len(header):
             raise OrsanetError(
-                f"{table}: line {number}: {len(cells)} cells where there are {len(header)} columns; use the original list"
+                f"{table}: line {number}: {len(cells)} cells, but {len(header)} columns; use the original list"
             )
         row = dict(zip(header, cells, strict=True))
         expression = row[EXPRESSION].strip()
@@ -61,11 +65,11 @@ def _rows(table: Path, split: str, pictures: str) -> list[Annotation]:
 
 
 def _header(table: Path, first: list[str]) -> list[str]:
-    """The columns, those of the release where the first line has no names."""
+    """Return the columns: the first line, or the release's columns if it has no names."""
     if PATH not in first:
         if len(first) != len(COLUMNS):
             raise OrsanetError(
-                f"{table}: line 1: no column {PATH}, and not the {len(COLUMNS)} columns of the release; use the original list"
+                f"{table}: line 1: has neither a column {PATH} nor the {len(COLUMNS)} columns of the release; use the original list"
             )
         return COLUMNS
     missing = [column for column in (EXPRESSION, *BOX) if column not in first]

@@ -1,4 +1,4 @@
-"""What both releases of AffectNet come down to: annotated pictures."""
+"""The common form of both AffectNet releases: annotated pictures."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ class Annotation:
     image: str  # relative to the data set's root
     expression: int  # 0 … 10
     split: str
-    box: tuple[str, ...] = ()  # x, y, width, height as listed; none where the picture is the face
+    box: tuple[str, ...] = ()  # x, y, width, height as listed; empty if the picture is a face crop
 
 
 @dataclass(frozen=True)
 class Release:
-    """All annotations, and where the pictures are."""
+    """All annotations, and the folders of the pictures."""
 
     annotations: list[Annotation]
     pictures: dict[str, str]  # split -> folder of its pictures, relative to the root

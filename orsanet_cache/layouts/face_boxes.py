@@ -1,7 +1,9 @@
-"""Faces cut out by the boxes of a list, for data sets whose pictures show more: FOLDER/SUB/NAME.jpg, the new root of the manifest.
+"""Faces cut out by the boxes of a list, for data sets whose pictures show more than the face.
 
-The same call again decodes everything again and replaces what is not as it should be; so what an interrupted call left is completed, and no
-crop of another box remains. A file of ours in the folder says that its pictures may be replaced.
+The crops are FOLDER/SUB/NAME.jpg, and FOLDER becomes the root of the manifest. A repeated call
+decodes every picture again and replaces every crop that differs. So it completes an interrupted
+call, and no crop of an outdated box remains. A marker file in FOLDER allows this package to replace
+pictures there.
 """
 
 import io
@@ -21,17 +23,18 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import DataSet, few
 
 MARK = "face-crops.txt"
-_QUALITY = 95  # of the JPEG, without colour subsampling: the second loss after the original's
+_QUALITY = 95  # of the JPEG, without colour subsampling: a second loss after the original's
 
 
 def crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
-    """Write the face of every sample below `folder`; the same samples with their images relative to it.
+    """Write the face of every sample below `folder`.
 
-    A picture that cannot be read or whose box is unusable is left out with its reason. A box that reaches over the border is cut there.
-    Raises OrsanetError for a data set without boxes and for a folder that holds anything else.
+    Returns the data set with images relative to `folder`. A picture that cannot be read or has an
+    unusable box is left out with its reason. A box that crosses the border is cut there. Raises
+    OrsanetError for a data set without boxes and for a folder that contains anything else.
     """
     if not data.face_boxes:
-        raise OrsanetError("--crops: the pictures of this release are faces already; call it without --crops")
+        raise OrsanetError("--crops: the pictures of this release are faces already; run without --crops")
     _claim(folder)
     common = PurePosixPath(os.path.commonpath([PurePosixPath(sample.image).parent for sample in data.samples]))
     names = [str(PurePosixPath(s.image).relative_to(common).with_suffix(".jpg")) for s in data.samples]
@@ -60,7 +63,7 @@ def crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder ours, or find it so."""
+    """Make the folder and its marker file, or accept a folder that has the marker file."""
     if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise OrsanetError(f"--crops {folder}: exists and is not a folder of face crops; name a new or empty folder")
     make_folder(folder)
@@ -68,7 +71,7 @@ def _claim(folder: Path) -> None:
 
 
 def _crop(root: Path, folder: Path, job: tuple[str, tuple[str, ...], str]) -> str | None:
-    """Write one face; the reason where that is not possible."""
+    """Write one face. Returns None, or the reason why that is not possible."""
     image, box, name = job
     try:
         left, top, width, height = (round(float(number)) for number in box)

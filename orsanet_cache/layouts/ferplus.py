@@ -3,8 +3,9 @@
     fer2013new.csv                      Usage, Image name, ten columns of votes
     FER2013Train/fer0000000.png …       FER2013Valid, FER2013Test; also below data/
 
-The label is what most taggers voted for. Rows without one winner, or whose winner is `unknown` or `NF` (not a face), are left out.
-(The FERPlus project's own majority also demands more than half of the votes.)
+The label is the option with the most votes. Rows without a single winner, and rows whose winner is
+`unknown` or `NF` (not a face), are left out. (The FERPlus project's own majority also requires more
+than half of the votes.)
 """
 
 from collections import defaultdict
@@ -35,7 +36,10 @@ _SPLIT_OF = {
 
 
 def read_ferplus(root: Path) -> DataSet:
-    """FERPlus below `root`. Raises OrsanetError for a missing list, column or picture, and for votes that are not numbers."""
+    """Read FERPlus below `root`.
+
+    Raises OrsanetError for a missing list, column or picture, and for votes that are not numbers.
+    """
     table = first_file(root, ("fer2013new.csv",), "FERPlus' list of votes")
     base = first_folder(root, ("FER2013Train", "data/FER2013Train"), "FERPlus' pictures").removesuffix("FER2013Train")
     samples: list[Sample] = []
@@ -53,7 +57,7 @@ def read_ferplus(root: Path) -> DataSet:
             left_out["a row without a picture (not a face)"].append(f"line {number}")
             continue
         if image in listed:
-            raise OrsanetError(f"{table}: line {number}: {row[PICTURE]} is there twice; use the original list")
+            raise OrsanetError(f"{table}: line {number}: {row[PICTURE]} occurs twice; use the original list")
         listed.add(image)
         winners = [column for column, count in zip(VOTES, votes, strict=True) if count == max(votes)]
         if len(winners) > 1:
@@ -86,7 +90,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     for number, cells in rows:
         if len(cells) != len(header):
             raise OrsanetError(
-                f"{table}: line {number}: {len(cells)} cells where the header has {len(header)}; use the original list"
+                f"{table}: line {number}: {len(cells)} cells, but the header has {len(header)}; use the original list"
             )
         yield number, dict(zip(header, cells, strict=True))
 

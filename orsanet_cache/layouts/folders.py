@@ -1,9 +1,10 @@
-"""Class folders below split folders, with the label order said and never guessed:
+"""Class folders below split folders, with a label order that is given and never guessed:
 
     train/anger/….jpg   train/happiness/….jpg   valid/anger/….jpg   …
 
-Read alphabetically, `10` sorts before `2` and a missing folder shifts every later label; so the order is the caller's, every folder must
-have a class, and every class a folder in every split.
+In alphabetical order `10` sorts before `2`, and a missing folder shifts every later label.
+Therefore the caller gives the order, every folder must have a class, and every class must have a
+folder in every split.
 """
 
 import re
@@ -15,13 +16,15 @@ from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import DataSet, few, files_below, is_picture
 
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as manifest.py has it
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as in manifest.py
 
 
 def read_folders(root: Path, name: str, classes: Mapping[str, str], splits: Mapping[str, str] | None = None) -> DataSet:
-    """`classes`: folder -> class name, in label order. `splits`: folder -> split name; without it every top folder is a split.
+    """Read class folders below split folders.
 
-    Raises OrsanetError for folders without a class, classes without a folder, and a tree without splits.
+    `classes`: folder -> class name, in label order. `splits`: folder -> split name; without it
+    every top folder is a split. Raises OrsanetError for folders without a class, classes without a
+    folder, and a tree without splits.
     """
     folders = _top_folders(root, classes, splits)
     label_of = {folder: label for label, folder in enumerate(classes)}
@@ -45,7 +48,7 @@ def read_folders(root: Path, name: str, classes: Mapping[str, str], splits: Mapp
 
 
 def _top_folders(root: Path, classes: Mapping[str, str], splits: Mapping[str, str] | None) -> dict[str, str]:
-    """Split folder -> split name, in alphabetical order but train first: the order in which they are written."""
+    """Split folder -> split name, in the order in which they are written: train, then by name."""
     found = _folders(root)
     if set(found) & set(classes):
         raise OrsanetError(
@@ -80,7 +83,7 @@ def _check_classes(folder: Path, classes: Mapping[str, str], caller_chose: bool)
         findings.append(f"no folder of class {', '.join(missing)}")
         advice.append("Unpack it completely, or make an empty folder for a class that has no pictures here")
     if unknown:
-        findings.append(f"folders that are no class: {', '.join(unknown)}")
+        findings.append(f"folders that are not classes: {', '.join(unknown)}")
         advice.append("Name them in --classes, or move them out" if caller_chose else "Move them out")
     if findings:
         raise OrsanetError(f"{folder}: {'; '.join(findings)}. {'. '.join(advice)}")

@@ -1,4 +1,4 @@
-"""What is found in a data set's folder: samples, and everything that was left out with its reason."""
+"""The contents of a data set's folder: samples, and everything left out with its reason."""
 
 import csv
 import os
@@ -16,15 +16,15 @@ LeftOut = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """The samples of a folder, before any file is written. `Sample.image` is relative to that folder."""
+    """The samples of a folder before any file is written. `Sample.image` is relative to the folder."""
 
     name: str
     classes: tuple[str, ...]  # in label order
     splits: tuple[str, ...]
     samples: tuple[Sample, ...]
-    left_out: LeftOut  # reason -> pictures, or rows where there is no picture
-    notes: tuple[str, ...] = ()  # what else a user should know
-    # image -> x, y, width, height as listed, where pictures show more than the face
+    left_out: LeftOut  # reason -> pictures, or rows without a picture
+    notes: tuple[str, ...] = ()  # printed for the user
+    # image -> x, y, width, height as listed, if pictures show more than the face
     face_boxes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def counts(self) -> Counter[tuple[str, str]]:
@@ -33,12 +33,15 @@ class DataSet:
 
 
 def is_picture(name: str) -> bool:
-    """By its suffix: pictures are opened by the build, not here."""
+    """Return whether the suffix is a picture's. The build opens pictures, not this module."""
     return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
 
 
 def files_below(root: Path, folder: str) -> list[str]:
-    """Every file below `root/folder` as a path relative to `root`, in alphabetical order. Raises OrsanetError for an unreadable folder."""
+    """Return every file below `root/folder`, relative to `root`, in alphabetical order.
+
+    Raises OrsanetError for an unreadable folder.
+    """
     found: list[str] = []
     for place, _, names in os.walk(root / folder, onerror=_unreadable, followlinks=True):
         below = PurePosixPath(Path(place).relative_to(root).as_posix())
@@ -51,7 +54,7 @@ def _unreadable(error: OSError) -> None:
 
 
 def first_folder(root: Path, candidates: Sequence[str], what: str) -> str:
-    """The first of the candidates that is a folder below `root`. Raises OrsanetError where none is."""
+    """Return the first candidate that is a folder below `root`. Raises OrsanetError if none is."""
     for candidate in candidates:
         if (root / candidate).is_dir():
             return candidate
@@ -61,7 +64,7 @@ def first_folder(root: Path, candidates: Sequence[str], what: str) -> str:
 
 
 def first_file(root: Path, candidates: Sequence[str], what: str) -> Path:
-    """The first of the candidates that is a file below `root`. Raises OrsanetError where none is."""
+    """Return the first candidate that is a file below `root`. Raises OrsanetError if none is."""
     for candidate in candidates:
         if (root / candidate).is_file():
             return root / candidate
@@ -69,9 +72,10 @@ def first_file(root: Path, candidates: Sequence[str], what: str) -> Path:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number where it begins, cells) of every row that is not empty, read as they come: AffectNet's list has half a gigabyte.
+    """Yield (number of its first line, cells) of every row that is not empty.
 
-    Raises OrsanetError where the file cannot be read as CSV in UTF-8.
+    The file is not read as a whole: AffectNet's list has half a gigabyte. Raises OrsanetError if
+    the file cannot be read as CSV in UTF-8.
     """
     begun = 1
     try:
@@ -90,14 +94,14 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def few(names: Iterable[str], limit: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and the number of further ones, as text."""
     names = list(names)
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def require_pictures(root: Path, wanted: Sequence[str], present: Collection[str], listed_in: str) -> None:
-    """Raises OrsanetError where a listed picture is not there, with the first few names."""
+    """Raise OrsanetError, with the first few names, if listed pictures do not exist."""
     missing = [image for image in wanted if image not in present]
     if missing:
         raise OrsanetError(
@@ -107,13 +111,16 @@ def require_pictures(root: Path, wanted: Sequence[str], present: Collection[str]
 
 
 def require_train_is_largest(root: Path, samples: Iterable[Sample]) -> None:
-    """Raises OrsanetError where the training split is empty or smaller than another: the splits' folders or lists were exchanged."""
+    """Raise OrsanetError if the training split is empty or smaller than another split.
+
+    A smaller training split means that folders or lists of splits were exchanged.
+    """
     images = Counter(sample.split for sample in samples)
     for split, count in images.items():
         if images["train"] < count:
             raise OrsanetError(
                 f"{root}: {count:,} images in {split} but only {images['train']:,} in train; the two look exchanged, "
-                f"or the data set is not complete: compare with a fresh download"
+                f"or the data set is incomplete: compare with a fresh download"
             )
     if not images["train"]:
         raise OrsanetError(f"{root}: no images for training; unpack the data set completely")

@@ -1,6 +1,8 @@
-"""Occlu-FER: class folders AN CO DI FE HA NE SA SU, in that (alphabetical) label order as in the published test script.
+"""Occlu-FER: class folders AN CO DI FE HA NE SA SU.
 
-train/AN/….jpg   valid/AN/….jpg   …      `val` is taken for `valid`
+    train/AN/….jpg   valid/AN/….jpg   …      `val` means `valid`
+
+Their (alphabetical) order is the label order of the published test script.
 """
 
 from pathlib import Path
@@ -15,7 +17,10 @@ SPLITS = {"train": "train", "valid": "valid", "val": "valid"}
 
 
 def read_occlu_fer(root: Path) -> DataSet:
-    """Occlu-FER below `root`. Raises OrsanetError as `read_folders` does, and for exchanged splits."""
+    """Read Occlu-FER below `root`.
+
+    Raises OrsanetError as `read_folders` does, and for exchanged splits.
+    """
     found = read_folders(root, "occlu-fer", CLASSES, SPLITS)
     require_train_is_largest(root, found.samples)
     return found

@@ -1,6 +1,7 @@
-"""How many images the published runs used of each public data set, as their logs say: totals, and of Occlu-FER every class.
+"""Numbers of images in the published runs' logs: totals, and for Occlu-FER every class.
 
-AffectNet's training totals are those with at most 5,000 images a class; without that cap there is nothing to compare with.
+AffectNet's training totals are those with at most 5,000 images a class. No total without that cap
+was published.
 """
 
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ class Published(NamedTuple):
     """Images of one split."""
 
     total: int
-    classes: Mapping[str, int] = {}  # class -> images, where the logs tell them
-    cap_per_class: int | None = None  # with which the total holds
+    classes: Mapping[str, int] = {}  # class -> images, if the logs have them
+    cap_per_class: int | None = None  # the cap with which the total was counted
 
 
 _COUNTS: dict[str, dict[str, Published]] = {
@@ -39,6 +40,9 @@ _COUNTS: dict[str, dict[str, Published]] = {
 
 
 def published_counts(name: str, cap_per_class: int | None = None) -> dict[str, Published]:
-    """split -> what is published of the data set with that manifest name, where it was made with the same cap on its training classes."""
+    """Return split -> published numbers of the data set with that manifest name.
+
+    The training split is included only if it was published with the same cap per class.
+    """
     counts = _COUNTS.get(name, {})
     return {split: known for split, known in counts.items() if split != "train" or known.cap_per_class == cap_per_class}

@@ -1,9 +1,10 @@
 """RAF-DB, the basic expressions, as downloaded:
 
-    EmoLabel/list_patition_label.txt          (its own spelling) lines `train_00001.jpg 5`, labels 1 … 7
+    EmoLabel/list_patition_label.txt          (spelt so) lines `train_00001.jpg 5`, labels 1 … 7
     Image/aligned/train_00001_aligned.jpg     100x100
 
-The split is the beginning of the name. The compound set has a list of the same name with labels up to 11.
+The split is the beginning of the name. The compound set has a list of the same name with labels up
+to 11.
 """
 
 from pathlib import Path, PurePosixPath
@@ -26,9 +27,10 @@ ALIGNED = "Image/aligned"
 
 
 def read_rafdb(root: Path) -> DataSet:
-    """The aligned images of RAF-DB below `root`, the folder `basic` of the download or the one that holds it.
+    """Read the aligned images of RAF-DB below `root`: the download's folder `basic` or its parent.
 
-    Raises OrsanetError for a missing list or picture, a line of another form, the compound list, and exchanged splits.
+    Raises OrsanetError for a missing list or picture, a line of another form, the compound list,
+    and exchanged splits.
     """
     table = first_file(root, (LIST, f"basic/{LIST}"), "RAF-DB's list of labels (spelt that way)")
     below = table.parent.parent.relative_to(root)
@@ -55,7 +57,7 @@ def read_rafdb(root: Path) -> DataSet:
 
 
 def _entry(table: Path, number: int, line: str) -> tuple[str, int]:
-    """(picture's name, label 1 … 7)."""
+    """Return (picture's name, label 1 … 7)."""
     fields = line.split()
     if len(fields) != 2 or not fields[1].isdecimal() or fields[0].partition("_")[0] not in SPLITS:
         raise OrsanetError(f"{table}: line {number}: {line.strip()!r} is not of the form 'train_00001.jpg 5'")
@@ -63,7 +65,7 @@ def _entry(table: Path, number: int, line: str) -> tuple[str, int]:
     if label > len(CLASSES):
         raise OrsanetError(
             f"{table}: line {number}: label {label}; basic expressions are 1 to 7, so this is the list of RAF-DB's compound "
-            f"expressions (1 to 11): take EmoLabel and Image of the folder 'basic'"
+            f"expressions (1 to 11): use EmoLabel and Image of the folder 'basic'"
         )
     if label == 0:
         raise OrsanetError(f"{table}: line {number}: label 0; the labels of RAF-DB are 1 to 7: use the original list")

@@ -1,4 +1,4 @@
-"""What `orsanet-cache manifest` prints: counts beside the published ones, everything left out with its reason."""
+"""The output of `orsanet-cache manifest`: counts beside published ones, and omissions by reason."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from orsanet_cache.layouts.published import Published
 
 
 def summary(data: DataSet, published: Mapping[str, Published], tag_sentences: Sequence[str] = ()) -> str:
-    """A table of split and class, then what was left out, notes and tags, one line each."""
+    """Return a table of split and class, then omissions, notes and tags, one line each."""
     counts = data.counts()
     width = max(map(len, (*data.classes, "total")))
     lines = [f"{data.name}: {len(data.samples):,} images"]

@@ -1,8 +1,9 @@
-"""Lists of occluded or posed pictures that others have published, as tags of the samples they name.
+"""Published lists of occluded or posed pictures, as tags of the samples that they name.
 
-One picture per line, its name first: `test_0003_aligned 3 4` (RAF-DB), `val/0/bc9ad4…/` (AffectNet) and `1_fer0034656.png 8 0` (FERPlus) in
-the occlusion lists of the Region Attention Networks, `0/test_0004_aligned.jpg` in their pose lists. A name counts without folder, suffix and
-the label before `_`; what follows it (expression, kind of occlusion) is not used.
+A line has one picture, its name first. The occlusion lists of the Region Attention Networks have
+`test_0003_aligned 3 4` (RAF-DB), `val/0/bc9ad4…/` (AffectNet) and `1_fer0034656.png 8 0` (FERPlus).
+Their pose lists have `0/test_0004_aligned.jpg`. Names are compared without folder, suffix and the
+label before `_`. The rest of the line (expression, kind of occlusion) is not used.
 """
 
 import re
@@ -20,16 +21,17 @@ _LABEL_PREFIX = re.compile(r"[0-9]+_(?=.)")
 
 @dataclass(frozen=True)
 class TagList:
-    """A file of names and the tag its pictures get."""
+    """A file of names, and the tag for the pictures it names."""
 
     tag: str
     path: Path
 
 
 def with_tag_lists(data: DataSet, lists: Sequence[TagList]) -> tuple[DataSet, list[str]]:
-    """The same samples with further tags, and a sentence per list on what it named.
+    """Return the same samples with further tags, and a sentence per list about its pictures.
 
-    Raises OrsanetError for a list that names no pictures, or pictures which the data set does not have.
+    Raises OrsanetError for a list that names no pictures, or pictures that the data set does not
+    have.
     """
     sentences = []
     for tag_list in lists:
@@ -44,7 +46,7 @@ def with_tag_lists(data: DataSet, lists: Sequence[TagList]) -> tuple[DataSet, li
 
 
 def _named(data: DataSet, tag_list: TagList) -> tuple[set[str], str]:
-    """The samples that the list names, and what to say about it."""
+    """Return the images that the list names, and a sentence about them."""
     images = [sample.image for sample in data.samples]
     left_out = {image for group in data.left_out.values() for image in group}
     by_path, by_stem = {*images, *left_out}, defaultdict(set)
@@ -63,7 +65,7 @@ def _named(data: DataSet, tag_list: TagList) -> tuple[set[str], str]:
             else "is empty"
         )
         raise OrsanetError(
-            f"{tag_list.path}: {what}; a list belongs to the release whose file names it has: take the one of this data set, "
+            f"{tag_list.path}: {what}; a list fits only a release with the same file names: use the list of this data set, "
             f"or remove those lines"
         )
     ambiguous = [line for line, pictures in entries if len(pictures) > 1]
@@ -80,7 +82,7 @@ def _named(data: DataSet, tag_list: TagList) -> tuple[set[str], str]:
     if named & left_out:
         parts.append(f"{len(named & left_out):,} of images that are left out")
     if headed:
-        parts.append(f"first line {lines[0]!r} taken for a header")
+        parts.append(f"first line {lines[0]!r} treated as a header")
     return tagged, f"{tag_list.tag}: {', '.join(parts)}"
 
 

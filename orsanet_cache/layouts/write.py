@@ -1,7 +1,8 @@
-"""NAME.csv and, last, NAME.toml: a manifest that is whole or not there, and never in the place of another.
+"""A manifest, NAME.csv and then NAME.toml, is written completely or not at all.
 
-`root` is written relative to NAME.toml where one of the two folders holds the other, so that they can be moved together, else as an
-absolute path.
+Existing files with other content are never overwritten. If one of ROOT and the folder of NAME.toml
+contains the other, `root` is written relative to NAME.toml, so that both can be moved together.
+Otherwise it is absolute.
 """
 
 import csv
@@ -17,9 +18,10 @@ from orsanet_cache.layouts.found import DataSet
 
 
 def write_manifest(data: DataSet, root: Path, out: Path) -> bool:
-    """Write `out` (.toml) and the table beside it; False where both are there already, with the same content.
+    """Write `out` (.toml) and the table beside it.
 
-    Raises OrsanetError where another file has one of the names, and for a file name that is not UTF-8.
+    Returns False if both exist already with the same content. Raises OrsanetError if a file with
+    other content has one of the names, and for a file name that is not UTF-8.
     """
     if out.suffix != ".toml":
         raise OrsanetError(
@@ -29,7 +31,7 @@ def write_manifest(data: DataSet, root: Path, out: Path) -> bool:
     contents = {
         table: _table(data),
         out: _descriptor(data, root, out),
-    }  # the descriptor last: with it the manifest is complete
+    }  # the descriptor last: it completes the manifest
     for path, content in contents.items():
         if path.exists() and path.read_bytes() != content:
             raise _taken(path)

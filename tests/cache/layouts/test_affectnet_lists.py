@@ -17,8 +17,8 @@ def test_affectnet_pictures_listed_twice_are_counted_and_contradictions_left_out
     manifest, printed = made("affectnet", lists, "--classes", 8, "--out", tmp_path / "a.toml")
     assert hashed(0) in labels(manifest)
     assert hashed(1) not in labels(manifest)
-    assert "left out, a further line of the same picture, alike: 1" in printed
-    assert "left out, annotated several times, with other labels, face boxes or splits: 1" in printed
+    assert "left out, a repeated line of the same picture: 1" in printed
+    assert "left out, annotated several times, with different labels, face boxes or splits: 1" in printed
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_affectnet_pictures_listed_twice_are_counted_and_contradictions_left_out
         (lambda root: replace_first(root / "Manually_Annotated_file_lists/training.csv", ",0.25", ",0.25,9"), "line 2: 10 cells"),
         (lambda root: (root / "Manually_Annotated_file_lists/validation.csv").write_bytes(b"a\xff"), "not UTF-8"),
         (lambda root: replace_first(root / "Manually_Annotated_file_lists/training.csv", "1.0;2.0", "1.0;" * 40_000), "line 2: not valid CSV: field larger"),
-        (lambda root: (root / "train_set").mkdir(), "both releases are here"),
-        (lambda root: shutil.rmtree(root / "Manually_Annotated_file_lists"), "neither release is here"),
+        (lambda root: (root / "train_set").mkdir(), "both releases were found"),
+        (lambda root: shutil.rmtree(root / "Manually_Annotated_file_lists"), "no release was found"),
         (lambda root: shutil.rmtree(root / "Manually_Annotated_Images"), "no folder Manually_Annotated_Images"),
     ],
 )  # fmt: skip

@@ -35,7 +35,7 @@ def test_ferplus_takes_the_class_with_most_votes_and_counts_the_rest(fer: Path, 
         (lambda root: replace_first(root / "fer2013new.csv", "PublicTest", "Valid"), "unknown usage 'Valid'"),
         (lambda root: replace_first(root / "fer2013new.csv", "0,10,0", "0,ten,0"), "line 3: 'ten' is not a number of votes"),
         (lambda root: replace_first(root / "fer2013new.csv", "0,10,0", "0,10,0,0"), "line 3: 13 cells"),
-        (lambda root: replace_first(root / "fer2013new.csv", "fer0000001", "fer0000000"), "line 3: fer0000000.png is there twice"),
+        (lambda root: replace_first(root / "fer2013new.csv", "fer0000001", "fer0000000"), "line 3: fer0000000.png occurs twice"),
         (lambda root: write_lines(root / "fer2013new.csv", [FERPLUS_HEADER, *(row.replace("Training,", "PrivateTest,") for row in FERPLUS_ROWS[-1:])]), "look exchanged"),
     ],
 )  # fmt: skip

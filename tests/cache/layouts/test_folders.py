@@ -52,9 +52,9 @@ def test_files_that_are_no_labelled_pictures_are_left_out_by_name(class_folders:
         (lambda root: shutil.rmtree(root / "valid/happiness"), "valid: no folder of class happiness. Unpack it completely, or make an empty folder"),
         (
             lambda root: [(root / "train" / name).mkdir() for name in ("contempt", "disgust", "fear", "sadness", "surprise")],
-            "train: folders that are no class: contempt, disgust, fear, sadness, surprise. Name them in --classes, or move them out",
+            "train: folders that are not classes: contempt, disgust, fear, sadness, surprise. Name them in --classes, or move them out",
         ),
-        (lambda root: (root / "test/anger").rename(root / "test/Anger"), "no folder of class anger; folders that are no class: Anger"),
+        (lambda root: (root / "test/anger").rename(root / "test/Anger"), "no folder of class anger; folders that are not classes: Anger"),
         (lambda root: (root / "train").rename(root / "training"), "no folder train among test, training, valid"),
         (lambda root: (root / "train").rename(root / "my train"), "my train where split folders should be"),
         (lambda root: [shutil.rmtree(root / split) for split in ("train", "valid", "test")], "no folders where split folders"),

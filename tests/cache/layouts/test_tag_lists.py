@@ -21,7 +21,7 @@ def test_rafdb_occlusion_and_pose_lists_become_tags(raf: Path, tmp_path: Path) -
     assert tagged(manifest, "occluded") == {"test_0003_aligned", "test_0006_aligned"}
     assert tagged(manifest, "pose-45") == {"test_0004_aligned", "test_0006_aligned"}
     assert "tag occluded: 3 lines, 2 images, 1 named again" in printed
-    assert "tag pose-45: 2 lines, 2 images, first line 'name of the picture' taken for a header" in printed
+    assert "tag pose-45: 2 lines, 2 images, first line 'name of the picture' treated as a header" in printed
 
 
 @pytest.mark.parametrize(
