@@ -16,7 +16,7 @@ LeftOut = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """The samples of a folder before any file is written. `Sample.image` is relative to the folder."""
+    """Samples of a folder, before any file is written. `Sample.image` is relative to it."""
 
     name: str
     classes: tuple[str, ...]  # in label order

@@ -1,1 +1,1 @@
-"""The published weights: where they are, how they are fetched, checked and converted."""
+"""The published weights: their sources, download, check and conversion."""

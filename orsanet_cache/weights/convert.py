@@ -1,7 +1,8 @@
-"""From a published weights file to a small safe one: only the tensors that are used, as safetensors, with its origin in the header.
+"""Converts a published weights file to a small safe one.
 
-Published files are pickles, and hold optimiser states or layers that nothing here uses. The networks' values do not change, so a
-store's recipe is the same whichever of the two files it was built from.
+The new file is a safetensors file with only the tensors that are used, and its origin in the
+header. Published files are pickles and contain optimiser states or unused layers. The networks'
+values do not change, so both files give a store the same recipe.
 """
 
 import os
@@ -40,7 +41,10 @@ class Identified(NamedTuple):
 
 
 def network_of(weights: Weights) -> Name:
-    """Which network the tensors are for, going by one name that only it has. Raises OrsanetError for none of the known ones."""
+    """Return the network of the tensors, recognised by one tensor name that only it has.
+
+    Raises OrsanetError if it is none of the known networks.
+    """
     for name, mark in _MARKS.items():
         if mark in weights.tensors:
             return name
@@ -49,9 +53,9 @@ def network_of(weights: Weights) -> Name:
 
 
 def used_tensors(weights: Weights) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors that the networks use, and what a header must say of them.
+    """Return the tensors that the network uses, and the entries that their header needs.
 
-    Raises OrsanetError for tensors that are not exactly those of one of the known networks.
+    Raises OrsanetError if the tensors are not exactly those of one of the known networks.
     """
     name = network_of(weights)
     if name == "segface":
@@ -61,24 +65,24 @@ def used_tensors(weights: Weights) -> tuple[dict[str, Tensor], dict[str, str]]:
         return load_landmark_network(weights.path).state_dict(), {}
     with torch.device("meta"):
         layout = IR50Layout()
-    if ORIGIN_KEY in weights.metadata:  # converted: without it
+    if ORIGIN_KEY in weights.metadata:  # a converted file has no output layer
         del layout.output_layer
     load_strictly(layout, weights)
     return {key: tensor for key, tensor in layout.state_dict().items() if not key.startswith("output_layer.")}, {}
 
 
 def convert_weights(path: Path, out: Path) -> Converted:
-    """Write the tensors that are used to a new safetensors file, whole or not at all.
+    """Write the tensors that are used to a new safetensors file, completely or not at all.
 
-    Raises OrsanetError for a file that cannot be read safely, is not exactly one of the known networks or was converted before, and
-    where `out` exists.
+    Raises OrsanetError if `path` cannot be read safely, is not exactly one of the known networks or
+    is already converted, and if `out` exists.
     """
-    taken = OrsanetError(f"{out}: is there already; remove it or choose another --out")
+    taken = OrsanetError(f"{out}: exists already; remove it or choose another --out")
     if out.exists():
         raise taken
     weights = read_weights(path)
     if ORIGIN_KEY in weights.metadata:
-        raise OrsanetError(f"{path}: was converted before; there is nothing to convert")
+        raise OrsanetError(f"{path}: is already converted; use it as it is")
     tensors, header = used_tensors(weights)
     converted = Converted(network_of(weights), fingerprint(path))
     folder = out.absolute().parent
@@ -102,9 +106,9 @@ def convert_weights(path: Path, out: Path) -> Converted:
 
 
 def identify(path: Path, sources: Mapping[Name, Source] = SOURCES) -> Identified:
-    """Which of the known files this is, or was converted from, and what is to be doubted of that.
+    """Identify a file as one of the known files, or as converted from one, with remaining doubts.
 
-    Raises OrsanetError saying how it differs, where it is none of them.
+    Raises OrsanetError, with the difference from the known file, if it is none of them.
     """
     found = fingerprint(path)
     for name, source in sources.items():
@@ -116,12 +120,12 @@ def identify(path: Path, sources: Mapping[Name, Source] = SOURCES) -> Identified
         used_tensors(weights)
     except OrsanetError as error:
         named = [
-            f"; from {s.file_name} it differs so: {difference(found, s)}"
+            f"; it differs from the published {s.file_name}: {difference(found, s)}"
             for s in sources.values()
             if s.file_name == path.name
         ]
         raise OrsanetError(
-            f"{path}: is none of the known files{''.join(named)}; and cannot be used: {error}"
+            f"{path}: is none of the known files{''.join(named)}; it cannot be used: {error}"
         ) from error
     name = network_of(weights)
     source = sources[name]
@@ -130,7 +134,7 @@ def identify(path: Path, sources: Mapping[Name, Source] = SOURCES) -> Identified
         wrong = f"is not the published {source.file_name}: {difference(found, source)}"
     elif origin == source.sha256:
         return Identified(
-            f"{name}: converted, its header says, from the published {source.title}; its tensors fit", None
+            f"{name}: converted from the published {source.title} (according to its header); its tensors fit", None
         )
     else:
         wrong = f"was not converted from the published {source.file_name}: its origin's SHA-256 is {origin}"
@@ -142,7 +146,7 @@ def identify(path: Path, sources: Mapping[Name, Source] = SOURCES) -> Identified
 
 
 class IR50Layout(nn.Module):
-    """Names and shapes of the published IR50 file, to check it against. The network itself is stage two's."""
+    """Names and shapes of the published IR50 file, for checks. The network itself is in stage 2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +159,7 @@ class IR50Layout(nn.Module):
                 for index in range(units)
             )
         )
-        # For recognising people; no forward of ORSANet reads it.
+        # For face recognition; ORSANet does not use it.
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(), nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512)
         )

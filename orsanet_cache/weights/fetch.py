@@ -1,10 +1,12 @@
-"""Downloading published weights from the Hugging Face hub: checked before, resumed after an interruption, whole or not there.
+"""Downloads published weights from the Hugging Face hub, checked and resumable.
 
-    is it there? → ask the hub for size and digest → partial file, continued where it ends → size, SHA-256 → final name
+    existing file? → size and digest from the hub → partial file, continued where it ends
+                   → size, SHA-256 → final name
 
-huggingface_hub's own `hf_hub_download` begins a download anew after its process has ended. Its parts do not have to: we ask it for
-the file's metadata and have it fetch the rest of our partial file. Its environment variables hold here too: HF_ENDPOINT (another
-server), HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (seconds).
+A file gets its final name only when it is complete. huggingface_hub's own `hf_hub_download` starts a
+download again after its process has ended. This module uses its lower-level functions: one for the
+file's metadata, one for the rest of a partial file. Its environment variables apply: HF_ENDPOINT
+(another server), HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (seconds).
 """
 
 import os
@@ -18,19 +20,20 @@ from orsanet_cache.durable import leave_to_disk, locked, make_folder, sync_folde
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.weights.sources import HubFile, Source, difference, fingerprint
 
-_SHA256 = re.compile("[0-9a-f]{64}")  # the hub's ETag of a large file; a small one has another kind of digest
+_SHA256 = re.compile("[0-9a-f]{64}")  # the ETag of large files; small files have another digest
 
 
 class Fetched(NamedTuple):
     path: Path
-    difference: str | None  # from the known copy, where only a copy's digest is known
+    difference: str | None  # from the known copy, if only a copy's digest is known
 
 
 def fetch(source: Source, folder: Path) -> Fetched:
-    """Have the published file in the folder; one that is there already is only checked.
+    """Download the published file to the folder; an existing file is only checked.
 
-    Raises OrsanetError where the file there, the hub's or the downloaded one is another, where the hub cannot be asked, and, saying
-    how to get it by hand, where the file is not on the hub.
+    Raises OrsanetError if the existing, the hosted or the downloaded file is not the published one,
+    and if the hub cannot be reached. If the file is not on the hub, the error has the instructions
+    for a download by hand.
     """
     path = folder / source.file_name
     if path.exists():
@@ -40,7 +43,7 @@ def fetch(source: Source, folder: Path) -> Fetched:
         return Fetched(path, wrong)
     if source.hub is None:
         raise OrsanetError(
-            f"{source.file_name} cannot be fetched by a program: {source.instructions}. Save it as {path}, then run "
+            f"{source.file_name} cannot be downloaded automatically: {source.instructions}. Save it as {path}, then run "
             f"`orsanet-cache weights verify {path}`"
         )
     make_folder(folder)
@@ -48,7 +51,7 @@ def fetch(source: Source, folder: Path) -> Fetched:
     partial.touch()
     try:
         with locked(partial, wait=False):
-            if path.exists():  # another process ended just before
+            if path.exists():  # another process has just finished it
                 partial.unlink()
                 return fetch(source, folder)
             try:
@@ -59,12 +62,12 @@ def fetch(source: Source, folder: Path) -> Fetched:
                 if partial.exists() and not partial.stat().st_size:
                     partial.unlink()
     except BlockingIOError as error:
-        raise OrsanetError(f"{path}: another process is fetching it; wait for that one") from error
+        raise OrsanetError(f"{path}: another process is downloading it; wait for that process") from error
     return Fetched(path, None)
 
 
 def _download(source: Source, file: HubFile, partial: Path) -> None:
-    """Continue the partial file to its end, and delete it if it then is another file."""
+    """Complete the partial file, and delete it if the result is not the published file."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
 
@@ -78,7 +81,7 @@ def _download(source: Source, file: HubFile, partial: Path) -> None:
 
     with partial.open("r+b") as content:
         begun = content.seek(0, os.SEEK_END)
-        if hosted.size is None or begun > hosted.size:  # cannot be told to be a part of this file
+        if hosted.size is None or begun > hosted.size:  # not certainly a part of this file
             begun = content.truncate(0)
             content.seek(0)
         with _hub_errors(url, partial):
@@ -91,7 +94,9 @@ def _download(source: Source, file: HubFile, partial: Path) -> None:
     wrong = difference(fingerprint(partial), source)
     if wrong is not None:
         partial.unlink()
-        raise OrsanetError(f"{url}: what came is not the published {source.title}: {wrong}; it was deleted; try again")
+        raise OrsanetError(
+            f"{url}: the downloaded file is not the published {source.title}: {wrong}; it was deleted; try again"
+        )
 
 
 def _moved_on(url: str, source: Source, how: str) -> str:
@@ -103,19 +108,22 @@ def _moved_on(url: str, source: Source, how: str) -> str:
 
 @contextmanager
 def _hub_errors(url: str, partial: Path) -> Iterator[None]:
-    """The hub's and the network's failures as one sentence each. What has arrived stays for the next try."""
+    """Turn the hub's and the network's failures into one sentence each.
+
+    The bytes that have arrived are kept for the next try.
+    """
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     def kept() -> str:
         size = partial.stat().st_size
-        return f"; the first {size:,} bytes are kept and the same command goes on from there" if size else ""
+        return f"; the first {size:,} bytes are kept, and the same command continues from there" if size else ""
 
     try:
         yield
     except OfflineModeIsEnabled as error:
         raise OrsanetError(
-            f"{url}: not fetched, because HF_HUB_OFFLINE is set; unset it, or copy the file from another machine to the weights folder"
+            f"{url}: not downloaded, because HF_HUB_OFFLINE is set; unset it, or copy the file from another machine to the weights folder"
         ) from error
     except HfHubHTTPError as error:
         raise OrsanetError(
@@ -123,7 +131,7 @@ def _hub_errors(url: str, partial: Path) -> Iterator[None]:
         ) from error
     except httpx2.HTTPError as error:
         what = str(error) or type(error).__name__
-        raise OrsanetError(f"{url}: cannot be reached ({what}); is there a network?{kept()}") from error
+        raise OrsanetError(f"{url}: cannot be reached ({what}); check the network connection{kept()}") from error
     except OSError as error:
         if error.errno is not None:  # the disk's
             raise

@@ -1,9 +1,11 @@
-"""The frozen networks of a build, found where they are kept unless they are named.
+"""The frozen networks of a build: named files, or files found automatically.
 
-    named files, or else: where the store's build had them, the shipped demo networks, the weights folder ─▶ FrozenPriors
+    named files, or else: the places of the store's build, the shipped demo networks, the weights
+    folder ─▶ FrozenPriors
 
-For a store that is there the digests in its recipe decide, so a file may have any name and lie anywhere. A new store has no digests yet:
-it gets the published networks from the weights folder, and never the demo networks unless they are named.
+For an existing store, networks are recognised by the digests in its recipe, so a file may have any
+name and any place. A new store has no digests yet: it gets the published networks from the weights
+folder. It gets the demo networks only if they are named.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,11 +32,13 @@ def find_networks(
     landmarks: StrPath | None = None,
     landmark_input: LandmarkInput | None = None,
 ) -> FrozenPriors:
-    """The frozen networks to build the store `out` with. A network that is None is looked for; the word demo is the shipped one.
+    """Return the frozen networks for a build of the store `out`.
 
-    None for `landmark_input` is the store's, for a new one "published".
+    A network that is None is searched for. The word demo means the shipped network. None for
+    `landmark_input` means the store's input, or "published" for a new store.
 
-    Raises OrsanetError, naming what was looked at and what to pass, where a network is not found, or a file cannot be read.
+    Raises OrsanetError if a network is not found or a file cannot be read. The message names the
+    places that were checked and the option to pass.
     """
     path = as_path(out, "out")
     looking = None in (segmenter, landmarks, landmark_input) and (path / METADATA).is_file()
@@ -58,7 +62,7 @@ def find_networks(
 
 
 def _published(part: NetworkName) -> tuple[Path, SegFace | MobileFaceNet]:
-    """Of a new store."""
+    """Return the published network, for a new store."""
     path = in_weights_folder(part)
     if not path.exists():
         raise OrsanetError(
@@ -70,9 +74,11 @@ def _published(part: NetworkName) -> tuple[Path, SegFace | MobileFaceNet]:
 def network_with_digest(
     part: NetworkName, digest: str, places: Iterable[Path], needs: str
 ) -> tuple[Path, SegFace | MobileFaceNet]:
-    """The first network among the places whose weights have this digest, and its place. A place is a file, or the word demo.
+    """Return the first network among the places whose weights have this digest, and its place.
 
-    Raises OrsanetError, which begins with `needs` (whose network it is) and names what was looked at and what to pass, where none has.
+    A place is a file, or the word demo. Raises OrsanetError if no network has the digest. The
+    message begins with `needs` (who needs which network) and names the places that were checked and
+    the option to pass.
     """
     looked = []
     for path in places:
@@ -87,12 +93,12 @@ def network_with_digest(
         found = tensors_digest(network.state_dict())
         if found == digest:
             return path, network
-        looked.append(f"{path}: another one, with the digest {found}")
-    raise OrsanetError(f"{needs}, digest {digest}; pass its weights file with --{part}. Looked at:\n{listed(looked)}")
+        looked.append(f"{path}: another network, with the digest {found}")
+    raise OrsanetError(f"{needs}, digest {digest}; pass its weights file with --{part}. Checked:\n{listed(looked)}")
 
 
 def in_weights_folder(part: NetworkName) -> Path:
-    """Where `orsanet-cache weights fetch` puts the published one."""
+    """Return the path to which `orsanet-cache weights fetch` writes the published network."""
     return default_folder() / SOURCES[SOURCE[part]].file_name
 
 
@@ -102,7 +108,7 @@ def _of_store(part: NetworkName, store: PriorStore) -> tuple[Path, SegFace | Mob
 
 
 def _places(part: NetworkName, store: PriorStore) -> Iterator[Path]:
-    """Files that may be it, and demo; each once."""
+    """Yield the files that may contain the network, and demo, each once."""
     hints = (store.provenance(split, view).get(f"{part}_file") for split in store.splits for view in store.views(split))
     places = [*(Path(hint) for hint in hints if isinstance(hint, str)), DEMO, in_weights_folder(part)]
     yield from dict.fromkeys(places)

@@ -1,6 +1,7 @@
-"""The published weights: what each file is for, where it comes from, under which licence, and how to know that it is the right one.
+"""The published weights: purpose, origin, licence and digest of each file.
 
-What decides is the SHA-256, not the place: it holds for a mirror, a colleague's copy and a renamed file alike.
+Files are identified by their SHA-256, not by their place. So a mirror, a colleague's copy and a
+renamed file are recognised too.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ Name = Literal["segface", "mobilefacenet", "ir50"]
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of the Hugging Face hub. The digest pins the content, so `revision` may be a branch."""
+    """A file of the Hugging Face hub. `revision` may be a branch: the digest fixes the content."""
 
     repository: str
     path: str
@@ -28,22 +29,22 @@ class Source:
     """One published weights file."""
 
     network: str
-    file_name: str  # as the authors call it, and as it is called in the weights folder
+    file_name: str  # the authors' name, also used in the weights folder
     title: str
     purpose: str
     licence: str
     origin: str  # a page for people
     about: str  # its size, for people
     sha256: str
-    size: int | None = None  # bytes, where they are known exactly
+    size: int | None = None  # bytes, if known exactly
     hub: HubFile | None = None
-    instructions: str = ""  # how a person gets it, where it is not on the hub
-    digest_is_the_authors: bool = True  # False: taken from a copy, so that another digest need not be wrong
+    instructions: str = ""  # for a download by hand, if the file is not on the hub
+    digest_is_the_authors: bool = True  # False: of a copy, so another digest need not be wrong
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells files apart: size in bytes, SHA-256 in hexadecimal digits."""
+    """Distinguishes files: size in bytes, SHA-256 in hexadecimal digits."""
 
     size: int
     sha256: str
@@ -77,7 +78,7 @@ SOURCES: dict[Name, Source] = {
         network="IR50",
         file_name="ir50.pth",
         title="IR50, face recognition",
-        purpose="what the backbone starts from: orsanet-train run --ir50",
+        purpose="initial weights of the backbone: orsanet-train run --ir50",
         licence="none stated for the weights (POSTER's code is MIT)",
         origin="https://github.com/zczcwh/FER_POSTER",
         about="122 MB",
@@ -91,12 +92,12 @@ SOURCES: dict[Name, Source] = {
 
 
 def default_folder() -> Path:
-    """Where weights are kept unless a folder is given: orsanet/weights in $XDG_CACHE_HOME, or else in ~/.cache."""
+    """Return the default folder: orsanet/weights in $XDG_CACHE_HOME, or else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orsanet" / "weights"
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Size and SHA-256 of a file. Raises OrsanetError for one that cannot be read."""
+    """Return size and SHA-256 of a file. Raises OrsanetError if it cannot be read."""
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -106,7 +107,7 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def difference(found: Fingerprint, source: Source) -> str | None:
-    """How a file differs from the published one, in words; None where it is the same."""
+    """Return the difference from the published file, in words, or None if it is the same file."""
     if found.sha256 == source.sha256:
         return None
     parts = [f"its SHA-256 is {found.sha256}, not {source.sha256}"]

@@ -95,7 +95,7 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_written(tmp_path: Pa
     assert "cut.pth" in refusal(tmp_path / "cut.pth", out)
     assert "absent.pth" in refusal(tmp_path / "absent.pth", out)
     convert_weights(landmarks, out)
-    assert "converted before" in refusal(out, tmp_path / "c.safetensors")
+    assert "already converted" in refusal(out, tmp_path / "c.safetensors")
     written = out.read_bytes()
-    assert "is there already" in refusal(landmarks, out)
+    assert "exists already" in refusal(landmarks, out)
     assert out.read_bytes() == written

@@ -53,11 +53,11 @@ def test_the_digest_decides_and_not_the_place(world, moving: Path) -> None:
     shutil.copy(world.landmarks, moving / "a.safetensors")  # another network, and a file that is gone
     (moving / "b.safetensors").unlink()
     with pytest.raises(
-        OrsanetError, match=r"digest .*; pass its weights file with --segmenter. Looked at:\n"
+        OrsanetError, match=r"digest .*; pass its weights file with --segmenter. Checked:\n"
     ) as refused:
         find_networks(moving / "store.zarr")
     assert str(moving / "a.safetensors") in str(refused.value)
-    assert "demo: another one, with the digest" in str(refused.value)
+    assert "demo: another network, with the digest" in str(refused.value)
     into_weights_folder(world.segmenter, world.landmarks)
     assert find_networks(moving / "store.zarr").recipe() == world.load_priors().recipe()
 

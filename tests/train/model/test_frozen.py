@@ -92,18 +92,18 @@ def test_where_none_is_the_runs_the_places_looked_at_are_named(world, tmp_path: 
     message = str(refused.value)
     assert frozen.recipe()["segmenter"]["weights_sha256"] in message  # type: ignore[index]
     assert f"{tmp_path}/segmenter.safetensors: these are not weights of this SegFace" in message
-    assert "demo: another one, with the digest" in message
+    assert "demo: another network, with the digest" in message
     assert "model_299.pt: neither a safetensors file" in message
 
 
 def test_places_without_a_file_are_named_too(world, tmp_path: Path, no_weights_folder: Path) -> None:
     with pytest.raises(OrsanetError, match="needs the MobileFaceNet") as refused:
         frozen_priors(tmp_path, identity_of(world.load_priors()), world.segmenter, None)
-    looked = str(refused.value).partition("Looked at:\n")[2].splitlines()
+    looked = str(refused.value).partition("Checked:\n")[2].splitlines()
     assert [line.partition(", with")[0].strip() for line in looked] == [
         f"{tmp_path}: no best-landmarks.safetensors",
         f"{tmp_path}: no landmarks.safetensors",
-        "demo: another one",
+        "demo: another network",
         f"{no_weights_folder}: no mobilefacenet_model_best.pth.tar",
     ]
 
