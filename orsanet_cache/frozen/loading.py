@@ -1,7 +1,8 @@
-"""Weights files: read safely, checked strictly, named by their content.
+"""Weights files: read safely, checked strictly, identified by a digest of their content.
 
-Published files are pickles. They are opened with torch's restricted unpickler and a fixed allow-list, never without; our own
-files are safetensors, with the network's sizes in the header where they differ from the published ones.
+Published files are pickles. They are always opened with torch's restricted unpickler and a fixed
+allow-list. This package's files are safetensors. Their header has the network's sizes if they
+differ from the published ones.
 """
 
 import hashlib
@@ -25,8 +26,8 @@ from orsanet_cache.paths import StrPath, as_path
 # Keys under which the published training scripts keep the tensors, innermost last.
 CONTAINERS = ("state_dict_backbone", "state_dict", "model_state_dict")
 
-# What the published pickles hold besides tensors: a Counter, and numpy scalars (their rebuilding function has two names, before
-# and after numpy 2).
+# The published pickles' other contents: a Counter, and numpy scalars. The function that rebuilds
+# scalars has two names, one before and one since numpy 2.
 _SCALAR = np.float64(0).__reduce__()[0]
 _SAFE: list[Any] = [
     Counter,
@@ -51,8 +52,9 @@ class Weights:
 def read_weights(path: StrPath) -> Weights:
     """Read a safetensors file or a published pickle container, on the CPU.
 
-    Containers (`state_dict`, …) are opened and DataParallel's `module.` prefix is removed. Raises OrsanetError for a file that
-    is missing, damaged, holds anything but the allowed types, or holds no tensors.
+    Containers (`state_dict`, …) are opened and DataParallel's `module.` prefix is removed. Raises
+    OrsanetError for a file that is missing, is damaged, contains types that are not allowed, or
+    contains no tensors.
     """
     path = as_path(path, "weights")
     try:
@@ -61,13 +63,13 @@ def read_weights(path: StrPath) -> Weights:
     except OSError as error:
         raise OrsanetError(f"{path}: weights cannot be read ({error.strerror})") from error
     metadata: dict[str, str] = {}
-    if start[8:9] == b"{":  # eight bytes of header length, which may begin like a pickle, then JSON
+    if start[8:9] == b"{":  # eight bytes of header length (they may look like a pickle), then JSON
         tensors, metadata = _read_safetensors(path)
     elif start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive or a bare pickle: torch.save, new and old
         tensors = _named_tensors(path, _unpickle(path))
     else:
         raise OrsanetError(
-            f"{path}: neither a safetensors file nor one written by torch.save; is the download complete?"
+            f"{path}: neither a safetensors file nor one written by torch.save; check that the download is complete"
         )
     if not tensors:
         raise OrsanetError(f"{path}: no weights found; the file holds no tensors")
@@ -77,7 +79,10 @@ def read_weights(path: StrPath) -> Weights:
 
 
 def load_strictly(network: nn.Module, weights: Weights) -> None:
-    """Put the tensors into the network, in place. Raises OrsanetError listing every missing, extra or misshapen name."""
+    """Put the tensors into the network, in place.
+
+    Raises OrsanetError, with every missing, extra or misshapen name, if they do not fit.
+    """
     expected = network.state_dict()
     findings = [f"missing: {name} {list(expected[name].shape)}" for name in expected if name not in weights.tensors]
     findings += [f"extra: {name} {list(t.shape)}" for name, t in weights.tensors.items() if name not in expected]
@@ -101,13 +106,16 @@ def load_strictly(network: nn.Module, weights: Weights) -> None:
 
 
 def build_frozen(network_on_meta: Network, weights: Weights) -> Network:
-    """A network created on the meta device -> the same with these weights, frozen and in evaluation mode."""
+    """Give a network on the meta device these weights; freeze it and set evaluation mode."""
     load_strictly(network_on_meta, weights)
     return network_on_meta.eval().requires_grad_(False)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, types and values: the same for a pickle and the safetensors file made from it."""
+    """Return the SHA-256 over names, shapes, types and values.
+
+    A pickle and the safetensors file made from it have the same digest.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -118,7 +126,8 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _unpickle(path: Path) -> object:
     try:
-        # An open file: given a path, torch judges by the suffix. Its remarks on odd pickles say nothing about this file.
+        # An open file, because torch judges a path by its suffix. Torch's warnings about unusual
+        # pickles do not concern this file.
         with path.open("rb") as file, torch.serialization.safe_globals(_SAFE), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -133,7 +142,7 @@ def _unpickle(path: Path) -> object:
 
 
 def _offender(error: pickle.UnpicklingError) -> str | None:
-    """The type that torch's long message says is not allowed."""
+    """Return the forbidden type from torch's long message."""
     for line in str(error).splitlines():
         if "GLOBAL" in line:
             return line.strip()

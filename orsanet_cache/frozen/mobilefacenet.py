@@ -1,7 +1,8 @@
-"""MobileFaceNet: the frozen landmark detector (112 pixels, 68 points, GDC head), with the published parameter names.
+"""MobileFaceNet: the frozen landmark detector (112 pixels, 68 points, GDC head).
 
-Depthwise-separable bottlenecks down to a 7x7 grid of 512 channels, which is ORSANet's landmark prior, then a 7x7 depthwise
-convolution and a linear layer to 68 (x, y) pairs in units of the crop (0 … 1, iBUG order).
+Parameter names are the published ones. Depthwise-separable bottlenecks reduce the image to a 7x7
+grid of 512 channels, which is ORSANet's landmark prior. A 7x7 depthwise convolution and a linear
+layer then give 68 (x, y) pairs in units of the crop (0 … 1, iBUG order).
 """
 
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The torch side of pixels, shared by both stages: uint8 pictures to what a network takes."""
+"""Conversion of uint8 pictures to network inputs, in torch, shared by both stages."""
 
 from functools import cache
 
@@ -26,7 +26,7 @@ def displayable(normalised: Tensor) -> Tensor:
     return (normalised * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1)
 
 
-@cache  # made anew for every batch, they would make the host wait for the device
+@cache  # new tensors for every batch would make the host wait for the device
 def _statistics(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """ImageNet's mean and deviation, each [3, 1, 1]."""
     with torch.inference_mode(False):

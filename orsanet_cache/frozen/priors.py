@@ -1,7 +1,7 @@
-"""The frozen networks as one: a batch of views -> the priors that a store keeps.
+"""Both frozen networks as one module: a batch of views -> the priors that a store keeps.
 
-Both networks stay in evaluation mode whatever is asked of them. (The published code lets `model.train()` reach them, so that
-its landmark network drifts during training; a cache cannot and should not.)
+Both networks always stay in evaluation mode. (In the published code `model.train()` applies to them
+too, so its landmark network drifts during training. A cache cannot reproduce this drift.)
 """
 
 import copy
@@ -22,12 +22,14 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.paths import StrPath, as_path
 
-# published: ImageNet-normalised, every second pixel, as ORSANet feeds it.
-# native:    0 … 1, bilinear to 112 (the mean of 2x2 pixels), as the network was trained: landmarks are visibly better.
+# published: ImageNet-normalised, every second pixel, as in ORSANet's code.
+# native:    0 … 1, bilinear to 112 (the mean of 2x2 pixels), as in the network's own training:
+#            landmarks are visibly better.
 LandmarkInput = Literal["published", "native"]
 Precision = Literal["fp32", "fp16"]
 
-# Images at a time. Larger ones fall out of a CPU's caches: on two cores 8 ran 1.1 to 1.6 times as fast as 32.
+# Images at a time. Larger batches do not fit into a CPU's caches: on two cores, batches of 8 ran
+# 1.1 to 1.6 times as fast as batches of 32.
 CPU_BATCH, GPU_BATCH = 8, 64
 
 NO_CLASS = 255
@@ -35,10 +37,10 @@ ARCHITECTURE_KEY = "architecture"  # of a safetensors header: SegFaceConfig as J
 
 
 class Priors(NamedTuple):
-    """What the frozen networks say about a batch. Field names are the store's, the batch's and the model's."""
+    """The frozen networks' outputs for a batch. Stores, batches and models use the same names."""
 
-    segmentation_map: Tensor  # uint8 [B, 224, 224], LaPa class per pixel, NO_CLASS where a logit is not finite
-    segmentation_entropy: Tensor  # float32 [B], 0 (sure of every pixel) … 1 (knows nothing)
+    segmentation_map: Tensor  # uint8 [B, 224, 224], LaPa class; NO_CLASS if a logit is not finite
+    segmentation_entropy: Tensor  # float32 [B], 0 (every pixel certain) … 1 (uniform)
     segmentation_features: Tensor  # [B, 1024, 7, 7], last Swin stage before its LayerNorm
     landmark_features: Tensor  # [B, 512, 7, 7]
     landmarks: Tensor  # float32 [B, 68, 2], x and y in units of the crop
@@ -52,15 +54,15 @@ class FrozenPriors(nn.Module):
         self.segmenter = segmenter
         self.landmark_network = landmark_network
         self.landmark_input = landmark_input
-        self.files: dict[str, str] = {}  # where the weights were read: a hint for finding them again
+        self.files: dict[str, str] = {}  # the weights' paths: a hint for finding the files again
         self.requires_grad_(False)
         self.train(False)
 
     @classmethod
     def load(cls, segmenter: StrPath, landmarks: StrPath, landmark_input: LandmarkInput = "published") -> Self:
-        """Read both networks' weights from disk; the word demo is the networks that come with the package.
+        """Read both networks' weights from disk. The word demo means the shipped networks.
 
-        Raises OrsanetError for files that are not exactly theirs.
+        Raises OrsanetError for a file that does not fit its network exactly.
         """
         segmenter, landmarks = as_path(segmenter, "segmenter"), as_path(landmarks, "landmarks")
         priors = cls(
@@ -72,7 +74,7 @@ class FrozenPriors(nn.Module):
         return priors
 
     def remember(self, segmenter: Path, landmarks: Path) -> None:
-        """Note where the weights were read; demo stays the word."""
+        """Record the paths of the weights; the word demo is kept as it is."""
         files = {"segmenter_file": segmenter, "landmarks_file": landmarks}
         self.files = {name: str(path if path == DEMO else path.absolute()) for name, path in files.items()}
 
@@ -80,7 +82,7 @@ class FrozenPriors(nn.Module):
         return super().train(False)
 
     def recipe(self) -> dict[str, object]:
-        """What decides the priors' values: architectures, weights digests, the landmark network's input."""
+        """Return what determines the priors: architectures, weights digests, landmark input."""
         return {
             "segmenter": {
                 **self.segmenter.config.model_dump(mode="json"),
@@ -103,35 +105,36 @@ class FrozenPriors(nn.Module):
         return Priors(map_of(logits), mean_entropy(logits), segmentation_features, landmark_features, landmarks.float())
 
     def landmark_crop(self, unit: Tensor) -> Tensor:
-        """Pictures [B, 3, 224, 224] in 0 … 1 -> what the landmark network is fed, [B, 3, 112, 112]."""
+        """Pictures [B, 3, 224, 224] in 0 … 1 -> input of the landmark network, [B, 3, 112, 112]."""
         return avg_pool2d(unit, 2) if self.landmark_input == "native" else imagenet_normalised(unit[..., ::2, ::2])
 
 
 def in_half_precision(priors: FrozenPriors) -> FrozenPriors:
-    """A copy in fp16; converting in place would round the weights for good."""
+    """Return a copy in fp16. Converting in place would round the weights permanently."""
     return copy.deepcopy(priors).half()
 
 
 def map_of(logits: Tensor) -> Tensor:
-    """Segmentation logits [B, 11, H, W] -> uint8 [B, H, W]: LaPa class, NO_CLASS where one is not finite."""
-    # On a CPU max is faster than argmax, and the sum finds what is not finite faster than looking at every logit.
+    """Logits [B, 11, H, W] -> uint8 [B, H, W]: LaPa class, NO_CLASS if a logit is not finite."""
+    # On a CPU max is faster than argmax, and checking the sum is faster than checking every logit.
     finite = logits.sum(dim=1, dtype=torch.float32).isfinite()
     return logits.max(dim=1).indices.to(torch.uint8).masked_fill(~finite, NO_CLASS)
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
-    """Segmentation logits [B, K, H, W] -> float32 [B]: mean over the pixels of the softmax's entropy / log K, 0 … 1.
+    """Logits [B, K, H, W] -> float32 [B]: mean over pixels of the softmax's entropy / log K, 0 … 1.
 
-    Not a number where a logit is not finite.
+    The result is NaN if a logit is not finite.
     """
     log_probability = logits.float().log_softmax(dim=1)
     entropy = log_probability.exp().mul_(log_probability).sum(dim=1).neg_()
-    # Row means first: a picture alone in its batch would be summed by several threads, and so in another order than beside others.
+    # Row means first: several threads would sum a picture that is alone in its batch, in another
+    # order than in a larger batch.
     return entropy.mean(dim=2).mean(dim=1) / math.log(logits.shape[1])
 
 
 def load_segmenter(path: StrPath) -> SegFace:
-    """SegFace from its weights; sizes other than the published ones come from the safetensors header."""
+    """Build SegFace from its weights. Its sizes are in the safetensors header, or as published."""
     weights = read_weights(path)
     try:
         config = SegFaceConfig.model_validate_json(weights.metadata.get(ARCHITECTURE_KEY, "{}"))
@@ -143,7 +146,7 @@ def load_segmenter(path: StrPath) -> SegFace:
 
 
 def load_landmark_network(path: StrPath) -> MobileFaceNet:
-    """MobileFaceNet from its weights."""
+    """Build MobileFaceNet from its weights."""
     weights = read_weights(path)
     with torch.device("meta"):
         network = MobileFaceNet()

@@ -1,12 +1,13 @@
 """SegFace: the frozen face segmenter, with the published parameter names.
 
-A Swin encoder gives four stages; each is projected to one width, upsampled to the finest grid and fused. Eleven learned class
-tokens and that grid then attend to each other (a two-way transformer), the grid is upsampled to the input's size, and each class
-token becomes the weights of its own mask:
+A Swin encoder gives four stages. Each is projected to one width, upsampled to the finest grid and
+fused. Eleven learned class tokens and that grid then attend to each other (a two-way transformer).
+The grid is upsampled to the input's size, and each class token becomes the weights of its own mask:
 
     logits[b, k, y, x] = MLP(token_k)[b] · upscaled[b, :, y, x]
 
-ORSANet reads the last Swin stage before the final LayerNorm; the argmax of the logits is the segmentation map.
+ORSANet uses the last Swin stage before the final LayerNorm. The argmax of the logits is the
+segmentation map.
 
 Shapes: B batch, C stage width (128, 256, 512, 1024 as published), W decoder width (256), K = 11 LaPa classes.
 """
@@ -30,7 +31,10 @@ Size = Annotated[int, Field(ge=1, le=65536)]
 
 
 class SegFaceConfig(BaseModel):
-    """Sizes of a SegFace. The defaults are the published Swin-B; a smaller network is described in its weights file."""
+    """Sizes of a SegFace. The defaults are the published Swin-B.
+
+    The weights file of another network has its sizes in the header.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -47,7 +51,7 @@ class SegFaceConfig(BaseModel):
         if self.decoder_width // 2 % self.decoder_heads:
             raise ValueError("decoder_heads must divide half the decoder_width")
         if any(self.embed_dim * 2**stage % heads for stage, heads in enumerate(self.num_heads)):
-            raise ValueError("num_heads must divide the width of each stage: embed_dim, and twice that each time")
+            raise ValueError("num_heads must divide the width of each stage: embed_dim, doubled at each stage")
         return self
 
 
@@ -64,7 +68,7 @@ class SegFace(nn.Module):
             window_size=[7, 7],
             stochastic_depth_prob=0.0,  # the network is frozen and never trained here
         )
-        # As published: swin_b without its head. The final norm is in the weights and not in our way through.
+        # As published: swin_b without its head. The weights have the final norm; `encode` omits it.
         self.backbone = nn.Sequential(swin.features, swin.norm)
         width = config.decoder_width
         self.linear_c = nn.ModuleList(StageProjection(config.embed_dim * 2**stage, width) for stage in range(4))
@@ -103,7 +107,7 @@ class SegFace(nn.Module):
 
 
 class StageProjection(nn.Module):
-    """[B, H, W, C] -> [B, H, W, W_decoder]; a module of its own because the published names have `.proj`."""
+    """[B, H, W, C] -> [B, H, W, W_decoder]; a separate module, as published names have `.proj`."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -114,7 +118,10 @@ class StageProjection(nn.Module):
 
 
 class RandomFourierPositions(nn.Module):
-    """Position codes sin, cos of 2π G·(x, y), with x and y in -1 … 1 at the cell centres and G a fixed random matrix."""
+    """Position codes sin, cos of 2π G·(x, y).
+
+    x and y are in -1 … 1 at the cell centres. G is a fixed random matrix.
+    """
 
     def __init__(self, frequencies: int) -> None:
         super().__init__()
@@ -131,7 +138,7 @@ class RandomFourierPositions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention between two token sets, with its inner width a fraction of the token width."""
+    """Multi-head attention between two token sets; its inner width is width / reduction."""
 
     def __init__(self, width: int, heads: int, reduction: int = 1) -> None:
         super().__init__()
@@ -244,7 +251,7 @@ class FaceDecoder(nn.Module):
     def forward(self, grid: Tensor, grid_code: Tensor) -> Tensor:
         tokens = torch.cat([self.get_parameter(f"{name}_token.weight") for name in _TOKEN_NAMES])
         tokens, attended = self.transformer(
-            tokens.expand(grid.shape[0], -1, -1),  # torch.export takes a `len` for a constant
+            tokens.expand(grid.shape[0], -1, -1),  # torch.export treats `len` as a constant
             grid.flatten(2).transpose(1, 2),
             grid_code.flatten(2).transpose(1, 2),
         )

@@ -1,7 +1,7 @@
-"""The small frozen networks of the embedded default: which they are and where their weights lie.
+"""The small frozen networks of the embedded default: paths, digests and card of their weights.
 
-They are SegFace's and MobileFaceNet's own code, trained on nothing but synthetic faces (`orsanet_cache.demo.training`). On real
-faces they are out of their domain; the published weights are for those.
+They use the code of SegFace and MobileFaceNet and are trained on synthetic faces only
+(`orsanet_cache.demo.training`). Real faces are outside their domain and need the published weights.
 """
 
 import hashlib
@@ -17,17 +17,20 @@ from orsanet_cache.errors import OrsanetError
 
 NetworkName = Literal["segmenter", "landmarks"]
 
-# What `--segmenter demo` and `--landmarks demo` stand for.
+# The value of `--segmenter demo` and `--landmarks demo`.
 DEMO = Path("demo")
 _SHIPPED = Path(__file__).parent / "shipped_weights"
 WEIGHTS = {"segmenter": "segmenter.safetensors", "landmarks": "landmarks.safetensors"}
 CARD = "networks.toml"  # digests, training and measured quality of the shipped weights
-TRAINING_KEY = "training"  # of a weights file's header: how the network was trained, as JSON
+TRAINING_KEY = "training"  # of a weights file's header: the training's settings, as JSON
 _PREFACE = "# Written by `orsanet-cache demo-quality --card`. Anyone may use these weights for anything.\n"
 
 
 def weights_path(given: Path, network: NetworkName) -> Path:
-    """The path as given, or the shipped weights for `demo`. Raises OrsanetError where those are damaged."""
+    """Return the given path, or the shipped weights for `demo`.
+
+    Raises OrsanetError if the shipped weights are missing or damaged.
+    """
     if given != DEMO:
         return given
     path = _SHIPPED / WEIGHTS[network]
@@ -37,9 +40,10 @@ def weights_path(given: Path, network: NetworkName) -> Path:
 
 
 def write_card(folder: Path, quality: dict[str, Any]) -> None:
-    """Write the card of the weights in `folder`: their digests, what their headers say of their training, what was measured.
+    """Write the card of the weights in `folder`: digests, training settings, measured quality.
 
-    Raises OrsanetError for weights that were not written by `demo-train`.
+    Training settings are copied from the weights' headers. Raises OrsanetError for weights that
+    `demo-train` did not write.
     """
     content: dict[str, Any] = {}
     for network, file_name in WEIGHTS.items():
@@ -49,18 +53,21 @@ def write_card(folder: Path, quality: dict[str, Any]) -> None:
 
 
 def trained_how(path: Path) -> dict[str, Any]:
-    """What the header of weights by `demo-train` says of their training. Raises OrsanetError for any other file."""
+    """Return the training settings from the header of weights that `demo-train` wrote.
+
+    Raises OrsanetError for any other file.
+    """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {})[TRAINING_KEY])
     except OSError as error:
         raise OrsanetError(f"{path}: weights cannot be read ({error.strerror or error})") from error
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise OrsanetError(f"{path}: does not say how it was trained; `demo-train` writes weights that do") from error
+        raise OrsanetError(f"{path}: has no training settings in its header; use weights of `demo-train`") from error
 
 
 def card() -> dict[str, Any]:
-    """The shipped networks' card: per network its digest, how it was trained, what it was measured at."""
+    """Return the shipped networks' card: digest and training settings per network, and quality."""
     try:
         return tomllib.loads((_SHIPPED / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

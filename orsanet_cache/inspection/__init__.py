@@ -1,1 +1,1 @@
-"""Priors looked at: how far they can be trusted, and contact sheets. No torch."""
+"""Inspection of priors: quality measures and contact sheets. No torch."""

@@ -1,12 +1,13 @@
-"""How far the priors of an image can be trusted, judged by the priors alone: no label, no truth, no network.
+"""Quality of an image's priors, computed from the priors alone: no label, no truth, no network.
 
-    segmentation_entropy     how unsure the segmenter was                               0 … 1, small is good
-    part_plausibility        does the map show the parts of one face, in order?         0 … 1, large is good
-    landmark_agreement       do the landmarks lie on the parts of the map?              0 … 1, large is good
-    flip_disagreement        how far landmarks move when the picture is mirrored        eye distances, small is good
-    score                    mean percentile rank in these                              0 … 1, large is good
+    segmentation_entropy   uncertainty of the segmenter                    0 … 1, small is good
+    part_plausibility      the map shows the parts of one face, in order   0 … 1, large is good
+    landmark_agreement     the landmarks lie on the parts of the map       0 … 1, large is good
+    flip_disagreement      landmarks move when the picture is mirrored     eye distances, small is good
+    score                  mean percentile rank in these                   0 … 1, large is good
 
-Bad priors on poor images are the limitation that the paper states. What the measures are worth: docs/prior-quality.md.
+The paper states bad priors on poor images as its limitation. docs/prior-quality.md has measurements
+of how well these measures detect damaged images.
 """
 
 import os
@@ -29,7 +30,7 @@ CHUNK = 64  # maps in memory at a time, 3 MB
 TOLERANCE = 0.1  # eye distances: about the landmark network's own median error on real faces
 SIZE_FACTOR = 4
 
-# True where a large value is a good one.
+# True if large values are good.
 MEASURES = {
     "segmentation_entropy": False,
     "part_plausibility": True,
@@ -40,15 +41,20 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class FacePart:
-    """Classes first … last of the map, and the share they typically have: the face of the picture, any other part of the face."""
+    """Classes first … last of the map, and their typical share.
+
+    The share of the face is relative to the picture. The share of another part is relative to the
+    face.
+    """
 
     first: int
     last: int
     typical: float
 
 
-# LaPa classes: 1 face, 2 and 3 brows, 4 and 5 eyes, 6 nose, 7 to 9 lips and inner mouth. The sizes are round numbers, for tight crops and
-# whole heads alike: the true parts of uncovered synthetic faces are all within SIZE_FACTOR of them, but for brows under hair.
+# LaPa classes: 1 face, 2 and 3 brows, 4 and 5 eyes, 6 nose, 7 to 9 lips and inner mouth. The sizes
+# are round numbers for tight crops and whole heads. The true parts of uncovered synthetic faces are
+# within SIZE_FACTOR of them, except for brows under hair.
 PARTS = {
     "face": FacePart(1, 9, 0.4),
     "left brow": FacePart(2, 2, 0.015),
@@ -62,11 +68,12 @@ ABOVE = (
     ("left brow", "left eye"), ("right brow", "right eye"), ("left eye", "nose"), ("right eye", "nose"), ("nose", "mouth"),
 )  # fmt: skip
 
-# Classes first … last of the map -> landmarks, iBUG order, that belong on them. The outline of the face belongs on no part.
+# Classes first … last of the map -> their landmarks, iBUG order. The outline of the face belongs to
+# no part.
 LANDMARKS_ON = {(2, 3): slice(17, 27), (4, 5): slice(36, 48), (6, 6): slice(27, 36), (7, 9): slice(48, 68)}
 EYES = slice(36, 42), slice(42, 48)
 
-# What each of the 68 points is in a mirrored picture.
+# The index of each of the 68 points in a mirrored picture.
 MIRRORED = np.array(
     [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
      41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
@@ -78,14 +85,16 @@ def prior_quality(
 ) -> pd.DataFrame:
     """Judge the priors of some rows of a view.
 
-    One line per row, in the order given: column `image` (path as in the manifest), the four measures, `score`; the index is the row.
-    `flip_disagreement` is NaN where it is not known: for any view but clean, and where the split has no finished hflip view or the
-    image was rejected in it.
+    Returns one line per row, in the given order: column `image` (path as in the manifest), the four
+    measures, and `score`. The index is the row. `flip_disagreement` is NaN if it is unknown: for
+    every view except clean, if the split has no finished hflip view, and if the image was rejected
+    in that view.
 
-    `score` orders these images among each other and is no absolute number: an image's percentile rank among `rows` in each of the
-    measures it has, turned so that 1 is the best, and of these the mean. No measure weighs more than another.
+    `score` orders these images among each other; it is not an absolute number. It is the mean of the
+    image's percentile ranks among `rows` in the measures it has. Each rank is oriented so that 1 is
+    the best. All measures have equal weight.
 
-    Raises OrsanetError where the view is not finished or damaged, or rejected one of the rows.
+    Raises OrsanetError if the view is unfinished or damaged, or if it rejected one of the rows.
     """
     store, rows = as_store(store), as_rows(rows)
     _check_accepted(store, split, view, rows)
@@ -119,15 +128,19 @@ def prior_quality(
 
 
 def part_plausibility(segmentation_map: NDArray[np.uint8]) -> float:
-    """Does a map, uint8 [H, W] of LaPa classes, show the parts of one face in their places? 0 … 1, the mean of 13 answers.
+    """Return how well a map shows the parts of one face in their places: 0 … 1, mean of 13 values.
 
-    Seven parts (face with all in it, both brows, both eyes, nose, mouth with lips): the share of the part's pixels in its largest
-    connected piece; 0 where the part is missing or is not within a factor of SIZE_FACTOR of the size it typically has.
-    Six places, 1 or 0, by the centres of those pieces: each brow above its eye, each eye above the nose, the nose above the
-    mouth, and left and right the same way round for brows and eyes; 0 where a part of the question is missing.
+    The map is uint8 [H, W] of LaPa classes. Seven values are for parts: face with everything in it,
+    both brows, both eyes, nose, mouth with lips. Each is the share of the part's pixels in its
+    largest connected piece. It is 0 if the part is missing, or if its size differs from the typical
+    size by more than a factor of SIZE_FACTOR.
 
-    Which of left and right is on which side of the picture is not asked: sources differ on what LaPa means by them.
-    A part that something covers is missing here too.
+    Six values, 1 or 0, are for places, by those pieces' centres: each brow above its eye, each
+    eye above the nose, the nose above the mouth, and brows in the same left-right order as eyes. A
+    value is 0 if one of its parts is missing.
+
+    The side of the picture on which left and right lie is not checked, because sources differ on
+    LaPa's meaning of left. A covered part counts as missing.
     """
     pieces = {name: _largest_piece(_mask(segmentation_map, part.first, part.last)) for name, part in PARTS.items()}
     whole = {"face": segmentation_map.size}
@@ -144,11 +157,13 @@ def part_plausibility(segmentation_map: NDArray[np.uint8]) -> float:
 
 
 def landmark_agreement(segmentation_map: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> float:
-    """Share, 0 … 1, of the 51 landmarks of brows, eyes, nose and mouth that lie on their part of the map or near it.
+    """Return the share, 0 … 1, of landmarks on or near their part of the map.
 
-    Map uint8 [H, W], landmarks [68, 2] in units of the crop, iBUG order. Near: its pixel is within TOLERANCE times the distance
-    between the centres of the eyes (by the landmarks). A landmark outside the picture, or of a part that the map does not have,
-    does not agree. Both brows are one part here, and both eyes (see `part_plausibility`).
+    The 51 landmarks of brows, eyes, nose and mouth count. The map is uint8 [H, W]; landmarks are
+    [68, 2] in units of the crop, iBUG order. Near means that the pixel is within TOLERANCE times the
+    distance between the centres of the eyes (by the landmarks). A landmark outside the picture, or
+    of a part that the map does not have, does not agree. Both brows are one part here, and so are
+    both eyes (see `part_plausibility`).
     """
     size = np.array(segmentation_map.shape[::-1])
     tolerance = TOLERANCE * eye_distance(landmarks) * size.mean()
@@ -167,9 +182,10 @@ def landmark_agreement(segmentation_map: NDArray[np.uint8], landmarks: NDArray[n
 
 
 def flip_disagreement(landmarks: NDArray[np.floating], of_mirrored: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[N, 68, 2] of pictures, the same of the mirrored pictures -> [N]: mean distance of the points when the second are mirrored back.
+    """Landmarks [N, 68, 2] of pictures and of the mirrored pictures -> mean distances [N].
 
-    In units of the distance between the centres of the eyes; infinite where the landmarks put both eyes in one place.
+    The landmarks of the mirrored pictures are mirrored back first. The unit is the distance between
+    the centres of the eyes. The result is infinite if both eyes have the same centre.
     """
     back = of_mirrored[:, MIRRORED] * (-1.0, 1.0) + (1.0, 0.0)
     distance = np.linalg.norm(landmarks - back, axis=2).mean(axis=1)
@@ -184,14 +200,20 @@ def eye_distance(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def score(measures: pd.DataFrame) -> pd.Series:
-    """The mean percentile rank of each line in the MEASURES it has, up to 1, the best. Equal values share the mean of their ranks."""
+    """Return the mean percentile rank of each line in the MEASURES it has; 1 is the best.
+
+    Equal values share the mean of their ranks.
+    """
     ranks = {name: measures[name].rank(ascending=large_is_good, pct=True) for name, large_is_good in MEASURES.items()}
     return pd.DataFrame(ranks).mean(axis=1)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Of a part: its pixels, those in its largest connected piece, and the centre of that; NaN where there is none."""
+    """A part's pixels, the pixels of its largest connected piece, and that piece's centre.
+
+    The centre is NaN if the part is missing.
+    """
 
     pixels: int
     largest: int
@@ -203,9 +225,9 @@ def _largest_piece(mask: NDArray[np.uint8]) -> _Piece:
     left, top, width, height = cv2.boundingRect(mask)
     if not width:
         return _Piece(0, 0, np.nan, np.nan)
-    around = mask[top : top + height, left : left + width]  # the whole map for each part would take six times as long
+    around = mask[top : top + height, left : left + width]  # the whole map would take six times as long
     _, _, statistics, centres = cv2.connectedComponentsWithStats(around)
-    areas = statistics[1:, cv2.CC_STAT_AREA]  # the first is what is not the part
+    areas = statistics[1:, cv2.CC_STAT_AREA]  # the first is the background
     largest = int(areas.argmax())
     x, y = centres[1 + largest].tolist()
     return _Piece(int(areas.sum()), int(areas[largest]), left + x, top + y)
@@ -226,5 +248,5 @@ def _check_accepted(store: PriorStore, split: str, view: str, rows: NDArray[np.i
         image = store.sample_ids(split)[rejected[0]]
         raise OrsanetError(
             f"{store.path}: '{image}' was rejected in {split}/{view} ({store.rejected(split, view)[image]}); "
-            f"judge only rows that were accepted"
+            f"judge only rows of accepted images"
         )

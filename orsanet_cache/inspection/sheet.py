@@ -27,8 +27,12 @@ def contact_sheet(tiles: Sequence[Pixels], captions: Sequence[str], columns: int
 
 
 def prior_sheet(store: PriorStore, split: str, count: int) -> Image.Image:
-    """`count` accepted samples spread evenly over the split; for each sealed view the picture with its 68 landmarks, and the
-    coloured segmentation map over it."""
+    """Return a sheet of `count` accepted samples, spread evenly over the split.
+
+    For each sealed view it has the picture with its 68 landmarks, and the picture under its
+    coloured segmentation map. Raises OrsanetError if the split has no finished view or no accepted
+    sample.
+    """
     views = store.views(split)
     if not views:
         raise OrsanetError(

@@ -1,6 +1,6 @@
-"""Tiles: pictures of faces enlarged to one size, what is drawn on them, and sheets of them with titles and captions.
+"""Tiles: pictures of faces enlarged to one size, drawings on them, and sheets with captions.
 
-Text on a sheet stays readable where the whole sheet is shown 360 pixels wide.
+Text on a sheet stays readable if the whole sheet is shown 360 pixels wide.
 """
 
 from bisect import bisect_left
@@ -15,7 +15,7 @@ from orsanet_cache.data.images import Pixels
 
 TILE = 224  # this and the following in pixels
 GAP = 8
-TEXT = 26  # nine where a sheet of four columns is 360 wide
+TEXT = 26  # 9 if a sheet of four columns is shown 360 wide
 LINE = TEXT + 10
 ABOVE_TITLE = 20
 Tile = NDArray[np.uint8]  # [224, 224, 3]
@@ -40,7 +40,7 @@ class Row:
 
 
 def sheet(rows: Sequence[Row], columns: int) -> Image.Image:
-    """Rows below each other on white; text that does not fit loses its beginning."""
+    """Draw rows below each other on white. Text that does not fit loses its beginning."""
     font = ImageFont.load_default(TEXT)
     heights = [
         (ABOVE_TITLE + LINE) * bool(row.title) + TILE * bool(row.tiles) + LINE * bool(row.captions) + GAP
@@ -88,14 +88,14 @@ def with_map(image: Pixels, segmentation_map: NDArray[np.uint8]) -> Tile:
 
 
 def printable(text: str) -> str:
-    """With a question mark for every character that cannot be drawn: a file's name may hold anything."""
+    """Replace every character that cannot be drawn by a question mark (file names may have any)."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def shortened(text: str, width: float, length: Callable[[str], float]) -> str:
-    """The printable text, or as much of its end as `length` says fits into `width`."""
+    """Return the printable text, or as much of its end as fits into `width` by `length`."""
     text = printable(text)
     if length(text) <= width:
         return text
-    cuts = range(1, len(text))  # found by halving: drawing a long text to measure it takes its time
+    cuts = range(1, len(text))  # bisected, because measuring a long text is slow
     return "…" + text[1 + bisect_left(cuts, True, key=lambda cut: length("…" + text[cut:]) <= width) :]
