@@ -1,6 +1,7 @@
-"""`orsanet-cache bench build`: do the frozen networks ever wait for the disk or the decoder?
+"""`orsanet-cache bench build`: measures whether the frozen networks wait for the disk or the decoder.
 
-The same images twice: through the whole build, and through the networks alone with decoded pixels already in memory.
+The same images run through the whole build, and through the networks alone with decoded pixels in
+memory.
 """
 
 import tempfile
@@ -36,13 +37,13 @@ class BuildSpeed:
 
 
 def published_sizes() -> FrozenPriors:
-    """The published networks with random weights, whose values do not matter to speed."""
+    """Return the published networks with random weights. The values do not affect the speed."""
     torch.manual_seed(0)
     return FrozenPriors(SegFace(SegFaceConfig()), MobileFaceNet(), "published")
 
 
 def synthetic_pictures(folder: Path, count: int) -> Manifest:
-    """JPEG files of random pixels, which take longer to decode than faces."""
+    """Write JPEG files of random pixels, which take longer to decode than faces."""
     rng = np.random.default_rng(0)
     samples = []
     for index in range(count):
@@ -56,7 +57,18 @@ def bench_build(
     manifest: Manifest | None, priors: FrozenPriors, images: int, views: list[str], device: torch.device,
     precision: Precision, batch_size: int | None, folder: Path | None,
 ) -> BuildSpeed:  # fmt: skip
-    """Build a store of the first `images` images in a temporary folder below `folder`, then run the networks alone as often."""
+    """Build a store in a temporary folder, then run the networks alone on as many images.
+
+    Args:
+        manifest: The images; None means synthetic pictures.
+        priors: The frozen networks.
+        images: Number of images, the first ones of the manifest.
+        views: Views to build.
+        device: Device of the networks.
+        precision: Precision of the networks, "fp32" or "fp16".
+        batch_size: Images at a time; None means the build's default.
+        folder: Folder for the temporary folder; None means the system's.
+    """
     with tempfile.TemporaryDirectory(prefix="orsanet-bench-", dir=folder) as temporary:
         out = Path(temporary)
         if manifest is None:
@@ -87,7 +99,7 @@ def _networks_alone(
     precision: Precision,
     batch_size: int | None,
 ) -> float:
-    """Seconds for that many images in these views, in batches as a build makes them."""
+    """Return the seconds for that many images in these views, in batches like a build's."""
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, "float16")
     pixels = np.random.default_rng(0).integers(0, 256, (images, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     samples = [Sample(f"{index}.jpg", 0, "train", frozenset()) for index in range(images)]

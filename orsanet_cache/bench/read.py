@@ -1,7 +1,8 @@
-"""`orsanet-cache bench read`: how fast training rows come from a store, beside what the machine could do at most.
+"""`orsanet-cache bench read`: speed of reading training rows from a store, and the machine's limit.
 
-The same rows, in shuffled batches, from copies of the same data in every format; all contenders take turns in one run, because only
-ratios within a run mean anything. The limit is np.take from a memmap into a reused array: one copy from the page cache and nothing else.
+All contenders read the same rows, in shuffled batches, from copies of the same data in their
+format. They take turns in one run, because only ratios within a run are meaningful. The limit is
+np.take from a memmap into a reused array: a single copy from the page cache.
 """
 
 import os
@@ -29,7 +30,7 @@ from orsanet_cache.store.units import Unit, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 
 SPLIT, VIEW = "train", CLEAN
-TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # what the published model reads
+TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # inputs of the published model
 BATCH = 256
 ROUND_SECONDS = 1.0
 
@@ -51,15 +52,16 @@ def bench_read(
 ) -> tuple[int, int, list[ReadSpeed]]:
     """Measure on copies in a temporary folder below `folder` -> rows, bytes per row, speeds.
 
-    The data are the first rows of `store`'s largest split in its first view, or random values in the published sizes. Raises
-    OrsanetError for a store without a sealed view, or with fewer images than a batch.
+    The data are the first rows of `store`'s largest split in its first view, or random values in
+    the published sizes. Raises OrsanetError for a store without a sealed view, or with fewer images
+    than a batch.
     """
     with tempfile.TemporaryDirectory(prefix="orsanet-bench-", dir=folder) as temporary:
         out = Path(temporary)
         rows, row_bytes = _write_store(out / "store.zarr", store, int(gigabytes * 1e9))
         convert(out / "store.zarr", out / "store.h5")
         contenders = _contenders(out, rows)
-        os.sync()  # or the copies are still being written while they are read
+        os.sync()  # otherwise the copies would still be written while they are read
         order = np.random.default_rng(0)
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         with tqdm(total=rounds * len(contenders), unit="measurement", desc="bench read") as progress:
@@ -76,7 +78,10 @@ def bench_read(
 
 
 def _write_store(path: Path, source: Path | None, size: int) -> tuple[int, int]:
-    """A store of about `size` bytes of training fields -> its rows, and the bytes of a row's training fields."""
+    """Write a store with about `size` bytes of training fields.
+
+    Returns its number of rows, and the bytes of a row's training fields.
+    """
     fields = schema(1024, 512, "float16")
     values: Callable[[Unit], Arrays]
     if source is None:
@@ -121,7 +126,7 @@ def _random(rng: np.random.Generator, count: int, field: Field) -> NDArray[Any]:
 
 
 def _contenders(out: Path, rows: int) -> dict[str, Callable[[], ReadBatch]]:
-    """Name -> what makes a reader of batches ready; the limit first."""
+    """Name -> function that returns a reader of batches; the limit is first."""
     zarr_path, hdf5_path = out / "store.zarr", out / "store.h5"
     store = PriorStore.open(zarr_path)
     layouts = {name: store.fields(SPLIT, VIEW)[name] for name in TRAINING_FIELDS}
@@ -192,7 +197,7 @@ def _contenders(out: Path, rows: int) -> dict[str, Callable[[], ReadBatch]]:
 
 
 def _rows_per_second(read: ReadBatch, rows: int, order: np.random.Generator) -> float:
-    """Read shuffled batches, no row twice, until the time is up or the rows are."""
+    """Read shuffled batches, no row twice, until the time is over or all rows are read."""
     batches = np.split(order.permutation(rows)[: rows // BATCH * BATCH], rows // BATCH)
     read_rows, begun = 0, time.perf_counter()
     for batch in batches:

@@ -1,1 +1,1 @@
-"""The embedded default: synthetic faces whose expression, landmarks, visible parts and occluders are known exactly."""
+"""Training and quality of the embedded default's networks, on synthetic faces with exact truth."""

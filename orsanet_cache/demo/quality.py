@@ -1,7 +1,9 @@
-"""How good a segmenter and a landmark network are on synthetic faces they have not seen, where the truth is known exactly.
+"""Quality of a segmenter and a landmark network on unseen synthetic faces with exact ground truth.
 
 F1 of a part = 2 |predicted and true| / (|predicted| + |true|), in pixels over all images together
-landmark error = mean distance of the 68 points from the truth, in per cent of the distance between the outer eye corners
+
+landmark error = mean distance of the 68 points from the truth, in per cent of the distance between
+the outer eye corners
 """
 
 import itertools
@@ -29,12 +31,12 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one group of images. Shares in 0 … 1."""
+    """Quality on one group of images. Shares are in 0 … 1."""
 
     images: int
     part_f1: dict[str, float]  # LaPa class -> F1, without background
     landmark_error: float  # per cent of the distance between the outer eye corners, all points
-    landmark_error_visible: float  # only the points that nothing covers
+    landmark_error_visible: float  # the same, uncovered points only
 
     @property
     def mean_part_f1(self) -> float:
@@ -43,7 +45,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """What was measured on which faces."""
+    """Measured quality, and the faces it was measured on."""
 
     seed: int
     generator: int
@@ -51,7 +53,7 @@ class QualityReport:
     occluded: Quality
 
     def as_toml(self) -> dict[str, object]:
-        """Plain values, rounded to what the number of images supports."""
+        """Return plain values, rounded to digits that the number of images supports."""
         groups = {"unoccluded": self.unoccluded, "occluded": self.occluded}
         return {
             "seed": self.seed,
@@ -69,7 +71,7 @@ class QualityReport:
         }
 
     def table(self) -> str:
-        """For a terminal."""
+        """Return a table for a terminal."""
         columns = {
             f"{name} ({quality.images})": {
                 "mean F1 of the parts": f"{quality.mean_part_f1:.3f}",
@@ -83,7 +85,7 @@ class QualityReport:
 
 
 def measure(priors: FrozenPriors, seed: int, images: int) -> QualityReport:
-    """Measure on the first `images` valid and test faces of `seed`: about half of them are occluded."""
+    """Measure on the first `images` valid and test faces of `seed`; about half are occluded."""
     faces = _held_out(seed, images)
     return QualityReport(
         seed=seed,
@@ -105,11 +107,11 @@ def _quality(priors: FrozenPriors, faces: Sequence[SyntheticFace]) -> Quality:
     visible: list[NDArray[np.bool_]] = []
     for start in range(0, len(faces), _BATCH):
         part = faces[start : start + _BATCH]
-        said = priors(torch.from_numpy(np.stack([view_pixels(face.image, CLEAN) for face in part])))
-        if (said.segmentation_map == NO_CLASS).any():
+        outputs = priors(torch.from_numpy(np.stack([view_pixels(face.image, CLEAN) for face in part])))
+        if (outputs.segmentation_map == NO_CLASS).any():
             raise OrsanetError("the segmenter's output is not finite; these weights cannot be used")
         for face, predicted_map, landmarks in zip(
-            part, said.segmentation_map.numpy(), said.landmarks.numpy(), strict=True
+            part, outputs.segmentation_map.numpy(), outputs.landmarks.numpy(), strict=True
         ):
             pairs = np.ravel(face.segmentation_map).astype(np.int64) * len(LAPA_CLASSES) + predicted_map.ravel()
             confusion += np.bincount(pairs, minlength=confusion.size).reshape(confusion.shape)

@@ -1,10 +1,12 @@
-"""Trains the small frozen networks of the embedded default on synthetic faces, and nothing else.
+"""Trains the small frozen networks of the embedded default on synthetic faces only.
 
-    faces of a seed with their truth → batches in a seeded order → AdamW, one learning-rate cycle → fp16 safetensors
+    faces of a seed with their truth → batches in a seeded order → AdamW, one learning-rate cycle
+                                     → fp16 safetensors
 
-Every SAVE_STEPS steps the whole state is written; a stopped training goes on from there, with the batches it would have seen.
-The segmenter learns the map of what is visible, the landmark network all 68 points, hidden ones included: both see ImageNet
-normalisation, as the published pipeline feeds them.
+Every SAVE_STEPS steps the whole state is written. An interrupted training continues from there with
+the same batches as without the interruption. The segmenter learns the map of the visible parts, the
+landmark network all 68 points, including hidden ones. Inputs of both are ImageNet-normalised, as in
+the published pipeline.
 """
 
 import io
@@ -43,7 +45,7 @@ SAVE_STEPS = 100
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. `images` faces of `seed` are drawn once and passed over again and again."""
+    """Training settings. `images` faces of `seed` are drawn once and used in every pass."""
 
     seed: int = 1
     images: int = 8000
@@ -56,16 +58,19 @@ class Recipe:
 
 
 def train_networks(out: Path, names: tuple[NetworkName, ...], recipe: Recipe) -> list[Path]:
-    """Train the named networks, or go on where a call before this one stopped. Returns the weights files.
+    """Train the named networks, or continue an interrupted call. Returns the weights files.
 
-    Raises OrsanetError where `out` holds a training of another recipe.
+    Raises OrsanetError if `out` contains a training of another recipe.
     """
     write_dataset(out / "faces", recipe.seed, recipe.images, truth=True)
     return [_train(out, name, recipe) for name in names]
 
 
 def segmentation_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy plus soft Dice over the classes, so that small parts count. logits [B, K, H, W], truth int64 [B, H, W]."""
+    """Cross-entropy plus soft Dice over the classes, which gives small parts weight.
+
+    Logits are [B, K, H, W]; truth is int64 [B, H, W].
+    """
     probability = logits.softmax(dim=1)
     target = one_hot(truth, len(LAPA_CLASSES)).movedim(-1, 1).to(probability.dtype)
     overlap, total = (probability * target).sum(dim=(0, 2, 3)), (probability + target).sum(dim=(0, 2, 3))
@@ -73,7 +78,7 @@ def segmentation_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 class _Faces:
-    """The drawn faces: images as the published pipeline feeds them, and what is true of each."""
+    """The drawn faces: images normalised as in the published pipeline, and their truth."""
 
     def __init__(self, folder: Path, images: int, name: NetworkName) -> None:
         self.folder, self.images, self.name = folder, images, name
@@ -98,7 +103,7 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
     )
     loss_of: Callable[[Tensor, Tensor], Tensor] = segmentation_loss if name == "segmenter" else _landmark_loss
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    # A tenth of the steps up, the rest down; a trial of a few steps stays on the way up.
+    # The rate rises for a tenth of the steps, then falls. In a trial of a few steps it only rises.
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 19) + 1, pct_start=0.1)
     described = {"network": name, "generator": GENERATOR_VERSION, **vars(recipe)}
     state = out / f"{name}.state.pt"
@@ -108,8 +113,8 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
         for step in range(done, steps):
             images, truth = faces.batch(_order(recipe, step, batch_size))
             with torch.autocast("cpu", torch.bfloat16):
-                said = network(images)[1]
-            loss = loss_of(said.float(), truth)
+                output = network(images)[1]
+            loss = loss_of(output.float(), truth)
             if not math.isfinite(value := loss.item()):
                 raise OrsanetError(
                     f"{name}: the loss was not finite at step {step}; train again with a lower Recipe.learning_rate"
@@ -128,7 +133,10 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
 
 
 def _centred(network: MobileFaceNet, landmarks: Tensor) -> MobileFaceNet:
-    """Begin at the mean face [N, 68, 2] and its spread: the last BatchNorm's scale and shift would be hundreds of steps away."""
+    """Initialise the last BatchNorm with mean and deviation of the landmarks [N, 68, 2].
+
+    Learning this scale and shift would take hundreds of steps.
+    """
     last = network.output_layer.bn
     with torch.no_grad():
         last.bias.copy_(landmarks.mean(dim=0).flatten())
@@ -141,7 +149,11 @@ def _landmark_loss(landmarks: Tensor, truth: Tensor) -> Tensor:
 
 
 def _order(recipe: Recipe, step: int, batch_size: int) -> NDArray[np.int64]:
-    """The faces of a step: each pass takes each at most once, in an order of its own; a rest smaller than a batch sits it out."""
+    """Return the faces of a step.
+
+    Each pass has its own order and uses each face at most once. A rest smaller than a batch is not
+    used in that pass.
+    """
     passed, place = divmod(step, recipe.images // batch_size)
     return np.random.default_rng([recipe.seed, passed]).permutation(recipe.images)[
         place * batch_size : (place + 1) * batch_size
@@ -165,7 +177,7 @@ def _save(
 def _restore(
     path: Path, described: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, schedule: OneCycleLR
 ) -> int:
-    """Steps already done; 0 without a state."""
+    """Load the saved state. Returns the steps already done, 0 without a state."""
     if not path.exists():
         return 0
     try:
@@ -181,7 +193,10 @@ def _restore(
 
 
 def _export(path: Path, network: nn.Module, described: dict[str, Any]) -> None:
-    """fp16 where a tensor is floating; the header says the segmenter's sizes and how the network was trained."""
+    """Write the weights, floating-point tensors as fp16.
+
+    The header has the training settings, and the sizes if the network is a segmenter.
+    """
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in network.state_dict().items()

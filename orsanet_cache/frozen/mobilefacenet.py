@@ -11,7 +11,17 @@ LANDMARKS = 68
 
 
 class ConvBlock(nn.Module):
-    """Convolution, BatchNorm and, unless linear, PReLU."""
+    """Convolution, BatchNorm and PReLU.
+
+    Args:
+        inputs: Input channels.
+        outputs: Output channels.
+        kernel: Side of the square kernel.
+        stride: Stride of the convolution.
+        padding: Zeros added at each border.
+        groups: Groups of the convolution; `inputs` makes it depthwise.
+        linear: Omit the PReLU.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0,
@@ -27,7 +37,15 @@ class ConvBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 expansion, 3x3 depthwise, 1x1 linear projection."""
+    """1x1 expansion, 3x3 depthwise, 1x1 linear projection.
+
+    Args:
+        inputs: Input channels.
+        outputs: Output channels.
+        expansion: Channels of the depthwise convolution.
+        stride: Stride of the depthwise convolution.
+        residual: Add the input to the output.
+    """
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int = 1, residual: bool = False) -> None:
         super().__init__()

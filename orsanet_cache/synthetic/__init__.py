@@ -1,1 +1,1 @@
-"""Synthetic faces: one drawn from a seed with everything that is true of it, and a data set of them."""
+"""Synthetic faces: a face drawn from a seed, with its ground truth, and data sets of them."""

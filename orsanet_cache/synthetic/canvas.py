@@ -1,7 +1,8 @@
-"""A small painter: filled polygons with soft edges, composited with opacity, and labelled at the same time.
+"""Drawing: filled polygons with soft edges, composited with opacity and labelled at the same time.
 
-Coordinates everywhere in this package are units of the crop: the crop is 1 x 1, y runs from 0 (top) to 1, and x from -0.5 to 0.5 so
-that a frontal face is symmetric about 0. The canvas reaches MARGIN beyond the crop on each side, because a pose moves it.
+All coordinates in this package are in units of the crop. The crop is 1 x 1; y runs from 0 (top) to
+1, and x from -0.5 to 0.5, so that a frontal face is symmetric about 0. The canvas extends MARGIN
+beyond the crop on each side, because a pose moves the drawing.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 Points = NDArray[np.float64]  # [N, 2]
 Field = NDArray[
     np.float32
-]  # [SIZE, SIZE] or, with colours first, [3, SIZE, SIZE]: numpy is several times faster on whole planes
+]  # [SIZE, SIZE] or [3, SIZE, SIZE], colours first: numpy is several times faster on whole planes
 
-UNIT = 240  # canvas pixels per crop side: half as many again as the picture has, on top of antialiased edges
+UNIT = 240  # canvas pixels per crop side: 1.5 times the picture's, in addition to antialiased edges
 MARGIN = 0.1
 SIZE = round(UNIT * (1 + 2 * MARGIN))
 _SUBPIXEL_BITS = 4
@@ -26,7 +27,7 @@ _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
 
 
 class Patch(NamedTuple):
-    """How much of each pixel in a rectangle of the canvas is covered."""
+    """The covered share of each pixel in a rectangle of the canvas."""
 
     rows: slice
     columns: slice
@@ -34,7 +35,7 @@ class Patch(NamedTuple):
 
 
 def shifted(points: Points, x: float, y: float) -> Points:
-    """The points moved right by x and down by y."""
+    """Return the points moved right by x and down by y."""
     return points + np.array([x, y])
 
 
@@ -44,7 +45,7 @@ def pixels(points: Points) -> Points:
 
 
 def spline(points: ArrayLike, steps: int = 8, closed: bool = False) -> Points:
-    """A smooth curve through the points (Catmull-Rom), `steps` samples per segment."""
+    """Return a smooth curve (Catmull-Rom) through the points, with `steps` samples per segment."""
     knots = np.asarray(points, dtype=np.float64)
     if closed:
         padded = np.concatenate([knots[-1:], knots, knots[:2]])
@@ -68,7 +69,10 @@ def _thinning(count: int, taper: float) -> NDArray[np.float64]:
 
 
 def stroke(points: Points, width: ArrayLike, taper: float = 0.0) -> Points:
-    """The outline of a line `width` units wide (a number, or one per point); `taper` 1 thins both ends to nothing."""
+    """Return the outline of a line `width` units wide (a number, or one per point).
+
+    `taper` 1 thins both ends to nothing.
+    """
     along = np.empty_like(points)
     along[1:-1] = points[2:] - points[:-2]
     along[0], along[-1] = points[1] - points[0], points[-1] - points[-2]
@@ -79,7 +83,7 @@ def stroke(points: Points, width: ArrayLike, taper: float = 0.0) -> Points:
 
 
 def capsule(points: Points, width: ArrayLike) -> Points:
-    """A line with round ends: a finger, a handle."""
+    """Return the outline of a line with round ends, such as a finger or a handle."""
     widths = np.broadcast_to(np.asarray(width, dtype=np.float64), len(points))
     outline = stroke(points, widths)
     turn = np.linspace(0, np.pi, 9)[1:-1]
@@ -96,7 +100,15 @@ def capsule(points: Points, width: ArrayLike) -> Points:
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, power: float = 2.0) -> Points:
-    """An ellipse; `power` above 2 makes it squarer."""
+    """Return the outline of an ellipse.
+
+    Args:
+        x: Centre, in crop units.
+        y: Centre, in crop units.
+        radius_x: Half the width, in crop units.
+        radius_y: Half the height, in crop units.
+        power: Exponent of the superellipse; above 2 makes it squarer.
+    """
     circle = _CIRCLE if power == 2 else np.sign(_CIRCLE) * np.abs(_CIRCLE) ** (2 / power)
     return circle * (radius_x, radius_y) + (x, y)
 
@@ -109,8 +121,10 @@ def lit(colour: ArrayLike, brightness: Field) -> Field:
 def patch(
     shape: Points | Sequence[Points], blur: float = 0.0, within: Points | None = None, opacity: float = 1.0
 ) -> Patch:
-    """The pixels of a polygon, or of several together, the edge softened by a Gaussian of `blur` units and cut off outside the
-    polygon `within`."""
+    """Return the pixels of a polygon, or of several together.
+
+    The edge is softened by a Gaussian of `blur` units and cut off outside the polygon `within`.
+    """
     polygons = [pixels(polygon) for polygon in ([shape] if isinstance(shape, np.ndarray) else shape)]
     corners = polygons[0] if len(polygons) == 1 else np.concatenate(polygons)
     sigma = blur * UNIT
@@ -121,10 +135,10 @@ def patch(
     height = max(min(int(bottom + 3 * sigma) + 3, SIZE) - y, 1)
     origin = np.array([x, y])
     cover = np.zeros((height, width), np.uint8)
-    for polygon in polygons:  # one by one: fillPoly leaves holes where two of one call overlap
+    for polygon in polygons:  # one per call: fillPoly leaves holes where polygons of a call overlap
         _fill(cover, polygon - origin)
-    soft: Any = cover  # OpenCV's stubs know only the union of all its arrays
-    if sigma > 0.3:  # less changes nothing
+    soft: Any = cover  # OpenCV's stubs have only the union of all its arrays
+    if sigma > 0.3:  # a smaller blur changes nothing
         kernel = _gaussian(sigma)
         soft = cv2.sepFilter2D(soft, -1, kernel, kernel)  # on bytes, two to four times faster than GaussianBlur
     if within is not None:
@@ -145,7 +159,7 @@ def _fill(region: NDArray[np.uint8], corners: Points) -> None:
 
 
 class Canvas:
-    """Colour (premultiplied by opacity), opacity, and what each pixel shows."""
+    """Colour (premultiplied by opacity), opacity, class and occlusion of each pixel."""
 
     def __init__(self) -> None:
         self.rgb = np.zeros((3, SIZE, SIZE), np.float32)
@@ -164,11 +178,21 @@ class Canvas:
         label: int | None = None,
         covers: bool = False,
     ) -> None:
-        """Fill one polygon or several with one colour or with a field of colours [3, SIZE, SIZE]; label its pixels where `label` is given."""
+        """Fill one polygon or several.
+
+        Args:
+            shape: Polygon [N, 2] or polygons, in crop units.
+            colour: RGB [3] or a field of colours [3, SIZE, SIZE].
+            opacity: 0 … 1.
+            blur: Standard deviation of the edge's blur, in crop units.
+            within: Polygon outside which nothing is painted.
+            label: LaPa class of the pixels; None keeps their class.
+            covers: The shape is an occluder: its pixels become background and covered.
+        """
         self.fill(patch(shape, blur, within, opacity), colour, label=label, covers=covers)
 
     def fill(self, area: Patch, colour: ArrayLike, *, label: int | None = None, covers: bool = False) -> None:
-        """Composite a colour over an area; more than half covered, a pixel takes the label."""
+        """Composite a colour over an area. Pixels covered by more than half get the label."""
         place = (area.rows, area.columns)
         paint = np.asarray(colour, dtype=np.float32)
         paint = paint[:, *place] if paint.ndim == 3 else paint[:, None, None]
@@ -183,7 +207,10 @@ class Canvas:
             self.covered[place][area.cover > 0.5] = 1
 
     def darken(self, area: Patch, by: ArrayLike) -> None:
-        """Multiply what is there by `by` (a factor per channel), as much as the area covers. Shadows and creases."""
+        """Multiply the colours by `by` (a factor per channel), in proportion to the area's cover.
+
+        This makes shadows and creases.
+        """
         place = (area.rows, area.columns)
         factor = area.cover * (np.asarray(by, dtype=np.float32) - 1)[:, None, None]
         factor += 1

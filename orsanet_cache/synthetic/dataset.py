@@ -1,9 +1,10 @@
-"""A folder of synthetic faces: pictures, the table of samples, and the descriptor that `load_manifest` reads.
+"""A folder of synthetic faces: pictures, table of samples, and descriptor for `load_manifest`.
 
-    OUT/images/00000.jpg …   OUT/samples.csv   OUT/faces.toml   and, if asked for, OUT/truth.npz
+    OUT/images/00000.jpg …   OUT/samples.csv   OUT/faces.toml   and optionally OUT/truth.npz
 
-The descriptor says which seed and how many pictures. It gets its name last: with it the folder is complete, without it the same call
-draws again. Every file is a pure function of seed and number of images, however many processes draw.
+The descriptor has the seed and the number of pictures. It gets its name last: a folder with it is
+complete, and in a folder without it the same call draws again. Every file is a pure function of
+seed and number of images, for any number of processes.
 """
 
 import csv
@@ -28,17 +29,17 @@ from orsanet_cache.synthetic.picture import SyntheticFace, draw
 from orsanet_cache.synthetic.plan import LANES, plan
 
 DESCRIPTOR, TABLE, TRUTH, IMAGES = "faces.toml", "samples.csv", "truth.npz", "images"
-BEGUN = "faces.toml.begun"  # the descriptor until everything else is there
-# Raise it with every change of a byte that is written, so that an older folder is not taken for today's.
+BEGUN = "faces.toml.begun"  # the descriptor's name until everything else is complete
+# Raise it with every change of a written byte, so that older folders are distinguished.
 GENERATOR_VERSION = 2
-MIN_IMAGES = 20  # fewer leave a split empty: people take turns in tens, and the fifth is the first of valid
+MIN_IMAGES = 20  # fewer leave a split empty: of every ten people the fifth is the first of valid
 _CHUNK = 16
-_MAX_PROCESSES = 16  # each with numpy and OpenCV of its own, about 100 MB
+_MAX_PROCESSES = 16  # each loads numpy and OpenCV, about 100 MB
 
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What is in the folder, and whether this call drew it."""
+    """The contents of the folder, and whether this call drew them."""
 
     manifest: Path
     images: dict[str, int]  # split -> pictures
@@ -47,15 +48,21 @@ class DemoSummary:
 
 
 def image_name(index: int) -> str:
-    """A picture's path in the data set, its id in every store."""
+    """Return a picture's path in the data set, which is its id in every store."""
     return f"{IMAGES}/{index:05d}.jpg"
 
 
 def write_dataset(out: Path, seed: int, images: int, truth: bool = False, processes: int | None = None) -> DemoSummary:
-    """Draw pictures 0 … images - 1 of `seed` into `out`, or find them there.
+    """Draw pictures of `seed` into `out`, unless the folder has them already.
 
-    `truth` keeps landmarks [N, 68, 2], segmentation_map and covered [N, 224, 224] as arrays. Raises OrsanetError where the folder
-    holds anything else.
+    Raises OrsanetError if the folder contains anything else.
+
+    Args:
+        out: The data set's folder.
+        seed: Seed of the generator.
+        images: Number of pictures, at least MIN_IMAGES.
+        truth: Write landmarks [N, 68, 2], segmentation_map and covered [N, 224, 224] to truth.npz.
+        processes: Number of processes; None means one per core.
     """
     if images < MIN_IMAGES:
         raise OrsanetError(f"{images} images leave a split empty; draw at least {MIN_IMAGES}")
@@ -67,7 +74,7 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
         if _complete(out, descriptor) and (not truth or (out / TRUTH).is_file()):
             return summary
         out.mkdir(parents=True, exist_ok=True)
-        (out / BEGUN).write_text(descriptor, encoding="utf-8")  # first: it makes the folder ours
+        (out / BEGUN).write_text(descriptor, encoding="utf-8")  # first: marks the folder as ours
         (out / IMAGES).mkdir(exist_ok=True)
         for stale in (DESCRIPTOR, TRUTH):
             (out / stale).unlink(missing_ok=True)
@@ -110,7 +117,11 @@ def _descriptor(seed: int, images: int) -> str:
 
 
 def _complete(out: Path, descriptor: str) -> bool:
-    """True: these very pictures are here. False: nothing, or what an interrupted call for them left. All else is not ours to replace."""
+    """Return whether the folder has exactly these pictures.
+
+    False means that it is empty or has the rest of an interrupted call for the same pictures.
+    Raises OrsanetError if it contains anything else, which must not be replaced.
+    """
     if not out.exists():
         return False
     if not out.is_dir():
@@ -131,16 +142,16 @@ def _complete(out: Path, descriptor: str) -> bool:
 
 
 def _drawn(seed: int, images: int, processes: int | None) -> Iterator[SyntheticFace]:
-    """The pictures in order, by one process or several."""
+    """Yield the pictures in order, drawn by one process or several."""
     workers = min(processes or len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-images // _CHUNK))
     if workers <= 1:
         yield from (draw(seed, index) for index in range(images))
         return
-    # Spawned, because a fork of a process with running threads (OpenCV's, torch's) may never wake up.
+    # Spawned, because a fork of a process with running threads (OpenCV's, torch's) may deadlock.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         yield from pool.map(partial(draw, seed), range(images), chunksize=_CHUNK)
 
 
 def _one_thread() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    cv2.setNumThreads(1)  # the processes are the parallelism
+    cv2.setNumThreads(1)  # the processes run in parallel already

@@ -1,8 +1,9 @@
-"""What a face does: movements in the manner of facial action units, their pattern for each class, and how neighbours overlap.
+"""Expressions: movements similar to facial action units, and their patterns for each class.
 
-An expression is its class's pattern times an intensity, drawn towards a neighbouring class's pattern, jittered per movement, and
-added to the person's resting face. Weak expressions are near neutral and strong ones near each other's borders, as in real
-data: a perfect score is not possible.
+An expression is its class's pattern times an intensity. It is shifted towards a neighbouring
+class's pattern, jittered per movement, and added to the person's resting face. Weak expressions are
+close to neutral, and strong ones are close to the borders between classes. As in real data, a
+perfect score is not possible.
 """
 
 from dataclasses import astuple, dataclass, fields
@@ -16,7 +17,7 @@ CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neut
 
 @dataclass(frozen=True)
 class Movements:
-    """How far each movement goes, 0 … 1; the number is its action unit."""
+    """Strength of each movement, 0 … 1. The comment is the number of its action unit."""
 
     brow_inner_raise: float = 0.0  # 1
     brow_outer_raise: float = 0.0  # 2
@@ -80,13 +81,16 @@ NEIGHBOURS = {
     "disgust": ("anger", "sadness"),
 }  # fmt: skip
 _NEIGHBOUR_ODDS = {2: (0.75, 0.25), 3: (0.6, 0.2, 0.2)}
-MAX_DRIFT = 0.6  # how far towards its neighbour an expression may be drawn
+MAX_DRIFT = 0.6  # largest shift of an expression towards its neighbour
 JITTER = 0.08
 
 
 @dataclass(frozen=True)
 class Expression:
-    """The movements of one picture. `lopsided` in -1 … 1 makes the picture's left (-) or right (+) side move more."""
+    """The movements of one picture.
+
+    `lopsided` in -1 … 1 makes the picture's left (-) or right (+) side move more.
+    """
 
     label: str
     intensity: float
@@ -96,12 +100,12 @@ class Expression:
 
 
 def pattern(label: str, intensity: float, variant: int = 0) -> Movements:
-    """The pure pattern of a class at an intensity."""
+    """Return the pure pattern of a class at an intensity."""
     return Movements(*(intensity * value for value in astuple(PATTERNS[label][variant])))
 
 
 def draw_expression(rng: np.random.Generator, label: str, identity: Identity) -> Expression:
-    """A random expression of a class on this person's face."""
+    """Return a random expression of a class for this person."""
     variants, neighbours = PATTERNS[label], NEIGHBOURS[label]
     intensity = float(rng.uniform(0.3, 1.0))
     variant = int(rng.integers(len(variants)))
@@ -110,14 +114,14 @@ def draw_expression(rng: np.random.Generator, label: str, identity: Identity) ->
     towards = PATTERNS[neighbour][int(rng.integers(len(PATTERNS[neighbour])))]
     own = np.array(astuple(variants[variant]))
     strength = intensity if label != "neutral" else 0.0
-    # A neutral face is drawn towards weak expressions, not strong ones: at half their strength.
+    # A neutral face is shifted towards weak expressions: half strength.
     other = np.array(astuple(towards)) * (intensity if label != "neutral" else 0.5 * intensity)
     amounts = (1 - drift) * strength * own + drift * other
     amounts += JITTER * rng.normal(size=len(NAMES)) * (0.35 + (amounts > 0.05))
     resting = dict(zip(("brow_lower", "corner_raise", "lid_droop"), identity.resting, strict=True))
     for name, value in resting.items():
         amounts[NAMES.index(name)] += value
-    if identity.resting[1] < 0:  # hanging corners are the other movement
+    if identity.resting[1] < 0:  # hanging corners are the opposite movement
         amounts[NAMES.index("corner_lower")] -= identity.resting[1]
     return Expression(
         label=label,

@@ -1,7 +1,8 @@
-"""Geometry: a person and an expression become the outlines of the face's parts and its 68 landmarks, frontal, before pose.
+"""Geometry: outlines of the face's parts and 68 landmarks, from a person and an expression.
 
-Sides: the subject's right is the picture's left (side -1), as in a photograph. iBUG order counts from the picture's left; the LaPa
-classes "left brow" and "left eye" are the subject's left, the picture's right (side +1).
+The face is frontal; the pose is applied later. As in a photograph, the subject's right is the
+picture's left (side -1). iBUG order counts from the picture's left. The LaPa classes "left brow"
+and "left eye" are the subject's left, the picture's right (side +1).
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ SIDES = (-1, 1)
 
 @dataclass(frozen=True)
 class Eye:
-    """Outline from the inner corner over the upper lid to the outer corner and back, and what looks out of it."""
+    """An eye's lids, crease and iris.
+
+    The outline runs from the inner corner over the upper lid to the outer corner and back.
+    """
 
     outline: Points
     upper: Points  # inner to outer
@@ -32,7 +36,10 @@ class Eye:
 
 @dataclass(frozen=True)
 class FaceGeometry:
-    """Outlines, each a polygon [N, 2], or a line where named so. Pairs are (subject's right, subject's left)."""
+    """Outlines, each a polygon [N, 2] unless its comment says line.
+
+    Pairs are (subject's right, subject's left).
+    """
 
     outline: Points
     jaw: Points  # line, from ear to ear
@@ -54,7 +61,7 @@ class FaceGeometry:
 
 
 def face_geometry(identity: Identity, movements: Movements, lopsided: float = 0.0, gaze: float = 0.0) -> FaceGeometry:
-    """Move the resting face."""
+    """Apply the movements to the person's resting face."""
     jaw, outline, chin = _outline(identity, movements)
     eyes = tuple(_eye(identity, movements, side, 1 + 0.15 * side * lopsided, gaze) for side in SIDES)
     brow_lines = tuple(_brow_line(identity, movements, side, 1 + 0.25 * side * lopsided) for side in SIDES)
@@ -103,7 +110,7 @@ def face_geometry(identity: Identity, movements: Movements, lopsided: float = 0.
 
 
 def _outline(identity: Identity, movements: Movements) -> tuple[Points, Points, float]:
-    """The jaw line from ear to ear (65 points), the whole outline, and the chin's height."""
+    """Return the jaw line from ear to ear (65 points), the whole outline, and the chin's height."""
     chin = identity.chin + 0.062 * movements.jaw_drop - 0.006 * movements.chin_raise
     top = 0.10
     ears = identity.eye_height + 0.01
@@ -131,7 +138,7 @@ def _eye(identity: Identity, movements: Movements, side: int, strength: float, g
     up, low = max(up, 0.0065), max(low, -0.004)
     u = np.linspace(-1, 1, 25)  # inner to outer
     x = side * (identity.eye_spacing + half * u)
-    # Sad brows lift the upper lid at its inner end, angry ones press it down there.
+    # Sad brows lift the inner end of the upper lid; angry brows press it down.
     slant = 0.006 * (movements.brow_inner_raise - movements.brow_outer_raise) - 0.009 * movements.brow_lower
     line = centre_y - identity.eye_tilt * u
     bulge = (1 - np.abs(u) ** 2.2) ** 0.85
@@ -146,12 +153,12 @@ def _eye(identity: Identity, movements: Movements, side: int, strength: float, g
 
 
 def _eye_landmarks(eye: Eye) -> Points:
-    """Inner corner, upper inner, upper outer, outer corner, lower outer, lower inner."""
+    """Return inner corner, upper inner, upper outer, outer corner, lower outer, lower inner."""
     return np.stack([eye.upper[0], eye.upper[8], eye.upper[16], eye.upper[-1], eye.lower[16], eye.lower[8]])
 
 
 def _brow_line(identity: Identity, movements: Movements, side: int, strength: float) -> Points:
-    """17 points along the middle of a brow, inner to outer."""
+    """Return 17 points along the middle of a brow, inner to outer."""
     v = np.linspace(0, 1, 17)
     inner, outer = 0.052 - 0.014 * movements.brow_lower, identity.eye_spacing + identity.eye_width * 1.32
     x = side * (inner + (outer - inner) * v)
@@ -168,7 +175,7 @@ def _brow_line(identity: Identity, movements: Movements, side: int, strength: fl
 def _nose(
     identity: Identity, movements: Movements
 ) -> tuple[Points, Points, Points, tuple[Points, Points], tuple[Points, Points]]:
-    """Outline, bridge landmarks 27 … 30, base landmarks 31 … 35, the wings' folds, the nostrils' centres."""
+    """Return outline, bridge (landmarks 27 … 30), base (31 … 35), wing folds, nostril centres."""
     lift = 0.017 * movements.nose_wrinkle + 0.004 * movements.upper_lip_raise
     width = identity.nose_width * (1 + 0.14 * movements.nose_wrinkle + 0.08 * movements.corner_raise)
     top, tip = identity.eye_height - 0.008, identity.nose_tip - 0.5 * lift
@@ -197,7 +204,7 @@ def _nose(
     return outline, bridge, base, (fold * (-1, 1), fold), (nostril * (-1, 1), nostril)
 
 
-_INNER = 0.88  # where along the mouth the lips part
+_INNER = 0.88  # position u at which the lips part
 
 
 class _Mouth:

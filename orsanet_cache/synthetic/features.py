@@ -1,4 +1,7 @@
-"""The features of a face, painted on the lit skin: nose, eyes, brows, mouth. Each labels its own pixels."""
+"""The features of a face, painted on the lit skin: nose, eyes, brows, mouth.
+
+Each function also labels the pixels of its feature.
+"""
 
 import numpy as np
 
@@ -28,7 +31,7 @@ TEETH = (0.93, 0.90, 0.84)
 
 
 def paint_nose(canvas: Canvas, face: FaceGeometry) -> None:
-    """Shaded flanks, wings, nostrils and a light on the tip; the relief has made the rest."""
+    """Paint shaded flanks, wings, nostrils and a light on the tip. The relief shades the rest."""
     deep = (0.60, 0.45, 0.42)
     under = np.array([face.wings[0][-1], (0, face.landmarks[33, 1] + 0.010), face.wings[1][-1]])
     canvas.darken(patch(stroke(spline(under), 0.020, taper=0.8), blur=0.009, opacity=0.55), deep)
@@ -56,6 +59,16 @@ def paint_nose(canvas: Canvas, face: FaceGeometry) -> None:
 
 
 def paint_eye(canvas: Canvas, identity: Identity, eye: Eye, bright: Field, light: Light, label: int) -> None:
+    """Paint one eye with its crease, iris, lid and lashes.
+
+    Args:
+        canvas: The canvas to paint on.
+        identity: The person, for colours and lashes.
+        eye: The eye's geometry.
+        bright: Brightness of the skin [3, SIZE, SIZE].
+        light: The lamp, for the iris and its gleam.
+        label: LaPa class of the eye.
+    """
     shape = eye.outline
     lash = np.array(identity.hair) * 0.25
     crease = stroke(eye.crease, 0.007, taper=1)
@@ -99,6 +112,15 @@ def paint_eye(canvas: Canvas, identity: Identity, eye: Eye, bright: Field, light
 
 
 def paint_brow(canvas: Canvas, identity: Identity, face: FaceGeometry, side: int, bright: Field) -> None:
+    """Paint one brow with its hairs.
+
+    Args:
+        canvas: The canvas to paint on.
+        identity: The person, for colour, thickness and hairs.
+        face: The face's geometry.
+        side: Index of the brow: 0 is the picture's left, 1 its right.
+        bright: Brightness of the skin [3, SIZE, SIZE].
+    """
     line, shape = face.brow_lines[side], face.brows[side]
     x, y = line[len(line) // 2]
     row, column = (int(value) for value in np.clip(pixels(np.array([x, y])), 0, SIZE - 1)[::-1])
@@ -112,7 +134,7 @@ def paint_brow(canvas: Canvas, identity: Identity, face: FaceGeometry, side: int
     fall = line[-1, 1] - line[0, 1]
     end = root + np.stack([SIDES[side] * lean * reach * 0.7, -0.5 * reach + 0.25 * fall * lean], axis=1)
     foot = root + np.stack([np.full(len(at), -0.003 * SIDES[side]), 0.5 * reach], axis=1)
-    # Each hair is a thin quadrilateral, upright enough for its width to lie across.
+    # Each hair is a thin, nearly upright quadrilateral; its width is horizontal.
     hairs = list(
         np.stack(
             [foot - (0.0025, 0), end - (0.0008, 0), end + np.array([0.0008, 0]), foot + np.array([0.0025, 0])], axis=1
@@ -124,6 +146,15 @@ def paint_brow(canvas: Canvas, identity: Identity, face: FaceGeometry, side: int
 
 
 def paint_mouth(canvas: Canvas, identity: Identity, m: Movements, face: FaceGeometry, bright: Field) -> None:
+    """Paint lips, and teeth and tongue if the mouth is open.
+
+    Args:
+        canvas: The canvas to paint on.
+        identity: The person, for colours and sizes.
+        m: The movements, which determine the visible teeth.
+        face: The face's geometry.
+        bright: Brightness of the skin [3, SIZE, SIZE].
+    """
     mouth, inner = face.mouth, face.inner_mouth
     lips = lit(identity.lips, bright)
     canvas.darken(patch(shifted(mouth, 0, 0.012), blur=0.010, opacity=0.35), (0.62, 0.5, 0.48))
@@ -157,7 +188,7 @@ def paint_mouth(canvas: Canvas, identity: Identity, m: Movements, face: FaceGeom
 
 
 def _inside(canvas: Canvas, m: Movements, inner: Points, opening: float) -> None:
-    """The dark of the open mouth, tongue and teeth."""
+    """Paint the inside of the open mouth, tongue and teeth."""
     half = len(inner) // 2
     top, bottom = inner[:half], inner[half:][::-1]
     canvas.paint(inner, (0.16, 0.045, 0.05), label=INNER_MOUTH)
@@ -189,7 +220,7 @@ def _inside(canvas: Canvas, m: Movements, inner: Points, opening: float) -> None
 
 
 def _teeth(canvas: Canvas, edge: Points, height: float, inner: Points) -> None:
-    """A row of teeth along an edge of the mouth; negative heights stand up from the lower lip."""
+    """Paint a row of teeth along an edge of the mouth; a negative height is for lower teeth."""
     narrow = edge * (0.86, 1)
     bulge = np.sqrt(np.clip(1 - np.linspace(-1, 1, len(edge)) ** 4, 0, 1))[:, None]
     row = np.concatenate([narrow - (0, 0.02 * np.sign(height)), (narrow + (0, height) * bulge)[::-1]])

@@ -1,4 +1,4 @@
-"""Hair: what hangs behind the head, what falls over the forehead, and strands with a sheen."""
+"""Hair: behind the head, over the forehead, and strands with a sheen."""
 
 from functools import cache
 from typing import NamedTuple
@@ -20,13 +20,13 @@ _ACROSS = ((np.arange(SIZE, dtype=np.float32) + 0.5) / UNIT - MARGIN - 0.5).asty
 
 
 class _Crown(NamedTuple):
-    """What every head of hair has in common, per pixel."""
+    """Values per pixel that all heads of hair share."""
 
     distance: Field
     strand: Field  # direction from the crown as a position in a profile of _STRANDS
     straight: Field  # cosine and sine of the direction, 0 straight down
     aside: Field
-    band: Field  # where hair catches the light
+    band: Field  # strength of the sheen
 
 
 _STRANDS = 1024
@@ -46,7 +46,7 @@ def _wave(count: int) -> Field:
 
 
 def strands(identity: Identity, light: Light) -> Field:
-    """Colours of a head of hair: strands run from the crown, and a band of light lies across them."""
+    """Return the colours of hair: strands run from the crown, with a band of light across them."""
     rng = np.random.default_rng(identity.texture)
     crown = _crown()
     if identity.hair_style == "curly":
@@ -70,7 +70,7 @@ def strands(identity: Identity, light: Light) -> Field:
 
 
 def paint_behind(canvas: Canvas, identity: Identity, field: Field) -> None:
-    """Hair that the head hides: long hair and curls."""
+    """Paint the hair behind the head: long hair and curls."""
     width = identity.face_width
     rng = np.random.default_rng(identity.texture + 1)
     if identity.hair_style in ("long", "bob"):
@@ -98,7 +98,7 @@ def paint_behind(canvas: Canvas, identity: Identity, field: Field) -> None:
 
 
 def paint_front(canvas: Canvas, identity: Identity, face: FaceGeometry, field: Field) -> None:
-    """Hair in front of the forehead, with the shadow it throws."""
+    """Paint the hair in front of the forehead, and its shadow."""
     if identity.hair_style == "bald":
         return
     shape = _front(identity)
@@ -115,7 +115,10 @@ def _paint(canvas: Canvas, shape: Points, field: Field, blur: float = 0.0) -> No
 
 
 def _front(identity: Identity) -> Points:
-    """The outline: over the skull from the picture's left temple to the right one, and back along the hairline."""
+    """Return the outline: over the skull from the picture's left to its right temple, and back.
+
+    The way back is the hairline.
+    """
     width, line = identity.face_width, identity.hairline
     rng = np.random.default_rng(identity.texture + 2)
     style = identity.hair_style

@@ -1,4 +1,4 @@
-"""Who is drawn: proportions, colours, hair and age of one person. Everything about a face that no expression changes."""
+"""A person: proportions, colours, hair and age. These do not change with the expression."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Identity:
 
     face_width: float  # half the width at the cheekbones
     chin: float  # height (y) of the chin
-    jaw_taper: float  # how much narrower the jaw is than the cheekbones
+    jaw_taper: float  # narrowing of the jaw, relative to the cheekbones
     jaw_square: float  # below 1: square; above: pointed
     eye_height: float  # y of the eye line
     eye_spacing: float  # from the face's middle to an eye's centre
@@ -57,13 +57,11 @@ class Identity:
     clothes: Colour
     hair_style: str
     texture: int  # seeds hair strands and freckles
-    resting: tuple[
-        float, float, float
-    ]  # what a relaxed face of this person looks like: brows down, corners up, lids low
+    resting: tuple[float, float, float]  # relaxed face: brows down, corners up, lids low
 
 
 def draw_identity(rng: np.random.Generator) -> Identity:
-    """A random person."""
+    """Return a random person."""
 
     def around(mean: float, deviation: float) -> float:
         return float(mean + deviation * np.clip(rng.normal(), -2, 2))

@@ -1,4 +1,4 @@
-"""Soft light on a face: a height field of hills and hollows, its normals, and what a lamp makes of them."""
+"""Soft light on a face: a height field of hills and hollows, its normals, and their shading."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,10 @@ from orsanet_cache.synthetic.pose import GRID, Grid, bump, grid_axes
 
 @dataclass(frozen=True)
 class Light:
-    """Where the lamp stands (x, y towards it, in units of its distance forward), and how strong and warm it is."""
+    """The lamp's place, strength and warmth.
+
+    x and y point towards the lamp, in units of its distance in front of the face.
+    """
 
     x: float
     y: float
@@ -34,7 +37,7 @@ def draw_light(rng: np.random.Generator) -> Light:
 
 
 def relief(identity: Identity, movements: Movements, face: FaceGeometry) -> Grid:
-    """The height of the frontal head's surface, in crop units."""
+    """Return the height of the frontal head's surface, in crop units."""
     x, y = grid_axes()
     middle, tall = 0.5, max(face.chin - 0.5, 0.40) * 1.06
     above = np.where(y < middle, (y - middle) / 0.46, (y - middle) / tall)
@@ -64,7 +67,7 @@ def relief(identity: Identity, movements: Movements, face: FaceGeometry) -> Grid
 
 
 def shading(height: Grid, light: Light) -> tuple[Field, Field]:
-    """(brightness per channel [3, SIZE, SIZE], gloss [SIZE, SIZE]) of the relief under the light."""
+    """Return the lit relief's (brightness per channel [3, SIZE, SIZE], gloss [SIZE, SIZE])."""
     scale = UNIT * GRID / SIZE / 8  # Sobel's weights sum to 8
     along = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=scale, borderType=cv2.BORDER_REPLICATE)
     down = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=scale, borderType=cv2.BORDER_REPLICATE)
@@ -78,7 +81,7 @@ def shading(height: Grid, light: Light) -> tuple[Field, Field]:
     half /= np.linalg.norm(half)
     towards = np.clip((half[2] - steep * (half[0] * along + half[1] * down)) / length, 0, 1)
     gloss = cv2.pow(towards, 22)
-    # Skin's shadows are red: light that went through it comes out without its blue.
+    # Shadows on skin are red, because skin absorbs blue light.
     red, green, blue = (
         cv2.pow(soft, power) * np.float32(light.strength) + np.float32(light.ambient * tint)
         for power, tint in ((0.85, 1.02), (1.05, 0.97), (1.15, 0.96))

@@ -1,8 +1,11 @@
-"""What hides parts of a face: worn (glasses, sunglasses, mask, cap) on the frontal head, so that it turns with the pose, or held in
-front of the finished picture (hand, microphone). Another face at the border is a second head: see picture.py.
+"""Occluders: objects that hide parts of a face.
 
-Each function paints with `covers=True`: those pixels become background in the map and are marked as covered. Shadows and the clear
-lenses of glasses hide nothing and cover nothing.
+Worn occluders (glasses, sunglasses, mask, cap) are painted on the frontal head, so they turn with
+the pose. Held occluders (hand, microphone) are painted in front of the finished picture. Another
+face at the border is a second head: see picture.py.
+
+Each function paints with `covers=True`: those pixels become background in the map and are marked as
+covered. Shadows and the clear lenses of glasses do not count as covering.
 """
 
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from orsanet_cache.synthetic.canvas import Canvas, Points, capsule, ellipse, lit
 from orsanet_cache.synthetic.identity import Colour
 from orsanet_cache.synthetic.render import Head
 
-# Tag -> the region it hides. Two occluders in one picture hide different regions, so both are seen.
+# Tag -> hidden region. Two occluders in one picture hide different regions, so both are visible.
 REGIONS = {
     "mask": "mouth", "glasses": "eyes", "sunglasses": "eyes", "cap": "top", "face": "border", "hand": "mouth", "microphone": "mouth",
 }  # fmt: skip
@@ -70,7 +73,7 @@ def _spectacles(head: Head, rng: np.random.Generator, dark: bool) -> None:
 
 
 def mask(head: Head, rng: np.random.Generator) -> None:
-    """A surgical mask from the nose bridge to under the chin."""
+    """Paint a surgical mask from the nose bridge to below the chin."""
     canvas, face, width = head.canvas, head.face, head.identity.face_width
     cloth = np.array(
         [(0.62, 0.80, 0.90), (0.93, 0.94, 0.94), (0.13, 0.13, 0.15), (0.55, 0.78, 0.68), (0.92, 0.72, 0.76)][
@@ -109,7 +112,7 @@ def mask(head: Head, rng: np.random.Generator) -> None:
 
 
 def cap(head: Head, rng: np.random.Generator) -> None:
-    """A baseball cap: crown, seams, and a visor that shades the forehead."""
+    """Paint a baseball cap: crown, seams, and a visor that shades the forehead."""
     canvas, width = head.canvas, head.identity.face_width
     cloth = np.array(
         [
@@ -180,7 +183,10 @@ def cap(head: Head, rng: np.random.Generator) -> None:
 
 
 def hand(canvas: Canvas, target: Points, skin: Colour, rng: np.random.Generator) -> None:
-    """A hand from below, fingers up, over the mouth or one cheek. `target`: where the fingers' roots are, in crop units."""
+    """Paint a hand from below, fingers up, over the mouth or one cheek.
+
+    `target` is the place of the fingers' roots, in crop units.
+    """
     side = rng.choice([-1, 1])
     tilt = rng.uniform(-0.45, 0.30)
     turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
@@ -244,7 +250,7 @@ def hand(canvas: Canvas, target: Points, skin: Colour, rng: np.random.Generator)
 
 
 def microphone(canvas: Canvas, target: Points, _skin: Colour, rng: np.random.Generator) -> None:
-    """A hand microphone before the mouth. `target`: the mouth's middle, in crop units."""
+    """Paint a microphone in front of the mouth. `target`: the mouth's middle, in crop units."""
     side = rng.choice([-1, 1])
     ball = shifted(target, side * rng.uniform(0.01, 0.06), rng.uniform(0.02, 0.06))
     radius = rng.uniform(0.080, 0.100)

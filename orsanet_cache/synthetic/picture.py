@@ -1,4 +1,7 @@
-"""One finished picture with its ground truth: plan → person, expression, light → head → occluders → pose → background → camera → JPEG."""
+"""One finished picture with its ground truth.
+
+    plan → person, expression, light → head → occluders → pose → background → camera → JPEG
+"""
 
 import io
 from collections.abc import Sequence
@@ -26,7 +29,7 @@ _CROP = slice(round(MARGIN * UNIT), round(MARGIN * UNIT) + UNIT)
 
 @dataclass(frozen=True)
 class SyntheticFace:
-    """A picture and all that is true of it. The subject's left is the picture's right."""
+    """A picture and its complete ground truth. The subject's left is the picture's right."""
 
     image: Pixels  # [160, 160, 3]: exactly what `jpeg` decodes to
     jpeg: bytes
@@ -35,7 +38,7 @@ class SyntheticFace:
     identity: int
     intensity: float  # of the expression, 0 (neutral) … 1
     tags: tuple[str, ...]
-    landmarks: NDArray[np.float32]  # [68, 2], iBUG order, in units of the crop; hidden ones where they would be
+    landmarks: NDArray[np.float32]  # [68, 2], iBUG order, in crop units; hidden ones included
     segmentation_map: NDArray[
         np.uint8
     ]  # [224, 224], LaPa classes of what is visible; ears, neck and occluders are background
@@ -43,7 +46,10 @@ class SyntheticFace:
 
 
 def draw(seed: int, index: int, occluders: Sequence[str] | None = None) -> SyntheticFace:
-    """Picture `index` of `seed`, a pure function of both. `occluders` replaces the planned ones: () draws the same face free."""
+    """Draw picture `index` of `seed`; the result is a pure function of both.
+
+    `occluders` replaces the planned occluders: () draws the same face without any.
+    """
     planned = plan(seed, index)
     hidden_by = planned.occluders if occluders is None else tuple(tag for tag in TAGS if tag in occluders)
     identity = draw_identity(stream(seed, "identity", planned.identity))
@@ -106,7 +112,7 @@ def _cast_shadow(scene: Field, alpha: Field, light: Light) -> None:
 
 
 def _passer_by(seed: int, index: int, light: Light) -> tuple[Field, Field]:
-    """Another person's head, cut by the left or right border: colour and opacity of the picture."""
+    """Return another person's head at the left or right border, as colour and opacity."""
     rng = stream(seed, "passer-by", index)
     identity = draw_identity(rng)
     head: Head = paint_head(identity, draw_expression(rng, ("neutral", "happiness")[rng.integers(2)], identity), light)
@@ -117,7 +123,7 @@ def _passer_by(seed: int, index: int, light: Light) -> tuple[Field, Field]:
 
 
 def _ground(rng: np.random.Generator, size: int) -> Field:
-    """An out-of-focus background [3, size, size]: a gradient, blobs of light, perhaps upright shapes."""
+    """Return an out-of-focus background [3, size, size]: gradient, light spots, upright shapes."""
     base = rng.uniform(0.15, 0.8) + rng.normal(0, 0.06, (1, 1, 3))
     coarse = (
         base
@@ -134,7 +140,7 @@ def _ground(rng: np.random.Generator, size: int) -> Field:
 
 
 def _camera(scene: Field, light: Light, rng: np.random.Generator) -> bytes:
-    """What a cheap camera makes of it: colour cast, exposure, blur, lost resolution, noise, JPEG."""
+    """Return the JPEG of a cheap camera: colour cast, exposure, blur, lost resolution, noise."""
     image: Any = cv2.resize(cv2.merge(list(scene)), (PICTURE_SIZE, PICTURE_SIZE), interpolation=cv2.INTER_AREA)
     cast = np.array([1 + light.warmth, 1.0, 1 - light.warmth], np.float32) * np.float32(np.exp(rng.normal(0.04, 0.10)))
     image = np.clip(image * cast, 0, None) ** np.float32(np.exp(rng.normal(0, 0.10)))

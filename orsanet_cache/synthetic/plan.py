@@ -1,7 +1,8 @@
-"""What picture number `index` of a seed will be, before anything is drawn: person, class, split and occluders.
+"""The plan of picture number `index` of a seed: person, class, split and occluders.
 
-Pictures come in tens of lanes by person: seven train, one valid, two test, so no person crosses splits. In each lane every hundred
-pictures hold exactly PER_HUNDRED of each class, in a seeded order; so do all splits of every thousand.
+Persons are distributed over ten lanes: seven train, one valid, two test. So no person is in two
+splits. In each lane every hundred pictures have exactly PER_HUNDRED pictures of each class, in a
+seeded order. So each split of every thousand pictures has exactly these proportions.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from orsanet_cache.synthetic.occluders import REGIONS, TAGS
 
 IMAGES_PER_PERSON = 4
 LANES = ("train", "test", "train", "train", "valid", "train", "train", "test", "train", "train")
-# RAF-DB's training set in per cent, with fear and disgust kept alive: 10.5, 2.3, 5.8, 38.9, 16.2, 5.7, 20.6.
+# Close to RAF-DB's training set, with fear and disgust rounded up. RAF-DB has, in per cent: 10.5,
+# 2.3, 5.8, 38.9, 16.2, 5.7, 20.6.
 PER_HUNDRED = {"surprise": 10, "fear": 3, "disgust": 6, "happiness": 39, "sadness": 16, "anger": 6, "neutral": 20}
-# Training sees few occlusions, as real sets have few; half of what is measured on is occluded, so both halves are equally sure.
+# Training has few occlusions, like real data sets. Half of valid and test is occluded, so the
+# numbers of both halves are equally precise.
 OCCLUDED_SHARE = {"train": 0.25, "valid": 0.5, "test": 0.5}
 SECOND_OCCLUDER_SHARE = 0.15
 
-# Independent random streams: leaving the occluders out changes nothing else in the picture.
+# Independent random streams: without its occluders a picture is otherwise the same.
 _STREAMS = (
     "labels",
     "occluders",
@@ -50,17 +53,17 @@ class Plan:
 
 
 def tags_of(occluders: tuple[str, ...]) -> tuple[str, ...]:
-    """`occluded` and the occluders' names, or `unoccluded`: an evaluation can name either half."""
+    """Return `occluded` and the occluders' names, or `unoccluded`, so both halves have a tag."""
     return ("occluded", *occluders) if occluders else ("unoccluded",)
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """The random stream of one purpose and number."""
+    """Return the random stream of one purpose and its numbers."""
     return np.random.default_rng([seed, _STREAMS.index(purpose), *numbers])
 
 
 def plan(seed: int, index: int) -> Plan:
-    """Picture `index` of `seed`: a pure function of both."""
+    """Return the plan of picture `index` of `seed`, a pure function of both."""
     identity, picture = divmod(index, IMAGES_PER_PERSON)
     round_, lane = divmod(identity, len(LANES))
     hundred, place = divmod(round_ * IMAGES_PER_PERSON + picture, 100)

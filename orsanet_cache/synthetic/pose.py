@@ -1,7 +1,8 @@
-"""Where the head is turned: a smooth warp of the frontal drawing that carries picture, map and landmarks alike.
+"""The pose: one smooth warp of the frontal drawing for picture, map and landmarks.
 
-A point at depth d moves by d · (sin yaw, sin pitch), then the plane is turned, scaled and shifted. Depth is a smooth dome with the nose
-on it, so the far side of a turned face narrows and the nose moves across it, as on a real head.
+A point at depth d moves by d · (sin yaw, sin pitch). Then the plane is turned, scaled and shifted.
+Depth is a smooth dome with the nose on it. So the far side of a turned face narrows and the nose
+moves across it, as on a real head.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from orsanet_cache.synthetic.canvas import MARGIN, SIZE, UNIT, Points, shifted
 from orsanet_cache.synthetic.face import FaceGeometry
 
-GRID = SIZE // 2  # depth and light are smooth: half the canvas is enough
+GRID = SIZE // 2  # half the canvas's resolution is enough, because depth and light are smooth
 PIVOT = np.array([0.0, 0.52])
 _SOLVER_STEPS = 4
 _SOLVER_SIZE = 80
@@ -28,7 +29,7 @@ _Y = ((np.arange(GRID) + 0.5) / GRID * SIZE / UNIT - MARGIN).astype(np.float32)
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians; a positive yaw turns the nose to the picture's right, a positive pitch down."""
+    """Angles in radians. Positive yaw turns the nose to the picture's right, positive pitch down."""
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -38,7 +39,7 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """A random pose, mostly frontal, as crops of detected faces are."""
+    """Return a random pose, mostly frontal, like those of detected faces."""
     yaw, pitch, roll = np.clip(rng.normal(size=3), -2, 2) * np.radians([13, 5, 5])
     shift = np.clip(rng.normal(size=2), -2, 2) * 0.012
     return Pose(
@@ -47,19 +48,27 @@ def draw_pose(rng: np.random.Generator) -> Pose:
 
 
 def bump(x: float, y: float, radius_x: float, radius_y: float, height: float) -> Grid:
-    """A Gaussian hill on the half-size grid."""
+    """Return a Gaussian hill [GRID, GRID] on the half-size grid.
+
+    Args:
+        x: Centre, in crop units.
+        y: Centre, in crop units.
+        radius_x: Horizontal distance at which the hill has 1/e of its height, in crop units.
+        radius_y: The same distance, vertically.
+        height: Height at the centre.
+    """
     rows = np.exp(-(((_Y - np.float32(y)) / np.float32(radius_y)) ** 2))
     columns = np.exp(-(((_X - np.float32(x)) / np.float32(radius_x)) ** 2))
     return np.float32(height) * rows[:, None] * columns[None]
 
 
 def grid_axes() -> tuple[Grid, Grid]:
-    """x [1, GRID] and y [GRID, 1] of the half-size grid, in crop units."""
+    """Return x [1, GRID] and y [GRID, 1] of the half-size grid, in crop units."""
     return _X[None], _Y[:, None]
 
 
 def depth(face: FaceGeometry) -> Grid:
-    """How far towards the camera each place of the frontal drawing is, in crop units, on the half-size grid."""
+    """Return the frontal drawing's depth towards the camera [GRID, GRID], in crop units."""
     nose_x, nose_y = face.nose_tip
     return (
         bump(0, 0.50, 0.34, 0.50, 0.24)
@@ -69,7 +78,7 @@ def depth(face: FaceGeometry) -> Grid:
 
 
 def project(points: Points, depths: Grid, pose: Pose) -> Points:
-    """Frontal points [N, 2] -> where they are in the picture, in crop units with x from -0.5 to 0.5."""
+    """Frontal points [N, 2] -> their places in the picture, in crop units, x from -0.5 to 0.5."""
     cells = ((shifted(points, 0.5 + MARGIN, MARGIN)) * UNIT * GRID / SIZE - 0.5).astype(np.float32)
     at = cv2.remap(depths, cells[:, None, 0], cells[:, None, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     moved = points + at.reshape(-1, 1) * _direction(pose) - PIVOT
@@ -77,12 +86,12 @@ def project(points: Points, depths: Grid, pose: Pose) -> Points:
 
 
 def sampling(depths: Grid, pose: Pose) -> NDArray[np.float32]:
-    """For each place of the picture, where on the canvas it comes from: canvas pixels [80, 80, 2], the inverse of `project`."""
+    """Return the inverse of `project`: canvas pixels [80, 80, 2] for places of the picture."""
     start = ((_PLACES - PIVOT - pose.shift) @ _turn(pose) / pose.scale + PIVOT).astype(np.float32)
     direction = _direction(pose).astype(np.float32)
     found = start
     to_cells = np.float32(UNIT * GRID / SIZE)
-    for _ in range(_SOLVER_STEPS):  # a contraction: depth is flat enough that each step at least halves the error
+    for _ in range(_SOLVER_STEPS):  # a contraction: each step at least halves the error
         cells = (found + np.array([0.5 + MARGIN, MARGIN], np.float32)) * to_cells - np.float32(0.5)
         at = cv2.remap(depths, cells[..., 0], cells[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         found = start - at[..., None].astype(np.float32) * direction
@@ -90,7 +99,10 @@ def sampling(depths: Grid, pose: Pose) -> NDArray[np.float32]:
 
 
 def sampled(source: NDArray[Any], places: NDArray[np.float32], size: int, nearest: bool = False) -> NDArray[Any]:
-    """The canvas `source`, [SIZE, SIZE] or [3, SIZE, SIZE], as a picture `size` pixels wide sees it through `sampling`."""
+    """Sample the canvas `source`, [SIZE, SIZE] or [3, SIZE, SIZE], at `places` (see `sampling`).
+
+    Returns a picture `size` pixels wide and high.
+    """
     grid = cv2.resize(places, (size, size), interpolation=cv2.INTER_LINEAR)
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     planes = source if source.ndim == 3 else source[None]

@@ -1,6 +1,7 @@
-"""The frontal head as a painting: neck, skin under light, lines of age and movement, features, hair.
+"""Paints the frontal head: neck, skin under light, lines of age and movement, features, hair.
 
-Painted from back to front on one canvas; each part is labelled as it is painted, so the map is what is visible.
+All parts are painted from back to front on one canvas. Each part is labelled when it is painted, so
+the map has the visible parts.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ FACE = 1  # LaPa class
 
 @dataclass(frozen=True)
 class Head:
-    """A painted frontal head, and what the occluders and the pose need to know of it."""
+    """A painted frontal head, with its data for occluders and pose."""
 
     canvas: Canvas
     face: FaceGeometry
@@ -32,13 +33,13 @@ class Head:
 
 
 def paint_head(identity: Identity, expression: Expression, light: Light) -> Head:
-    """Everything but occluders, frontal, on a transparent ground."""
+    """Paint a frontal head without occluders on a transparent background."""
     movements = expression.movements
     face = face_geometry(identity, movements, expression.lopsided, expression.gaze)
     bright, gloss = shading(relief(identity, movements, face), light)
     skin = lit(identity.skin, bright) + np.float32(0.16 * (1 - 0.4 * identity.age)) * gloss
     canvas = Canvas()
-    hair = strands(identity, light) if identity.hair_style != "bald" else skin  # none of it is painted
+    hair = strands(identity, light) if identity.hair_style != "bald" else skin  # unused if bald
     paint_behind(canvas, identity, hair)
     _neck(canvas, identity, face, light)
     canvas.paint(face.outline, skin, label=FACE)
@@ -99,7 +100,7 @@ def _neck(canvas: Canvas, identity: Identity, face: FaceGeometry, light: Light) 
 
 
 def _complexion(canvas: Canvas, identity: Identity, movements: Movements, face: FaceGeometry) -> None:
-    """Warm cheeks and nose, shaded sockets, stubble, freckles, rings under tired eyes."""
+    """Paint warm cheeks and nose, shaded sockets, stubble, freckles, rings under the eyes."""
     outline = face.outline
     cheeks = [ellipse(side * 0.165, 0.60 - 0.02 * movements.cheek_raise, 0.075, 0.05) for side in SIDES]
     canvas.darken(patch(cheeks, blur=0.03, within=outline, opacity=0.5 + 0.3 * identity.feminine), (1.03, 0.86, 0.86))
@@ -122,7 +123,7 @@ def _complexion(canvas: Canvas, identity: Identity, movements: Movements, face: 
 
 
 def _creases(canvas: Canvas, identity: Identity, m: Movements, face: FaceGeometry) -> None:
-    """Lines that age leaves and movements make."""
+    """Paint the lines of age and of movements."""
     age = identity.age
 
     def crease(amount: float, width: float, *lines: ArrayLike) -> None:
