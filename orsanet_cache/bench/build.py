@@ -1,4 +1,4 @@
-"""`orsanet-cache bench build`: measures whether the frozen networks wait for the disk or the decoder.
+"""`orsanet-cache bench build`: measures whether the frozen networks wait for disk or decoder.
 
 The same images run through the whole build, and through the networks alone with decoded pixels in
 memory.

@@ -30,7 +30,7 @@ from orsanet_cache.store.units import Unit, UnitRecord
 from orsanet_cache.store.writer import StoreWriter
 
 SPLIT, VIEW = "train", CLEAN
-TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # inputs of the published model
+TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # the published model's inputs
 BATCH = 256
 ROUND_SECONDS = 1.0
 

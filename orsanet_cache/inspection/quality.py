@@ -234,7 +234,7 @@ def _largest_piece(mask: NDArray[np.uint8]) -> _Piece:
 
 
 def _mask(segmentation_map: NDArray[np.uint8], first: int, last: int) -> NDArray[np.uint8]:
-    """255 where the class is one of first … last, else 0."""
+    """Return 255 for pixels whose class is one of first … last, else 0."""
     return np.asarray(cv2.inRange(segmentation_map, first, last), np.uint8)
 
 

@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Points = NDArray[np.float64]  # [N, 2]
-Field = NDArray[
-    np.float32
-]  # [SIZE, SIZE] or [3, SIZE, SIZE], colours first: numpy is several times faster on whole planes
+Field = NDArray[np.float32]  # [SIZE, SIZE] or [3, SIZE, SIZE]: numpy is faster on whole planes
 
 UNIT = 240  # canvas pixels per crop side: 1.5 times the picture's, in addition to antialiased edges
 MARGIN = 0.1

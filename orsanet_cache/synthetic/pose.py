@@ -29,7 +29,7 @@ _Y = ((np.arange(GRID) + 0.5) / GRID * SIZE / UNIT - MARGIN).astype(np.float32)
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians. Positive yaw turns the nose to the picture's right, positive pitch down."""
+    """Angles in radians. A positive yaw turns the nose to the picture's right, a pitch down."""
 
     yaw: float = 0.0
     pitch: float = 0.0
