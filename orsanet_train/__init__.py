@@ -1,4 +1,4 @@
-"""Stage two: train and evaluate ORSANet on cached priors, and use what was trained.
+"""Stage two: train and evaluate ORSANet on cached priors, and use the trained model.
 
 These names are loaded on first use, so that `import orsanet_train` and `--help` need no torch.
 """

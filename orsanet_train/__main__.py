@@ -1,4 +1,7 @@
-"""`python -m orsanet_train`, which torchrun starts on every device: `torchrun --nproc-per-node N -m orsanet_train run …`."""
+"""`python -m orsanet_train`, which torchrun starts on every device.
+
+Example: `torchrun --nproc-per-node N -m orsanet_train run …`
+"""
 
 from orsanet_train.cli import main
 

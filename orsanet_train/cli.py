@@ -18,7 +18,7 @@ from orsanet_train.commands.run import run
 
 @click.group(
     cls=CommandGroup,
-    interrupted="What was saved is kept: run the same command again to go on (`run` with --resume, `predict` into another --out).",
+    interrupted="Saved results are kept: run the same command again to continue (`run` with --resume, `predict` with another --out).",
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:

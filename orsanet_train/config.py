@@ -2,8 +2,8 @@
 
     preset TOML → --set key=value … → RunConfig → config.toml in the run folder, which reads back to the same RunConfig
 
-Every key is named in the classes below with its meaning; an unknown key or a value of the wrong type is an error, and all of them
-are reported at once.
+The classes below define every key and its meaning. An unknown key or a value of the wrong type is
+an error; all errors are reported at once.
 """
 
 import os
@@ -23,7 +23,7 @@ HELD_OUT = "held-out"  # as selection_split: a part of the training split
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
 
 Positive = Annotated[int, Field(ge=1)]
-Size = Annotated[int, Field(ge=1, le=8192)]  # of a network: more is a slip of the keyboard
+Size = Annotated[int, Field(ge=1, le=8192)]  # of a network: a larger one is a typing error
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -50,7 +50,7 @@ class ModelConfig(_Strict):
 
     @property
     def drop_path_shape(self) -> tuple[int, int, int]:
-        """Levels, scales, branches: how many draws of drop-path one image needs in one pass."""
+        """Levels, scales, branches: the shape of one image's drop-path draws in one pass."""
         return self.depth, 3 if self.multi_scale else 1, 2
 
     @field_validator("width")
@@ -78,7 +78,7 @@ class LossConfig(_Strict):
 
 
 class AugmentationConfig(_Strict):
-    """Random choice of the flipped view, and random erasing of the image that the backbone sees."""
+    """Random choice of the flipped view, and random erasing of the backbone's image."""
 
     hflip: Probability = 0.5
     erasing: Probability = 0.5
@@ -99,7 +99,7 @@ class AugmentationConfig(_Strict):
 
 
 class RunConfig(_Strict):
-    """Everything that decides a run's numbers, besides the data."""
+    """Everything that determines a run's numbers, besides the data."""
 
     epochs: Positive = 400
     batch_size: Positive = 20
@@ -109,22 +109,25 @@ class RunConfig(_Strict):
     rho: Annotated[float, Field(ge=0)] = 0.05
     """Radius of the sharpness-aware perturbation; 0 is plain Adam, at half the cost."""
     second_pass_buffers: Literal["moved", "kept"] = "moved"
-    """Batch statistics and spectral vectors after the pass at the perturbed weights: moved by it as published, or as before it."""
+    """Batch statistics and spectral vectors. moved: the pass at the perturbed weights changes them, as
+    published. kept: these changes are undone."""
     precision: Literal["exact", "parity", "fast"] = "parity"
     """exact: float32, deterministic. parity: TF32 where the device has it, as the published code ran; on a CPU the same as exact.
     fast: half precision where it is safe (float16 with loss scaling on a GPU, bfloat16 on a CPU)."""
     priors: Literal["cached", "online"] = "cached"
     """cached: from the store. online: the frozen networks run in every pass, for comparison."""
     online: Literal["clean", "erased", "published"] = "published"
-    """What they see online: the same as the cache, the erased image, or that in training mode as published in code."""
+    """Input of the frozen networks online. clean: the same as for the cache. erased: the erased image.
+    published: the erased image, with the networks in training mode, as published in code."""
     sampling: Literal["balanced", "shuffled"] = "balanced"
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
     train_split: str = "train"
     selection_split: str = "valid"
-    """The split whose accuracy chooses best.safetensors; "held-out": a stratified part of the training split, not trained on. The published
-    code uses the test split; reports say so."""
+    """The split whose accuracy chooses best.safetensors. "held-out": a stratified part of the training
+    split, which is then not trained on. The published code uses the test split; reports mark this
+    choice."""
     held_out_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """How much of every class is held out, where it is."""
+    """Share of every class that is held out with selection_split = "held-out"."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -134,15 +137,17 @@ class RunConfig(_Strict):
     def _possible(self) -> Self:
         if self.second_pass_buffers == "kept" and (self.priors, self.online) == ("online", "published"):
             raise ValueError(
-                'second_pass_buffers = "kept" does not go with online = "published": its landmark network moves in both passes'
+                'second_pass_buffers = "kept" cannot be combined with online = "published", '
+                "whose landmark network changes in both passes"
             )
         return self
 
 
 def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
-    """A preset's name or a TOML file, with `key=value` overrides (`epochs=3`, `model.depth=4`; values as in TOML, words bare).
+    """Load a preset, by name, or a TOML file, with `key=value` overrides.
 
-    Raises OrsanetError with every unknown key and wrong value at once.
+    Examples of overrides: `epochs=3`, `model.depth=4`. Values are as in TOML; words need no quotes.
+    Raises OrsanetError that lists every unknown key and wrong value.
     """
     as_path(preset, "preset")
     preset, overrides = os.fspath(preset), as_names(overrides, "overrides")
@@ -157,7 +162,7 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
         raise OrsanetError(f"--preset {preset}: neither a preset ({', '.join(PRESETS)}) nor a .toml file")
     try:
         values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: endless digits, bottomless nesting
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: too many digits, too deep nesting
         raise OrsanetError(f"{preset}: not valid TOML: {error}") from error
     malformed = []
     for override in overrides:
@@ -169,7 +174,10 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_config(values: dict[str, Any], source: str, findings: Sequence[str] = ()) -> RunConfig:
-    """Validate a configuration. Raises OrsanetError with all findings, those made before included."""
+    """Validate a configuration.
+
+    Raises OrsanetError that lists all findings, including those passed as `findings`.
+    """
     found, config = list(findings), None
     try:
         config = RunConfig.model_validate(values)
@@ -181,12 +189,12 @@ def parse_config(values: dict[str, Any], source: str, findings: Sequence[str] = 
 
 
 def config_toml(config: RunConfig) -> str:
-    """The resolved configuration as TOML; load_config of it gives the same configuration."""
+    """The resolved configuration as TOML; load_config reads it back to the same configuration."""
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Put `a.b=value` into nested tables. The types are judged later, with everything else."""
+    """Put `a.b=value` into nested tables. Types are validated later, with everything else."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise OrsanetError(f"--set {override}: write it as key=value, for example epochs=3 or model.depth=4")
@@ -202,5 +210,5 @@ def _apply(values: dict[str, Any], override: str) -> None:
     except (ValueError, RecursionError):
         parsed = {"value": text.strip()}  # a bare word
     if len(parsed) > 1:
-        raise OrsanetError(f"--set {override!r}: one key at a time")
+        raise OrsanetError(f"--set {override!r}: pass one --set for each key")
     target[leaf] = parsed["value"]

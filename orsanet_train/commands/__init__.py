@@ -1,4 +1,4 @@
-"""The commands of orsanet-train. Each module translates options into one call, and decides nothing.
+"""The commands of orsanet-train. Each module only translates options into one call.
 
 torch is imported inside the commands' bodies, so that `--help` is instant.
 """

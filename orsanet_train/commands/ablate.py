@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every run, e.g. epochs=20."
 )
-@click.option("--variants", help="Separated by commas.  [default: all there is a store for]")
+@click.option("--variants", help="Variants, separated by commas.  [default: all that the stores allow]")
 @click.option(
-    "--landmark-store", type=FILE, help="A second store, built of the same images with the other --landmark-input and nothing else changed: "
-    "adds the variant native-landmarks (or published-landmarks, where --store is native).",
+    "--landmark-store", type=FILE, help="A second store of the same images that differs only in --landmark-input. "
+    "Adds the variant native-landmarks (published-landmarks if --store is native).",
 )  # fmt: skip
 @click.option(
-    "--seeds", default="0,1,2", show_default=True, help="Separated by commas; each trains every variant once."
+    "--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas; each trains every variant once."
 )
-@click.option("--splits", default="test,test:occluded", show_default=True, help="What to report, as for `evaluate`.")
+@click.option("--splits", default="test,test:occluded", show_default=True, help="Splits to report, as for `evaluate`.")
 @click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
 @click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -39,10 +39,12 @@ def ablate(
     variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, out: Path, device: str,
     resident: "Resident",
 ) -> None:  # fmt: skip
-    """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which paper and code differ.
+    """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which
+    paper and code differ.
 
-    The table reports the last checkpoint, so that no result chooses it. Finished epochs are kept; to use several processes, give each
-    its own --variants and the same --out.
+    The table reports the last checkpoint, which is not chosen by any result. A repeated call continues
+    after the finished epochs. To use several processes, pass the same --out to each, and different
+    --variants.
     """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device

@@ -9,24 +9,26 @@ from orsanet_cache.console import FILE, classes_option
 
 @click.group()
 def bench() -> None:
-    """Measure, beside what it is compared with: the speed of a training step and of an evaluation, and what DARELoss does outside faces."""
+    """Measure the speed of a training step and of an evaluation, and the effect of DARELoss on data
+    other than faces, each beside a reference.
+    """
 
 
 @bench.command()
-@click.option(
-    "--preset", default="rafdb", show_default=True, help="Whose model and settings: a preset or a .toml file."
-)
+@click.option("--preset", default="rafdb", show_default=True, help="Model and settings: a preset or a .toml file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. model.depth=4.")
-@click.option("--batch-size", type=click.IntRange(min=2), help="Images in a step.  [default: 4 on a CPU, 20 on a GPU]")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of every contender.")
+@click.option("--batch-size", type=click.IntRange(min=2), help="Images per step.  [default: 4 on a CPU, 20 on a GPU]")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of every kind of step.")
 @click.option("--compiled/--not-compiled", default=True, show_default=True, help="Compiling takes minutes on a CPU.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def step(
     preset: str, overrides: tuple[str, ...], batch_size: int | None, rounds: int, compiled: bool, device: str
 ) -> None:
-    """The published step with the frozen networks in it, beside the cached step in every precision, taking turns.
+    """Measure the published step, which runs the frozen networks, and the cached step in every
+    precision, in turns.
 
-    Random weights and pictures of the published sizes; nothing is read and nothing is written.
+    The weights and pictures are random and have the published sizes. The command reads and writes no
+    files.
     """
     from orsanet_train.config import load_config
 
@@ -63,7 +65,9 @@ def step(
 def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, split: str, checkpoint: str, device: str
 ) -> None:
-    """A whole evaluation of RUN beside the model's bare forward over as many images; the result is thrown away."""
+    """Measure a whole evaluation of RUN beside the model's bare forward over as many images. The result
+    is discarded.
+    """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
     from orsanet_cache.store.reader import PriorStore
@@ -82,10 +86,12 @@ def evaluate(
     "--seeds", type=click.IntRange(min=2), default=20, show_default=True, help="How often every training is repeated."
 )
 def dare(seeds: int) -> None:
-    """DARELoss outside faces: a small network with and without it, on data sets that come with scikit-learn.
+    """Train a small network with and without DARELoss, on data sets other than faces that come with
+    scikit-learn.
 
-    Both forms, at the paper's weight and at two larger ones. Accuracy on held-out samples, mean and standard deviation over the seeds, and
-    the difference from cross-entropy alone, seed by seed, with its 95 % t interval. Nothing is downloaded and nothing is written.
+    The table has both forms of the loss, at the paper's weight and at two larger ones: accuracy on
+    held-out samples (mean and standard deviation over the seeds), and the difference from cross-entropy
+    alone, seed by seed, with its 95 % t interval. The command downloads and writes no files.
     """
     from orsanet_train.bench.dare import bench_dare, table
 

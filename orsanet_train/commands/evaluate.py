@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 @classes_option
 @click.option(
     "--tags", "tag_tables", type=FILE, multiple=True,
-    help="A CSV of image,tags that adds to the manifest's tags: lists of occluded or posed images. May be given again.",
+    help="A CSV of image,tags that adds to the manifest's tags: lists of occluded or posed images. Can be repeated.",
 )  # fmt: skip
 @click.option(
     "--splits",
     help="Separated by commas: a split (test), its images with a tag (test:occluded), either in a view of the store "
-    "(test@erase-20).  [default: all there are, but for the training split]",
+    "(test@erase-20).  [default: all except the training split]",
 )
 @checkpoint_option
 @click.option("--out", type=FILE, help="Folder for the evaluation.  [default: RUN/evaluation-CHECKPOINT]")
@@ -34,7 +34,10 @@ def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, tag_tables: tuple[Path, ...], splits: str | None,
     checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
-    """Accuracy of RUN per split, tag and view: a table, evaluation.json and predictions.csv. `report` and `compare` go on from them."""
+    """Evaluate RUN per split, tag and view: accuracy as a table, evaluation.json and predictions.csv.
+
+    `report` and `compare` use these files.
+    """
     from orsanet_cache.data.manifest import load_manifest, with_tags
     from orsanet_cache.device import choose_device
     from orsanet_cache.store.reader import PriorStore

@@ -1,4 +1,4 @@
-"""orsanet-train export."""
+"""The command `orsanet-train export`: a run as ONNX files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 @landmarks_option
 @click.option(
     "--check", type=FILE,
-    help="A folder or manifest of pictures to compare the files with PyTorch on.  [default: photographs without faces, and noise]",
+    help="A folder or manifest of pictures on which to compare the files with PyTorch.  [default: photographs without faces, and noise]",
 )  # fmt: skip
 @click.option("--out", type=FILE, help="A new folder for the files.  [default: RUN/onnx-CHECKPOINT]")
 def export(
     run_folder: Path, _format: str, part: "ExportedPart", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
     out: Path | None,
 ) -> None:  # fmt: skip
-    """RUN as ONNX files that onnxruntime was seen to compute as PyTorch does, and MODEL_CARD.md, which says what the model is."""
+    """Export RUN as ONNX files, after a comparison of onnxruntime with PyTorch, and as MODEL_CARD.md,
+    which describes the model.
+    """
     from orsanet_train.export.check_pictures import BATCHES
     from orsanet_train.export.export import export_onnx
     from orsanet_train.export.model_card import CARD
@@ -46,5 +48,7 @@ def export(
             f"on {graph.pictures} pictures, in batches of {' and '.join(map(str, BATCHES))}"
         )
     if part == "trainable":
-        click.echo("only the trainable part: it takes a store's rows, and was compared on random priors", err=True)
+        click.echo(
+            "only the trainable part: its inputs are a store's rows, and it was compared on random priors", err=True
+        )
     click.echo(f"wrote {folder}, with {CARD}")

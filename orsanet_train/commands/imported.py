@@ -13,23 +13,24 @@ from orsanet_train.commands.options import PRESET_HELP
 @click.option("--out", required=True, type=FILE, help="The run folder to write.")
 @click.option(
     "--classes", required=True,
-    help="The classes that its head tells apart, in label order: a,b,c. The file does not name them.",
+    help="The classes of its head, in label order: a,b,c. The file does not contain their names.",
 )  # fmt: skip
-@click.option("--preset", required=True, help=f"Of the data set it was trained with. {PRESET_HELP}")
+@click.option("--preset", required=True, help=f"The preset of its training data set: {PRESET_HELP}")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. model.depth=4 or =6: the small and the base model."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. model.depth=4 (small model) or =6 (base model)."
 )  # fmt: skip
 @click.option(
     "--manifest-name",
-    help="Name of the manifest it was trained with, so that the split that chose it is marked.  [default: the preset's name]",
+    help="Name of its training manifest. It marks results on the split that chose the checkpoint.  [default: the preset's name]",
 )
 def import_checkpoint(
     checkpoint: Path, out: Path, classes: str, preset: str, overrides: tuple[str, ...], manifest_name: str | None
 ) -> None:
-    """A checkpoint of the published code -> a run folder for `evaluate`, and the frozen networks in it for `orsanet-cache build`.
+    """Convert a checkpoint of the published code into a run folder for `evaluate`, and its frozen
+    networks into weights files for `orsanet-cache build`.
 
-    They are not those of the original files: MobileFaceNet's statistics drifted in training. Evaluating on a store built from others, or
-    with rounded features, is refused.
+    These networks differ from the original files: MobileFaceNet's statistics drifted in training.
+    `evaluate` refuses a store that was built with other networks or with rounded features.
     """
     from orsanet_train.config import load_config
 
@@ -42,7 +43,7 @@ def import_checkpoint(
     named = [part.strip() for part in classes.split(",")]
     identity = import_published(checkpoint, out, config, named, name)
     click.echo(f"{out}: {len(named)} classes in label order: {', '.join(named)}")
-    click.echo(f"{identity.published_choice}; a manifest of the same images must have that name")
+    click.echo(f"{identity.published_choice}; a manifest of the same images must have this name")
     click.echo(
         f"next: orsanet-cache build MANIFEST --out STORE --segmenter {out / SEGMENTER_FILE} --landmarks {out / LANDMARKS_FILE} "
         f"--splits {identity.selection_split} --views clean --precision fp32 --features float32"

@@ -11,9 +11,9 @@ checkpoint_option = click.option(
     type=click.Choice(["best", "last"]),
     default="best",
     show_default=True,
-    help="Which weights of the run.",
+    help="The run's weights to use.",
 )
-_LOOKED_FOR = "[default: looked for in RUN, among the demo's, in the weights folder]"
+_LOOKED_FOR = "[default: found in RUN, the demo's networks or the weights folder]"
 segmenter_option = click.option("--segmenter", type=FILE, help=f"The run's SegFace weights, or demo.  {_LOOKED_FOR}")
 landmarks_option = click.option(
     "--landmarks", type=FILE, help=f"The run's MobileFaceNet weights, or demo.  {_LOOKED_FOR}"
@@ -23,6 +23,6 @@ resident_option = click.option(
     type=click.Choice(["auto", "device", "host", "stream"]),
     default="auto",
     show_default=True,
-    help="Where the priors are kept meanwhile: in the device's memory, in the host's, or streamed from the store. auto: while training, on "
-    "a GPU of which they take at most half the free memory; else streamed. The results are the same.",
+    help="Where the priors are kept: in the device's memory, in the host's, or streamed from the store. auto: in training, in a GPU's "
+    "memory if they take at most half of what is free; otherwise streamed. The results are the same.",
 )

@@ -1,4 +1,4 @@
-"""orsanet-train predict."""
+"""The command `orsanet-train predict`: a run on one's own pictures and videos."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Number(click.FloatRange):
-    """With the range; "nan" is no number, although Python reads it as one."""
+    """A number in the range. "nan" is refused, although Python parses it as a float."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
@@ -37,45 +37,47 @@ class _Number(click.FloatRange):
 )  # fmt: skip
 @click.option(
     "--margin", type=_Number(min=0.5, max=4),
-    help=f"Side of a crop by the longest side of the face's box: larger for a run that was trained on wider crops.  [default: {MARGIN}]",
+    help="Side of a crop relative to the longest side of the face's box; larger for a run that was trained on wider crops.  "
+    f"[default: {MARGIN}]",
 )  # fmt: skip
 @click.option(
     "--fps", type=_Number(min=0, max=1000, min_open=True), default=1.0, show_default=True,
-    help="Of a video, how many frames of every second.",
+    help="Frames to take from every second of a video.",
 )  # fmt: skip
 @click.option(
-    "--overlays", default="100", show_default=True, help="Of how many pictures with faces to draw one: none, all or the first N."
+    "--overlays", default="100", show_default=True, help="Pictures with faces to draw an overlay of: none, all or the first N."
 )  # fmt: skip
 @segmenter_option
 @landmarks_option
-@click.option("--batch-size", type=click.IntRange(min=1), help="Faces at a time.  [default: 8 on a CPU, 64 on a GPU]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Faces per batch.  [default: 8 on a CPU, 64 on a GPU]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def predict(
     run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, overlays: str,
     segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,
 ) -> None:  # fmt: skip
-    """What RUN says of every face in pictures and videos of your own: rows with box, probabilities and how good the priors are, and pictures.
+    """Predict the expression of every face in your own pictures and videos: rows with box,
+    probabilities and the quality of the priors, and overlay pictures.
 
-    Every file ends with a row; where there is no face in it, or it cannot be read, with the reason.
+    Every file has a row. If it has no face, or cannot be read, the row has the reason.
     """
     from orsanet_cache.errors import OrsanetError, listed
     from orsanet_train.predict.pictures import find_files
 
-    # First: a mistake should not wait for torch.
+    # First: a mistake is reported before torch is imported.
     if crop == "none" and margin is not None:
-        raise OrsanetError(
-            "--crop none takes pictures as they are, so there is no --margin to choose; leave out one of the two"
-        )
+        raise OrsanetError("--crop none does not crop pictures, so --margin has no effect; leave out one of the two")
     files, left_out = find_files(given)
     if left_out:
-        click.echo(f"left out, as an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True)
+        click.echo(
+            f"left out, because an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True
+        )
 
     from orsanet_train.predict.folder import check_new_folder
     from orsanet_train.predict.load import load
     from orsanet_train.predict.predict import parse_overlays, predict_files
 
     drawn = parse_overlays(overlays)
-    check_new_folder(out)  # made when all is loaded: a refusal leaves nothing
+    check_new_folder(out)  # made once everything is loaded: an error before leaves no folder
     predictor = load(
         run_folder, checkpoint=checkpoint, crop=crop, margin=margin or MARGIN,
         device=device, segmenter=segmenter, landmarks=landmarks,

@@ -14,8 +14,8 @@ from orsanet_train.commands.options import checkpoint_option
 @click.option(
     "--split", help="The split to show class by class and in pictures.  [default: test, else the first evaluated]"
 )
-@click.option("--images", help="Separated by commas: images whose attention to show.  [default: the surest mistakes]")
-@click.option("--store", type=FILE, help="Where the store is, if it was moved since the evaluation.")
+@click.option("--images", help="Images whose attention to show, separated by commas.  [default: the surest mistakes]")
+@click.option("--store", type=FILE, help="The store, if it was moved since the evaluation.")
 @click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/report-CHECKPOINT, of the first RUN]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def report(
@@ -27,9 +27,11 @@ def report(
     out: Path | None,
     device: str,
 ) -> None:
-    """One page about evaluated RUNs: report.html (a single file that needs no network), report.md and report.json.
+    """Write a report on evaluated RUNs: report.html (a single file that needs no network), report.md
+    and report.json.
 
-    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several are compared with the first.
+    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several RUNs are compared
+    with the first.
     """
     from orsanet_train.report.save import save_report
 
@@ -48,9 +50,11 @@ def report(
 @checkpoint_option
 @click.option("--out", type=FILE, help="A .json file for the numbers.")
 def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
-    """Evaluated runs against the first, image by image: exact McNemar test, difference and its 95 % interval.
+    """Compare evaluated runs with the first, image by image: exact McNemar test, difference and its
+    95 % interval.
 
-    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it: then also mean and spread over the seeds that both have.
+    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. For folders of seeds the
+    comparison has mean and spread over their common seeds too.
     """
     import json
 

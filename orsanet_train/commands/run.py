@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 RANDOM_START = "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights"
 CHOSEN_ON_TEST = (
-    "the best epoch is chosen on 'test', as in the published runs, so that its accuracy there is optimistic; "
-    "--set selection_split=valid or held-out keeps the test images unseen"
+    "the best epoch is chosen on 'test', as in the published runs, so its accuracy there is optimistic; "
+    "pass --set selection_split=valid or held-out to choose it on other images"
 )
 
 
@@ -31,13 +31,15 @@ CHOSEN_ON_TEST = (
 )
 @click.option("--out", required=True, type=FILE, help="The run folder to write.")
 @click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
-@click.option("--resume", is_flag=True, help="Go on where --out stopped, to the same result as without the stop.")
-@click.option("--seeds", help="Separated by commas: a run for each in --out/seed-N, and their mean and spread.")
-@click.option("--fast-dev-run", is_flag=True, help="Try everything on a few batches, and leave nothing behind.")
-@click.option("--compile", "compiled", is_flag=True, help="torch.compile the model: minutes at first, then faster.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out, to the same result as without interruption.")
+@click.option("--seeds", help="Seeds, separated by commas: one run per seed in --out/seed-N; prints mean and spread.")
+@click.option("--fast-dev-run", is_flag=True, help="Test the whole run on a few batches, and leave no files behind.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Compile the model with torch.compile: slow to start, then faster."
+)
 @click.option(
     "--save-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True,
-    help="How much work a kill or a power cut may cost.",
+    help="Minutes between saved states: the most work that a kill or a power cut can lose.",
 )  # fmt: skip
 @click.option("--segmenter", type=FILE, help="For priors = online: the store's SegFace weights, or demo.")
 @click.option("--landmarks", type=FILE, help="For priors = online: the store's MobileFaceNet weights, or demo.")
@@ -48,13 +50,14 @@ def run(
     out: Path, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
     segmenter: Path | None, landmarks: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
-    """Train on a store; the run folder gets config.toml, metrics.csv, curves, labelled batches, best and last weights.
+    """Train on a store. The run folder gets config.toml, metrics.csv, curves, labelled batches, and the
+    best and last weights.
 
-    Start it with `torchrun --nproc-per-node N -m orsanet_train run …` to share every batch among N processes.
+    `torchrun --nproc-per-node N -m orsanet_train run …` shares every batch among N processes.
     """
     from orsanet_train.config import load_config
 
-    config = load_config(preset, overrides)  # first: a typo should not wait for torch
+    config = load_config(preset, overrides)  # first: a typo is reported before torch is imported
 
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
@@ -74,32 +77,32 @@ def run(
     chosen_device = choose_device(device)
     numbers = None if seeds is None else parse_seeds(seeds)
     if fast_dev_run and (resume or seeds is not None):
-        raise OrsanetError("--fast-dev-run keeps nothing: leave out --resume and --seeds")
+        raise OrsanetError("--fast-dev-run leaves no run behind: leave out --resume and --seeds")
     if seeds is not None and any(override.partition("=")[0].strip() == "seed" for override in overrides):
-        raise OrsanetError("--set seed and --seeds: give one of them")
+        raise OrsanetError("--set seed and --seeds: pass only one of them")
     with process_group(chosen_device) as ranks, memory_advice():
-        say = click.echo if ranks.main else lambda *_args, **_options: None
+        echo = click.echo if ranks.main else lambda *_args, **_options: None
         if ir50 is None and not resume:
-            say(RANDOM_START, err=True)
+            echo(RANDOM_START, err=True)
         for missing, note in (
             (not plots.matplotlib_installed(), plots.NO_MATPLOTLIB),
             (not watch.tensorboard_installed(), watch.NO_TENSORBOARD),
         ):
             if missing:
-                say(note, err=True)
-        say(
+                echo(note, err=True)
+        echo(
             f"{loaded.name}: train on '{config.train_split}', best weights chosen on '{config.selection_split}'; "
             f"{config.epochs} epochs, batch {config.batch_size}, {chosen_device}"
         )
         if config.selection_split == "test":
-            say(CHOSEN_ON_TEST, err=True)
+            echo(CHOSEN_ON_TEST, err=True)
         start = partial(
             train, manifest=loaded, store=opened, device=chosen_device, ir50=None if ir50 is None else read_weights(ir50),
             resident=resident, compiled=compiled, frozen_weights=(segmenter, landmarks), ranks=ranks,
         )  # fmt: skip
         if fast_dev_run:
             dev_run(config, start, ranks)
-            say("everything ran, and nothing was kept")
+            echo("the whole run works; no files were kept")
             return
 
         def train_into(folder: Path, seed: int) -> RunSummary:
@@ -109,16 +112,16 @@ def run(
 
         if numbers is not None:
             table = train_seeds(numbers, out, lambda seed, folder: train_into(folder, seed), main=ranks.main)
-            say(table.to_string(index=False))
-            say(
+            echo(table.to_string(index=False))
+            echo(
                 f"{out}: {len(table)} seeds; accuracy on '{config.selection_split}': last {spread(table['last_accuracy'])}, "
                 f"best {spread(table['best_accuracy'])} (mean ± standard deviation)"
             )
             return
         summary = train_into(out, config.seed)
-    say(
+    echo(
         f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
         f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch})"
     )
     names = "" if classes is None else f" --classes {','.join(classes)}"
-    say(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")
+    echo(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")

@@ -441,7 +441,7 @@ def test_a_refusal_leaves_no_folder(world, run: Path, group: Path, tmp_path: Pat
         (["--fps", "inf"], "'--fps': inf is not in the range 0<x<=1000"),
         (["--fps", "nan"], "'--fps': 'nan' is not a number"),
         (["--margin", "nan"], "'--margin': 'nan' is not a number"),
-        (["--crop", "none", "--margin", "1"], "--crop none takes pictures as they are, so there is no --margin"),
+        (["--crop", "none", "--margin", "1"], "--crop none does not crop pictures, so --margin has no effect"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_a_sentence(
