@@ -39,12 +39,12 @@ def ablate(
     variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, out: Path, device: str,
     resident: "Resident",
 ) -> None:  # fmt: skip
-    """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in which
-    paper and code differ.
+    """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in
+    which paper and code differ.
 
-    The table reports the last checkpoint, which is not chosen by any result. A repeated call continues
-    after the finished epochs. To use several processes, pass the same --out to each, and different
-    --variants.
+    The table reports the last checkpoint, which is not chosen by any result. A repeated call
+    continues after the finished epochs. To use several processes, pass the same --out to each, and
+    different --variants.
     """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device

@@ -27,8 +27,8 @@ def step(
     """Measure the published step, which runs the frozen networks, and the cached step in every
     precision, in turns.
 
-    The weights and pictures are random and have the published sizes. The command reads and writes no
-    files.
+    The weights and pictures are random and have the published sizes. The command reads and writes
+    no files.
     """
     from orsanet_train.config import load_config
 
@@ -65,8 +65,8 @@ def step(
 def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, split: str, checkpoint: str, device: str
 ) -> None:
-    """Measure a whole evaluation of RUN beside the model's bare forward over as many images. The result
-    is discarded.
+    """Measure a whole evaluation of RUN beside the model's bare forward over as many images. The
+    result is discarded.
     """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
@@ -90,8 +90,9 @@ def dare(seeds: int) -> None:
     scikit-learn.
 
     The table has both forms of the loss, at the paper's weight and at two larger ones: accuracy on
-    held-out samples (mean and standard deviation over the seeds), and the difference from cross-entropy
-    alone, seed by seed, with its 95 % t interval. The command downloads and writes no files.
+    held-out samples (mean and standard deviation over the seeds), and the difference from
+    cross-entropy alone, seed by seed, with its 95 % t interval. The command downloads and writes no
+    files.
     """
     from orsanet_train.bench.dare import bench_dare, table
 

@@ -34,9 +34,10 @@ def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, tag_tables: tuple[Path, ...], splits: str | None,
     checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
-    """Evaluate RUN per split, tag and view: accuracy as a table, evaluation.json and predictions.csv.
+    """Evaluate RUN per split, tag and view.
 
-    `report` and `compare` use these files.
+    The command prints the accuracy as a table, and writes evaluation.json and predictions.csv, which
+    `report` and `compare` use.
     """
     from orsanet_cache.data.manifest import load_manifest, with_tags
     from orsanet_cache.device import choose_device

@@ -31,8 +31,9 @@ def export(
     run_folder: Path, _format: str, part: "ExportedPart", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
     out: Path | None,
 ) -> None:  # fmt: skip
-    """Export RUN as ONNX files, after a comparison of onnxruntime with PyTorch, and as MODEL_CARD.md,
-    which describes the model.
+    """Export RUN as ONNX files, with MODEL_CARD.md, which describes the model.
+
+    The command writes the files only if onnxruntime's results agree with PyTorch's.
     """
     from orsanet_train.export.check_pictures import BATCHES
     from orsanet_train.export.export import export_onnx

@@ -27,11 +27,11 @@ def report(
     out: Path | None,
     device: str,
 ) -> None:
-    """Write a report on evaluated RUNs: report.html (a single file that needs no network), report.md
-    and report.json.
+    """Write a report on evaluated RUNs: report.html (a single file that needs no network),
+    report.md and report.json.
 
-    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several RUNs are compared
-    with the first.
+    A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several RUNs are
+    compared with the first.
     """
     from orsanet_train.report.save import save_report
 

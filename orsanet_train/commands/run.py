@@ -50,8 +50,8 @@ def run(
     out: Path, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
     segmenter: Path | None, landmarks: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
-    """Train on a store. The run folder gets config.toml, metrics.csv, curves, labelled batches, and the
-    best and last weights.
+    """Train on a store. The run folder gets config.toml, metrics.csv, curves, labelled batches, and
+    the best and last weights.
 
     `torchrun --nproc-per-node N -m orsanet_train run …` shares every batch among N processes.
     """

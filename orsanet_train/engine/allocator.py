@@ -1,17 +1,18 @@
-"""Host memory that a step frees is kept for the next step, which needs the same again.
+"""Host memory that a step frees is kept for the next step, which allocates the same blocks.
 
-glibc gives large blocks back to the system at once and gets them again page by page, zeroed: a tenth of a step's time on a CPU.
+By default glibc returns large blocks to the system at once and gets them again page by page,
+zeroed, which takes a tenth of a step's time on a CPU.
 """
 
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _GLIBC_MMAP_MAX = 65_536
-_GLIBC_LARGEST = 32 << 20  # bytes; where glibc's threshold ends up by itself in a process that frees large blocks
+_GLIBC_LARGEST = 32 << 20  # bytes; glibc's final threshold in a process that frees large blocks
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Keep what is freed, or treat it as glibc does by itself. Without glibc nothing changes."""
+    """Keep freed memory, or restore glibc's default. Has no effect without glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return

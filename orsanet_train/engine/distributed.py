@@ -8,8 +8,8 @@ al., 1983); with x^ = (x - mean) / sigma and < > the mean over the global batch,
     mean = sum_r s_r mean_r     var = sum_r s_r (var_r + (mean_r - mean)^2)     s_r = n_r / sum n     sigma = sqrt(var + eps)
     dx = weight / sigma (dy - <dy> - x^ <dy x^>)
 
-Every rank must run the same forward and backward passes, also one whose part of a batch is empty: what the ranks tell one another is
-matched by its order alone.
+Every rank must run the same forward and backward passes, even if its part of a batch is empty:
+communication among the ranks is matched by its order only.
 """
 
 import os
@@ -28,18 +28,21 @@ from orsanet_train.engine.torch_versions import all_gather_single
 
 
 class Ranks(NamedTuple):
-    """Which of how many processes this is; `rank` counts from 0."""
+    """The number of this process, counted from 0, and the number of processes."""
 
     rank: int
     world: int
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def rows(self, start: int, stop: int) -> slice:
-        """This rank's positions of a global batch's [start, stop): contiguous, in the ranks' order, sizes as numpy.array_split's."""
+        """This rank's positions of a global batch's [start, stop).
+
+        They are contiguous, in the ranks' order, with the sizes of numpy.array_split.
+        """
         each, more = divmod(stop - start, self.world)
         first = start + self.rank * each + min(self.rank, more)
         return slice(first, first + each + (self.rank < more))
@@ -50,21 +53,23 @@ ONE = Ranks(0, 1)
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, each with its own `device`; without torchrun there is one, and nothing to join.
+    """Join the processes that torchrun started, each with its own `device`.
 
-    Tensors on a GPU travel by NCCL, those of the host by gloo. Raises OrsanetError where processes would share a GPU.
+    Without torchrun this is the only process. NCCL transfers tensors on a GPU, gloo those on the
+    host. Raises OrsanetError if processes would share a GPU.
     """
     if not dist.is_torchelastic_launched():
         yield ONE
         return
     if device.type == "cuda":
         _check_gpus(device)
-        torch.cuda.set_device(device)  # where streams and graphs are made that name no device
+        torch.cuda.set_device(device)  # of streams and graphs that are made without naming a device
         dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
     else:
         dist.init_process_group("gloo")
     yield Ranks(dist.get_rank(), dist.get_world_size())
-    # Not in a `finally`: leaving may wait for the others, and they for this one. A process that fails ends, and torchrun ends the others.
+    # Not in a `finally`: leaving may wait for the other processes, and they for this one. A process
+    # that fails ends, and torchrun ends the others.
     dist.destroy_process_group()
 
 
@@ -82,7 +87,10 @@ def _check_gpus(device: torch.device) -> None:
 
 
 def any_rank(flag: bool, ranks: Ranks) -> bool:
-    """Whether any rank's flag is set, the same answer on all; the host asks the other hosts, and no GPU is waited for."""
+    """Whether any rank's flag is set; the result is the same on all ranks.
+
+    The hosts exchange the flags without waiting for a GPU.
+    """
     if ranks.world == 1:
         return flag
     answer = torch.tensor(flag, dtype=torch.uint8)
@@ -91,7 +99,10 @@ def any_rank(flag: bool, ranks: Ranks) -> bool:
 
 
 def summed(values: Tensor, ranks: Ranks) -> Tensor:
-    """Sum over the ranks of tensors of one shape, on their device, the same bits on all ranks. Carries no gradient."""
+    """Sum over the ranks of tensors of one shape, on their device.
+
+    The result has the same bits on all ranks and carries no gradient.
+    """
     if ranks.world == 1:
         return values
     total = values.detach().clone()
@@ -100,20 +111,24 @@ def summed(values: Tensor, ranks: Ranks) -> Tensor:
 
 
 def local_loss_scale(local: int, total: int, world: int) -> float:
-    """Factor of a rank's mean loss over its `local` rows, so that DistributedDataParallel's mean over ranks is that over all `total`.
+    """Factor of a rank's mean loss over its `local` rows.
 
-    0 for a rank without a row. The mean over none is not a number: there, take the sum of the logits, which also has a gradient.
+    With it DistributedDataParallel's mean over ranks is the mean over all `total` rows. It is 0 for
+    a rank without rows, whose mean loss would be NaN: such a rank takes the sum of the logits,
+    which also has a gradient.
     """
     return world * local / total
 
 
 def data_parallel(network: nn.Module) -> nn.Module:
-    """What to call in place of `network`, so that gradients become the mean over ranks; all weights and buffers become rank 0's.
+    """Wrap `network` so that gradients become the mean over ranks.
 
-    Its batch norms are to be `synchronised` before. A gradient keeps its own memory when the next pass makes another, as SAM needs.
+    All weights and buffers become rank 0's. The batch norms of `network` must be `synchronised`
+    before. A gradient keeps its own memory when the next pass makes another, as SAM requires.
     """
     parallel = DistributedDataParallel(network, gradient_as_bucket_view=False)
-    # Every rank computes the same buffers. As an argument this has other names in other versions of PyTorch.
+    # Every rank computes the same buffers. The argument of the same meaning has different names in
+    # different versions of PyTorch.
     parallel.broadcast_buffers = False
     return parallel
 
@@ -121,9 +136,9 @@ def data_parallel(network: nn.Module) -> nn.Module:
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d whose statistics in training are those of all ranks' rows together; made by `synchronised`.
 
-    x [B, C, H, W], on any device, B may differ between ranks and be 0. The statistics and their gradient are computed in float32
-    where x is shorter. All ranks together need more than one value per channel, which is not checked: a GPU would have to be waited
-    for.
+    x [B, C, H, W], on any device; B may differ between ranks and be 0. The statistics and their
+    gradient are computed in float32 if x has a shorter type. All ranks together need more than one
+    value per channel. This is not checked, because the check would wait for the GPU.
     """
 
     running_mean: Tensor
@@ -135,7 +150,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         y, mean, var, count = _GlobalNorm.apply(x, self.weight, self.bias, self.eps)
-        # As in nn.BatchNorm2d: whoever unsets this in training keeps the buffers as they are.
+        # As in nn.BatchNorm2d: without it, training leaves the buffers unchanged.
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -146,7 +161,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 class _GlobalNorm(torch.autograd.Function):
-    """x [B, C, H, W], weight [C], bias [C] -> y as x; mean [C], var [C] (biased) and count [] of all ranks' values per channel."""
+    """x [B, C, H, W], weight [C], bias [C] -> y as x, and the statistics of all ranks.
+
+    The statistics are mean [C], var [C] (biased) and count [] of the values per channel.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -186,9 +204,10 @@ class _GlobalNorm(torch.autograd.Function):
 
 
 def synchronised(model: nn.Module) -> nn.Module:
-    """The same model, in which every nn.BatchNorm2d has become a GlobalBatchNorm2d with the very same parameters and buffers.
+    """Turn every nn.BatchNorm2d of `model` into a GlobalBatchNorm2d with the same tensors.
 
-    Raises TypeError for a batch norm of another kind: its statistics would silently be one rank's.
+    Returns `model`. Raises TypeError for any other kind of batch norm, whose statistics would
+    silently be one rank's.
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,4 +1,7 @@
-"""How the steps of a run are executed: arithmetic, compilation, CUDA graphs, several processes. Chosen once, and said."""
+"""How the steps of a run are executed: arithmetic, compilation, CUDA graphs, several processes.
+
+The choice is made once and reported.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -17,28 +20,34 @@ from orsanet_train.model.orsanet import ORSANet
 
 
 class Companion(Protocol):
-    """What runs before the model in every step without being trained, and may change all the same (reference/network.py)."""
+    """A network that runs before the model in every step and is not trained (reference/network.py).
+
+    Its state may still change.
+    """
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """What has changed of it, a copy; empty where nothing can."""
+        """A copy of the part of its state that may change; empty if no part may."""
 
     def load_frozen_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `frozen_state`, in place."""
 
     def drifted_recipe(self) -> dict[str, object]:
-        """Parts of a store's recipe: those that a store must have for the model's weights to fit it."""
+        """The parts of a recipe that a store must have so that the model's weights fit it."""
 
 
 class Engine(NamedTuple):
-    """What trains."""
+    """A training step in its chosen form of execution."""
 
-    take: Callable[[Batch, int], None]  # a step: a batch, and how many images it has over all ranks
+    take: Callable[[Batch, int], None]  # take a step: a batch, and its number of images over all ranks
     step: TrainingStep
     reason: str
     companion: Companion | None
 
     def state(self) -> dict[str, Tensor]:
-        """All that decides the next steps besides configuration, epoch and sums: names as in checkpoints."""
+        """Everything that determines the next steps, besides configuration, epoch and sums.
+
+        The names are those of checkpoints.
+        """
         beside = {} if self.companion is None else self.companion.frozen_state()
         return self.step.state() | {f"frozen/{name}": tensor for name, tensor in beside.items()}
 
@@ -59,9 +68,20 @@ def build_engine(
     compiled: bool,
     companion: Companion | None = None,
 ) -> Engine:
-    """`network` is called with a batch's inputs: `model`, or what runs `companion` before it; both are on the device.
+    """Choose how to run the steps of a run.
 
-    Raises OrsanetError where the device lacks what `config.precision` needs, or cannot run the compiled model.
+    Args:
+        network: called with a batch's inputs: `model`, or a module that runs `companion` before it;
+            on the device.
+        model: the trained part of `network`.
+        config: the settings of the run.
+        device: where the model is.
+        ranks: the processes that share every batch.
+        compiled: whether to compile the model with torch.compile.
+        companion: see Companion; None: no such network.
+
+    Raises OrsanetError if the device lacks what `config.precision` needs, or cannot run the
+    compiled model.
     """
     arithmetic = choose_arithmetic(config, device)
     chosen = [arithmetic.reason]
@@ -77,19 +97,23 @@ def build_engine(
         chosen.append("compiled")
     if ranks.world > 1:
         if compiled:
-            raise OrsanetError("--compile and several processes do not go together yet: leave one of them out")
+            raise OrsanetError("--compile does not support several processes yet: leave one of them out")
         synchronised(model)
         network = data_parallel(network)
         chosen.append(f"{ranks.world} processes")
     step = TrainingStep(network, model, config, arithmetic, device, ranks)
-    # A companion in the step draws random numbers on the host, several processes talk to each other: neither can be recorded.
+    # A graph cannot record a companion, which draws random numbers on the host, or the
+    # communication among processes.
     if device.type == "cuda" and network is model:
         return Engine(GraphedStep(step), step, ", ".join([*chosen, "CUDA graphs"]), companion)
     return Engine(step, step, ", ".join(chosen), companion)
 
 
 def compile_parts(model: ORSANet) -> None:
-    """torch.compile on what occurs many times, piece by piece: the compiler then sees each kind once, not dozens of copies."""
+    """Compile the repeated parts of the model with torch.compile, one by one.
+
+    Each kind of part is then compiled once, not in dozens of copies.
+    """
     torch._dynamo.config.recompile_limit = 64  # one for every kind of unit and every size of batch
     for part in (model.ir_back.input_layer, *model.ir_back.body, *model.pyramid_fuse.blocks):
         part.compile(dynamic=False)

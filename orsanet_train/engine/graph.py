@@ -1,7 +1,8 @@
 """The whole training step as CUDA graphs: replayed, a step costs one launch instead of thousands.
 
-A graph is recorded for every batch size (the last batch of an epoch is short) and for the warm-up loss and the one after it. Recording
-needs trial steps; what they changed is put back. The first replay must say what the first trial said.
+A graph is recorded for every batch size (the last batch of an epoch is short), for the warm-up loss
+and for the loss after it. Recording needs trial steps; their changes are undone. The losses of the
+first replay must equal those of the first trial.
 """
 
 import sys
@@ -15,16 +16,16 @@ from tqdm.auto import tqdm
 from orsanet_train.engine.step import Batch, TrainingStep
 
 TRIALS = 3  # torch's advice: kernels are chosen and memory is laid out before recording
-AGREEMENT = 1e-3  # relative, of the losses: kernels may be others than in the trial; a graph gone wrong is far off
+AGREEMENT = 1e-3  # relative, of the losses: kernels may differ from the trial's; a faulty graph is far off
 
 
 class Recorded(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: Batch  # where the graph reads
+    inputs: Batch  # the tensors that the graph reads
 
 
 class GraphedStep:
-    """Called like the TrainingStep it replays; batches are named tuples of tensors."""
+    """Called like the TrainingStep that it replays; batches are named tuples of tensors."""
 
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
@@ -66,7 +67,8 @@ class GraphedStep:
                         expected = step.sums - before["sums"]
             torch.cuda.current_stream().wait_stream(aside)
             self._put_back(before)
-            # The feed's thread may wait for a copy meanwhile, which only a recording of its own thread allows.
+            # The feed's thread may wait for a copy during the recording. Only a recording limited
+            # to its own thread allows this.
             with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
                 step(inputs, total)
             if not torch.equal(step.sums, before["sums"]):
@@ -78,13 +80,13 @@ class GraphedStep:
             raise
         finally:
             self._put_back(before)
-        losses = slice(1, 3)  # not the number of correct ones: a tie may fall the other way
+        losses = slice(1, 3)  # not the number of correct predictions: a tie may be broken differently
         if not torch.allclose(found[losses], expected[losses], rtol=AGREEMENT, equal_nan=True):
-            raise RuntimeError(f"a recorded step said {found.tolist()}, the step itself {expected.tolist()}")
+            raise RuntimeError(f"a recorded step gave {found.tolist()}, the step itself {expected.tolist()}")
         return Recorded(graph, inputs)
 
     def _forget_half_a_step(self) -> None:
-        """What a step that did not end leaves outside the tensors of its state."""
+        """Remove what an unfinished step leaves outside the tensors of its state."""
         for name in ("grad_scale", "found_inf"):
             vars(self.step.optimizer).pop(name, None)
         self.step.scaler._per_optimizer_states.clear()
@@ -93,7 +95,10 @@ class GraphedStep:
         return {**self.step.state(), "sums": self.step.sums, "stopped": self.step.stopped}
 
     def _put_back(self, before: dict[str, Tensor]) -> None:
-        """In place: the graph knows where the tensors are. The optimiser's state begins at zero."""
+        """Restore all tensors in place, because the graph refers to them.
+
+        Optimiser state that did not exist in `before` is set to zero.
+        """
         for name, tensor in self._everything().items():
             if name in before:
                 tensor.copy_(before[name])
@@ -104,7 +109,7 @@ class GraphedStep:
 
 @cache
 def _pool() -> Any:
-    """The memory of all graphs: none of them reads what another has left there."""
+    """The memory that all graphs share: no graph reads what another left there."""
     return torch.cuda.graph_pool_handle()
 
 

@@ -1,6 +1,7 @@
-"""Which arithmetic a training step may use: what `precision = "exact" | "parity" | "fast"` means on a device.
+"""The arithmetic of a training step.
 
-Evaluation is float32 in all of them (TF32 where `parity` and `fast` have it).
+The module defines what `precision = "exact" | "parity" | "fast"` means on a device. Evaluation is
+float32 in all three (TF32 where `parity` and `fast` have it).
 """
 
 import platform
@@ -22,12 +23,15 @@ class Arithmetic(NamedTuple):
 
 
 def choose_arithmetic(config: RunConfig, device: torch.device) -> Arithmetic:
-    """Choose, and set torch's switches for it. Raises OrsanetError where the device lacks what `fast` needs."""
+    """Choose the arithmetic and set torch's switches for it.
+
+    Raises OrsanetError if the device lacks what `fast` needs.
+    """
     on_gpu = device.type == "cuda"
     if on_gpu:
         allow_tf32(config.precision != "exact")
         torch.backends.cudnn.deterministic = config.precision == "exact"
-        torch.backends.cudnn.benchmark = config.precision != "exact"  # tries algorithms; which one wins varies
+        torch.backends.cudnn.benchmark = config.precision != "exact"  # chooses the fastest algorithm, which varies
     if config.precision == "exact" or (config.precision == "parity" and not on_gpu):
         return Arithmetic(None, False, "float32")
     if config.precision == "parity":
@@ -43,7 +47,7 @@ def choose_arithmetic(config: RunConfig, device: torch.device) -> Arithmetic:
 
 
 def _has_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16, rather than pretending to."""
+    """Whether this processor has bfloat16 arithmetic; otherwise torch emulates it."""
     if platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()

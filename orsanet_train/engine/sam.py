@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation (Foret et al., 2021): the gradient that any optimiser then takes its step with.
+"""Sharpness-aware minimisation (Foret et al., 2021): the gradient for a step of any optimiser.
 
 e = rho g / |g|,  g the gradient at w;  the step is taken at w with the gradient at w + e
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Pass(NamedTuple):
-    """What a forward pass said, detached; nothing waits for the device."""
+    """Results of a forward pass, detached; they stay on the device."""
 
     loss: Tensor  # scalar
     logits: Tensor  # [B, K]
@@ -20,11 +20,14 @@ class Pass(NamedTuple):
 def sam_gradient(
     parameters: Sequence[Tensor], backward: Callable[[int], Pass], rho: float, overflow: Tensor | None = None
 ) -> tuple[Pass, Pass]:
-    """Leave in `.grad` the gradient at w + e, and w as it was, bit for bit. Returns both passes; with rho = 0 one pass, twice.
+    """Compute the gradient at w + e into `.grad`; w is unchanged, bit for bit.
 
-    `backward(i)` runs forward and backward pass i (0 at w, 1 at w + e). Whatever else a forward pass moves (batch statistics,
-    spectral vectors) it moves in both, as published. With loss scaling, `overflow` (float32 scalar) is set to 1 where the first
-    gradient is not finite, to 0 elsewhere; such entries then perturb nothing.
+    Returns both passes; with rho = 0 the single pass, twice.
+
+    `backward(i)` runs forward and backward pass i (0 at w, 1 at w + e). Other values that a forward
+    pass changes (batch statistics, spectral vectors) change in both, as published. With loss
+    scaling, `overflow` (float32 scalar) is set to 1 if the first gradient is not finite, and to 0
+    otherwise; entries that are not finite then cause no perturbation.
     """
     _forget_gradients(parameters)
     first = backward(0)
@@ -37,7 +40,8 @@ def sam_gradient(
         for gradient in gradients:
             gradient.nan_to_num_(0.0, 0.0, 0.0)
     weights = [p.data for p in moved]
-    # The gradient's memory becomes w + e, and the parameter points there for one pass: w itself is never touched.
+    # The gradient's memory becomes w + e, and the parameter points there for one pass. w itself is
+    # never written.
     torch._foreach_mul_(gradients, rho / (gradient_norm(gradients) + 1e-12))
     torch._foreach_add_(gradients, weights)
     _forget_gradients(parameters)
@@ -52,7 +56,7 @@ def sam_gradient(
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:
-    """Length of all gradients together, a scalar."""
+    """Norm of all gradients together, a scalar."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 

@@ -1,9 +1,11 @@
-"""One training step: two passes of SAM, then Adam, on whatever arithmetic was chosen; nothing in it waits for the device.
+"""One training step: two passes of SAM, then Adam, in the chosen arithmetic.
+
+The step never waits for the device.
 
     batch ─ pass at w ─ pass at w + e ─ finite? ─ Adam ─▶ weights        sums of the epoch stay on the device until they are read
 
-A loss or gradient that is not finite stops the weights where they are: from then on no step changes them, and whoever reads the sums
-learns of it.
+After a loss or gradient that is not finite no step changes the weights any more, and the sums
+report it.
 """
 
 from typing import NamedTuple, Protocol
@@ -20,7 +22,7 @@ from orsanet_train.engine.sam import Pass, gradient_norm, sam_gradient
 
 
 class Batch(Protocol):
-    """What a step takes, and what every feed yields."""
+    """A batch of any feed, and the argument of a step."""
 
     @property
     def inputs(self) -> tuple[Tensor, ...]: ...  # of the network's forward
@@ -29,25 +31,34 @@ class Batch(Protocol):
     def label(self) -> Tensor: ...  # int64 [B]
 
     @property
-    def pictures(self) -> Tensor: ...  # uint8 [B, 112, 112, 3], as the backbone sees them
+    def pictures(self) -> Tensor: ...  # uint8 [B, 112, 112, 3], the backbone's images for display
 
     @property
     def drop_path(self) -> Tensor: ...  # float32 [B, 2, levels, scales, 2]
 
 
 class Sums(NamedTuple):
-    """Over the images of an epoch so far, of all ranks."""
+    """Sums over an epoch's images so far, of all ranks."""
 
     images: float = 0
     loss: float = 0
     perturbed_loss: float = 0
     correct: float = 0
     steps: float = 0
-    stopped: float = 0  # 1 after a loss or gradient that was not finite; nothing is counted from its step on
+    stopped: float = 0  # 1 after a loss or gradient that was not finite; its step and later ones are not counted
 
 
 class TrainingStep:
-    """Trains `network`; called with one batch after another. `model` has the parameters: `network` itself, or what it wraps."""
+    """Trains a network; called with one batch after another.
+
+    Args:
+        network: called with a batch's inputs and its draws of drop-path.
+        model: the module with the parameters: `network` itself, or the module that it wraps.
+        config: learning rate, loss, rho and buffers of the second pass.
+        arithmetic: of the passes.
+        device: where the model is.
+        ranks: the processes that share every batch.
+    """
 
     def __init__(
         self,
@@ -68,9 +79,9 @@ class TrainingStep:
         on_gpu = device.type == "cuda"
         self.optimizer = Adam(
             self.parameters.values(),
-            # The CUDA kernel reads a float32; on a CPU the number stays as it is written.
+            # The CUDA kernel reads a float32; on a CPU the rate keeps its precision.
             lr=torch.tensor(config.learning_rate, dtype=torch.float32 if on_gpu else torch.float64, device=device),
-            fused=True,  # the loop's arithmetic but for the last bit, in a quarter of the time
+            fused=True,  # equals the loop's arithmetic except for the last bit, in a quarter of the time
             capturable=on_gpu,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=arithmetic.loss_scaling)
@@ -81,11 +92,14 @@ class TrainingStep:
 
     @property
     def learning_rate(self) -> float:
-        """Of the present epoch."""
+        """Learning rate of the current epoch."""
         return self.config.learning_rate * self.config.learning_rate_decay**self.epoch
 
     def begin_epoch(self, epoch: int, sums: Sums) -> None:
-        """Set the learning rate and the loss of an epoch (counted from 0); `sums` of the part of it that is done."""
+        """Set the learning rate and the loss of an epoch (counted from 0).
+
+        `sums` are those of the epoch's finished part.
+        """
         self.epoch = epoch
         self.optimizer.param_groups[0]["lr"].fill_(self.learning_rate)
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
@@ -105,7 +119,7 @@ class TrainingStep:
         if not self.scaler.is_enabled():
             finite = finite & gradient_norm([p.grad for p in self.parameters.values() if p.grad is not None]).isfinite()
         self.stopped.copy_(torch.maximum(self.stopped, ~finite))
-        if self.scaler.is_enabled():  # it looks at the gradients alone, and skips the step where they are not finite
+        if self.scaler.is_enabled():  # it checks only the gradients, and skips the step if they are not finite
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
@@ -120,17 +134,18 @@ class TrainingStep:
         size = len(batch.label)
         keep = index == 1 and self.config.second_pass_buffers == "kept"
         kept = [buffer.clone() for buffer in self.model.buffers()] if keep else []
-        # A context of its own for every pass: autocast keeps its half-precision copies of the weights until its context ends, and the
-        # second pass would run on those of the first.
+        # Every pass has its own context: autocast keeps its half-precision copies of the weights
+        # until the context ends, and in a shared one the second pass would use the first pass's
+        # copies.
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
             logits = self.network(*batch.inputs, batch.drop_path[:, index]).logits
         if self.half is not None:
             logits = logits.float()
-        # A rank without a row takes part in what the ranks do together.
+        # A rank without rows takes part in the collective operations too.
         loss = training_loss(logits, batch.label, self.config.loss, self.epoch) if size else logits.sum()
         scaled = self.scaler.scale(loss * local_loss_scale(size, total, self.ranks.world))
         if self.overflow is not None and (index == 1 or self.config.rho == 0):
-            # Makes the gradient infinite where the step must not be taken: the scaler then skips it.
+            # Makes the gradient infinite if the step must not be taken: the scaler then skips it.
             scaled = scaled / (1 - torch.maximum(self.overflow, self.stopped))
         scaled.backward()
         for buffer, before in zip(self.model.buffers(), kept, strict=False):
@@ -138,7 +153,10 @@ class TrainingStep:
         return Pass(loss.detach(), logits.detach())
 
     def state(self) -> dict[str, Tensor]:
-        """All that decides the next steps besides configuration, epoch and sums: names as in checkpoints."""
+        """Everything that determines the next steps, besides configuration, epoch and sums.
+
+        The names are those of checkpoints.
+        """
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state[parameter].items():
@@ -159,7 +177,7 @@ class TrainingStep:
         self.load_scaler(tensors)
 
     def load_scaler(self, tensors: dict[str, Tensor]) -> None:
-        """The part of `load` that is the loss scale."""
+        """Load only the loss scale."""
         if self.scaler.is_enabled():
             saved = below("scaler/", tensors)
             self.scaler.load_state_dict(
@@ -168,5 +186,5 @@ class TrainingStep:
 
 
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without that beginning."""
+    """The tensors whose names begin with `prefix`; the prefix is removed from the names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

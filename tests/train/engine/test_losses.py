@@ -147,7 +147,7 @@ def test_one_class_has_no_rival() -> None:
 
 def test_a_form_that_does_not_exist_is_not_taken_for_another() -> None:
     logits, target = random_batch(3, 4)
-    with pytest.raises(ValueError, match="form 'papr': there are 'published' and 'paper'"):
+    with pytest.raises(ValueError, match="form 'papr': must be 'published' or 'paper'"):
         dare_loss(logits, target, form="papr")  # type: ignore[arg-type]
 
 
