@@ -1,1 +1,1 @@
-"""Batches: which rows a split has, in which order they come, read ahead or kept in memory."""
+"""Batches: the rows of a split and their order; reading ahead and keeping data in memory."""

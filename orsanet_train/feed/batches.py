@@ -1,4 +1,7 @@
-"""What training and evaluation use of a feed, wherever its batches come from: a store (feed.py), or pictures (reference/feed.py)."""
+"""The interface of a feed that training and evaluation use.
+
+The batches come from a store (feed.py) or from pictures (reference/feed.py).
+"""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -13,19 +16,19 @@ from orsanet_train.feed.split import LabelledSplit
 
 
 class Batches(Protocol):
-    """Batches of one split, on the model's device; of each the rows of this rank."""
+    """Batches of one split, on the model's device; each contains this rank's rows."""
 
     @property
-    def split(self) -> LabelledSplit: ...  # as all ranks together see it
+    def split(self) -> LabelledSplit: ...  # of all ranks together
 
     @property
     def reason(self) -> str: ...  # where the data comes from, for the user
 
     @property
-    def own_labels(self) -> NDArray[np.int64]: ...  # of what `in_order` yields
+    def own_labels(self) -> NDArray[np.int64]: ...  # of the samples that `in_order` yields
 
     def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The augmented training batches of an epoch from number `start` on."""
+        """The augmented training batches of an epoch, from number `start` on."""
 
     def in_order(self, batch_size: int, view: str = CLEAN) -> Iterator[Batch]:
         """Every sample once, in the manifest's order, unaugmented."""

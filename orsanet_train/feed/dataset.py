@@ -1,7 +1,8 @@
-"""A store for a training loop of one's own: row by row as a torch Dataset, or the batches of our own training.
+"""A store in your own training loop: its rows as a torch Dataset, or a run's batches.
 
-PriorDataset   map-style, for a DataLoader: a dict of named tensors a row, each field as a batch of ours has it
-prior_feed     the feed that `orsanet-train run` trains from, which reads ahead: batches in the model's order of arguments
+PriorDataset   map-style, for a DataLoader: every row is a dict of tensors, as in a feed's batch
+prior_feed     the feed of `orsanet-train run`, which reads ahead: its batches have the model's
+               inputs in order
 """
 
 from collections.abc import Sequence
@@ -33,17 +34,20 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
 
     An item is a dict of tensors, named as the store's fields:
 
-    - `image` float32 [3, 112, 112], ImageNet-normalised, as the model takes it
+    - `image` float32 [3, 112, 112], ImageNet-normalised: the model's input
     - `segmentation_map` uint8 [224, 224]: class of every pixel
     - `segmentation_entropy` float32 []
-    - `segmentation_features` float32 [1024, 7, 7] and `landmark_features` float32 [512, 7, 7], whatever the store keeps them as
+    - `segmentation_features` float32 [1024, 7, 7] and `landmark_features` float32 [512, 7, 7],
+      converted from the store's type
     - `landmarks` float32 [68, 2], x and y in units of the crop
     - `label` int64 [], an index into `classes`
 
-    Images that the build rejected in any of the views are left out; `rejected` names them. With several views the rows of the second
-    follow those of the first: item n shows `samples[n % len(samples)]` in `views[n // len(samples)]`. Nothing is augmented.
+    Images that the build rejected in any of the views are left out; `rejected` names them. With
+    several views the rows of the second follow those of the first: item n is
+    `samples[n % len(samples)]` in `views[n // len(samples)]`. Items are not augmented.
 
-    It can be used by the workers of a DataLoader, forked or spawned; every row's checksum is verified when a process first reads it.
+    Forked and spawned workers of a DataLoader can use the dataset. Every row's checksum is verified
+    when a process first reads the row.
 
     Example: `DataLoader(PriorDataset("store.zarr", "faces.toml", "train"), batch_size=32, shuffle=True, num_workers=2)`
     """
@@ -57,9 +61,16 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         *,
         fields: Sequence[str] | None = None,
     ) -> None:
-        """`store` and `manifest` are opened ones or paths. `fields` are those to read, of the names above but `label`; None: all.
+        """Join the manifest's labels to the store's rows.
 
-        Raises OrsanetError where the store lacks an image of the split, a view or a field.
+        Args:
+            store: an opened store or its path.
+            manifest: a loaded manifest or its path.
+            split: the name of the split.
+            views: the names of the views.
+            fields: the fields to read, of the names above except `label`; None: all.
+
+        Raises OrsanetError if the store lacks an image of the split, a view or a field.
         """
         self.store = as_store(store)
         views = as_names(views, "views")
@@ -75,7 +86,7 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def split(self) -> str:
-        """Its name."""
+        """Name of the split."""
         return self._joined.name
 
     @property
@@ -85,12 +96,12 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """The usable images of the split: what the manifest says of them."""
+        """The manifest's samples of the usable images of the split."""
         return self._joined.samples
 
     @property
     def rejected(self) -> dict[str, str]:
-        """Image -> why the build could not use it."""
+        """Image -> the reason why the build could not use it."""
         return dict(self._joined.rejected)
 
     def __len__(self) -> int:
@@ -100,7 +111,7 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Several items at once, as a DataLoader asks for a batch: each field is read once for each view."""
+        """Several items at once, for a DataLoader's batch: each field is read once per view."""
         places = np.array([self._place(index) for index in indices], np.int64).reshape(-1)
         view, sample = np.divmod(places, max(1, len(self.samples)))
         columns = {name: self._read(name, view, sample) for name in self.fields}
@@ -108,14 +119,14 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         return [{name: values[n] for name, values in columns.items()} for n in range(len(places))]
 
     def _place(self, index: int) -> int:
-        """From 0 on; negative ones count from the end."""
+        """A position from 0 on, for an index that may count from the end."""
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"item {index} of {count}")
         return index % count
 
     def _read(self, name: str, view: NDArray[np.int64], sample: NDArray[np.int64]) -> Tensor:
-        """A field of several items, as a batch of the feed has it."""
+        """A field of several items, with the values of a feed's batch."""
         fields = self.store.fields(self.split, self.views[0])
         stored = {
             part: self._rows(part, fields[part].shape[1:], fields[part].dtype, view, sample)
@@ -151,16 +162,27 @@ def prior_feed(
     device: torch.device | str = "auto",
     resident: Resident = "auto",
 ) -> Feed:
-    """The feed of a split that `orsanet-train run` would train and evaluate from, for a loop of one's own.
+    """The feed of a split that `orsanet-train run` uses, for your own loop.
 
-    `feed.epoch(config, n)` yields the batches of the training split's n-th epoch, drawn and augmented as `config` says and the same on
-    every machine; `feed.in_order(batch_size)` yields every image of any split once. A batch's tensors are on `device`: `image`, `segmentation` (the field that
-    `config.model` takes), `landmark_features`, `label`, `drop_path`; `batch.inputs` is what ORSANet's forward takes. A feed is
-    read by one loop at a time: leaving one ends its thread. `resident` is where the data is kept: "auto", "device", "host" or "stream".
+    `feed.epoch(config, n)` yields the batches of the training split's n-th epoch. They are drawn
+    and augmented with the settings of `config`, and the same on every machine.
+    `feed.in_order(batch_size)` yields every image of any split once. A batch's tensors are on
+    `device`: `image`, `segmentation` (the field that `config.model` requires), `landmark_features`,
+    `label`, `drop_path`; `batch.inputs` are the arguments of ORSANet's forward. Only one loop at a
+    time can read a feed; leaving the loop ends its thread.
+
+    Args:
+        store: an opened store or its path.
+        manifest: a loaded manifest or its path.
+        split: the name of the split.
+        config: the settings of the model and of the augmentation.
+        device: where the batches are: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
+        resident: where the data is kept: "auto", "device", "host" or "stream".
 
     Example: `for batch in prior_feed("store.zarr", "faces.toml", "train", config).epoch(config, 0): model(*batch.inputs)`
 
-    Raises OrsanetError where the store lacks an image of the split or the flipped view that `config` asks for.
+    Raises OrsanetError if the store lacks an image of the split, or the flipped view that `config`
+    needs.
     """
     flipped = config.augmentation.hflip > 0 and split == config.train_split
     views = [CLEAN, HFLIP] if flipped else [CLEAN]

@@ -4,7 +4,7 @@
                    host memory ─ one thread ─▶ ring of host buffers ─▶ batch    host: loaded once
                    device memory ─▶ batch                                       device: loaded once
 
-Where the data is kept changes no bit of a batch.
+The bits of a batch do not depend on where the data is kept.
 """
 
 import math
@@ -29,11 +29,15 @@ from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import model_inputs
 
-LOAD_ROWS = 256  # read at a time where everything is loaded
+LOAD_ROWS = 256  # read at a time when everything is loaded
 
 
 class PriorBatch(NamedTuple):
-    """One batch on the model's device. Names are the store's; `segmentation` is the one of its two fields that the model takes."""
+    """One batch on the model's device.
+
+    Names are the store's; `segmentation` is the one of its two segmentation fields that the model
+    takes.
+    """
 
     image: Tensor  # float32 [B, 3, 112, 112], ImageNet-normalised, erased
     segmentation: Tensor  # float32 [B, C, 7, 7] features, or uint8 [B, 224, 224] map, as the model is configured
@@ -43,20 +47,32 @@ class PriorBatch(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the model's forward takes."""
+        """The arguments of the model's forward."""
         return self.image, self.segmentation, self.landmark_features
 
     @property
     def pictures(self) -> Tensor:
-        """uint8 [B, 112, 112, 3]: the images to look at, as the backbone sees them."""
+        """uint8 [B, 112, 112, 3]: the backbone's images for display."""
         return displayable(self.image)
 
 
 class Feed:
     """Batches of one split for one model configuration.
 
-    `residence` says where the data is: as asked for, or as `auto` decides. Resident data is loaded here, with a progress bar, and
-    every row's checksum is verified. Raises OrsanetError for a damaged store, or data that does not fit where it was asked to be.
+    Resident data is loaded here, with a progress bar, and every row's checksum is verified.
+    `residence` states where the data is kept, and why.
+
+    Args:
+        store: the opened store.
+        split: the samples and their rows in the store.
+        model: decides which segmentation field is read.
+        device: where the batches are.
+        resident: where the data is kept; "auto": in a GPU's memory if the data takes at most half
+            of the free memory, otherwise streamed.
+        ranks: the processes that share every batch.
+
+    Raises OrsanetError for a damaged store, and for data that does not fit into the requested
+    memory.
     """
 
     def __init__(
@@ -72,7 +88,8 @@ class Feed:
         self.store = store
         self.split = split
         self.device = device
-        # Without a semantic prior the map stands in: the smallest field, and the model ignores it.
+        # Without a semantic prior the map is read: it is the smallest field, and the model ignores
+        # it.
         self.segmentation = "segmentation_features" if model.segmentation_prior == "features" else "segmentation_map"
         stored = store.fields(split.name, split.views[0])
         names = ("image", self.segmentation, "landmark_features")
@@ -89,9 +106,10 @@ class Feed:
             self._load(device if self.residence.mode == "device" else torch.device("cpu"), rows * row_bytes)
 
     def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[PriorBatch]:
-        """The augmented training batches of an epoch from number `start` on, the last one possibly short; of each this rank's rows.
+        """The augmented training batches of an epoch, from number `start` on.
 
-        Leaving the iterator, however early, ends its thread.
+        Each contains this rank's rows. The last one may be short. Leaving the iterator at any point
+        ends its thread.
         """
         return self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
 
@@ -101,17 +119,18 @@ class Feed:
 
     @property
     def reason(self) -> str:
-        """Where the data is, in a sentence."""
+        """A sentence on where the data is."""
         return self.residence.reason
 
     @property
     def own_labels(self) -> NDArray[np.int64]:
-        """Labels of what `in_order` yields."""
+        """Labels of the samples that `in_order` yields."""
         return self.split.labels[self.ranks.rows(0, len(self.split.rows))]
 
     def _batches(self, draws: Draws, batches: Sequence[slice]) -> Iterator[PriorBatch]:
         if self.residence.mode == "device":
-            # The whole epoch's at once: a copy from ordinary memory makes the host wait for the device.
+            # For the whole epoch at once: a copy from ordinary memory makes the host wait for the
+            # device.
             places = torch.from_numpy(self._places(draws)).to(self.device)
             along = {name: torch.from_numpy(values).to(self.device) for name, values in draws.along.items()}
             for batch in batches:
@@ -125,14 +144,14 @@ class Feed:
             yield from ahead_in_ring((draws.part(batch) for batch in batches), slots, self._fill, self._taken)
 
     def _fill(self, draws: Draws, slot: "Slot") -> None:
-        """What the thread does."""
+        """Fill a slot; runs in the background thread."""
         buffers = slot.to_fill(len(draws.sample))
         for name, carried in draws.along.items():
             buffers[name][:] = carried
         if self._loaded:
             places = self._places(draws)
             for name, values in self._loaded.items():
-                np.take(values.numpy(), places, axis=0, out=buffers[name], mode="clip")  # "raise" takes a detour
+                np.take(values.numpy(), places, axis=0, out=buffers[name], mode="clip")  # "raise" buffers the output
             return
         rows = self.split.rows[draws.sample]
         for number in np.unique(draws.view).tolist():
@@ -144,11 +163,14 @@ class Feed:
         return self._batch(slot.on_device(len(draws.sample)))
 
     def _batch(self, stored: Mapping[str, Tensor]) -> PriorBatch:
-        """A batch of what is stored, both on the device. Float32 features and maps are in it as they are, not copied."""
+        """A batch from the fields of a store on the device.
+
+        Float32 features and maps are not copied.
+        """
         return PriorBatch(*model_inputs(stored, stored["erased"]), stored["label"], stored["drop_path"])
 
     def _places(self, draws: Draws) -> NDArray[np.int64]:
-        """Where the draws are in what is loaded."""
+        """The rows of the draws in the loaded fields."""
         return draws.view * len(self.split.rows) + draws.sample
 
     def _load(self, home: torch.device, total: int) -> None:

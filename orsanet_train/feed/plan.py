@@ -1,6 +1,7 @@
-"""One epoch's order, views and erased rectangles: pure functions of (seed, epoch, position); and what comes into a feed's batches.
+"""One epoch's order, views and erased rectangles, and their layout in a feed's batches.
 
-Any epoch can be drawn again, in any process, without having run the ones before.
+The draws are pure functions of (seed, epoch, position). Any process can draw any epoch again
+without running the epochs before it.
 """
 
 import math
@@ -28,7 +29,11 @@ class EpochPlan(NamedTuple):
 
 
 def epoch_plan(labels: NDArray[np.int64], config: RunConfig, epoch: int) -> EpochPlan:
-    """Draw an epoch (counted from 0). `labels` [N] are the split's; balanced sampling weighs each by 1 / its class's count."""
+    """Draw an epoch (counted from 0).
+
+    `labels` [N] are the split's; balanced sampling weighs each sample by 1 / the number of samples
+    of its class.
+    """
     count = len(labels)
     order_rng, flip_rng, erase_rng, drop_rng = (
         np.random.default_rng([config.seed, epoch, stream]) for stream in range(4)
@@ -64,7 +69,7 @@ Along = dict[str, NDArray[Any]]
 
 
 class Draws(NamedTuple):
-    """What comes into batches, position by position."""
+    """The samples of batches, position by position."""
 
     sample: NDArray[np.int64]  # [N] into the split
     view: NDArray[np.int64]  # [N] into the split's views
@@ -78,7 +83,17 @@ class Draws(NamedTuple):
 def training_draws(
     split: LabelledSplit, config: RunConfig, epoch: int, start: int, ranks: Ranks
 ) -> tuple[Draws, list[slice]]:
-    """An epoch's draws, and where in them this rank's part of every batch from number `start` on is."""
+    """The draws of an epoch, and the slice of them for every batch.
+
+    The slices are this rank's parts of the batches.
+
+    Args:
+        split: the training split.
+        config: sampling, augmentation and batch size.
+        epoch: counted from 0.
+        start: number of the first batch, counted from 0.
+        ranks: the processes that share every batch.
+    """
     plan = epoch_plan(split.labels, config, epoch)
     clean = split.views.index(CLEAN)
     flipped = split.views.index(HFLIP) if plan.flipped.any() else clean
@@ -88,7 +103,7 @@ def training_draws(
 
 
 def ordered_draws(split: LabelledSplit, batch_size: int, view: str, ranks: Ranks) -> tuple[Draws, list[slice]]:
-    """This rank's part of the split in the manifest's order, unaugmented, and where in it every batch is."""
+    """This rank's samples in the manifest's order, unaugmented, and the slice for every batch."""
     mine = ranks.rows(0, len(split.rows))
     sample = np.arange(mine.start, mine.stop)
     count = len(sample)

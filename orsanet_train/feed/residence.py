@@ -1,4 +1,4 @@
-"""Where a split's data is while it is trained on: in the store's files, in host memory, or on the device."""
+"""Where a split's data is kept in training: in the store, in host memory, or on the device."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from orsanet_cache.errors import OrsanetError
 
 Resident = Literal["auto", "device", "host", "stream"]
-AUTO_SHARE = 0.5  # of a GPU's free memory that the data may take unasked; the model has yet to come
+AUTO_SHARE = 0.5  # of a GPU's free memory that the data may take with "auto"; the model is loaded later
 
 
 class Residence(NamedTuple):
@@ -24,7 +24,10 @@ class Residence(NamedTuple):
 
 
 def choose_residence(resident: Resident, needed: int, device: torch.device) -> Residence:
-    """Where to keep `needed` bytes. Raises OrsanetError where they are asked to be in memory and are more than is free there."""
+    """Where to keep `needed` bytes.
+
+    Raises OrsanetError if `resident` requests a memory with less free space.
+    """
     size = tqdm.format_sizeof(needed, "B")
     if resident == "auto" and device.type != "cuda":
         return Residence("stream", f"{size} streamed from the store; on a CPU the page cache keeps what fits in memory")
@@ -36,43 +39,44 @@ def choose_residence(resident: Resident, needed: int, device: torch.device) -> R
             return Residence("device", f"{size} resident on {device}; at most half of the {found}")
         return Residence("stream", f"{size} streamed from the store; more than half of the {found}")
     if resident == "stream":
-        return Residence("stream", f"{size} streamed from the store, as asked for")
+        return Residence("stream", f"{size} streamed from the store, as requested")
     if needed > free:
         raise OrsanetError(
-            f"--resident {resident}: the data takes {size}, of {found}; use --resident stream, which needs no more than a few batches"
+            f"--resident {resident}: the data takes {size}, with {found}; use --resident stream, which needs memory for a few batches only"
         )
-    return Residence(resident, f"{size} resident on {home}, as asked for")
+    return Residence(resident, f"{size} resident on {home}, as requested")
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated there; on a CPU the page cache counts as free."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for later use
         return torch.cuda.mem_get_info(device)[0] + kept
     try:
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
         found = None
-    if found is None:  # not Linux: at least what cannot fit at all
+    if found is None:  # not Linux: an upper bound
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(found[1]) * 1024
 
 
 @contextmanager
 def memory_advice() -> Iterator[None]:
-    """Out of memory becomes an OrsanetError that says what takes less."""
+    """Turn an out-of-memory error into an OrsanetError that lists options that need less memory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OrsanetError(_ADVICE.format(str(error).splitlines()[0] if str(error) else "no memory left")) from error
     except RuntimeError as error:
-        # How torch says it of host memory, and of a GPU's outside its own pool (pinned memory, a context, a graph).
+        # torch's messages about host memory, and about a GPU's memory outside torch's pool (pinned
+        # memory, a context, a graph).
         if not re.search("can't allocate memory|CUDA error: out of memory", str(error)):
             raise
         raise OrsanetError(_ADVICE.format(str(error).splitlines()[0])) from error
 
 
 _ADVICE = (
-    "out of memory ({}). In the order of what it costs: --resident stream (the data stays in its files), --set precision=fast (half the "
-    "activations), a smaller --set batch_size=N (another training: fewer images behind every gradient)"
+    "out of memory ({}). These options need less, in the order of their cost: --resident stream (the data stays in its files), "
+    "--set precision=fast (half the activations), a smaller --set batch_size=N (changes the training: fewer images per gradient)"
 )

@@ -1,4 +1,4 @@
-"""A ring of host buffers that one background thread fills while the device works on what was in them.
+"""A ring of host buffers, which one background thread fills ahead of the device.
 
 part ─ thread: fill ─▶ slot ─ take ─▶ batch; the slot goes back
 """
@@ -22,7 +22,7 @@ Made = TypeVar("Made")
 
 
 class Slot:
-    """Host memory for one batch, used again and again; pinned where a GPU copies from it."""
+    """Host memory for one batch, which is reused; pinned if a GPU copies from it."""
 
     def __init__(
         self, layouts: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], rows: int, device: torch.device
@@ -34,13 +34,13 @@ class Slot:
         self.copied = torch.cuda.Event() if on_gpu else None
 
     def to_fill(self, rows: int) -> dict[str, NDArray[Any]]:
-        """The first rows of every buffer, as soon as the GPU has copied what was in them."""
+        """The first rows of every buffer, once the GPU has copied their previous contents."""
         if self.copied is not None:
             self.copied.synchronize()
         return {name: buffer[:rows].numpy() for name, buffer in self.buffers.items()}
 
     def on_device(self, rows: int) -> dict[str, Tensor]:
-        """Copies of the same rows on the device; on a GPU they are begun and not waited for."""
+        """Copies of the same rows on the device; on a GPU without waiting for the copies."""
         tensors = {
             name: buffer[:rows].to(self.device, non_blocking=True, copy=True) for name, buffer in self.buffers.items()
         }
@@ -55,9 +55,11 @@ def ahead_in_ring(
     fill: Callable[[Planned, Space], None],
     take: Callable[[Planned, Space], Made],
 ) -> Iterator[Made]:
-    """take(part, slot) of every part in order, after one background thread ran fill(part, slot): as far ahead as there are slots.
+    """Yield take(part, slot) for every part in order.
 
-    A slot is filled again once `take` has returned. What `fill` raises is raised here. The thread has ended when the iterator has.
+    One background thread runs fill(part, slot) before, as many parts ahead as there are slots. A
+    slot is filled again once `take` has returned. Exceptions of `fill` are raised here. The thread
+    ends with the iterator.
     """
     waiting = iter(parts)
     thread = ThreadPoolExecutor(1, "feed")

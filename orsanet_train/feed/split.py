@@ -1,8 +1,11 @@
-"""Which images a run trains on, and which choose its best epoch.
+"""The images that a run trains on, and the images that choose its best epoch.
 
-The choice is made by a split of its own; where the data set has none, by a part of the training split that is then not trained on
-(`selection_split = "held-out"`): of every class the images whose names have the smallest digests, so that the part is the same for every
-seed and machine. The published code chooses on the test split, which is possible too, and then said in every report.
+The best epoch is chosen on a split of its own. A data set without such a split uses a part of the
+training split, which is then not trained on (`selection_split = "held-out"`): of every class the
+images whose names have the smallest digests, so the part is the same for every seed and machine.
+The published code chooses on the test split. This is possible too, and every report then mentions
+it.
+
 Labels are joined to store rows by image path.
 """
 
@@ -26,14 +29,14 @@ class LabelledSplit:
     """The usable samples of a split, each with its row in the store."""
 
     name: str
-    views: tuple[str, ...]  # in which all of the samples can be used
+    views: tuple[str, ...]  # all samples can be used in each of them
     samples: tuple[Sample, ...]
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
-    rejected: dict[str, str]  # image -> why the build could not use it
+    rejected: dict[str, str]  # image -> the reason why the build could not use it
 
     def first(self, count: int) -> "LabelledSplit":
-        """At most `count` of the samples."""
+        """The first samples, at most `count` of them."""
         return replace(self, samples=self.samples[:count], rows=self.rows[:count], labels=self.labels[:count])
 
     def where(self, chosen: Sequence[bool]) -> "LabelledSplit":
@@ -51,9 +54,17 @@ class LabelledSplit:
 def join(
     manifest: Manifest, store: PriorStore, split: str, views: Sequence[str], tag: str | None = None
 ) -> LabelledSplit:
-    """Labels of the manifest to rows of the store, without the images that the build rejected in any of the views.
+    """Join labels to the store's rows, without images that the build rejected in any view.
 
-    With `tag`, only the samples that have it. Raises OrsanetError where the store lacks an image of the manifest, or a view.
+    Args:
+        manifest: the labels.
+        store: the rows.
+        split: the name of the split.
+        views: the names of the views.
+        tag: only samples with this tag; None: all samples.
+
+    Raises OrsanetError if the store lacks an image of the manifest or a view, and if no image of
+    the split has the tag.
     """
     samples = manifest.split(split)
     if tag is not None:
@@ -83,7 +94,10 @@ def join(
 
 
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
-    """The images that a run of this configuration trains on. Raises OrsanetError where a class has none."""
+    """The images that a run of this configuration trains on.
+
+    Raises OrsanetError if a class has no usable image.
+    """
     views = [CLEAN, HFLIP] if config.augmentation.hflip > 0 else [CLEAN]
     training = join(manifest, store, config.train_split, views)
     if config.selection_split == HELD_OUT:
@@ -100,7 +114,10 @@ def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> 
 
 
 def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
-    """The images whose accuracy chooses the best epoch. Raises OrsanetError where there are none, or they are trained on."""
+    """The images whose accuracy chooses the best epoch.
+
+    Raises OrsanetError if there are no such images, or if the run trains on them.
+    """
     name = config.selection_split
     if name in manifest.splits and name == HELD_OUT:
         raise OrsanetError(
@@ -130,7 +147,10 @@ def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) ->
 
 
 def held_out_images(samples: Sequence[Sample], share: float) -> frozenset[str]:
-    """Of every class that share, rounded, at least one and never all; a class of a single image keeps it for training."""
+    """A share of every class's images: rounded, at least one and never all.
+
+    A class with a single image keeps it for training.
+    """
     by_class: dict[int, list[str]] = defaultdict(list)
     for sample in samples:
         by_class[sample.label].append(sample.image)

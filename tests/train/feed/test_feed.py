@@ -286,7 +286,7 @@ def test_what_fits_is_kept_where_it_is_asked_for(mode: Resident) -> None:
     residence = choose_residence(mode, 10**6, CPU)
     assert residence.mode == mode
     assert "1.00MB" in residence.reason
-    assert "as asked for" in residence.reason
+    assert "as requested" in residence.reason
 
 
 @pytest.mark.parametrize("mode", ["host", "device"])

@@ -104,7 +104,7 @@ def test_where_the_data_is_kept_changes_no_loss_and_no_weight(
         run(world, tmp_path / mode, "epochs=2", resident=mode)
         said = capsys.readouterr().err
         for split in ("train", "valid"):
-            assert len([line for line in said.splitlines() if f"'{split}': " in line and "as asked for" in line]) == 1
+            assert len([line for line in said.splitlines() if f"'{split}': " in line and "as requested" in line]) == 1
     tables = [pd.read_csv(tmp_path / mode / "metrics.csv").drop(columns=CLOCK) for mode in modes]
     kept = [weights(tmp_path / mode / "last.safetensors") for mode in modes]
     for table, tensors in zip(tables[1:], kept[1:], strict=True):
