@@ -1,8 +1,8 @@
-"""Weights that say where they come from.
+"""Weights files that contain their origin.
 
-`best.safetensors` and `last.safetensors` carry in their header the classes in label order, the model's configuration, the recipe
-of the store they were trained on and how they were chosen. Each is written under another name and then renamed, so a kill leaves the
-previous one whole.
+The header of `best.safetensors` and `last.safetensors` has the classes in label order, the model's
+configuration, the recipe of the training store and the choice of the epoch. Each file is written
+under another name and then renamed, so a kill leaves the previous file whole.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ from orsanet_train.model.orsanet import ORSANet, build_model
 
 HEADER = "orsanet"  # of a weights file: Identity as JSON
 WEIGHTS_FILES = ("best.safetensors", "last.safetensors")
-# Beside the weights of a published checkpoint: the frozen networks that were in it.
+# Beside the weights of a published checkpoint: the frozen networks of that checkpoint.
 SEGMENTER_FILE, LANDMARKS_FILE = "segmenter.safetensors", "landmarks.safetensors"
 
 
 class Identity(BaseModel):
-    """What a weights file says about itself."""
+    """The header of a weights file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,26 +37,29 @@ class Identity(BaseModel):
     segmentation_channels: Annotated[int, Field(ge=1)]
     landmark_channels: Annotated[int, Field(ge=1)]
     store_recipe: dict[str, Any]
-    ir50_sha256: str | None  # of the weights the backbone started from; None: random, or not known (published)
+    ir50_sha256: str | None  # of the backbone's initial weights; None: random, or not known (published)
     epoch: int | None  # counted from 1, as in metrics.csv; None: of a published checkpoint
     data_set: str  # the manifest's name
     train_split: str
-    selection: Literal["best", "last", "published"]  # published: best on `selection_split`, as its authors say
+    selection: Literal["best", "last", "published"]  # published: best on `selection_split` according to its authors
     selection_split: str
     selection_accuracy: float | None  # None: of a published checkpoint
     tensors_sha256: str = ""  # filled in when saved
 
     @property
     def published_choice(self) -> str:
-        """How a published checkpoint was chosen, as far as is known."""
-        return f"published checkpoint, chosen as its authors say: best epoch on split '{self.selection_split}' of '{self.data_set}'"
+        """How a published checkpoint was chosen, according to its authors."""
+        return f"published checkpoint, according to its authors the best epoch on split '{self.selection_split}' of '{self.data_set}'"
 
     def build(self) -> ORSANet:
         return build_model(self.model, len(self.classes), self.segmentation_channels, self.landmark_channels)
 
 
 def how_chosen(*checkpoints: Identity) -> str:
-    """How a checkpoint was chosen, or those of several seeds, in words that stand wherever its numbers do."""
+    """How a checkpoint, or the checkpoints of several seeds, were chosen.
+
+    This text accompanies their numbers everywhere.
+    """
     first = checkpoints[0]
     if first.selection == "published":
         return first.published_choice
@@ -68,8 +71,11 @@ def how_chosen(*checkpoints: Identity) -> str:
 
 
 def chosen_in_short(checkpoint: Identity, epochs: int | None, *, optimistic: bool) -> str:
-    """The same, short enough for a heading. `epochs` were trained in all (None: as many as the checkpoint has); `optimistic`: the numbers
-    below the heading are of the images that chose."""
+    """The same, short enough for a heading.
+
+    `epochs` is the number of trained epochs (None: the checkpoint's). `optimistic`: the numbers
+    below the heading are of the images that chose the epoch.
+    """
     epochs = checkpoint.epoch if epochs is None else epochs
     if checkpoint.selection == "last":
         return f"last of {checkpoint.epoch} epochs"
@@ -84,13 +90,16 @@ def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     identity = identity.model_copy(update={"tensors_sha256": tensors_digest(tensors)})
     header = {HEADER: identity.model_dump_json()}
-    # Bytes, not save_file: that one makes the file readable to its owner alone.
+    # Bytes, not save_file, which makes the file readable by its owner only.
     content = safetensors.torch.save(tensors, metadata=header)
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_weights(path: StrPath) -> tuple[ORSANet, Identity]:
-    """Read a weights file back as the model it is, in evaluation mode. Raises OrsanetError for any other file."""
+    """Read the model of a weights file, in evaluation mode, and its header.
+
+    Raises OrsanetError for any other file.
+    """
     path = as_path(path, "weights")
     try:
         weights = read_weights(path)
@@ -104,7 +113,7 @@ def load_weights(path: StrPath) -> tuple[ORSANet, Identity]:
     load_strictly(model, weights)
     if identity.tensors_sha256 != tensors_digest(weights.tensors):
         raise OrsanetError(
-            f"{path}: damaged, the tensors do not have the checksum of the header; copy or train it again"
+            f"{path}: damaged, the tensors do not match the checksum of the header; copy or train it again"
         )
     return model.eval(), identity
 
@@ -112,12 +121,15 @@ def load_weights(path: StrPath) -> tuple[ORSANet, Identity]:
 def _missing(path: Path) -> str:
     folder = path.parent
     if there := [name for name in WEIGHTS_FILES if (folder / name).is_file()]:
-        return f"{folder} has no {path.name}, only {there[0]}; choose that one with --checkpoint"
-    return f"{folder} is not a run folder: it has no {path.name}; give one that `orsanet-train run` or `import` wrote"
+        return f"{folder} has no {path.name}, only {there[0]}; choose {there[0]} with --checkpoint"
+    return f"{folder} is not a run folder: it has no {path.name}; pass one that `orsanet-train run` or `import` wrote"
 
 
 def read_identity(path: Path) -> Identity:
-    """What a weights file says about itself, without reading its tensors. Raises OrsanetError for any other file."""
+    """The header of a weights file, without reading its tensors.
+
+    Raises OrsanetError for any other file.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return _identity(path, file.metadata() or {})
@@ -127,7 +139,7 @@ def read_identity(path: Path) -> Identity:
 
 def _identity(path: Path, metadata: Mapping[str, str]) -> Identity:
     if HEADER not in metadata:
-        raise OrsanetError(f"{path}: not written by `orsanet-train run` or `import` (its header names no classes)")
+        raise OrsanetError(f"{path}: not written by `orsanet-train run` or `import` (its header has no classes)")
     try:
         return Identity.model_validate_json(metadata[HEADER])
     except ValidationError as error:

@@ -1,4 +1,7 @@
-"""Parameters and multiply-adds per part, counted, not quoted: the networks run once on the meta device under torch's counter."""
+"""Parameters and multiply-adds per part.
+
+They are counted by running the networks once on the meta device under torch's counter.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +20,7 @@ DECODER = "SegFace decoder"
 
 
 class PartCost(NamedTuple):
-    """One part for one image."""
+    """The cost of one part for one image."""
 
     name: str
     trainable: int  # parameters
@@ -26,7 +29,7 @@ class PartCost(NamedTuple):
 
 
 def complexity(config: ModelConfig, classes: int) -> list[PartCost]:
-    """The parts in the order data flows, frozen networks first, at their published sizes."""
+    """The parts in the order of the data flow, frozen networks first, at their published sizes."""
     with torch.device("meta"):
         segmenter, landmark_network = SegFace(SegFaceConfig()).eval(), MobileFaceNet().eval()
         model = build_model(config, classes).eval()
@@ -51,10 +54,12 @@ def complexity(config: ModelConfig, classes: int) -> list[PartCost]:
 
 
 def complexity_table(config: ModelConfig, classes: int) -> str:
-    """The table `orsanet-train complexity` prints, and what a forward pass of one image costs.
+    """The table that `orsanet-train complexity` prints, with the cost of an image's forward pass.
 
-    Multiply-adds (GMAC, 1e9); GFLOP counts each as two operations. "As published" is what the published code runs in every pass: the
-    frozen encoder and the landmark network, whose outputs the model reads, and not the segmenter's decoder, whose maps it does not.
+    Multiply-adds are in GMAC (1e9); GFLOP counts each as two operations. "As published" is the cost
+    of the published code, which runs the frozen encoder and the landmark network in every pass,
+    because the model uses their outputs, but not the segmenter's decoder, whose maps the model does
+    not use.
     """
     parts = complexity(config, classes)
     rows = [
@@ -80,10 +85,10 @@ def complexity_table(config: ModelConfig, classes: int) -> str:
     frozen = {part.name: part.multiply_adds for part in parts if part.frozen}
     lines += [
         "one forward pass of an image (GFLOP = 2 x GMAC):",
-        f"  from the store, the trained part alone: {trained / 1e9:.1f} GMAC",
-        f"  as published, with encoder and MobileFaceNet each time, without the decoder: "
+        f"  from the store, trained part alone: {trained / 1e9:.1f} GMAC",
+        f"  as published, with encoder and MobileFaceNet in every pass, without the decoder: "
         f"{(trained + sum(frozen.values()) - frozen[DECODER]) / 1e9:.1f} GMAC",
-        f"  kept in the store, computed once a view, with the decoder: {sum(frozen.values()) / 1e9:.1f} GMAC",
+        f"  for the store, computed once per view, with the decoder: {sum(frozen.values()) / 1e9:.1f} GMAC",
     ]
     return "\n".join(lines)
 

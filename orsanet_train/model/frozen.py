@@ -1,8 +1,9 @@
-"""The frozen networks that a run's model was trained with: found where they are kept, refused unless they are those.
+"""Find the frozen networks that a run's model was trained with, and refuse others.
 
     --segmenter, --landmarks, or else: the run folder, the shipped demo networks, the weights folder ─▶ FrozenPriors
 
-What decides is the recipe in the model's weights file: it has the networks' digests, so a file may have any name and lie anywhere.
+The recipe in the model's weights file identifies the networks by their digests, so their files may
+have any name and lie in any folder.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,9 +27,12 @@ def frozen_priors(
 ) -> FrozenPriors:
     """The frozen networks of the model in `run_folder` that `identity` describes, on the CPU.
 
-    `segmenter` and `landmarks` are weights files or the word demo; None takes the first that is the run's: in the run folder, the shipped
-    demo networks, in the weights folder (`orsanet-cache weights list`). Raises OrsanetError, naming what differs and what to pass, where
-    a file cannot be read, where none is the run's, and where the run's preprocessing is not this version's.
+    `segmenter` and `landmarks` are weights files or the word demo. None searches the run folder,
+    the shipped demo networks and the weights folder (`orsanet-cache weights list`) for the run's
+    network.
+
+    Raises OrsanetError if a file cannot be read, if no network is the run's, and if the run's
+    preprocessing is not this version's. The message names the differences and the options to pass.
     """
     recipe = identity.store_recipe
     if segmenter is not None:
@@ -42,19 +46,22 @@ def frozen_priors(
     frozen = FrozenPriors(segface, mobilefacenet, recipe["landmarks"]["input"])
     check_recipe(
         {**frozen.recipe(), "preprocessing": PREPROCESSING}, recipe,
-        f"{run_folder} was trained on priors of other frozen networks; pass with --segmenter and --landmarks what its store was built with",
+        f"{run_folder} was trained on priors of other frozen networks; pass --segmenter and --landmarks with its store's weights files",
     )  # fmt: skip
     return frozen
 
 
 def check_recipe(ours: Mapping[str, object], theirs: Mapping[str, Any], refusal: str) -> None:
-    """Raises OrsanetError, the refusal and what differs, unless `theirs` has all that `ours` says."""
+    """Check that `theirs` has every value of `ours`.
+
+    Raises OrsanetError with the refusal and the differences otherwise.
+    """
     if differences := list(recipe_differences({part: theirs.get(part) for part in ours}, ours)):
         raise OrsanetError(f"{refusal}:\n{listed(differences)}")
 
 
 def is_demo(part: NetworkName, identity: Identity) -> bool:
-    """The run's network is the shipped one."""
+    """Whether the run's network is the shipped one."""
     return _demo_digest(part) == identity.store_recipe[part]["weights_sha256"]
 
 
@@ -65,14 +72,14 @@ def _found(part: NetworkName, run_folder: Path, identity: Identity) -> Any:
 
 
 def _places(part: NetworkName, run_folder: Path, identity: Identity) -> Iterator[Path]:
-    """Files that may be it, and demo; the large ones last."""
+    """Files that may contain the network, and demo; the large ones last."""
     own = [SEGMENTER_FILE] if part == "segmenter" else [f"{identity.selection}-{LANDMARKS_FILE}", LANDMARKS_FILE]
     yield from (run_folder / name for name in own)
     yield DEMO
     yield in_weights_folder(part)
 
 
-@cache  # asked for again and again, and shipped with the program: it does not change
+@cache  # called often, and the shipped networks do not change
 def _demo_digest(part: NetworkName) -> str:
     load = load_segmenter if part == "segmenter" else load_landmark_network
     return tensors_digest(load(weights_path(DEMO, part)).state_dict())

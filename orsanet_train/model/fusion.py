@@ -1,4 +1,4 @@
-"""Where the priors meet the image: SSGM (semantic guidance) and MCM (multi-scale cross-interaction).
+"""Fusion of priors and image: SSGM (semantic guidance) and MCM (multi-scale cross-interaction).
 
 SSGM, a SPADE residual block on the 7x7 grid, with x the image tokens and s the segmentation prior:
 
@@ -6,9 +6,10 @@ SSGM, a SPADE residual block on the 7x7 grid, with x the image tokens and s the 
 
 (The paper's Eq. 5 has no "1 +"; this is as published in code.)
 
-MCM treats the 100 tokens (mean + 49 of the image, mean + 49 of the landmark features) as the channels of 1-d convolutions, and so
-makes two narrower scales of them, w/2 and w/4. In every level each scale runs a cross-fusion block, then s is added into m and m
-into l. The output is the image's mean token of the widest scale.
+MCM treats the 100 tokens (mean + 49 of the image, mean + 49 of the landmark features) as the
+channels of 1-d convolutions, which make two narrower scales of them, w/2 and w/4. In every level
+each scale runs a cross-fusion block, then s is added to m and m to l. The output is the image's
+mean token of the widest scale.
 
 Shapes: B batch, D token width (512 as published), w a scale's width, T = 49 grid tokens.
 """
@@ -25,7 +26,10 @@ LAYER_NORM_EPS = 1e-6
 
 
 class SPADE(nn.Module):
-    """x [B, D, 7, 7] normalised per channel, then scaled and shifted per position as s [B, D, 7, 7] says."""
+    """x [B, D, 7, 7] normalised per channel, then scaled and shifted per position.
+
+    The scales and shifts are computed from s [B, D, 7, 7].
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -43,8 +47,8 @@ class SPADE(nn.Module):
 class SpectralConv(nn.Module):
     """3x3 convolution [B, D, H, W] -> [B, D, H, W] by W / sigma, sigma = u · W v the largest singular value of W as [D, 9 D].
 
-    One power iteration per training forward moves `weight_u` and `weight_v`, as published. It and sigma are float32 whatever the
-    convolution is computed in.
+    One power iteration per training forward changes `weight_u` and `weight_v`, as published. The
+    iteration and sigma are always computed in float32, also under autocast.
     """
 
     def __init__(self, width: int) -> None:
@@ -58,7 +62,7 @@ class SpectralConv(nn.Module):
         self.register_buffer("weight_v", normalize(torch.randn(9 * width), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):  # the meta device has none
+        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):  # the meta device has no autocast
             weight = self.weight_orig / self._largest_singular_value()
         return conv2d(x, weight, self.bias, padding=1)
 
@@ -92,7 +96,10 @@ class SSGM(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries [B, 50, w] as they are (no query projection, unlike the paper's Eq. 6); keys and values from the source."""
+    """Attention of queries [B, 50, w] to a source [B, 50, w], which gives keys and values.
+
+    The queries are not projected, unlike in the paper's Eq. 6.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -106,7 +113,10 @@ class CrossAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, [B, heads, T, w / heads] each; on a CPU in float32, where the half-precision kernel is far slower."""
+    """Scaled dot-product attention, [B, heads, T, w / heads] each.
+
+    It is computed in float32 on a CPU, where the half-precision kernel is far slower.
+    """
     if q.is_cuda:
         return scaled_dot_product_attention(q, k, v)
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -126,11 +136,13 @@ class MLP(nn.Module):
 
 
 class CrossFusionBlock(nn.Module):
-    """Tokens [B, 100, w] -> [B, 100, w]: landmark tokens ask, image tokens answer, a 1x1 convolution over tokens mixes both.
+    """Tokens [B, 100, w] -> [B, 100, w]: cross-attention, an MLP, a 1x1 convolution over tokens.
 
-    Ablations (paper, Table 6): without `cross_interaction` the attention and its norm are gone and the image tokens keep only
-    their MLP; without `reintegration` the scaled landmark tokens and the mixing convolution are gone, and both token sets go on
-    side by side. (With several scales, the convolutions between scales run over all tokens all the same.)
+    Landmark tokens are the queries; image tokens are the keys and values. Ablations (paper, Table
+    6): without `cross_interaction` the block has no attention and no norm of it, and the image
+    tokens have only their MLP. Without `reintegration` the block has no scale of the landmark
+    tokens and no mixing convolution, and passes both token sets on side by side. (With several
+    scales, the convolutions between scales still run over all tokens.)
     """
 
     def __init__(self, width: int, cross_interaction: bool, reintegration: bool) -> None:
@@ -143,7 +155,7 @@ class CrossFusionBlock(nn.Module):
         self.conv = nn.Conv1d(TOKENS, TOKENS, 1) if reintegration else None
 
     def forward(self, tokens: Tensor, kept: Tensor) -> Tensor:
-        """`kept` [2, B, 1, 1]: factors of the attention's and the MLP's branch."""
+        """`kept` [2, B, 1, 1]: factors of the attention's and of the MLP's branch."""
         image, landmark = tokens.chunk(2, dim=1)
         if self.attn_img is not None and self.norm1 is not None:
             normed_image, normed_landmark = self.norm1(tokens).chunk(2, dim=1)
@@ -167,7 +179,7 @@ class Level(nn.Module):
             self.upsample_s = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
 
     def forward(self, scales: list[Tensor], kept: Tensor) -> list[Tensor]:
-        """`kept` [S, 2, B, 1, 1]: of every scale."""
+        """`kept` [S, 2, B, 1, 1]: factors of the branches of every scale."""
         if len(scales) == 1:
             return [self.block_l(scales[0], kept[0])]
         large, middle, small = (
@@ -180,7 +192,15 @@ class Level(nn.Module):
 
 
 class MCM(nn.Module):
-    """Image tokens [B, 49, D] and landmark tokens [B, 49, D] -> expression feature [B, D]."""
+    """Image tokens [B, 49, D] and landmark tokens [B, 49, D] -> expression feature [B, D].
+
+    Args:
+        width: D, a multiple of 32.
+        depth: number of levels.
+        multi_scale: three scales (D, D/2, D/4), or D alone.
+        cross_interaction: see CrossFusionBlock.
+        reintegration: see CrossFusionBlock.
+    """
 
     def __init__(self, width: int, depth: int, multi_scale: bool, cross_interaction: bool, reintegration: bool) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ class IR50(nn.Module):
 
 
 def published_output_layer() -> nn.Module:
-    """The face-recognition output layer of the published IR50: in its weights, in no forward of ORSANet."""
+    """The published IR50's face-recognition output layer: in its weights, unused by ORSANet."""
     return nn.Sequential(
         nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(), nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512)
     )

@@ -2,8 +2,8 @@
 
     image ─ IR50 ─ tokens ─ SSGM(· , segmentation prior) ─ MCM(· , landmark features) ─ gate ─ logits
 
-Parameter names are the published checkpoint's. Tensors that it carries and no forward reads are dropped by name when it is
-loaded (`published_unused`).
+Parameter names are the published checkpoint's. Its tensors that no forward uses are dropped by name
+when it is loaded (`published_unused`).
 
 Shapes: B batch, D token width (512), K classes.
 """
@@ -26,10 +26,10 @@ UNUSED_PREFIXES = ("ir_back.output_layer.", "pyramid_fuse.cls_token")
 
 
 class Expression(NamedTuple):
-    """What the model says about a batch."""
+    """The model's outputs for a batch."""
 
     logits: Tensor  # [B, K]
-    features: Tensor  # [B, D], gated, what the head sees
+    features: Tensor  # [B, D], gated: the head's input
 
 
 class ORSANet(nn.Module):
@@ -62,9 +62,13 @@ class ORSANet(nn.Module):
     def forward(
         self, image: Tensor, segmentation: Tensor, landmark_features: Tensor, drop_path: Tensor | None = None
     ) -> Expression:
-        """image [B, 3, 112, 112], ImageNet-normalised; segmentation_features [B, C, 7, 7] or segmentation_map uint8
-        [B, 224, 224], as configured; landmark_features [B, 512, 7, 7]; drop_path [B, *ModelConfig.drop_path_shape], uniform in
-        0 … 1, decides which branches of the MCM are dropped (None: none is, whatever the mode).
+        """Image and priors -> logits and features.
+
+        image [B, 3, 112, 112], ImageNet-normalised; segmentation features [B, C, 7, 7] or
+        segmentation map uint8 [B, 224, 224], as configured; landmark_features [B, 512, 7, 7].
+
+        drop_path [B, *ModelConfig.drop_path_shape], uniform in 0 … 1, decides which branches of the
+        MCM are dropped (None: no branch, in training mode too).
         """
         tokens = self.guided(self.tokens(self.ir_back(image)), segmentation)
         return self.expression(tokens, landmark_features, drop_path)
@@ -74,7 +78,7 @@ class ORSANet(nn.Module):
         return self.ir_layer(self.image_tokens(feature_map))
 
     def guided(self, tokens: Tensor, segmentation: Tensor) -> Tensor:
-        """Tokens [B, 49, D] as the SSGM hands them on; as they are where no segmentation prior is configured."""
+        """Tokens [B, 49, D] after the SSGM; unchanged if no segmentation prior is configured."""
         if self.segmentation_prior == "none":
             return tokens
         prior = (
@@ -93,8 +97,8 @@ class ORSANet(nn.Module):
 def published_tokens(feature_map: Tensor) -> Tensor:
     """[B, C, 14, 14] -> [B, 49, 4C] by re-viewing memory, as published in code.
 
-    Token 0 is all positions of the first few channels, so the 7x7 grid that follows is not spatial. Kept because published
-    checkpoints need it; `contiguous` because the re-view means NCHW memory.
+    Token 0 is all positions of the first few channels, so the 7x7 grid that follows is not spatial.
+    Published checkpoints need this form. The re-view requires NCHW memory, hence `contiguous`.
     """
     return feature_map.contiguous().flatten(1).unflatten(1, (49, -1))
 
@@ -108,7 +112,7 @@ def spatial_tokens(feature_map: Tensor) -> Tensor:
 class MapEncoder(nn.Module):
     """Segmentation map uint8 [B, 224, 224] -> [B, D, 7, 7] by strided convolutions of its one-hot planes.
 
-    Defined and never used in the published code; the paper's text describes maps as the prior.
+    The published code defines it and never uses it; the paper's text describes maps as the prior.
     """
 
     def __init__(self, width: int) -> None:
@@ -150,7 +154,7 @@ class Head(nn.Module):
 def build_model(
     config: ModelConfig, classes: int, segmentation_channels: int = 1024, landmark_channels: int = 512
 ) -> ORSANet:
-    """The one place where sizes meet modules. Channels are those of the store's features."""
+    """Build the model for these sizes. Channels are those of the store's features."""
     return ORSANet(config, classes, segmentation_channels, landmark_channels)
 
 
@@ -162,12 +166,15 @@ def published_unused() -> dict[str, Tensor]:
 
 
 def trainable_weights(weights: Weights) -> Weights:
-    """A published checkpoint's trainable tensors: without the frozen networks and without what no forward reads."""
+    """A published checkpoint's trainable tensors.
+
+    The frozen networks and the tensors that no forward uses are left out.
+    """
     return _kept(weights, lambda name: not name.startswith((*FROZEN_PREFIXES, *UNUSED_PREFIXES)))
 
 
 def backbone_weights(weights: Weights) -> Weights:
-    """IR50's own weights file: without its output layer."""
+    """The tensors of IR50's own weights file, without the output layer."""
     return _kept(weights, lambda name: not f"ir_back.{name}".startswith(UNUSED_PREFIXES))
 
 

@@ -214,4 +214,4 @@ def test_licences_are_those_of_the_weights_that_were_used(run: Path) -> None:
     assert "IR50: trained from weights given with --ir50" in started[2]
     published = identity.model_copy(update={"selection": "published", "epoch": None, "selection_accuracy": None})
     assert "trained by the checkpoint's authors" in licences(published)[2]
-    assert "chosen as its authors say" in model_card("best", published, None, [GRAPH], "pictures", None)
+    assert "according to its authors the best epoch" in model_card("best", published, None, [GRAPH], "pictures", None)

@@ -113,7 +113,7 @@ def test_places_without_a_file_are_named_too(world, tmp_path: Path, no_weights_f
 )
 def test_other_weights_than_the_recipes_are_refused_by_name(world, tmp_path: Path, part: str, named: str) -> None:
     given = {"segmenter": world.segmenter, "landmarks": world.landmarks, part: DEMO}
-    with pytest.raises(OrsanetError, match="other frozen networks; pass with --segmenter and --landmarks") as refused:
+    with pytest.raises(OrsanetError, match="other frozen networks; pass --segmenter and --landmarks with") as refused:
         frozen_priors(tmp_path, identity_of(world.load_priors()), **given)
     assert named in str(refused.value)
 

@@ -218,7 +218,7 @@ def test_the_folder_holds_the_networks_and_nothing_of_the_optimiser(world, publi
 def test_the_choice_on_the_test_split_is_said_and_marked_everywhere(
     run: Path, evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    said = "published checkpoint, chosen as its authors say: best epoch on split 'test' of 'small'"
+    said = "published checkpoint, according to its authors the best epoch on split 'test' of 'small'"
     assert evaluation.protocol == f"{said}; * chosen on these images, so their numbers are optimistic"
     assert [report.chose_checkpoint for report in evaluation.groups] == [True]
     assert read_json(run / "evaluation-best" / "evaluation.json")["checkpoint"]["selection"] == "published"
