@@ -1,4 +1,6 @@
-"""The batches of a Feed from the pictures themselves, for frozen networks that run inside the training step (network.py).
+"""The batches of a Feed, made from the image files.
+
+They are the input of frozen networks that run inside the training step (network.py).
 
 files ─ threads ─▶ ring of host buffers ─▶ OnlineBatch: pixels, rectangles
 """
@@ -27,7 +29,7 @@ from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE, model_image
 
-DECODERS = 4  # threads; each of them decodes a hundred pictures and more a second
+DECODERS = 4  # threads; each of them decodes more than a hundred pictures a second
 SEED_STREAM = 4  # epoch_plan draws from the streams before
 
 
@@ -41,20 +43,30 @@ class OnlineBatch(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor]:
-        """What OnlineORSANet's forward takes."""
+        """The arguments of OnlineORSANet's forward."""
         return self.pixels, self.erased
 
     @property
     def pictures(self) -> Tensor:
-        """uint8 [B, 112, 112, 3]: the images to look at, as the backbone sees them."""
+        """uint8 [B, 112, 112, 3]: the backbone's images for display."""
         return displayable(model_image(self.pixels[:, ::2, ::2], self.erased))
 
 
 class OnlineFeed:
-    """Batches of one split from the image files below `root`: the samples, views, rectangles and draws that Feed would give.
+    """Batches of one split from its image files.
 
-    `decoders` threads decode ahead, as far as RING batches. Raises OrsanetError, naming the image, where a file cannot be read, or is
-    not the one that the store was built from: the run would not be comparable with a cached one.
+    Samples, views, rectangles and draws are those of a Feed.
+
+    Args:
+        root: the folder of the manifest's image paths.
+        store: the store that was built from these files.
+        split: the samples and their rows in the store.
+        device: where the batches are.
+        ranks: the processes that share every batch.
+        decoders: number of threads that decode ahead, up to RING batches.
+
+    Raises OrsanetError, naming the image, if a file cannot be read, or is not the file that the
+    store was built from: the run would not be comparable with a cached one.
     """
 
     def __init__(
@@ -75,10 +87,11 @@ class OnlineFeed:
         self._sha256 = [store.sealed(split.name, view).image_sha256[split.rows] for view in split.views]  # [N, 32] each
 
     def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[OnlineBatch]:
-        """The augmented training batches of an epoch from number `start` on, the last one possibly short; of each this rank's rows.
+        """The augmented training batches of an epoch, from number `start` on.
 
-        torch's generator is seeded before each, so what the step draws depends on seed, epoch and number alone, wherever it began.
-        Leaving the iterator, however early, ends its threads.
+        Each contains this rank's rows. The last one may be short. torch's generator is seeded
+        before each batch, so a step's draws depend only on seed, epoch and the batch's number, not
+        on `start`. Leaving the iterator at any point ends its threads.
         """
         batches = self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
         return _seeded(batches, config.seed, epoch, start)
@@ -89,12 +102,12 @@ class OnlineFeed:
 
     @property
     def reason(self) -> str:
-        """Where the data comes from, in a sentence."""
+        """A sentence on where the data comes from."""
         return f"pictures decoded by {self.decoders} threads; the frozen networks run in every pass"
 
     @property
     def own_labels(self) -> NDArray[np.int64]:
-        """Labels of what `in_order` yields."""
+        """Labels of the samples that `in_order` yields."""
         return self.split.labels[self.ranks.rows(0, len(self.split.rows))]
 
     def _batches(self, draws: Draws, batches: Sequence[slice]) -> Generator[OnlineBatch, None, None]:
@@ -113,7 +126,7 @@ class OnlineFeed:
         for name, carried in draws.along.items():
             buffers[name][:] = carried
         decoded = pool.map(self._decode, draws.sample.tolist(), draws.view.tolist(), buffers["pixels"])
-        all(outcome is None for outcome in decoded)  # waits for all, and raises what the first of them raised
+        all(outcome is None for outcome in decoded)  # waits for all, and raises the first exception
 
     def _taken(self, draws: Draws, slot: Slot) -> OnlineBatch:
         return OnlineBatch(**slot.on_device(len(draws.sample)))
@@ -129,7 +142,7 @@ class OnlineFeed:
             ) from reason
         if bytes.fromhex(decoded.sha256) != self._sha256[view][sample].tobytes():
             raise OrsanetError(
-                f"{path}: not the image that {self._store_path} was built from; put that one back, "
+                f"{path}: not the image that {self._store_path} was built from; put the original image back, "
                 f"or run `orsanet-cache build … --accept-changed`"
             )
         pixels[:] = view_pixels(decoded.rgb, self.split.views[view])

@@ -1,16 +1,22 @@
-"""The reference modes: the frozen networks run inside the training step, from the image files, instead of once into a store.
+"""The reference modes: the frozen networks run inside the training step.
+
+They run on the image files in every pass, instead of once for a store.
 
     OnlineBatch (feed.py): pixels, rectangles ─ frozen networks ─▶ priors ─ ORSANet ─▶ logits
 
-They exist to measure what caching costs or gains. The backbone's image is erased in all of them; the frozen networks see
+The modes measure the costs and gains of caching. The backbone's image is erased in all of them. The
+input of the frozen networks is
 
-    clean       the view before erasing, in evaluation mode: what a store keeps, before its rounding to int8, float16 or float32
+    clean       the view before erasing, in evaluation mode: the outputs are a store's values before
+                their rounding to int8, float16 or float32
     erased      the erased view, in evaluation mode
-    published   the erased view, and the training mode of the step, as `model.train()` reaches them in the published code:
-                MobileFaceNet normalises by the batch's statistics and its running ones drift in every pass (so twice in a SAM
-                step), Swin drops residual branches; evaluation is in evaluation mode, with the drifted statistics
+    published   the erased view, in the training mode of the step, because `model.train()` of the
+                published code includes them: MobileFaceNet normalises by the batch's statistics,
+                and its running statistics drift in every pass (so twice in a SAM step); Swin drops
+                residual branches. Evaluation is in evaluation mode, with the drifted statistics
 
-Their parameters never change, and no gradient is computed for them. They run in float32 whatever the step's autocast says.
+Their parameters never change, and no gradient is computed for them. They run in float32, also under
+the step's autocast.
 """
 
 import copy
@@ -44,9 +50,10 @@ SWIN_STOCHASTIC_DEPTH = 0.5  # of swin_b's last block, as torchvision and so the
 class OnlineORSANet(nn.Module):
     """ORSANet behind frozen networks: pixels and rectangles -> expression logits.
 
-    To an optimiser, a checkpoint and DistributedDataParallel this is `model`: the same parameters, the same state under the same names.
-    The frozen networks go along to another device. In published mode they are a copy of those given, so that runs in the
-    same process do not hand their drift on.
+    An optimiser, a checkpoint and DistributedDataParallel get the parameters and the state of
+    `model`, under the same names. The frozen networks move to another device together with the
+    module. In published mode they are a copy of `frozen`, so that their drift does not reach other
+    runs in the same process.
     """
 
     def __init__(self, model: ORSANet, frozen: FrozenPriors, mode: OnlineMode) -> None:
@@ -66,15 +73,19 @@ class OnlineORSANet(nn.Module):
         return self._frozen[0]
 
     def train(self, mode: bool = True) -> Self:
-        """Reaches the frozen networks in published mode only."""
+        """Set the mode; in published mode also that of the frozen networks."""
         super().train(mode)
         if self.mode == "published":
-            self.frozen.segmenter.train(mode)  # one by one: FrozenPriors as a whole refuses
+            self.frozen.segmenter.train(mode)  # one by one: FrozenPriors itself refuses training mode
             self.frozen.landmark_network.train(mode)
         return self
 
     def forward(self, pixels: Tensor, erased: Tensor, drop_path: Tensor | None = None) -> Expression:
-        """pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path [B, levels, scales, 2] as in ORSANet."""
+        """Pixels and rectangles -> expression.
+
+        pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path
+        [B, levels, scales, 2] as in ORSANet.
+        """
         unit = unit_range(pixels)
         if self.mode != "clean":
             unit = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
@@ -82,7 +93,7 @@ class OnlineORSANet(nn.Module):
         return self.model(model_image(pixels[:, ::2, ::2], erased), segmentation, landmark_features, drop_path)
 
     def _priors(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, 224, 224] in 0 … 1 -> what the model takes of FrozenPriors' answer to them."""
+        """Pictures [B, 3, 224, 224] in 0 … 1 -> the priors that the model takes."""
         segmenter, landmark_network = self.frozen.segmenter, self.frozen.landmark_network
         with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
             landmark_features, _ = landmark_network(self.frozen.landmark_crop(unit))
@@ -94,23 +105,33 @@ class OnlineORSANet(nn.Module):
             return map_of(segmenter.decode(stages)), landmark_features
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """The landmark network as it has become, a copy: its state dict in published mode, empty in the others, where nothing moves."""
+        """A copy of the landmark network's state dict in published mode.
+
+        It is empty in the other modes, in which nothing changes.
+        """
         if self.mode != "published":
             return {}
         return {name: value.clone() for name, value in self.frozen.landmark_network.state_dict().items()}
 
     def load_frozen_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `frozen_state` gave, in place. Raises OrsanetError for the state of another mode."""
+        """The inverse of `frozen_state`, in place.
+
+        Raises OrsanetError for the state of another mode.
+        """
         if bool(state) != (self.mode == "published"):
             raise OrsanetError(
-                f'saved {"with" if state else "without"} the statistics of a landmark network, which only online = "published" moves; '
+                f"the state was saved {'with' if state else 'without'} the statistics of a landmark network, "
+                f'which only online = "published" changes; '
                 f'resume with the mode of the run, not with "{self.mode}"'
             )
         if state:
             self.frozen.landmark_network.load_state_dict(state)
 
     def drifted_recipe(self) -> dict[str, object]:
-        """The landmark network's part of FrozenPriors.recipe() as it is now: no store made with the original one has it once it drifted."""
+        """The landmark network's current part of FrozenPriors.recipe().
+
+        After a drift, no store built with the original network has it.
+        """
         return {"landmarks": self.frozen.recipe()["landmarks"]}
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
@@ -126,27 +147,33 @@ class OnlineORSANet(nn.Module):
 
 
 def check_batches(config: RunConfig, split: LabelledSplit, ranks: Ranks) -> None:
-    """Raises OrsanetError where online = "published" cannot be what it says: its landmark network needs a whole batch's statistics."""
+    """Raises OrsanetError if the batches do not allow online = "published".
+
+    Its landmark network needs the statistics of whole batches.
+    """
     if config.online != "published":
         return
     if ranks.world > 1:
         raise OrsanetError(
-            'online = "published": the landmark network\'s statistics would drift apart on several devices; train on one'
+            'online = "published": the landmark network\'s statistics would differ among several devices; train on one'
         )
     start, stop = batch_spans(len(split.rows), config.batch_size)[-1]
     if stop - start == 1:
         raise OrsanetError(
-            f'online = "published": the last batch of {len(split.rows)} images is a single one, which has no batch statistics; '
+            f'online = "published": the last batch of {len(split.rows)} images has a single image, which has no batch statistics; '
             f"choose another batch_size"
         )
 
 
 def frozen_networks(weights: tuple[Path | None, Path | None], store: PriorStore) -> FrozenPriors:
-    """The store's frozen networks from their weights files (segmenter, landmarks). Raises OrsanetError unless they are the store's."""
+    """The store's frozen networks from their weights files (segmenter, landmarks).
+
+    Raises OrsanetError unless they are the store's.
+    """
     segmenter, landmarks = weights
     if segmenter is None or landmarks is None:
         raise OrsanetError(
-            'priors = "online" needs the frozen networks: pass --segmenter and --landmarks, as to the build'
+            'priors = "online" needs the frozen networks: pass --segmenter and --landmarks, as for the build'
         )
     paths = weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks")
     frozen = FrozenPriors.load(*paths, store.recipe["landmarks"]["input"])
@@ -155,9 +182,10 @@ def frozen_networks(weights: tuple[Path | None, Path | None], store: PriorStore)
 
 
 def drop_residual_branches(segmenter: SegFace) -> None:
-    """Give Swin's blocks torchvision's stochastic depth, which acts in training mode: linear from 0 to SWIN_STOCHASTIC_DEPTH.
+    """Give Swin's blocks torchvision's stochastic depth: linear from 0 to SWIN_STOCHASTIC_DEPTH.
 
-    SegFace builds them without, because everywhere else it is in evaluation mode.
+    It acts in training mode. SegFace builds the blocks without it, because everywhere else it is in
+    evaluation mode.
     """
     blocks = [module for module in segmenter.backbone.modules() if isinstance(module, StochasticDepth)]
     for index, block in enumerate(blocks):

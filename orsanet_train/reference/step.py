@@ -1,7 +1,8 @@
-"""The published training step, to be measured against: everything in every pass, parameter by parameter.
+"""The published training step, as a reference for measurements.
 
-Frozen networks in training mode before both passes, SAM in a loop over parameters, Adam as torch chooses it, the loss read after
-every step; float32.
+The frozen networks run in training mode before both passes, SAM loops over the parameters, Adam has
+the form that torch chooses, and the loss is read after every step. Everything is computed in
+float32.
 """
 
 import torch
@@ -15,7 +16,7 @@ from orsanet_train.reference.network import OnlineORSANet
 
 
 class PublishedStep:
-    """Called with a batch of pictures, as a TrainingStep is with a batch of priors."""
+    """Called with a batch of pictures, like a TrainingStep with a batch of priors."""
 
     def __init__(self, network: OnlineORSANet, config: RunConfig) -> None:
         self.network = network

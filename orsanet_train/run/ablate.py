@@ -1,10 +1,11 @@
-"""Ablations: the same training with one thing changed at a time, over several seeds, and a table that shows the spread.
+"""Ablations: trainings with one thing changed at a time, over several seeds, and a table of them.
 
     OUT/<variant>/seed-<n>/   a run folder with its evaluation      OUT/ablation.csv   one row per run and group
     OUT/ablation.md           mean and standard deviation over the seeds, and the difference from `full`, seed by seed
 
-One store serves all variants but one: what the landmark network is fed is decided when a store is built, so that ablation has a second store.
-Finished epochs are kept: called again, or with further variants or seeds, only what is missing is trained.
+All variants but one use the same store. A store is built with one input of the landmark network, so
+the variant with the other input has a second store. Finished epochs are kept: another call, with
+the same or with further variants and seeds, trains only what is missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,10 +46,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "spatial-no-segmentation": ("model.tokens=spatial", "model.segmentation_prior=none"),
     "paper-dare": ("loss.dare=paper",),
 }
-# `full`, trained on the second store, by what the landmark network was fed for that.
+# `full`, trained on the second store, by the input of the landmark network there.
 LANDMARK_VARIANTS = {"native": "native-landmarks", "published": "published-landmarks"}
-LAST = "evaluation-last"  # of the last checkpoint: no result chooses it
-LEAST_SEEDS = 3  # for an interval: with two it is ten times as wide as what it is about
+LAST = "evaluation-last"  # of the last checkpoint, which is not chosen by any result
+LEAST_SEEDS = 3  # for an interval: that of two seeds is about ten times as wide as their spread
 
 
 def ablate(
@@ -68,9 +69,23 @@ def ablate(
 ) -> Iterator[str]:
     """Train and evaluate every variant with every seed, yielding the name of each run before it starts.
 
-    `landmark_store` holds the same images, its recipe differing from the store's in landmarks.input alone, and adds the variant named after
-    that; every run starts from `ir50`, or from random weights. None for `variants` means all that there is a store for.
-    Raises OrsanetError for a variant that does not exist or has no store, and for whatever `train` and `evaluate` do.
+    Args:
+        manifest: a loaded manifest or its path.
+        store: an opened store or its path.
+        out: the folder of the runs.
+        preset: a preset's name or a TOML file.
+        overrides: `key=value` settings of every run.
+        variants: names from VARIANTS and LANDMARK_VARIANTS; None: all that the stores allow.
+        seeds: every variant is trained once with each.
+        groups: splits, tags and views to evaluate, as for `evaluate`.
+        device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
+        landmark_store: a store of the same images whose recipe differs from the store's only in
+            landmarks.input. It adds the variant of that input.
+        ir50: initial weights of every run's backbone, or their file; None: random weights.
+        resident: where the data is kept: "auto", "device", "host" or "stream".
+
+    Raises OrsanetError for a variant that does not exist or has no store, and for the errors of
+    `train` and `evaluate`.
     """
     manifest, store, out = as_manifest(manifest), as_store(store), as_path(out, "out")
     landmark_store = None if landmark_store is None else as_store(landmark_store)
@@ -83,13 +98,13 @@ def ablate(
     config = load_config(preset, overrides)
     chosen = [Group.parse(group) for group in groups]
     for used in {id(stores[variant]): stores[variant] for variant in variants}.values():
-        for group in chosen:  # a slip should not wait for the first training
+        for group in chosen:  # a typo is reported before the first training
             join(manifest, used, group.split, [group.view], group.tag)
     if landmark_store is not None:
         parts = [training_split(config, manifest, store), selection_split(config, manifest, store)]
         views = [(part.name, view) for part in parts for view in part.views]
         _check_landmark_store(store, landmark_store, [*views, *((group.split, group.view) for group in chosen)])
-    for seed in seeds:  # seeds outside: interrupted, every variant has the seeds of the others
+    for seed in seeds:  # the outer loop: after an interruption every variant has the same seeds
         for variant in variants:
             run = out / variant / f"seed-{seed}"
             config = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
@@ -107,12 +122,12 @@ def stores_of_variants(store: PriorStore, landmark_store: PriorStore | None) -> 
 
 
 def _changes(variant: str) -> tuple[str, ...]:
-    """To the configuration; the landmark variants change the store."""
+    """Overrides of the configuration; the landmark variants change the store instead."""
     return VARIANTS.get(variant, ())
 
 
 def _landmark_variant(store: PriorStore) -> str:
-    """The one that a second store beside this one makes possible."""
+    """The variant that a second store with the other landmark input makes possible."""
     fed = store.recipe["landmarks"]["input"]
     return next(variant for other, variant in LANDMARK_VARIANTS.items() if other != fed)
 
@@ -121,34 +136,37 @@ def _check_variants(variants: Sequence[str], store: PriorStore, landmark_store: 
     possible = _landmark_variant(store)
     names = (*VARIANTS, possible)
     if unknown := [variant for variant in variants if variant not in names]:
-        raise OrsanetError(f"no variant {', '.join(unknown)} with {store.path}; there are {', '.join(names)}")
+        raise OrsanetError(f"no variant {', '.join(unknown)} with {store.path}; choose from {', '.join(names)}")
     if possible in variants and landmark_store is None:
         fed = next(fed for fed, variant in LANDMARK_VARIANTS.items() if variant == possible)
         raise OrsanetError(
-            f"variant {possible} needs a second store, all else as in {store.path}; make it with `orsanet-cache build MANIFEST --out NEW "
+            f"variant {possible} needs a second store, otherwise like {store.path}; build it with `orsanet-cache build MANIFEST --out NEW "
             f"--segmenter … --landmarks … --landmark-input {fed}`, then pass --landmark-store NEW"
         )
 
 
 def _check_landmark_store(store: PriorStore, other: PriorStore, views: Sequence[tuple[str, str]]) -> None:
-    """Only what the landmark network was fed is different: the rest of the recipe is the same, and so are the pictures of the (split, view)."""
+    """Raises OrsanetError unless the stores differ only in the landmark network's input.
+
+    The rest of the recipe must be equal, and the pictures of every (split, view) too.
+    """
     wanted = _recipe_of(_landmark_variant(store), store)
     if found := list(recipe_differences(wanted, other.recipe)):
         raise OrsanetError(
             f"--landmark-store {other.path}: must differ from {store.path} in landmarks.input alone; build it with the same weights and "
-            f"options (before: what is needed, now: what it has):\n{listed(found)}"
+            f"options (before: required, now: found):\n{listed(found)}"
         )
     for split, view in dict.fromkeys(views):
         ours, others = (_pictures(one, split, view) for one in (store, other))
         if changed := [image for image in ours | others if ours.get(image) != others.get(image)]:
             raise OrsanetError(
-                f"--landmark-store {other.path}: other pictures than in {store.path}, split '{split}', view {view}; build it of the same "
-                f"images, and leave out of --splits the views whose occluders each store places by its own landmarks:\n{listed(changed)}"
+                f"--landmark-store {other.path}: other pictures than in {store.path}, split '{split}', view {view}; build it from the same "
+                f"images, and leave views with occluders out of --splits, because each store places them by its own landmarks:\n{listed(changed)}"
             )
 
 
 def _recipe_of(variant: str, store: PriorStore) -> dict[str, Any]:
-    """What the store of a variant says, given the store of the others."""
+    """The recipe that a variant's store must have, given the store of the other variants."""
     recipe = store.recipe
     for fed, landmark_variant in LANDMARK_VARIANTS.items():
         if variant == landmark_variant:
@@ -157,19 +175,21 @@ def _recipe_of(variant: str, store: PriorStore) -> dict[str, Any]:
 
 
 def _pictures(store: PriorStore, split: str, view: str) -> dict[str, int]:
-    """Checksum of every picture that the backbone can be shown."""
+    """Checksum of every usable picture of a split in a view."""
     sealed = store.sealed(split, view)
     checksums = zip(store.sample_ids(split), sealed.crc32c["image"].tolist(), strict=True)
     return {image: checksum for image, checksum in checksums if image not in sealed.rejected}
 
 
 def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: Manifest, store: PriorStore) -> None:
-    """Nobody sets what the variants change; runs that are there differ in that alone, and have the same data, a landmark variant's but for
-    that. (Epochs may grow: the table says where they differ.)
+    """Raises OrsanetError if `overrides` set a variant's key, or if existing runs do not match.
+
+    Existing runs in `out` must have the same settings and data, except for what their variant
+    changes. Their number of epochs may differ; the table then has a warning.
     """
     varied = {"seed", *(override.split("=")[0] for changes in VARIANTS.values() for override in changes)}
     if taken := sorted(varied & {override.split("=")[0].strip() for override in overrides}):
-        raise OrsanetError(f"--set {', '.join(taken)}: the variants and --seeds decide this")
+        raise OrsanetError(f"--set {', '.join(taken)}: the variants and --seeds set these keys; leave them out")
     training = training_split(load_config(preset, overrides), manifest, store)
     for variant, seed, run in _runs(out):
         if variant not in (*VARIANTS, _landmark_variant(store)):
@@ -188,12 +208,15 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
         ]
         if found:
             raise OrsanetError(
-                f"{run}: trained with other settings or data; pass the same, or use another --out:\n{listed(found)}"
+                f"{run}: trained with other settings or data; pass the run's own, or use another --out:\n{listed(found)}"
             )
 
 
 def collect(out: Path) -> pd.DataFrame:
-    """Every finished run below `out`: variant, seed, epochs, group, images, accuracy and balanced accuracy (shares)."""
+    """A table of every finished run below `out`.
+
+    Columns: variant, seed, epochs, group, images, accuracy and balanced accuracy (shares).
+    """
     rows = []
     for variant, seed, run in _runs(out):
         if not (run / LAST / EVALUATION).is_file():
@@ -223,9 +246,11 @@ def _runs(out: Path) -> Iterator[tuple[str, int, Path]]:
 
 
 def summary(runs: pd.DataFrame) -> str:
-    """Markdown: per variant and group, accuracy as mean ± standard deviation over the seeds, in per cent; with the mean difference
-    from `full`, taken seed by seed, in points, and its 95 % t interval where there are three seeds. Below it a warning if the runs were
-    not trained for the same number of epochs.
+    """The table as Markdown.
+
+    Per variant and group it has the accuracy as mean ± standard deviation over the seeds, in per
+    cent; the mean difference from `full`, seed by seed, in points; and its 95 % t interval if there
+    are three seeds. A warning follows if the runs were not trained for the same number of epochs.
     """
     order = [name for name in (*VARIANTS, *LANDMARK_VARIANTS.values()) if name in set(runs["variant"])]
     groups = list(dict.fromkeys(runs["group"]))
@@ -245,16 +270,16 @@ def summary(runs: pd.DataFrame) -> str:
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
     table += (
         "\nAccuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. "
-        "− full: points, seed by seed.\n"
+        "− full: difference in points, seed by seed.\n"
     )
     if any(cell.endswith(")") for cells in lines for cell in cells):
         table += (
-            "In brackets the 95 % t interval of the mean difference over training seeds, the images being the same; each by itself, so that "
-            "one in twenty lies beside 0 by chance.\n"
+            "In brackets: 95 % t interval of the mean difference over training seeds, for the same images. The intervals are not corrected "
+            "for their number: one in twenty excludes 0 by chance.\n"
         )
     if runs["epochs"].nunique() > 1:
         counts = ", ".join(map(str, sorted(set(runs["epochs"]))))
-        table += f"\nNot comparable yet: these runs have {counts} epochs. Call again with every variant and seed.\n"
+        table += f"\nNot comparable yet: these runs have {counts} epochs. Run again with every variant and seed.\n"
     return table
 
 
@@ -275,8 +300,8 @@ def _spread(values: "pd.Series[float]", form: str = ".2f") -> str:
 
 
 def _difference(values: "pd.Series[float]") -> str:
-    said = _spread(values, "+.2f")
+    text = _spread(values, "+.2f")
     if len(values) < LEAST_SEEDS:
-        return said
+        return text
     low, high = t_interval(values)
-    return f"{said} ({low:+.2f} … {high:+.2f})"
+    return f"{text} ({low:+.2f} … {high:+.2f})"

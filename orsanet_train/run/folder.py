@@ -1,10 +1,10 @@
-"""What a run leaves in its folder, and what must be in one to go on from it.
+"""The files of a run folder, and the checks before a run is resumed.
 
-config.toml, run.json      what the run is: settings; data, recipe and start weights by digest
-versions.json              which versions of packages trained it, from which epoch on
+config.toml, run.json      the run's identity: settings; data, recipe and initial weights by digest
+versions.json              the versions of packages that trained it, and from which epoch on
 checkpoints/               the training state (state.py)
 best, last .safetensors    weights (checkpoint.py)
-metrics.csv, curves.png, tensorboard/, train_batch*.png      to look at
+metrics.csv, curves.png, tensorboard/, train_batch*.png      to inspect the run
 """
 
 import json
@@ -27,11 +27,15 @@ from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.run.watch import tensorboard_installed, write_events
 
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
-_BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all that a kill before run.json can leave
+_BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all files that a kill before run.json can leave
 
 
 def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: bool) -> None:
-    """There is no run folder yet, or one to resume that says the same; only the number of epochs may change."""
+    """Raises OrsanetError unless `out` can be the folder of this run.
+
+    Without `resume` it must not contain a run. With `resume` it must contain a run with the same
+    settings and data; only the number of epochs may change.
+    """
     if resume:
         if not (out / "run.json").exists():
             raise OrsanetError(f"{out}: no run to resume (no run.json there); start it without --resume")
@@ -43,25 +47,26 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
                 f"{out}: resumed with other data, weights or options; pass the same, or start a new run:\n{listed(changed)}"
             )
         finished = len(pd.read_csv(out / "metrics.csv")) if (out / "metrics.csv").exists() else 0
-        if finished > config.epochs:  # also where the saved state is older: the best weights may be of a later epoch
+        if finished > config.epochs:  # even if the saved state is older: the best weights may be of a later epoch
             raise OrsanetError(
-                f"{out}: already trained for {finished} epochs, not {config.epochs}; ask for at least as many, or start a new run"
+                f"{out}: already trained for {finished} epochs, not {config.epochs}; set epochs to at least {finished}, or start a new run"
             )
     elif out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGUN):
-        raise OrsanetError(f"{out}: already exists; go on with --resume, or choose another --out")
+        raise OrsanetError(f"{out}: already exists; continue with --resume, or choose another --out")
 
 
 def begin_folder(out: Path, config: RunConfig, data: dict[str, Any]) -> None:
-    """The run folder says what it is."""
+    """Create the run folder, with the run's settings and data."""
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
     write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
 
 
 def record_versions(out: Path, epoch: int) -> str | None:
-    """Keep in versions.json which versions compute from `epoch` on (counted from 1, as in metrics.csv).
+    """Record in versions.json the versions that train from `epoch` on.
 
-    Returns a note for the user where other versions trained the epochs before: resuming then gives no longer the uninterrupted run's bits.
+    Epochs are counted from 1, as in metrics.csv. Returns a note for the user if other versions
+    trained the epochs before: the resumed run then no longer has the bits of an uninterrupted run.
     """
     path = out / "versions.json"
     now = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
@@ -76,16 +81,22 @@ def record_versions(out: Path, epoch: int) -> str | None:
     changed = [f"{name} {before.get(name)} before, {now[name]} now" for name in now if before.get(name) != now[name]]
     return (
         f"other versions trained this run so far ({'; '.join(changed)}): "
-        f"the results are not to the last bit those of a run with one of them"
+        f"the results do not equal, to the last bit, those of a run with one set of versions"
     )
 
 
 def write_epoch(
     out: Path, engine: Engine, identity: Identity, history: list[dict[str, float]], *, restart: bool
 ) -> None:
-    """What every finished epoch leaves, the newest row of `history` being its; the best weights if it is the best so far.
+    """Write the files of a finished epoch, and the best weights if it is the best so far.
 
-    With `restart`, events for TensorBoard that were logged beyond where the run went on from are hidden.
+    Args:
+        out: the run folder.
+        engine: has the weights.
+        identity: of the weights.
+        history: the rows of metrics.csv; the newest is this epoch's.
+        restart: hide events for TensorBoard that were logged beyond the state from which the run
+            resumed.
     """
     *before, row = history
     if row["selection_accuracy"] > max((earlier["selection_accuracy"] for earlier in before), default=-math.inf):
@@ -97,7 +108,7 @@ def write_epoch(
 
 
 def write_last(out: Path, engine: Engine, identity: Identity, history: list[dict[str, float]]) -> None:
-    """The weights after the newest epoch, and its curves."""
+    """Write the weights after the newest epoch, and the curves."""
     _write_weights(out, engine, identity)
     if plots.matplotlib_installed():
         table = pd.DataFrame(history).astype({"epoch": int})
@@ -105,7 +116,10 @@ def write_last(out: Path, engine: Engine, identity: Identity, history: list[dict
 
 
 def _write_weights(out: Path, engine: Engine, identity: Identity) -> None:
-    """With the landmark network, if that moved in training: evaluation then needs a store that is built with it."""
+    """Write weights, and the landmark network if training changed it.
+
+    Evaluation then needs a store that was built with this landmark network.
+    """
     companion = engine.companion
     if companion is not None and (landmarks := companion.frozen_state()):
         content = safetensors.torch.save(landmarks)

@@ -4,9 +4,10 @@
                                                     ├─ face_landback.*  ─▶ landmarks.safetensors ─┴─▶ orsanet-cache build
                                                     └─ the trainable part ─▶ best.safetensors (config.toml, run.json) ─▶ evaluate
 
-A checkpoint carries its own frozen networks, and they are not those of the original files: the published training put MobileFaceNet into
-training mode, so that its statistics drifted. What is exported is therefore the checkpoint's, segmenter and decoder included, and the
-run folder asks for a store that was built with exactly these.
+A checkpoint contains its own frozen networks. They differ from those of the original files: the
+published training put MobileFaceNet into training mode, so its statistics drifted. The run folder
+therefore has the checkpoint's networks, with the segmenter's decoder, and requires a store that was
+built with exactly these.
 """
 
 import hashlib
@@ -37,9 +38,10 @@ HEAD, LEVELS = "head.linear.weight", "pyramid_fuse.blocks."
 PARTS = ("ir_back.", SEGMENTER, LANDMARKS, LEVELS)
 SWIN_B = SegFaceConfig()
 FORMS = ("tokens", "segmentation_prior", "multi_scale", "cross_interaction", "landmark_reintegration")
-# How the published code trains: the frozen networks see the erased picture, in training mode.
+# The published training: the frozen networks get the erased picture, in training mode.
 TRAINED = {"priors": "online", "online": "published"}
-# The published code computes priors in float32 and rounds nothing on the way to the model, so its numbers need a store that does so too.
+# The published code computes priors in float32 and does not round them, so its numbers need a store
+# that does the same.
 EXACT = {"precision": "fp32", "feature_dtype": "float32"}
 
 
@@ -53,10 +55,18 @@ def import_checkpoint(
 ) -> Identity:
     """Write the run folder `out`: best, segmenter and landmarks .safetensors, config.toml, run.json.
 
-    `classes` are in label order, `data_set` is the name of the manifest that it was trained with; `config` states the sizes of the model
-    and the splits, and `segmenter_config` those of the segmenter (published: Swin-B). The optimiser's state is left behind.
-    Raises OrsanetError, and leaves nothing, where `out` exists, where the file is not such a checkpoint, and where its networks do not have
-    these sizes or as many classes.
+    The optimiser's state is left out.
+
+    Args:
+        path: the checkpoint of the published code.
+        out: the run folder, which must not exist.
+        config: the sizes of the model, and the splits.
+        classes: names of the classes, in label order.
+        data_set: the name of the manifest that the checkpoint was trained with.
+        segmenter_config: the sizes of the segmenter (published: Swin-B).
+
+    Raises OrsanetError, and writes no files, if `out` exists, if the file is not such a checkpoint,
+    and if its networks have other sizes or another number of classes.
     """
     path, out, classes = as_path(path, "checkpoint"), as_path(out, "out"), as_names(classes, "classes")
     if out.exists():
@@ -91,7 +101,8 @@ def import_checkpoint(
     data = {"classes": list(classes), "store": recipe, "published_checkpoint": source}
     trained = parse_config({**config.model_dump(mode="json"), **TRAINED}, "the preset")
     make_folder(out.absolute().parent)
-    # Beside it, and renamed when it is whole: a folder that is there can be evaluated.
+    # Written beside `out` and renamed when it is whole, so that an existing folder can be
+    # evaluated.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as temporary:
         folder = Path(temporary) / "run"
         begin_folder(folder, trained, data)
@@ -104,7 +115,10 @@ def import_checkpoint(
 
 
 def _check_forms(model: ModelConfig) -> None:
-    """The parts of the published model have one form; another would read the same tensors and compute something else."""
+    """Raises OrsanetError if parts of the model do not have the published form.
+
+    Another form would load the same tensors and compute something else.
+    """
     published = ModelConfig()
     others = [
         f"model.{name} is {json.dumps(getattr(model, name))}, in published checkpoints {json.dumps(getattr(published, name))}"
@@ -112,31 +126,33 @@ def _check_forms(model: ModelConfig) -> None:
         if getattr(model, name) != getattr(published, name)
     ]
     if others:
-        raise OrsanetError(f"the preset has another model than the published code; choose another:\n{listed(others)}")
+        raise OrsanetError(
+            f"the preset has another model than the published code; choose another preset:\n{listed(others)}"
+        )
 
 
 def _check_parts(weights: Weights, model: ModelConfig, classes: Sequence[str]) -> None:
-    """The file has all parts of a published checkpoint, and the head the classes."""
+    """Raises OrsanetError unless the file has all parts, levels and classes of such a checkpoint."""
     names = weights.tensors
     absent = [f"{part}*" for part in PARTS if not any(name.startswith(part) for name in names)]
     if HEAD not in names or names[HEAD].dim() != 2:
         absent.append(f"{HEAD} [K, D]")
     if absent:
         raise OrsanetError(
-            f"{weights.path}: not a checkpoint of the published code, which holds the whole network; it lacks {', '.join(absent)}"
+            f"{weights.path}: not a checkpoint of the published code, which has the whole network; it lacks {', '.join(absent)}"
         )
     levels = len({name.removeprefix(LEVELS).partition(".")[0] for name in names if name.startswith(LEVELS)})
     if levels != model.depth:
         raise OrsanetError(
-            f"{weights.path}: its MCM has {levels} levels, the configuration says {model.depth} (published: 4 small, 6 base, 8 large); "
+            f"{weights.path}: its MCM has {levels} levels, the configuration has {model.depth} (published: 4 small, 6 base, 8 large); "
             f"if the file is whole, pass --set model.depth={levels}"
         )
     if len(set(classes)) < len(classes) or not all(classes):
         raise OrsanetError(f"--classes {','.join(classes)}: name each class once, in label order")
     if len(names[HEAD]) != len(classes):
         raise OrsanetError(
-            f"{weights.path}: its head tells {len(names[HEAD])} classes apart, --classes names {len(classes)} "
-            f"({', '.join(classes)}); name those it was trained with, in label order"
+            f"{weights.path}: its head has {len(names[HEAD])} classes, --classes has {len(classes)} "
+            f"({', '.join(classes)}); name the classes of its training, in label order"
         )
 
 

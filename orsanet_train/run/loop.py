@@ -1,4 +1,4 @@
-"""The loop over epochs and steps: train, evaluate, write, and save where one may go on.
+"""The loop over epochs and steps: train, evaluate, write results, and save states to resume from.
 
 state ─▶ epoch: step, step, … ─▶ evaluation ─▶ row of metrics.csv ─▶ best, last weights ─▶ state
                   └─ every few minutes, and when asked to stop ─▶ state
@@ -29,7 +29,17 @@ from orsanet_train.run.watch import Waited, Watch
 
 
 class Loop:
-    """From a state to the last epoch; whatever ends it before leaves a state to go on from."""
+    """Trains from a state to the last epoch; a run that ends before leaves a state to resume from.
+
+    Args:
+        config: the settings of the run.
+        engine: takes the steps.
+        network: the module to evaluate, called with a batch's inputs.
+        out: the run folder.
+        signals: report whether the run must stop.
+        save_minutes: the longest time between saved states.
+        ranks: the processes that share every batch.
+    """
 
     def __init__(
         self,
@@ -53,10 +63,13 @@ class Loop:
     def run(
         self, training: Batches, selection: Batches, identity: Identity, state: TrainingState | None
     ) -> list[dict[str, float]]:
-        """From `state`, or from the beginning, to the last epoch. Returns the rows of metrics.csv."""
+        """Train from `state`, or from the beginning, to the last epoch.
+
+        Returns the rows of metrics.csv.
+        """
         if state is None:
             state = TrainingState(epoch=0, step=0, history=[], metrics=[], tensors={})
-        history, restart = list(state.history), True  # events that a run logged beyond its last state
+        history, restart = list(state.history), True  # hides events that a run logged beyond its last state
         while len(history) < self.config.epochs:
             epoch = len(history)
             row, at_end = self._train_epoch(training, state)
@@ -85,7 +98,10 @@ class Loop:
         return history
 
     def _train_epoch(self, feed: Batches, state: TrainingState) -> tuple[dict[str, float], TrainingState]:
-        """Train what is left of the epoch. Returns its row of metrics.csv, and the state at its end."""
+        """Train the rest of the epoch.
+
+        Returns the epoch's row of metrics.csv, and the state at its end.
+        """
         config, epoch, step = self.config, state.epoch, self.engine.step
         *sums, seconds, waited = state.metrics or [*Sums(), 0.0, 0.0]
         step.begin_epoch(epoch, Sums(*sums))
@@ -126,7 +142,7 @@ class Loop:
         return row, at_end
 
     def _stop_here(self, _images: int) -> None:
-        if self.ranks.world == 1:  # several processes must stop together: they ask each other afterwards
+        if self.ranks.world == 1:  # several processes must stop together: they exchange their flags afterwards
             self.signals.stop_here()
 
     def _save(self, state: TrainingState) -> None:
@@ -135,7 +151,7 @@ class Loop:
         self.last_save = time.monotonic()
 
     def _check_finite(self, sums: Sums, feed: Batches, epoch: int) -> None:
-        """Raises OrsanetError after a loss that was not finite, with the images of its batch."""
+        """Raises OrsanetError, with the batch's images, after a loss that was not finite."""
         if not sums.stopped:
             return
         number = int(sums.steps)
@@ -143,8 +159,8 @@ class Loop:
         order = epoch_plan(feed.split.labels, self.config, epoch).order[first:end]
         images = [feed.split.samples[index].image for index in order]
         raise OrsanetError(
-            f"the loss was not finite in epoch {epoch + 1}, step {number + 1}, which changed no weight; what was saved before is kept. "
-            f"Lower learning_rate, or look at the priors of the batch's images with `orsanet-cache show`:\n{listed(images)}"
+            f"the loss was not finite in epoch {epoch + 1}, step {number + 1}; this step changed no weight, and earlier states are kept. "
+            f"Lower learning_rate, or check the priors of the batch's images with `orsanet-cache show`:\n{listed(images)}"
         )
 
 

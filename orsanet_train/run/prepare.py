@@ -1,4 +1,6 @@
-"""Everything that is checked and collected before the first step of a run: what does not fit is refused here.
+"""The checks and preparations before the first step of a run.
+
+Arguments that do not fit are refused here.
 
 splits ─▶ identity ─▶ model ─▶ the run folder, the state to go on from ─▶ engine ─▶ feeds
 """
@@ -32,15 +34,15 @@ from orsanet_train.run.state import TrainingState, load_state
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run trains with. Nothing has been written yet, and no step taken."""
+    """The parts of a run, before any file is written and any step is taken."""
 
     network: nn.Module  # on the device; called with a batch's inputs
     engine: Engine
     training: Batches
     selection: Batches
-    identity: Identity  # of the weights to come
-    data: dict[str, Any]  # run.json: what must be the same when the run is resumed
-    state: TrainingState | None  # to go on from; not loaded into the engine yet
+    identity: Identity  # of the weights that the run will write
+    data: dict[str, Any]  # run.json: values that must be the same when the run is resumed
+    state: TrainingState | None  # to resume from; not loaded into the engine yet
 
 
 def prepare(
@@ -58,7 +60,24 @@ def prepare(
     images: int | None,
     ranks: Ranks,
 ) -> Prepared:
-    """The arguments are those of `train`. Raises OrsanetError for anything that does not fit."""
+    """Check the arguments of a run and build its parts.
+
+    Args:
+        config: the settings of the run.
+        manifest: the labels.
+        store: the priors.
+        out: the run folder.
+        device: where to train.
+        ir50: initial weights of the backbone; None: random weights.
+        resume: whether to resume the run in `out`.
+        resident: where the data is kept.
+        compiled: whether to compile the model with torch.compile.
+        frozen_weights: the segmenter's and the landmark network's files, for priors = "online".
+        images: use only the first images of both splits, at most this many; None: all images.
+        ranks: the processes that share every batch.
+
+    Raises OrsanetError for arguments that do not fit.
+    """
     training = training_split(config, manifest, store)
     selection = selection_split(config, manifest, store)
     if images is not None:
@@ -76,17 +95,19 @@ def prepare(
         "ir50_sha256": identity.ir50_sha256,
         "compiled": compiled,
     }
-    # Without a state no step is finished yet, and resuming is starting.
+    # Without a state no step is finished yet, and resuming starts from the beginning.
     state = load_state(out / "checkpoints") if resume else None
     check_folder(out, config, data, resume)
     if len(selection.rows) < ranks.world:
-        raise OrsanetError(f"split '{config.selection_split}' has fewer images than there are processes; start fewer")
+        raise OrsanetError(
+            f"split '{config.selection_split}' has fewer images than the run has processes; start fewer processes"
+        )
     model = model.to(device)
     network: nn.Module = model
     companion: Companion | None = None
     batches: Callable[[LabelledSplit], Batches]
     if config.priors == "online":
-        # Here alone: the frozen networks bring torchvision, which takes seconds to import.
+        # Imported only here: the frozen networks need torchvision, which takes seconds to import.
         from orsanet_train.reference.feed import OnlineFeed
         from orsanet_train.reference.network import OnlineORSANet, check_batches, frozen_networks
 
@@ -100,7 +121,7 @@ def prepare(
 
 
 def _identity(config: RunConfig, manifest: Manifest, store: PriorStore, ir50: Weights | None) -> Identity:
-    """Of the weights before the first epoch."""
+    """The identity of the weights before the first epoch."""
     fields = store.fields(config.train_split, CLEAN)
     return Identity(
         classes=manifest.classes,

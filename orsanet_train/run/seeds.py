@@ -1,4 +1,4 @@
-"""The same training with several seeds, and a table of how each ended.
+"""The same training with several seeds, and a table of the results.
 
 OUT/seed-<n>/   a run folder      OUT/seeds.csv   one row per seed
 """
@@ -15,24 +15,29 @@ from orsanet_train.run.train import RunSummary
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`1,2,3` -> [1, 2, 3]. Raises OrsanetError for anything else, for a seed too large for RunConfig, and for one named twice."""
+    """`1,2,3` -> [1, 2, 3].
+
+    Raises OrsanetError for any other text, for a seed too large for RunConfig, and for a repeated
+    seed.
+    """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise OrsanetError(f"--seeds {text}: write numbers separated by commas, for example 0,1,2")
     seeds = [int(part) for part in parts]
     if max(seeds) >= 2**63:
-        raise OrsanetError(f"--seeds {text}: a seed is less than 2^63")
+        raise OrsanetError(f"--seeds {text}: a seed must be less than 2^63")
     if len(set(seeds)) < len(seeds):
-        raise OrsanetError(f"--seeds {text}: the same seed twice is the same run twice")
+        raise OrsanetError(f"--seeds {text}: name each seed once; the same seed gives the same run")
     return seeds
 
 
 def train_seeds(
     seeds: Sequence[int], out: Path, train: Callable[[int, Path], RunSummary], *, main: bool = True
 ) -> pd.DataFrame:
-    """train(seed, OUT/seed-<seed>) for every seed; a table of how each ended, also in OUT/seeds.csv (written by the `main` process).
+    """Call train(seed, OUT/seed-<seed>) for every seed. Returns a table of the results.
 
-    The table is written after every run, so that an interrupted series has what is finished.
+    The `main` process writes the table to OUT/seeds.csv after every run, so that an interrupted
+    series has the finished runs.
     """
     rows = []
     for seed in seeds:

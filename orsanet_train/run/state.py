@@ -1,13 +1,15 @@
-"""The state that a run goes on from: everything that decides what comes next, as folders that are whole or not there.
+"""The state from which a run resumes, as folders that are whole or absent.
 
     RUN/checkpoints/00000003-000120/     epoch being trained (from 0) and steps of it that are done
-        tensors.safetensors              weights, optimiser, loss scale, …; the names are the caller's
+        tensors.safetensors              weights, optimiser, loss scale, …; named by the caller
         state.json                       the numbers, and the checksums of both files
 
-    temporary folder → fsync of its files and of it → rename → fsync of the parent → only now the older ones go
+    temporary folder → fsync of its files and of it → rename → fsync of the parent
+                     → removal of older states
 
-The newest two are kept. One that is saved again steps aside as 00000003-000120.replaced until the new one has its name. A process killed
-at any point leaves temporaries, which the next save removes, and states that are whole.
+A state has everything that determines the next steps. The newest two are kept. When a state is
+saved again, the old folder is called 00000003-000120.replaced until the new one has its name. A
+process killed at any point leaves whole states, and temporaries, which the next save removes.
 """
 
 import errno
@@ -40,7 +42,7 @@ KEPT = 2
 _STATE = re.compile(r"(\d{8,})-(\d{6,})(\.replaced)?")
 _TEMPORARY = re.compile(rf"\.{_STATE.pattern}\.tmp")
 
-# As the safetensors format calls them; all that its oldest supported release reads.
+# Names of the safetensors format; all types that its oldest supported release reads.
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
@@ -51,7 +53,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run is: `step` steps of epoch `epoch` (from 0) are done."""
+    """The position and content of a run: `step` steps of epoch `epoch` (from 0) are done."""
 
     epoch: int
     step: int
@@ -61,22 +63,25 @@ class TrainingState:
 
     @property
     def name(self) -> str:
-        """Of the state's folder."""
+        """Name of the state's folder."""
         return f"{self.epoch:08d}-{self.step:06d}"
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write a state into `folder` (created where absent) and keep the newest one before it; all others go.
+    """Write a state into `folder` (created if absent), and keep the newest state before it.
 
-    Those of a later position go too: a run that saves an earlier one has gone back to before them, because they were damaged.
-    Tensors may lie on any device, share memory or have gaps; each is saved as its values alone, copied to the CPU one at a time.
-    Raises OrsanetError where it cannot be written: the states before are as they were. Raises ValueError for a number that is not
-    finite, or a tensor of a type that safetensors has no name for.
+    All other states are removed, including those of a later position: a run that saves an earlier
+    position has resumed from before them, because they were damaged. Tensors may lie on any device,
+    share memory or have gaps; each is saved as its values only, copied to the CPU one at a time.
+
+    Raises OrsanetError if the state cannot be written; the earlier states are then unchanged.
+    Raises ValueError for a number that is not finite, and for a tensor of a type that safetensors
+    has no name for.
     """
     final, temporary = folder / state.name, folder / f".{state.name}.tmp"
     with _told(f"{final}: the training state cannot be saved"):
         make_folder(folder)
-        _remove_temporaries(folder)  # first: what a kill left behind may be what fills the disk
+        _remove_temporaries(folder)  # first: the remains of a kill may be what fills the disk
         try:
             temporary.mkdir()
             checksum = _write_tensors(temporary / TENSORS, state.tensors)
@@ -96,14 +101,15 @@ def save_state(folder: Path, state: TrainingState) -> None:
         before = [path for path in _states(folder) if _position(path) < (state.epoch, state.step)]
         for path in _states(folder):
             if path not in (final, *before[: KEPT - 1]):
-                os.rename(path, folder / f".{path.name}.tmp")  # a kill then leaves no half of it under its name
+                os.rename(path, folder / f".{path.name}.tmp")  # so that a kill leaves no half of it under its name
         _remove_temporaries(folder)
 
 
 def load_state(folder: Path) -> TrainingState | None:
-    """Read the newest state that is whole; None where there is none at all. Tensors are on the CPU, each in memory of its own.
+    """Read the newest whole state; None if the folder has no states.
 
-    Damaged newer ones are named in warnings on stderr. Raises OrsanetError where there are states and all are damaged.
+    Tensors are on the CPU, each in its own memory. Warnings on stderr name damaged newer states.
+    Raises OrsanetError if all states are damaged.
     """
     findings: list[str] = []
     with _told(f"{folder}: the training states cannot be read"):
@@ -115,45 +121,57 @@ def load_state(folder: Path) -> TrainingState | None:
             findings.append(str(error))
             continue
         for finding in findings:
-            tqdm.write(f"warning: {finding}; going on from the one before, {path.name}", file=sys.stderr)
+            tqdm.write(f"warning: {finding}; resuming from the state before, {path.name}", file=sys.stderr)
         return state
     if findings:
-        raise OrsanetError(f"{folder}: no training state is whole; start again in another folder:\n{listed(findings)}")
+        raise OrsanetError(
+            f"{folder}: all training states are damaged; start again in another folder:\n{listed(findings)}"
+        )
     return None
 
 
 def _read(path: Path) -> TrainingState:
-    """Raises OrsanetError for one that is not, to the last bit, what was saved under this name."""
+    """Read a state.
+
+    Raises OrsanetError unless it is, to the last bit, the state that was saved under this name.
+    """
     try:
         numbers, checksum = _checked_numbers((path / NUMBERS).read_bytes())
         if _file_crc32c(path / TENSORS) != checksum:
-            raise ValueError(f"{TENSORS} does not have its checksum")
-        # Copies, not views of the file: what is in memory is aligned as torch aligns it, and kernels may round differently elsewhere.
+            raise ValueError(f"{TENSORS} does not match its checksum")
+        # Copies, not views of the file: torch aligns its own memory, and kernels may round
+        # differently with another alignment.
         with safetensors.safe_open(path / TENSORS, framework="pt") as file:
             state = TrainingState(**numbers, tensors={name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
         if state.name != path.name.removesuffix(".replaced"):
-            raise ValueError(f"it holds the state {state.name}")
+            raise ValueError(f"it contains the state {state.name}")
     except (OSError, ValueError) as error:
         raise OrsanetError(f"{path}: damaged ({error})") from error
     return state
 
 
 def _checked_numbers(content: bytes) -> tuple[dict[str, Any], int]:
-    """state.json -> its numbers and the checksum of the tensors. Raises ValueError unless all is as it was written."""
+    """state.json -> its numbers and the checksum of the tensors.
+
+    Raises ValueError if any byte has changed since it was written.
+    """
     try:
         numbers = json.loads(content)
         checksum = numbers.pop("crc32c")[TENSORS]
         if _numbers(**numbers, tensors_crc32c=checksum) == content:
             return numbers, checksum
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # whatever damaged bytes say
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # from damaged bytes
         raise ValueError(f"{NUMBERS} cannot be read: {type(error).__name__}") from error
-    raise ValueError(f"{NUMBERS} does not have its checksum")
+    raise ValueError(f"{NUMBERS} does not match its checksum")
 
 
 def _numbers(
     epoch: int, step: int, history: list[dict[str, float]], metrics: list[float], tensors_crc32c: int
 ) -> bytes:
-    """state.json, the same bytes for the same numbers. Its own checksum is of itself without it."""
+    """state.json, the same bytes for the same numbers.
+
+    Its own checksum covers the content without this checksum.
+    """
     checksums = {TENSORS: tensors_crc32c}
     content = {"epoch": epoch, "step": step, "history": history, "metrics": metrics, "crc32c": checksums}
     checksums[NUMBERS] = google_crc32c.value(json.dumps(content, allow_nan=False).encode())
@@ -161,10 +179,12 @@ def _numbers(
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
-    """Write a safetensors file, have it on the disk, and return its CRC-32C.
+    """Write a safetensors file, fsync it, and return its CRC-32C.
 
-    Not by the safetensors library: in bytes it needs twice the tensors' memory, and in a file it reports a full disk as a fault of the
-    format and lets nobody but the owner read. CRC-32C, as in the store: seven times as fast as SHA-256 here, and nobody attacks.
+    The safetensors library is not used. Its bytes need twice the tensors' memory. When it writes a
+    file, it reports a full disk as a fault of the format, and only the owner can read the file.
+    CRC-32C, as in the store, is seven times as fast as SHA-256 here; protection against attackers
+    is not needed.
     """
     ordered = sorted(
         tensors.items(), key=lambda item: -item[1].itemsize
@@ -191,7 +211,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
 
 
 def _values(tensor: Tensor) -> NDArray[np.uint8]:
-    """A tensor's values one after the other, as bytes [N]; read-only, as the checksum wants them."""
+    """A tensor's values one after the other, as bytes [N]; read-only, as the checksum requires."""
     values: NDArray[np.uint8] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     values.setflags(write=False)
     return values
@@ -209,7 +229,10 @@ def _file_crc32c(path: Path) -> int:
 
 
 def _states(folder: Path) -> list[Path]:
-    """All that has the name of a state, the newest first; of two at one position the one that replaced the other."""
+    """All paths with the name of a state, the newest first.
+
+    Of two at one position the replacement is first.
+    """
     paths = [path for path in folder.iterdir() if _STATE.fullmatch(path.name)]
     return sorted(paths, key=lambda path: (_position(path), not path.suffix), reverse=True)
 
@@ -226,7 +249,10 @@ def _remove_temporaries(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A folder with what is in it; a link or a file in its place alone; where there is nothing, nothing."""
+    """Remove a folder and its contents, or a link or file in its place.
+
+    A path that does not exist is ignored.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -235,10 +261,10 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """What the disk refuses is the user's to mend."""
+    """Turn an error of the disk into an OrsanetError with advice."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "make room there" if full else "see to it that this folder can be read and written"
-        raise OrsanetError(f"{what} ({error.strerror or error}); {advice}, then go on with --resume") from error
+        advice = "make room there" if full else "make this folder readable and writable"
+        raise OrsanetError(f"{what} ({error.strerror or error}); {advice}, then continue with --resume") from error

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM wait for the end of the training step under way, so that what is saved is whole. A second one does not wait."""
+"""Ctrl-C and SIGTERM take effect at the end of the current training step.
+
+The saved state is therefore whole. A second signal stops the run immediately.
+"""
 
 import signal
 import threading
@@ -10,9 +13,10 @@ from orsanet_train.engine.distributed import Ranks, any_rank
 
 
 class StopSignals:
-    """While entered, the first signal is only noted. Outside the main thread, where Python delivers none, nothing changes.
+    """While this context is entered, the first signal is only noted.
 
-    One that came too late for anybody to ask is passed on when all is done.
+    Outside the main thread, where Python delivers no signals, the context has no effect. A signal
+    that arrives after the last call of `asked` is raised when the context ends.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -40,7 +44,10 @@ class StopSignals:
         self._noted = number
 
     def asked(self) -> bool:
-        """Whether to stop: the same on every rank, so all ranks ask at the same steps."""
+        """Whether to stop.
+
+        The result is the same on every rank; all ranks must call this at the same steps.
+        """
         if any_rank(self._noted is not None, self.ranks) and self._noted is None:
             self._noted = signal.SIGTERM
         return self._noted is not None
@@ -51,7 +58,7 @@ class StopSignals:
             raise self.interrupt()
 
     def interrupt(self) -> KeyboardInterrupt:
-        """What to raise once everything is saved."""
+        """The exception to raise once everything is saved."""
         return _interrupt(self._noted or signal.SIGINT)
 
 

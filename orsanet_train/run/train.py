@@ -1,7 +1,8 @@
 """Stage two: train the trainable part on cached priors.
 
-Reads top to bottom: see that all fits (prepare.py), begin the run folder, then loop over the epochs (loop.py). All randomness is addressed
-by seed, epoch and position, so a run that goes on from any step of any epoch ends exactly as if it had not been interrupted.
+The order is: check that all arguments fit (prepare.py), create the run folder, loop over the epochs
+(loop.py). All randomness is addressed by seed, epoch and position, so a run that is resumed at any
+step of any epoch ends exactly like an uninterrupted run.
 """
 
 import sys
@@ -62,12 +63,25 @@ def train(
 ) -> RunSummary:
     """Train into the run folder `out`.
 
-    `ir50` are weights to start the backbone from, or their file; None starts it from random ones.
-    `resident` says where the data is kept meanwhile and `ranks` among how many processes a batch is shared, which changes no result
-    (but for rounding). `frozen_weights` are the segmenter's and the landmark network's, for priors = "online". The state is saved at
-    least every `save_minutes`, and on Ctrl-C or SIGTERM before they are passed on. With `images`, no more than the first of both splits
-    take part.
-    Raises OrsanetError for anything that does not fit, before the first step.
+    On Ctrl-C or SIGTERM the state is saved before the signal is passed on.
+
+    Args:
+        config: the settings of the run.
+        manifest: a loaded manifest or its path.
+        store: an opened store or its path.
+        out: the run folder.
+        device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
+        ir50: initial weights of the backbone, or their file; None: random weights.
+        resume: whether to resume the run in `out`.
+        resident: where the data is kept: "auto", "device", "host" or "stream". The results are the
+            same.
+        compiled: whether to compile the model with torch.compile.
+        frozen_weights: the segmenter's and the landmark network's files, for priors = "online".
+        save_minutes: the longest time between saved states.
+        images: use only the first images of both splits, at most this many; None: all images.
+        ranks: the processes that share every batch. The results are the same except for rounding.
+
+    Raises OrsanetError for arguments that do not fit, before the first step.
     """
     manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
     if ir50 is not None and not isinstance(ir50, Weights):
@@ -97,9 +111,10 @@ def train(
 
 
 def dev_run(config: RunConfig, train: Callable[..., RunSummary], ranks: Ranks) -> None:
-    """Everything that `train` does, two epochs on a few images, in a folder that does not stay.
+    """Do everything that `train` does, in two epochs on a few images, in a temporary folder.
 
-    One process resumes the second epoch from the state after the first; several have no such folder in common.
+    A single process resumes the second epoch from the state after the first. Several processes have
+    no temporary folder in common, and train both epochs at once.
     """
     with TemporaryDirectory(prefix="orsanet-dev-run-") as folder:
         out = Path(folder) / "run"

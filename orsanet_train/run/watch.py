@@ -1,6 +1,7 @@
-"""What a run shows while it goes: a progress bar per epoch, and metrics for TensorBoard.
+"""The display of a run in progress: a bar per epoch, and metrics for TensorBoard.
 
-The device's sums are copied to the host now and then, and looked at when they have arrived: nothing waits for the device.
+The device's sums are copied to the host now and then, and read once they have arrived, without
+waiting for the device.
 """
 
 import time
@@ -21,7 +22,15 @@ Item = TypeVar("Item")
 
 
 class Watch:
-    """The bar of one epoch: images done, img/s, time left, loss, accuracy."""
+    """The bar of one epoch: images done, img/s, time left, loss, accuracy.
+
+    Args:
+        sums: the step's sums (see Sums), on the device.
+        images: the images of the epoch.
+        done: the number of them that is done at the start.
+        title: in front of the bar.
+        shown: whether to print the bar.
+    """
 
     def __init__(self, sums: Tensor, images: int, done: int, title: str, shown: bool) -> None:
         self.sums = sums
@@ -47,7 +56,7 @@ class Watch:
         return self._show(Sums(*self.copy.tolist()))
 
     def last(self) -> Sums:
-        """The sums as they are, and the bar with them; waits for the device."""
+        """The current sums; updates the bar and waits for the device."""
         sums = self._show(Sums(*self.sums.tolist()))
         self.bar.refresh()
         return sums
@@ -68,7 +77,7 @@ class Watch:
 
 
 class Waited(Generic[Item]):
-    """An iterator that knows how long its user waited for it."""
+    """An iterator that measures how long its user waits for it."""
 
     def __init__(self, items: Iterator[Item]) -> None:
         self.items = items
@@ -93,7 +102,10 @@ NO_TENSORBOARD = "no events for TensorBoard (not installed; in the clone of the 
 
 
 def write_events(folder: Path, history: list[dict[str, float]], *, restart: bool) -> None:
-    """Append the newest epoch of `history` for TensorBoard; with `restart`, all of it, hiding what was logged beyond."""
+    """Append the newest epoch of `history` for TensorBoard.
+
+    With `restart` all epochs are written, and events that were logged beyond them are hidden.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder), purge_step=1 if restart else None) as writer:

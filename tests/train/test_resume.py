@@ -112,7 +112,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before_and_says_so(runner,
     content[len(content) // 2] ^= 1
     tensors.write_bytes(content)
     resumed = runner.finish(out, *EVERY_STEP, "--resume")
-    warning = rf"warning: \S+/{newest}: damaged \(tensors.safetensors .*; going on from the one before, {before}"
+    warning = rf"warning: \S+/{newest}: damaged \(tensors.safetensors .*; resuming from the state before, {before}"
     assert re.search(warning, resumed.err)
     assert runner.differences(out, whole.out) == []
 

@@ -374,7 +374,7 @@ def test_resumed_at_any_batch_it_goes_on_bit_for_bit(frozen: FrozenPriors, feed:
 
 @pytest.mark.parametrize(
     ("ranks", "batch_size", "message"),
-    [(ONE, 13, "last batch of 14 images is a single one"), (Ranks(0, 2), 4, "train on one")],
+    [(ONE, 13, "last batch of 14 images has a single image"), (Ranks(0, 2), 4, "train on one")],
 )
 def test_published_is_refused_where_it_cannot_be(
     split: LabelledSplit, ranks: Ranks, batch_size: int, message: str

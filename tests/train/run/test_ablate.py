@@ -182,7 +182,7 @@ def test_more_epochs_go_on_from_those_that_are_done(ablated: Path, longer: Path)
 
 def test_fewer_epochs_than_are_done_are_refused_and_the_run_stays_what_it_was(world, longer: Path) -> None:
     before = {path: path.read_bytes() for path in longer.rglob("*") if path.is_file()}
-    with pytest.raises(OrsanetError, match=r"full/seed-0: already trained for 2 epochs, not 1; ask for at least"):
+    with pytest.raises(OrsanetError, match=r"full/seed-0: already trained for 2 epochs, not 1; set epochs to at"):
         run_all(world, longer, ["full"], [0], ["epochs=1"])
     assert {path: path.read_bytes() for path in longer.rglob("*") if path.is_file()} == before
 
@@ -217,7 +217,7 @@ def test_other_images_in_the_same_folder_are_refused(world, copy: Path, tmp_path
 
 @pytest.mark.parametrize("override", ["loss.dare=none", "seed=7", "model.tokens=spatial"])
 def test_what_the_variants_decide_cannot_be_set(world, tmp_path: Path, override: str) -> None:
-    with pytest.raises(OrsanetError, match=f"--set {override.split('=')[0]}: the variants and --seeds decide this"):
+    with pytest.raises(OrsanetError, match=f"--set {override.split('=')[0]}: the variants and --seeds set these keys"):
         run_all(world, tmp_path / "out", overrides=["epochs=1", override])
     assert not (tmp_path / "out").exists()
 
@@ -239,7 +239,7 @@ def test_a_kill_before_the_first_epoch_does_not_keep_a_run_from_starting(world, 
 
 def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
     with pytest.raises(
-        OrsanetError, match=r"no variant fulll, dare with .*store\.zarr; there are full, no-segmentation, "
+        OrsanetError, match=r"no variant fulll, dare with .*store\.zarr; choose from full, no-segmentation, "
     ):
         run_all(world, tmp_path / "out", ["full", "fulll", "dare"])
     assert not (tmp_path / "out").exists()
@@ -339,7 +339,7 @@ def test_beside_a_native_store_the_other_is_the_published(world, native: Path, t
     assert said == ["published-landmarks, seed 0"]
     recipe = read_json(tmp_path / "out" / "published-landmarks" / "seed-0" / "run.json")["store"]
     assert recipe == world.open_store().recipe
-    with pytest.raises(OrsanetError, match=r"no variant native-landmarks with .*native\.zarr; there are full, "):
+    with pytest.raises(OrsanetError, match=r"no variant native-landmarks with .*native\.zarr; choose from full, "):
         run_all(world, tmp_path / "out", ["native-landmarks"], [0], store=native, landmark_store=world.store)
 
 
@@ -423,7 +423,7 @@ def test_the_command_takes_the_second_store(world, native: Path, tmp_path: Path)
     [
         ("--seeds", "0,one", "--seeds 0,one: write numbers separated by commas"),
         ("--seeds", "0,-1", "--seeds 0,-1: write numbers separated by commas"),
-        ("--variants", "full,no-dares", "there are full, no-segmentation"),
+        ("--variants", "full,no-dares", "choose from full, no-segmentation"),
     ],
 )
 def test_mistakes_end_in_one_sentence(world, tmp_path: Path, option: str, value: str, said: str) -> None:

@@ -282,7 +282,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(
 ) -> None:
     own = refusal(lambda: imported(published, tmp_path / "run", run / "best.safetensors"))
     assert own == (
-        f"{run}/best.safetensors: not a checkpoint of the published code, which holds the whole network; "
+        f"{run}/best.safetensors: not a checkpoint of the published code, which has the whole network; "
         "it lacks face_segment.*, face_landback.*"
     )
     (tmp_path / "notes.pth").write_text("lr 4e-5\n")
@@ -306,7 +306,7 @@ def test_nothing_in_a_checkpoint_is_ever_run(published: Published, tmp_path: Pat
 
 def test_classes_that_do_not_fit_the_head_are_refused(published: Published, tmp_path: Path) -> None:
     four = refusal(lambda: imported(published, tmp_path / "run", classes=[*CLASSES, "fear"]))
-    assert "its head tells 3 classes apart, --classes names 4 (anger, happiness, neutral, fear)" in four
+    assert "its head has 3 classes, --classes has 4 (anger, happiness, neutral, fear)" in four
     twice = refusal(lambda: imported(published, tmp_path / "run", classes=["anger", "neutral", "anger"]))
     assert twice == "--classes anger,neutral,anger: name each class once, in label order"
     assert "name each class once" in refusal(lambda: imported(published, tmp_path / "run", classes=["anger", "", "b"]))
@@ -316,7 +316,7 @@ def test_classes_that_do_not_fit_the_head_are_refused(published: Published, tmp_
 def test_another_depth_is_refused_with_the_option_that_mends_it(published: Published, tmp_path: Path) -> None:
     deeper = load_config("rafdb", (*SIZES, "model.depth=8"))
     message = refusal(lambda: imported(published, tmp_path / "run", config=deeper))
-    assert "its MCM has 1 levels, the configuration says 8" in message
+    assert "its MCM has 1 levels, the configuration has 8" in message
     assert "pass --set model.depth=1" in message
     assert list(tmp_path.iterdir()) == []
 

@@ -60,13 +60,13 @@ def test_what_is_no_list_of_numbers_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1,1", "1,2,01"])
 def test_a_seed_named_twice_is_refused(text: str) -> None:
-    with pytest.raises(OrsanetError, match="the same seed twice"):
+    with pytest.raises(OrsanetError, match="name each seed once"):
         parse_seeds(text)
 
 
 def test_a_seed_too_large_for_a_run_is_refused() -> None:
     assert parse_seeds(f"0,{2**63 - 1}") == [0, 2**63 - 1]
-    with pytest.raises(OrsanetError, match=r"--seeds 3,9223372036854775808: a seed is less than 2\^63"):
+    with pytest.raises(OrsanetError, match=r"--seeds 3,9223372036854775808: a seed must be less than 2\^63"):
         parse_seeds(f"3,{2**63}")
 
 

@@ -136,7 +136,7 @@ def test_resuming_needs_a_run_and_the_same_configuration(world, tmp_path: Path) 
     run(world, tmp_path / "run", "epochs=1")
     with pytest.raises(OrsanetError, match=r"batch_size: 6 before, 7 now"):
         run(world, tmp_path / "run", "epochs=1", "batch_size=7", resume=True)
-    with pytest.raises(OrsanetError, match="already exists; go on with --resume"):
+    with pytest.raises(OrsanetError, match="already exists; continue with --resume"):
         run(world, tmp_path / "run", "epochs=1")
 
 

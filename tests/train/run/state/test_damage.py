@@ -21,7 +21,7 @@ def falls_back(folder: Path, capsys: pytest.CaptureFixture[str], expected: Train
     assert len(lines) == len(damaged)
     for line, name in zip(lines, damaged, strict=True):
         assert line.startswith(f"warning: {folder / name}: damaged (")
-        assert line.endswith(f"); going on from the one before, {expected.epoch:08d}-{expected.step:06d}")
+        assert line.endswith(f"); resuming from the state before, {expected.epoch:08d}-{expected.step:06d}")
 
 
 @pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
@@ -117,7 +117,7 @@ def test_where_all_are_damaged_the_error_names_them_all(two: Path, capsys: pytes
     (two / "00000001-000005" / "tensors.safetensors").unlink()
     (two / "00000001-000010" / "state.json").write_bytes(b"{}")
     said = refused(lambda: load_state(two))
-    assert said.startswith(f"{two}: no training state is whole; start again in another folder:\n")
+    assert said.startswith(f"{two}: all training states are damaged; start again in another folder:\n")
     assert said.index(f"{two / '00000001-000010'}: damaged (") < said.index(f"{two / '00000001-000005'}: damaged (")
     assert capsys.readouterr().err == ""
 

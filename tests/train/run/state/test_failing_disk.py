@@ -128,7 +128,7 @@ def test_whatever_call_fails_the_states_before_are_whole_and_the_user_is_told(
         assert str(folder) in said
         assert os.strerror(number) in said
         assert ("make room there" in said) == (number != errno.EIO)
-        assert said.endswith("then go on with --resume")
+        assert said.endswith("then continue with --resume")
         if "cannot be saved" in said:
             assert not any(name.endswith(".tmp") for name in names(folder)), calls[at - 1]
         loaded = everything(load_state(folder))
@@ -160,7 +160,7 @@ def test_a_file_that_may_not_grow_leaves_the_states_before_whole(two: Path) -> N
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert said == (
-            f"{two / '00000001-000015'}: the training state cannot be saved (File too large); make room there, then go on with --resume"
+            f"{two / '00000001-000015'}: the training state cannot be saved (File too large); make room there, then continue with --resume"
         )
         assert content(two) == before
         assert len(names(two)) == 2
