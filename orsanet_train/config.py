@@ -110,25 +110,24 @@ class RunConfig(_Strict):
     """Radius of the sharpness-aware perturbation; 0 is plain Adam, at half the cost."""
     second_pass_buffers: Literal["moved", "kept"] = "moved"
     """Batch statistics and spectral vectors. moved: the pass at the perturbed weights changes them,
-    as
-    published. kept: these changes are undone."""
+    as published. kept: these changes are undone."""
     precision: Literal["exact", "parity", "fast"] = "parity"
-    """exact: float32, deterministic. parity: TF32 where the device has it, as the published code ran; on a CPU the same as exact.
-    fast: half precision where it is safe (float16 with loss scaling on a GPU, bfloat16 on a CPU)."""
+    """exact: float32, deterministic. parity: TF32 where the device has it, as the published code
+    ran; on a CPU the same as exact. fast: half precision where it is safe (float16 with loss
+    scaling on a GPU, bfloat16 on a CPU)."""
     priors: Literal["cached", "online"] = "cached"
     """cached: from the store. online: the frozen networks run in every pass, for comparison."""
     online: Literal["clean", "erased", "published"] = "published"
     """Input of the frozen networks online. clean: the same as for the cache. erased: the erased
-    image.
-    published: the erased image, with the networks in training mode, as published in code."""
+    image. published: the erased image, with the networks in training mode, as published in
+    code."""
     sampling: Literal["balanced", "shuffled"] = "balanced"
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
     train_split: str = "train"
     selection_split: str = "valid"
     """The split whose accuracy chooses best.safetensors. "held-out": a stratified part of the
     training split, which is then not trained on. The published code uses the test split; reports
-    mark this
-    choice."""
+    mark this choice."""
     held_out_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of every class that is held out with selection_split = "held-out"."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

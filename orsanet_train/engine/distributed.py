@@ -1,4 +1,6 @@
-"""Training on several processes under torchrun: the same global batch gives the same losses and weights as one process.
+"""Training on several processes under torchrun.
+
+The same global batch gives the same losses and weights as one process.
 
     global batch ─ rows of this rank ─ forward (batch norm: statistics of all ranks) ─ loss x its scale ─ backward ─ mean over ranks
 
@@ -134,7 +136,7 @@ def data_parallel(network: nn.Module) -> nn.Module:
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose statistics in training are those of all ranks' rows together; made by `synchronised`.
+    """nn.BatchNorm2d with the statistics of all ranks' rows in training; made by `synchronised`.
 
     x [B, C, H, W], on any device; B may differ between ranks and be 0. The statistics and their
     gradient are computed in float32 if x has a shorter type. All ranks together need more than one
@@ -199,7 +201,7 @@ class _GlobalNorm(torch.autograd.Function):
         dist.all_reduce(sums)
         along_bias, along_weight = (sums / count)[..., None, None]
         dx = scale * (dy - along_bias - normalised * along_weight)
-        # Of this rank alone: DistributedDataParallel adds up the parameters' gradients.
+        # Of this rank only: DistributedDataParallel adds up the parameters' gradients.
         return dx.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
 
 

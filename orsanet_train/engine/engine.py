@@ -75,7 +75,7 @@ def build_engine(
             on the device.
         model: the trained part of `network`.
         config: the settings of the run.
-        device: where the model is.
+        device: the model's device.
         ranks: the processes that share every batch.
         compiled: whether to compile the model with torch.compile.
         companion: see Companion; None: no such network.

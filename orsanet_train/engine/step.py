@@ -56,7 +56,7 @@ class TrainingStep:
         model: the module with the parameters: `network` itself, or the module that it wraps.
         config: learning rate, loss, rho and buffers of the second pass.
         arithmetic: of the passes.
-        device: where the model is.
+        device: the model's device.
         ranks: the processes that share every batch.
     """
 
@@ -123,7 +123,7 @@ class TrainingStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]  # where it is 1, fused Adam changes nothing
+            self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]  # if it is 1, fused Adam changes nothing
             self.optimizer.step()
         more = torch.cat([seen.new_full((1,), total), seen, seen.new_ones(1)])
         self.sums[:-1] += torch.where(self.stopped > 0, 0.0, more)

@@ -176,7 +176,7 @@ def prior_feed(
         manifest: a loaded manifest or its path.
         split: the name of the split.
         config: the settings of the model and of the augmentation.
-        device: where the batches are: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
+        device: the batches' device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
         resident: where the data is kept: "auto", "device", "host" or "stream".
 
     Example: `for batch in prior_feed("store.zarr", "faces.toml", "train", config).epoch(config, 0): model(*batch.inputs)`

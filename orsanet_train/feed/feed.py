@@ -66,7 +66,7 @@ class Feed:
         store: the opened store.
         split: the samples and their rows in the store.
         model: decides which segmentation field is read.
-        device: where the batches are.
+        device: the batches' device.
         resident: where the data is kept; "auto": in a GPU's memory if the data takes at most half
             of the free memory, otherwise streamed.
         ranks: the processes that share every batch.

@@ -197,7 +197,7 @@ class MCM(nn.Module):
     Args:
         width: D, a multiple of 32.
         depth: number of levels.
-        multi_scale: three scales (D, D/2, D/4), or D alone.
+        multi_scale: whether to use three scales (D, D/2, D/4) or only D.
         cross_interaction: see CrossFusionBlock.
         reintegration: see CrossFusionBlock.
     """

@@ -61,7 +61,7 @@ class OnlineFeed:
         root: the folder of the manifest's image paths.
         store: the store that was built from these files.
         split: the samples and their rows in the store.
-        device: where the batches are.
+        device: the batches' device.
         ranks: the processes that share every batch.
         decoders: number of threads that decode ahead, up to RING batches.
 

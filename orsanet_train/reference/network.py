@@ -193,6 +193,6 @@ def drop_residual_branches(segmenter: SegFace) -> None:
 
 
 def check_same_networks(frozen: FrozenPriors, store: PriorStore) -> None:
-    """Raises OrsanetError, naming what differs, unless the store was built with these networks."""
+    """Raises OrsanetError, with the differences, unless the store was built with these networks."""
     refusal = f"{store.path} was built with other frozen networks; pass the weights files it was built with"
     check_recipe(frozen.recipe(), store.recipe, refusal)

@@ -67,7 +67,7 @@ def ablate(
     ir50: Weights | StrPath | None = None,
     resident: Resident = "auto",
 ) -> Iterator[str]:
-    """Train and evaluate every variant with every seed, yielding the name of each run before it starts.
+    """Train and evaluate every variant with every seed; yields each run's name before it starts.
 
     Args:
         manifest: a loaded manifest or its path.

@@ -132,7 +132,7 @@ def _check_forms(model: ModelConfig) -> None:
 
 
 def _check_parts(weights: Weights, model: ModelConfig, classes: Sequence[str]) -> None:
-    """Raises OrsanetError unless the file has all parts, levels and classes of such a checkpoint."""
+    """Raises OrsanetError unless the file has all parts and sizes of a published checkpoint."""
     names = weights.tensors
     absent = [f"{part}*" for part in PARTS if not any(name.startswith(part) for name in names)]
     if HEAD not in names or names[HEAD].dim() != 2:

@@ -2,7 +2,7 @@
 
 Arguments that do not fit are refused here.
 
-splits ─▶ identity ─▶ model ─▶ the run folder, the state to go on from ─▶ engine ─▶ feeds
+splits ─▶ identity ─▶ model ─▶ the run folder, the state to resume from ─▶ engine ─▶ feeds
 """
 
 from collections.abc import Callable

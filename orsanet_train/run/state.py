@@ -81,7 +81,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
     final, temporary = folder / state.name, folder / f".{state.name}.tmp"
     with _told(f"{final}: the training state cannot be saved"):
         make_folder(folder)
-        _remove_temporaries(folder)  # first: the remains of a kill may be what fills the disk
+        _remove_temporaries(folder)  # first: the remains of a kill may fill the disk
         try:
             temporary.mkdir()
             checksum = _write_tensors(temporary / TENSORS, state.tensors)

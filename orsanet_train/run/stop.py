@@ -53,7 +53,7 @@ class StopSignals:
         return self._noted is not None
 
     def stop_here(self) -> None:
-        """Raise if this rank was asked to stop."""
+        """Raise the interrupt if this rank received a signal."""
         if self._noted is not None:
             raise self.interrupt()
 
