@@ -1,18 +1,17 @@
 """An epoch of a small model in float64, alone or as one of torchrun's processes: losses step by step and the weights at its end.
 
-Not a test: test_torchrun.py starts it with STORE MANIFEST OUT BATCH_SIZE.
+Not a test: test_torchrun.py starts it with STORE MANIFEST OUT BATCH_SIZE…, for an epoch with each batch size.
 """
 
 import sys
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from orsanet_cache import PriorStore, load_manifest
+from orsanet_cache import Manifest, PriorStore, load_manifest
 from orsanet_train.config import load_config
-from orsanet_train.engine.distributed import process_group
+from orsanet_train.engine.distributed import Ranks, process_group
 from orsanet_train.engine.engine import build_engine
 from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import Feed
@@ -21,6 +20,8 @@ from orsanet_train.feed.split import join
 from orsanet_train.model.orsanet import Expression, ORSANet, build_model
 
 torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
 
 
 class InDouble(nn.Module):
@@ -34,28 +35,32 @@ class InDouble(nn.Module):
         return self.model(*(value.double() if value.is_floating_point() else value for value in inputs))
 
 
-def main(store: str, manifest: str, out: str, batch_size: str) -> None:
-    cpu = torch.device("cpu")
+def main(store: str, manifest: str, out: str, *batch_sizes: str) -> None:
+    with process_group(CPU) as ranks:
+        for batch_size in batch_sizes:
+            content = epoch(PriorStore.open(store), load_manifest(manifest), batch_size, ranks)
+            save_file(content, f"{out}-{batch_size}-{ranks.rank}.safetensors")
+
+
+def epoch(store: PriorStore, manifest: Manifest, batch_size: str, ranks: Ranks) -> dict[str, Tensor]:
     config = load_config(
         "small",
         (f"batch_size={batch_size}", "precision=exact", "model.depth=2", "model.width=64", "loss.warmup_epochs=0",
          "model.backbone_channels=[8,16,32]", "model.backbone_units=[1,1,1]"),
     )  # fmt: skip
-    with process_group(cpu) as ranks:
-        opened = PriorStore.open(Path(store))
-        split = join(load_manifest(Path(manifest)), opened, "train", ["clean", "hflip"])
-        feed = Feed(opened, split, config.model, cpu, ranks=ranks)
-        torch.manual_seed(0)
-        model = build_model(config.model, 3, 128, 512).double()
-        engine = build_engine(InDouble(model), model, config, cpu, ranks, compiled=False)
-        engine.step.begin_epoch(0, Sums())
-        seen, rows = [], []
-        for span, batch in zip(batch_spans(len(split.rows), config.batch_size), feed.epoch(config, 0), strict=True):
-            engine.take(batch, span[1] - span[0])
-            seen.append(engine.step.sums.clone())
-            rows.append(len(batch.label))
-        content = {**engine.step.state(), "sums": torch.stack(seen), "rows": torch.tensor(rows)}
-        save_file({name: tensor.contiguous() for name, tensor in content.items()}, f"{out}-{ranks.rank}.safetensors")
+    split = join(manifest, store, "train", ["clean", "hflip"])
+    feed = Feed(store, split, config.model, CPU, ranks=ranks)
+    torch.manual_seed(0)
+    model = build_model(config.model, 3, 128, 512).double()
+    engine = build_engine(InDouble(model), model, config, CPU, ranks, compiled=False)
+    engine.step.begin_epoch(0, Sums())
+    seen, rows = [], []
+    for span, batch in zip(batch_spans(len(split.rows), config.batch_size), feed.epoch(config, 0), strict=True):
+        engine.take(batch, span[1] - span[0])
+        seen.append(engine.step.sums.clone())
+        rows.append(len(batch.label))
+    content = {**engine.step.state(), "sums": torch.stack(seen), "rows": torch.tensor(rows)}
+    return {name: tensor.contiguous() for name, tensor in content.items()}
 
 
 if __name__ == "__main__":

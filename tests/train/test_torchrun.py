@@ -12,23 +12,28 @@ from safetensors.torch import load_file
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CHILD = str(Path(__file__).with_name("ranks_child.py"))
 PATIENCE = 240
+BATCH_SIZES = ("6", "13")
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=PATIENCE)
 
 
-@pytest.mark.parametrize(("batch_size", "rows"), [(6, [[3, 3, 1], [3, 3, 1]]), (13, [[7, 1], [6, 0]])])
-def test_an_epoch_on_two_processes_is_that_of_one(
-    world, tmp_path: Path, batch_size: int, rows: list[list[int]]
-) -> None:
-    """In float64, where rounding (which Adam enlarges: a gradient that ought to be zero becomes a whole step) stays below 1e-6."""
-    arguments = (CHILD, str(world.store), str(world.manifest))
+@pytest.fixture(scope="module")
+def epochs(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ranks_child.py writes alone and as one of two processes, with both batch sizes."""
+    out = tmp_path_factory.mktemp("epochs")
     for name, launcher in (("one", ()), ("two", TORCHRUN)):
-        done = start(*launcher, *arguments, str(tmp_path / name), str(batch_size))
+        done = start(*launcher, CHILD, str(world.store), str(world.manifest), str(out / name), *BATCH_SIZES)
         assert done.returncode == 0, done.stderr
-    one = load_file(tmp_path / "one-0.safetensors")
-    two = [load_file(tmp_path / f"two-{rank}.safetensors") for rank in range(2)]
+    return out
+
+
+@pytest.mark.parametrize(("batch_size", "rows"), [("6", [[3, 3, 1], [3, 3, 1]]), ("13", [[7, 1], [6, 0]])])
+def test_an_epoch_on_two_processes_is_that_of_one(epochs: Path, batch_size: str, rows: list[list[int]]) -> None:
+    """In float64, where rounding (which Adam enlarges: a gradient that ought to be zero becomes a whole step) stays below 1e-6."""
+    one = load_file(epochs / f"one-{batch_size}-0.safetensors")
+    two = [load_file(epochs / f"two-{batch_size}-{rank}.safetensors") for rank in range(2)]
     assert [part.pop("rows").tolist() for part in two] == rows
     assert one.pop("rows").tolist() == [sum(parts) for parts in zip(*rows, strict=True)]
     for name, tensor in one.items():

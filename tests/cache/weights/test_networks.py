@@ -52,9 +52,7 @@ def test_a_store_remembers_where_its_networks_were(world, moving: Path) -> None:
 def test_the_digest_decides_and_not_the_place(world, moving: Path) -> None:
     shutil.copy(world.landmarks, moving / "a.safetensors")  # another network, and a file that is gone
     (moving / "b.safetensors").unlink()
-    with pytest.raises(
-        OrsanetError, match=r"digest .*; pass its weights file with --segmenter. Checked:\n"
-    ) as refused:
+    with pytest.raises(OrsanetError, match=r"digest .*; pass its weights file with --segmenter. Checked:\n") as refused:
         find_networks(moving / "store.zarr")
     assert str(moving / "a.safetensors") in str(refused.value)
     assert "demo: another network, with the digest" in str(refused.value)

@@ -21,10 +21,7 @@ def test_a_known_file_is_named_by_its_content_whatever_it_is_called(tmp_path: Pa
     known = {**SOURCES, "mobilefacenet": replace(SOURCES["mobilefacenet"], sha256=fingerprint(path).sha256)}
     assert identify(path, known) == ("mobilefacenet: exactly the published MobileFaceNet, 68 landmarks, " + known["mobilefacenet"].file_name, None)  # fmt: skip
     convert_weights(path, tmp_path / "b.safetensors")
-    assert (
-        "converted from the published MobileFaceNet"
-        in identify(tmp_path / "b.safetensors", known).what
-    )
+    assert "converted from the published MobileFaceNet" in identify(tmp_path / "b.safetensors", known).what
     with pytest.raises(OrsanetError, match="its origin's SHA-256 is"):  # converted, but not from the file in SOURCES
         identify(tmp_path / "b.safetensors")
 

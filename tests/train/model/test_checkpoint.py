@@ -196,7 +196,9 @@ def test_a_missing_weights_file_is_refused_by_its_folder_and_its_name(tmp_path: 
     with pytest.raises(OrsanetError, match=re.escape(f"{tmp_path} is not a run folder: it has no last.safetensors; ")):
         load_weights(tmp_path / "last.safetensors")
     (tmp_path / "best.safetensors").touch()
-    with pytest.raises(OrsanetError, match=r"has no last\.safetensors, only best\.safetensors; choose best\.safetensors"):
+    with pytest.raises(
+        OrsanetError, match=r"has no last\.safetensors, only best\.safetensors; choose best\.safetensors"
+    ):
         load_weights(tmp_path / "last.safetensors")
     with pytest.raises(OrsanetError, match=r"best\.safetensors is not a run folder: it has no last"):
         load_weights(tmp_path / "best.safetensors" / "last.safetensors")
