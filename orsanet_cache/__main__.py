@@ -1,4 +1,4 @@
-"""`python -m orsanet_cache`, which is how torchrun starts it."""
+"""`python -m orsanet_cache`; torchrun starts the command line in this way."""
 
 from orsanet_cache.cli import main
 

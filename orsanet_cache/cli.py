@@ -1,4 +1,4 @@
-"""orsanet-cache: the group of its commands, which the modules of commands/ define."""
+"""The command line orsanet-cache: a group of the commands that the modules of commands/ define."""
 
 import sys
 
@@ -16,11 +16,11 @@ from orsanet_cache.console import CommandGroup
 
 @click.group(
     cls=CommandGroup,
-    interrupted="Run the same command again: build, weights fetch and demo-train go on, the others begin anew.",
+    interrupted="Run the same command again: build, weights fetch and demo-train continue, the others start over.",
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:
-    """Stage one of ORSANet: run the frozen networks once and keep what they say in a store."""
+    """Stage one of ORSANet: run the frozen networks once and keep their outputs in a store."""
 
 
 main.add_command(build)

@@ -1,4 +1,8 @@
-"""What both command lines share: mistakes become one message and exit code 1, Ctrl-C 130, SIGTERM 143; bugs keep their traceback."""
+"""Errors, signals and options that both command lines share.
+
+A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143. A bug keeps
+its traceback.
+"""
 
 import signal
 import sys
@@ -10,17 +14,17 @@ import click
 
 from orsanet_cache.errors import OrsanetError
 
-FILE = click.Path(path_type=Path)  # of an argument or option that names a file or folder, there or not
-REPEAT_SECONDS = 5.0  # longer than ending an interrupted command takes
-_first: int = signal.SIGINT  # what the alarm repeats
+FILE = click.Path(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
+REPEAT_SECONDS = 5.0  # longer than an interrupted command takes to end
+_first: int = signal.SIGINT  # the signal that the alarm repeats
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: to be treated as Ctrl-C is, by whatever cleans up on the way out."""
+    """SIGTERM was received. Code that cleans up after Ctrl-C handles it in the same way."""
 
 
 class CommandGroup(click.Group):
-    """A click group whose commands may raise OrsanetError; `interrupted` says what to do after Ctrl-C."""
+    """A click group whose commands may raise OrsanetError. `interrupted` is the advice printed after Ctrl-C."""
 
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,7 +37,7 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except OrsanetError as error:
             raise click.ClickException(str(error)) from error
-        except OSError as error:  # a full disk, a folder that cannot be written, a name too long: the user's to mend
+        except OSError as error:  # a full disk, a read-only folder, a name that is too long: the user can fix these
             raise click.ClickException(f"{error.filename or 'writing'}: {error.strerror or error}") from error
         except KeyboardInterrupt as interrupt:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -42,7 +46,10 @@ class CommandGroup(click.Group):
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Ctrl-C or SIGTERM, and again after a while: an interrupt that lands in a destructor is printed by Python and otherwise lost."""
+    """Raise for Ctrl-C or SIGTERM, and again after REPEAT_SECONDS.
+
+    Python prints an exception that is raised in a destructor and then ignores it.
+    """
     global _first
     _first = number if number != signal.SIGALRM else _first
     signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
@@ -50,7 +57,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def parse_part(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """I/N as two numbers, both counted from 1."""
+    """I/N -> two numbers, both counted from 1."""
     if value is None:
         return None
     index, slash, count = value.partition("/")
@@ -63,7 +70,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
     return None if value is None else [name.strip() for name in value.split(",")]
 
 
-# For a manifest that is a CSV alone.
+# For a manifest that is a CSV without a descriptor.
 classes_option = click.option(
     "--classes", callback=_names, help="Class names in label order, for a .csv manifest: a,b,c"
 )

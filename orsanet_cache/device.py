@@ -1,4 +1,4 @@
-"""Which device to compute on, and which part of the work is this process's."""
+"""The device to compute on, and this process's part of the work."""
 
 import os
 
@@ -9,13 +9,17 @@ from orsanet_cache.errors import OrsanetError
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' is the GPU where there is one, under torchrun each process its own. Raises OrsanetError for a device that is not there."""
+    """The device of that name: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+
+    'auto' is a GPU if PyTorch finds one, otherwise the CPU. Under torchrun each process gets its own GPU.
+    Raises OrsanetError for a device that is not available.
+    """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("only cpu and cuda are")
+            raise RuntimeError("only cpu and cuda are supported")
         torch.empty(0, device=device)
         if device.type == "cuda":
             # Streams, events and graphs that name no device belong to the current one.
@@ -23,12 +27,12 @@ def choose_device(name: str) -> torch.device:
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise OrsanetError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
-    allow_tf32(False)  # fp32 means fp32: PyTorch's default lets convolutions on a GPU round their inputs to TF32
+    allow_tf32(False)  # by default PyTorch lets fp32 convolutions on a GPU round their inputs to TF32
     return device
 
 
 def as_device(given: torch.device | str) -> torch.device:
-    """A device, or the one that a text names (`choose_device`). Raises TypeError for anything else."""
+    """`given` as a device; a string is resolved by `choose_device`. Raises TypeError for any other type."""
     if isinstance(given, torch.device):
         return given
     if not isinstance(given, str):
@@ -37,14 +41,21 @@ def as_device(given: torch.device | str) -> torch.device:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """May float32 convolutions and products on a GPU round their inputs to TF32? On a CPU this changes nothing."""
-    # Not the newer `fp32_precision`: after it these two disagree with themselves, and torch.export stops half way with oneDNN switched off.
+    """Allow or forbid that float32 convolutions and products on a GPU round their inputs to TF32.
+
+    This has no effect on a CPU.
+    """
+    # The newer `fp32_precision` is avoided: once it is set, reading these two switches fails, and torch.export stops
+    # half way and leaves oneDNN switched off.
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def torchrun_part() -> tuple[int, int]:
-    """This process's part and the number of parts, counted from 1: torchrun's rank and world size; without torchrun 1 of 1."""
+    """This process's part and the number of parts, counted from 1.
+
+    They are torchrun's rank and world size, and 1 of 1 without torchrun.
+    """
     if not torch.distributed.is_torchelastic_launched():
         return 1, 1
     return int(os.environ["RANK"]) + 1, int(os.environ["WORLD_SIZE"])

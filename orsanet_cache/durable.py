@@ -1,10 +1,11 @@
-"""Files that are either there, whole and on the disk, or not there at all.
+"""Files that either exist, complete and on the disk, or do not exist at all.
 
     content → temporary file → fsync → rename or link → fsync of the folder
 
-A process killed at any point leaves temporaries behind, and nothing else that is not whole.
+A process that is killed at any point leaves no incomplete file except temporary ones.
 
-`prepare_folder`, `write_whole` and `read_json` are for results in folders that users name: they raise OrsanetError.
+`prepare_folder`, `write_whole` and `read_json` are for results in folders that users name. They raise
+OrsanetError.
 """
 
 import fcntl
@@ -21,10 +22,10 @@ Content = Sequence[bytes | bytearray | memoryview]
 
 
 def write_temporary(path: Path, content: Content) -> None:
-    """Write a file whole and have it on the disk, under a name that means nothing yet."""
+    """Write a complete file under a temporary name and fsync it."""
     with open(path, "wb", buffering=0) as file:
-        # In one piece: the page cache then keeps it in large folios. Rows of a 385 MB store were read from them, measured once, at 0.77
-        # of the memory's limit instead of 0.44.
+        # In one piece, so that the page cache keeps it in large folios. In one measurement, rows of a 385 MB store were
+        # then read at 0.77 of the memory's limit instead of 0.44.
         rest = memoryview(b"".join(content))
         while rest:
             rest = rest[file.write(rest) :]
@@ -32,9 +33,9 @@ def write_temporary(path: Path, content: Content) -> None:
 
 
 def leave_to_disk(descriptor: int) -> None:
-    """Have a file that was written in small pieces on the disk, and from now on read from there.
+    """Fsync a file that was written in small pieces, and drop it from the page cache.
 
-    Read back in order, it then lies in large folios too.
+    When the file is then read in order, the page cache keeps it in large folios.
     """
     os.fsync(descriptor)
     if hasattr(os, "posix_fadvise"):  # not on macOS
@@ -42,7 +43,7 @@ def leave_to_disk(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names given in the folder survive a power cut from here on."""
+    """Fsync the folder, so that its entries survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,7 +52,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the folder and those above it."""
+    """Create the folder and its missing parents, and fsync the folder above each new one."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -60,14 +61,17 @@ def make_folder(folder: Path) -> None:
 
 
 def publish(path: Path, content: Content, temporary: Path) -> None:
-    """Put a whole file in the place of whatever has that name. `temporary` must be on the same file system."""
+    """Write a complete file to `path` and replace a file of that name.
+
+    `temporary` must be on the same file system.
+    """
     write_temporary(temporary, content)
     os.replace(temporary, path)
     sync_folder(path.parent)
 
 
 def publish_new(path: Path, content: Content, temporary: Path) -> bool:
-    """As `publish`, but only where nothing has that name; says whether it did."""
+    """As `publish`, but only if `path` does not exist. Returns whether the file was created."""
     try:
         write_temporary(temporary, content)
         os.link(temporary, path)
@@ -80,7 +84,11 @@ def publish_new(path: Path, content: Content, temporary: Path) -> bool:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary name beside `path`, have it on the disk, then rename: readers see the old file or the new one, never a part."""
+    """Write to a temporary file beside `path`, fsync it, then rename it.
+
+    A reader gets the old file or the new one, never a part. Raises OrsanetError if the file cannot be
+    written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
@@ -96,7 +104,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises OrsanetError for a damaged file."""
+    """The content of a JSON file. Raises OrsanetError for a damaged file."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
@@ -104,20 +112,23 @@ def read_json(path: Path) -> Any:
 
 
 def prepare_folder(path: Path) -> None:
-    """Make a folder for results, before they are computed. Raises OrsanetError where nothing could be written into it."""
+    """Create a folder for results before they are computed.
+
+    Raises OrsanetError if the folder cannot be created or is not writable.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OrsanetError(f"{path}: cannot be made ({error.strerror}); choose another folder with --out") from error
+        raise OrsanetError(f"{path}: cannot be created ({error.strerror}); choose another folder with --out") from error
     if not os.access(path, os.W_OK):
-        raise OrsanetError(f"{path}: cannot be written into; choose another folder with --out")
+        raise OrsanetError(f"{path}: is not writable; choose another folder with --out")
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of an existing file; it ends with the process, however that ends.
+    """Hold the lock of an existing file. The system releases the lock when the process ends.
 
-    Raises BlockingIOError where `wait` is false and another process holds it.
+    Raises BlockingIOError if `wait` is false and another process holds the lock.
     """
     descriptor = os.open(path, os.O_RDWR)
     try:

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend. Anything else that escapes is a bug and keeps its traceback."""
+"""The exception for mistakes that a user can fix. Any other exception that escapes is a bug and keeps its traceback."""
 
 import reprlib
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
 
 
 class OrsanetError(Exception):
-    """A mistake the user can mend: the message says what is wrong, where, and what to do."""
+    """A mistake that the user can fix. The message states what is wrong, where, and what to do."""
 
 
 def listed(findings: list[str], limit: int = 20) -> str:
-    """Findings as indented lines, the tail beyond `limit` counted instead of shown."""
+    """Findings as indented lines. Those beyond `limit` are counted instead of shown."""
     shown = [f"  {finding}" for finding in findings[:limit]]
     if len(findings) > limit:
         shown.append(f"  … and {len(findings) - limit} more")
@@ -20,10 +20,10 @@ def listed(findings: list[str], limit: int = 20) -> str:
 
 
 def validation_findings(error: "ValidationError") -> list[str]:
-    """pydantic's findings, one short sentence each: where, what, and the value met."""
+    """pydantic's findings, one short sentence each: where, what, and the value found."""
     findings = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "the whole"
+        where = ".".join(str(part) for part in item["loc"]) or "top level"
         met = "" if item["type"] in ("missing", "extra_forbidden") else f" (got {reprlib.repr(item['input'])})"
         message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
         findings.append(f"{where}: {message}{met}")

@@ -115,7 +115,7 @@ def test_stage_two_takes_paths_as_text(world, tmp_path: Path) -> None:
         (lambda: import_checkpoint("a", 1, load_config("small"), "ab", "x"), "out: expected a path"),  # type: ignore[arg-type]
         (lambda: as_device(0), "device: expected 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device, not 0"),  # type: ignore[arg-type]
         (lambda: as_paths(3, "runs"), "runs: expected a list of paths, not int 3"),
-        (lambda: as_names(["a", 1], "views"), r"views: expected a list of names \(str\), in which is int 1"),
+        (lambda: as_names(["a", 1], "views"), r"views: expected a list of names \(str\), but it contains int 1"),
     ],
 )
 def test_a_wrong_type_is_refused_with_what_was_expected(call: Callable[[], object], expected: str) -> None:

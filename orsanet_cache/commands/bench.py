@@ -9,16 +9,16 @@ from orsanet_cache.console import FILE
 
 @click.group()
 def bench() -> None:
-    """Measure what this machine makes of a store and of a build: ratios within one run."""
+    """Measure the speed of a store and of a build on this machine, as ratios within one run."""
 
 
 @bench.command()
 @click.argument("store", type=FILE, required=False)
 @click.option("--gigabytes", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Size of each copy.")
-@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Turns of every contender.")
-@click.option("--folder", type=FILE, help="Where the temporary copies go.  [default: the system's]")
+@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Number of rounds.")
+@click.option("--folder", type=FILE, help="Folder for the temporary copies.  [default: the system's]")
 def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None) -> None:
-    """Read shuffled batches from copies of STORE (or of random data) in every format, warm, taking turns."""
+    """Read shuffled batches from copies of STORE (or of random data) in every format, warm and in turns."""
     from orsanet_cache.bench.read import BATCH, TRAINING_FIELDS, bench_read
 
     rows, row_bytes, speeds = bench_read(store, gigabytes, rounds, folder)
@@ -34,19 +34,19 @@ def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None)
 
 @bench.command()
 @click.argument("manifest", type=FILE, required=False)
-@click.option("--images", type=click.IntRange(min=1), help="How many images.  [default: 64 on a CPU, 4096 on a GPU]")
+@click.option("--images", type=click.IntRange(min=1), help="Number of images.  [default: 64 on a CPU, 4096 on a GPU]")
 @click.option("--views", default="clean,hflip", show_default=True, help="Views to compute, separated by commas.")
 @click.option("--segmenter", type=FILE, help="SegFace weights, or demo.  [default: published sizes, random values]")
 @click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.  [default: random values]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images at a time.  [default: as build]")
-@click.option("--folder", type=FILE, help="Where the temporary store goes.  [default: the system's]")
+@click.option("--folder", type=FILE, help="Folder for the temporary store.  [default: the system's]")
 def build(
     manifest: Path | None, images: int | None, views: str, segmenter: Path | None, landmarks: Path | None, device: str,
     precision: str, batch_size: int | None, folder: Path | None,
 ) -> None:  # fmt: skip
-    """Build a temporary store of MANIFEST's first images (or of random pictures), and say whether the networks ever waited."""
+    """Build a temporary store of MANIFEST's first images (or of random pictures), and print how long the networks waited."""
     import torch
 
     from orsanet_cache.bench.build import bench_build, published_sizes

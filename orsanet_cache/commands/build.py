@@ -28,7 +28,7 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
     type=click.Choice(["published", "native"]),
     default="published",
     show_default=True,
-    help="What MobileFaceNet sees: as ORSANet feeds it, or as it was trained (better landmarks).",
+    help="Input of MobileFaceNet: as ORSANet feeds it, or as it was trained (better landmarks).",
 )
 @click.option(
     "--views",
@@ -50,14 +50,14 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
     type=click.Choice(["float16", "float32", "int8"]),
     default="float16",
     show_default=True,
-    help="How the store keeps features; int8 with one scale per image and channel.",
+    help="Type of the stored features; int8 has one scale per image and channel.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images at a time.  [default: 8 on a CPU, 64 on a GPU]")
 @click.option(
     "--part",
     callback=parse_part,
     metavar="I/N",
-    help="Build only part I of N, counted from 1; start the others beside it, or later.  [default: torchrun's rank, else all]",
+    help="Build only part I of N, counted from 1; start the others at the same time or later.  [default: torchrun's rank, else all]",
 )
 @click.option(
     "--accept-changed", is_flag=True, help="Compute again what was computed from images that have changed since."
@@ -69,13 +69,14 @@ def build(
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
 
-    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Interrupted at any moment, the same command goes on
-    where it stopped.
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. After an interruption the same
+    command continues where the build stopped.
 
-    Several processes may build one store, on one machine or on many that share a file system: `torchrun --nproc-per-node 4 -m
-    orsanet_cache build …`, or each with its own --part.
+    Several processes may build one store, on one machine or on several that share a file system: `torchrun
+    --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part.
 
-    The word demo stands for the small networks that come with the package: made for the faces of `demo-faces`, not for real ones.
+    The word demo selects the small networks that come with the package. They are trained for the faces of
+    `demo-faces`, not for real faces.
     """
     from orsanet_cache.builder.build import build as build_store
     from orsanet_cache.builder.disk import bytes_needed
@@ -98,7 +99,9 @@ def build(
         part = torchrun_part()
     chosen_device = choose_device(device)
     if DEMO in (segmenter, landmarks):
-        click.echo("demo networks have seen synthetic faces only; for real ones take the published weights", err=True)
+        click.echo(
+            "the demo networks were trained on synthetic faces only; for real faces use the published weights", err=True
+        )
     if landmarks == DEMO and landmark_input == "native":
         raise OrsanetError(
             "--landmarks demo was trained on --landmark-input published; native is for the published weights"
@@ -123,7 +126,7 @@ def build(
             f"the networks ran {share:.0%} of the time"
         )
     else:
-        click.echo("nothing to do: every view is already there")
+        click.echo("nothing to do: every view already exists")
     for split, rejected in summary.rejected.items():
         for image, reason in rejected.items():
             click.echo(f"rejected, will not be used: {split}: {image!r}: {reason}", err=True)
@@ -131,9 +134,9 @@ def build(
         click.echo("If you fix any of these images, run the same command again with --accept-changed.", err=True)
     if summary.waiting:
         click.echo(
-            f"{out}: {summary.waiting} unit(s) of other parts are still to be computed; the last part to end seals the store"
+            f"{out}: {summary.waiting} unit(s) of other parts are not computed yet; the last part to finish seals the store"
         )
         return
     count = sum(len(rejected) for rejected in summary.rejected.values())
     click.echo(f"{out}: {summary.images - count:,} of {summary.images:,} images usable")
-    click.echo(f"look at it: orsanet-cache show {out} --split {chosen_splits[0]} -n 16 --out sheet.png")
+    click.echo(f"view it with: orsanet-cache show {out} --split {chosen_splits[0]} -n 16 --out sheet.png")

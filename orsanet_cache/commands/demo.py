@@ -1,4 +1,4 @@
-"""The embedded default's commands: draw the faces, train the small frozen networks, measure them."""
+"""The commands of the demo: draw faces, train the small frozen networks, measure them."""
 
 from pathlib import Path
 
@@ -9,19 +9,20 @@ from orsanet_cache.console import FILE
 
 @click.command()
 @click.option("--out", required=True, type=FILE, help="Folder to write the data set to.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which people and pictures.")
-@click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="How many pictures.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the people and pictures.")
+@click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of pictures.")
 @click.option("--truth", is_flag=True, help="Also keep landmarks, part maps and covered pixels, as truth.npz.")
 def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
     """Draw a data set of synthetic faces: seven expressions, three splits, occluders as tags.
 
-    Same seed and number, same bytes. A folder that is already complete is left as it is.
+    The same seed and number of pictures give the same bytes. A folder that is already complete is not
+    changed.
     """
     from orsanet_cache.synthetic.dataset import write_dataset
 
     summary = write_dataset(out, seed, images, truth)
     if not summary.drawn:
-        click.echo("nothing to do: these pictures are already there")
+        click.echo("nothing to do: these pictures already exist")
     counts = ", ".join(f"{split} {count:,}" for split, count in summary.images.items())
     click.echo(f"{out}: {images:,} pictures of {summary.people:,} people ({counts})")
     click.echo(f"next: orsanet-cache build {summary.manifest} --out STORE --segmenter demo --landmarks demo")
@@ -30,20 +31,21 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
 @click.command()
 @click.option("--out", required=True, type=FILE, help="Folder for the faces, the training state and the weights.")
 @click.option("--only", type=click.Choice(["segmenter", "landmarks"]), help="Train one of the two.  [default: both]")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the faces and the training.")
-@click.option("--images", type=click.IntRange(min=64), default=8000, show_default=True, help="How many faces to draw.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of the faces and the training.")
+@click.option("--images", type=click.IntRange(min=64), default=8000, show_default=True, help="Number of faces.")
 @click.option(
-    "--segmenter-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Of 16 faces each."
+    "--segmenter-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Steps of 16 faces each."
 )
 @click.option(
-    "--landmarks-steps", type=click.IntRange(min=1), default=1300, show_default=True, help="Of 32 faces each."
+    "--landmarks-steps", type=click.IntRange(min=1), default=1300, show_default=True, help="Steps of 32 faces each."
 )
 def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_steps: int, landmarks_steps: int) -> None:
     """Train the small frozen networks that come with the package, on synthetic faces alone.
 
-    About an hour on one core each: give them one in two terminals with --only and OMP_NUM_THREADS=1, the second once the first has
-    drawn the faces. Stopped at any moment, the same command goes on. All faces of the seed are trained on: evaluate nothing on that
-    seed. Measure them with `demo-quality --weights OUT`.
+    Each network takes about an hour on one core. To train both at once, run the command in two terminals with
+    --only and OMP_NUM_THREADS=1; start the second when the first has drawn the faces. After an interruption
+    the same command continues. The networks are trained on all faces of the seed: evaluate nothing on that
+    seed. Measure the networks with `demo-quality --weights OUT`.
     """
     from orsanet_cache.demo.training import Recipe, train_networks
 
@@ -55,18 +57,18 @@ def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_st
 
 @click.command()
 @click.option("--weights", type=FILE, help="Folder of weights that `demo-train` wrote.  [default: the package's own]")
-@click.option("--seed", type=click.IntRange(min=0), default=2, show_default=True, help="Of the faces to measure on.")
-@click.option("--images", type=click.IntRange(min=20), default=600, show_default=True, help="How many.")
+@click.option("--seed", type=click.IntRange(min=0), default=2, show_default=True, help="Seed of the faces.")
+@click.option("--images", type=click.IntRange(min=20), default=600, show_default=True, help="Number of faces.")
 @click.option("--card", is_flag=True, help="Write digests, training and these numbers to networks.toml in --weights.")
 def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> None:
-    """F1 of every face part, and landmark error, on synthetic faces that the networks have not seen."""
+    """Measure F1 of every face part, and landmark error, on synthetic faces outside the training set."""
     from orsanet_cache.demo.quality import measure
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.frozen.priors import FrozenPriors
     from orsanet_cache.frozen.shipped import DEMO, WEIGHTS, trained_how, weights_path, write_card
 
     if card and weights is None:
-        raise OrsanetError("--card writes into a folder of your own; name it with --weights")
+        raise OrsanetError("--card writes networks.toml into the folder of --weights; pass --weights too")
     if weights is None:
         segmenter, landmarks = weights_path(DEMO, "segmenter"), weights_path(DEMO, "landmarks")
     else:

@@ -1,4 +1,4 @@
-"""orsanet-cache doctor."""
+"""The command `orsanet-cache doctor`."""
 
 import sys
 from pathlib import Path
@@ -14,12 +14,12 @@ from orsanet_cache.console import FILE, classes_option
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
 @click.option("--out", type=FILE, help="Also write all findings, with every name, to this new JSON file.")
 def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Path | None) -> None:
-    """Look over a data set before it is built: what is wrong, where, and what to do.
+    """Check a data set before a build, and print what is wrong, where, and what to do.
 
-    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Every picture is read; those that may be copies of others are read again, once for each
-    other picture they are compared with. Nothing is changed.
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Every picture is read. A picture that
+    may be a copy is read again for each picture that it is compared with. Nothing is changed.
 
-    Exit code 1 where there is an error, 0 where there are at most warnings and notes.
+    The exit code is 1 if there is an error, and 0 if there are at most warnings and notes.
     """
     import os
 
@@ -31,7 +31,7 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
     if manifest.suffix.lower() == ".csv" and root is None:
         raise OrsanetError(f"{manifest}: a CSV alone needs --root (image folder) and --classes (names in label order)")
     if out is not None and not out.absolute().parent.is_dir():
-        raise OrsanetError(f"--out {out}: there is no folder {out.absolute().parent}; create it")
+        raise OrsanetError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it")
     if out is not None and out.is_dir():
         raise OrsanetError(f"--out {out}: is a folder; name a new file, such as {out / 'findings.json'}")
     if out is not None and os.path.lexists(out):
@@ -49,4 +49,4 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
 
 
 def _taken(out: Path) -> str:
-    return f"--out {out}: is there already and is not overwritten; name another file, or delete this one first"
+    return f"--out {out}: already exists and is not overwritten; name another file, or delete this one first"

@@ -1,4 +1,4 @@
-"""orsanet-cache manifest: from a downloaded data set's folder to a manifest."""
+"""The commands `orsanet-cache manifest …`: from a downloaded data set's folder to a manifest."""
 
 import re
 from collections.abc import Callable
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def _tag_lists(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
-    """NAME=FILE, several times."""
+    """Repeated TAG=FILE -> list of (tag, path)."""
     lists = []
     for value in values:
         tag, equals, path = value.partition("=")
         if not equals or not path or not re.fullmatch(r"[^\s@;,]+", tag):
             raise click.BadParameter(
-                f"{value} is not TAG=FILE with a tag without blanks, @, ; and comma, as in occluded=list.txt"
+                f"{value} is not TAG=FILE with a tag that has no blank, @, ; or comma, as in occluded=list.txt"
             )
         lists.append((tag, Path(path)))
     return lists
@@ -42,10 +42,10 @@ def _classes(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
-    """What every layout has."""
+    """Add the argument and the options that every layout has."""
     options = (
         click.argument("root", type=click.Path(path_type=Path, exists=True, file_okay=False)),
-        click.option("--out", required=True, type=FILE, help="The descriptor to write, NAME.toml; NAME.csv beside it."),
+        click.option("--out", required=True, type=FILE, help="The descriptor to write, NAME.toml; NAME.csv is written beside it."),
         click.option(
             "--tag-list",
             "tag_lists",
@@ -69,15 +69,15 @@ def _write(data: "DataSet", root: Path, out: Path, tag_lists: list[tuple[str, Pa
     data, sentences = with_tag_lists(data, [TagList(tag, path) for tag, path in tag_lists])
     written = write_manifest(data, root, out)
     click.echo(summary(data, published_counts(data.name, cap), sentences))
-    click.echo(f"wrote {out} and {out.with_suffix('.csv')}" if written else f"nothing to do: {out} is already there")
+    click.echo(f"wrote {out} and {out.with_suffix('.csv')}" if written else f"nothing to do: {out} already exists")
 
 
 @click.group()
 def manifest() -> None:
     """Turn a downloaded data set into a manifest.
 
-    ROOT is the folder as downloaded; nothing in it is changed. Every label, list and picture is accounted for: what is left out is printed
-    with its reason, and a tree that is not as expected is refused.
+    ROOT is the folder as downloaded; nothing in it is changed. Every label, list and picture is checked: each
+    omission is printed with its reason, and a folder tree that differs from the expected one is refused.
     """
 
 
@@ -97,7 +97,7 @@ def rafdb(root: Path, out: Path, tag_lists: list[tuple[str, Path]]) -> None:
     "--crops", type=FILE, help="First release: cut the faces out by the lists' boxes and write them to this folder."
 )
 @click.option(
-    "--cap-per-class", type=click.IntRange(min=1), help="At most so many training images a class; published: 5000."
+    "--cap-per-class", type=click.IntRange(min=1), help="Maximum number of training images of a class; published: 5000."
 )
 def affectnet(
     root: Path,
@@ -141,7 +141,7 @@ def ferplus(root: Path, out: Path, tag_lists: list[tuple[str, Path]]) -> None:
     "--classes",
     required=True,
     callback=_classes,
-    help="The class folders in label order: a,b,c, or with other names 1=a,2=b,3=c.",
+    help="The class folders in label order: a,b,c, or with class names 1=a,2=b,3=c.",
 )
 @click.option("--name", help="The data set's name.  [default: that of --out]")
 def folders(

@@ -1,4 +1,4 @@
-"""The commands on a store that is there: `orsanet-cache info`, `verify`, `show` and `convert`."""
+"""The commands on an existing store: `orsanet-cache info`, `verify`, `show` and `convert`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from orsanet_cache.console import FILE, classes_option, parse_part
 @click.command()
 @click.argument("store", type=FILE)
 def info(store: Path) -> None:
-    """What STORE holds: splits, views, fields, sizes, recipe, rejected images; of a view that is not finished, how far it is."""
+    """Print the content of STORE: splits, views, fields, sizes, recipe, rejected images, progress of unfinished views."""
     import json
 
     from orsanet_cache.store.reader import PriorStore
@@ -41,7 +41,7 @@ def info(store: Path) -> None:
 
 @click.command()
 @click.argument("store", type=FILE)
-@click.option("--deep", is_flag=True, help="Read everything, not only each unit's first and last row.")
+@click.option("--deep", is_flag=True, help="Read all rows, not only the first and last row of each unit.")
 @click.option(
     "--sample",
     callback=parse_part,
@@ -59,7 +59,7 @@ def verify(
     store: Path, deep: bool, sample: tuple[int, int] | None, repair: bool, manifest: Path | None, classes: list[str] | None,
     root: Path | None, segmenter: Path | None, landmarks: Path | None, device: str,
 ) -> None:  # fmt: skip
-    """Check that STORE is what was built, and name each unit that is not."""
+    """Check that STORE is unchanged since it was built, and print each damaged unit."""
     from orsanet_cache.errors import OrsanetError, listed
     from orsanet_cache.store.units import Share
     from orsanet_cache.store.verify import verify as verify_store
@@ -70,11 +70,11 @@ def verify(
     if not damage:
         click.echo("no damage found")
         return
-    found = f"{store}: {len(damage)} unit(s) are not what was built:\n{listed([str(one) for one in damage])}"
+    found = f"{store}: {len(damage)} unit(s) are damaged:\n{listed([str(one) for one in damage])}"
     if not repair:
         raise OrsanetError(f"{found}\nrepair them with --repair --manifest …")
     if manifest is None:
-        raise OrsanetError(f"{found}\n--repair computes them again from the images: give --manifest too")
+        raise OrsanetError(f"{found}\n--repair computes them again from the images: pass --manifest too")
     click.echo(found, err=True)
 
     from orsanet_cache.builder.repair import repair as repair_store
@@ -88,11 +88,11 @@ def verify(
 
 @click.command()
 @click.argument("store", type=FILE)
-@click.option("--split", required=True, help="Which split to show.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="How many samples.")
+@click.option("--split", required=True, help="The split to show.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="Number of samples.")
 @click.option("--out", required=True, type=FILE, help="The picture to write, a .png.")
 def show(store: Path, split: str, count: int, out: Path) -> None:
-    """A contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
+    """Draw a contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.inspection.sheet import prior_sheet
     from orsanet_cache.store.reader import PriorStore
@@ -109,7 +109,7 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
 @click.argument("source", type=FILE)
 @click.argument("target", type=FILE)
 def convert(source: Path, target: Path) -> None:
-    """Copy a finished store from its Zarr folder SOURCE to the HDF5 file TARGET, or back; every value is read back and checked."""
+    """Copy a finished store from a Zarr folder SOURCE to an HDF5 file TARGET, or back, and check every value."""
     from orsanet_cache.store.convert import convert as convert_store
 
     convert_store(source, target)

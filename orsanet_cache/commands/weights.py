@@ -1,4 +1,4 @@
-"""orsanet-cache weights: which published weights there are, getting them, checking them, making them small and safe."""
+"""The commands `orsanet-cache weights …`: list, fetch, verify and convert published weights."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ def weights() -> None:
 @weights.command("list")
 @click.argument("folder", type=FILE, required=False)
 def list_weights(folder: Path | None) -> None:
-    """What there is: purpose, size, licence, origin, and whether it lies in FOLDER.
+    """List the published weights: purpose, size, licence, origin, and whether FOLDER has them.
 
-    FOLDER is orsanet/weights in $XDG_CACHE_HOME or ~/.cache unless given. Files that are there are read and checked.
+    FOLDER is orsanet/weights in $XDG_CACHE_HOME or ~/.cache by default. Files that exist are read and checked.
     """
     folder = folder or default_folder()
     click.echo(f"weights folder: {folder}")
     for name, source in SOURCES.items():
         path = folder / source.file_name
         if not path.exists():
-            state = "not there" if source.hub else f"not there; {source.instructions}"
+            state = "absent" if source.hub else f"absent; {source.instructions}"
         else:
             wrong = difference(fingerprint(path), source)
-            state = "there, checked" if wrong is None else f"ANOTHER FILE is there: {wrong}"
+            state = "present, checked" if wrong is None else f"DIFFERENT FILE: {wrong}"
         click.echo(
             f"\n{name}: {source.title}\n  for      {source.purpose}\n  file     {source.file_name}, {source.about}"
         )
@@ -40,26 +40,27 @@ def list_weights(folder: Path | None) -> None:
 @weights.command("fetch")
 @click.argument("name", type=click.Choice(list(SOURCES)))
 @click.option(
-    "--out", type=FILE, help="The folder to put it in.  [default: orsanet/weights in $XDG_CACHE_HOME or ~/.cache]"
+    "--out", type=FILE, help="The folder to write to.  [default: orsanet/weights in $XDG_CACHE_HOME or ~/.cache]"
 )
 def fetch_weights(name: Name, out: Path | None) -> None:
-    """Download the weights NAME, or say how to get them; a file that is there is checked instead.
+    """Download the weights NAME, or print how to get them; a file that exists is checked instead.
 
-    Interrupted, the same command goes on where it stopped. Fetching accepts the licence that `list` shows.
+    After an interruption the same command continues the download. By fetching you accept the licence that
+    `list` shows.
     """
     from orsanet_cache.weights.fetch import fetch
 
     source = SOURCES[name]
     path, wrong = fetch(source, out or default_folder())
     if wrong is not None:
-        click.echo(f"warning: {path} is another file than the copy that is known: {wrong}", err=True)
+        click.echo(f"warning: {path} differs from the known copy: {wrong}", err=True)
     click.echo(f"{path}: {source.title}; {source.purpose} {path}")
 
 
 @weights.command("verify")
 @click.argument("file", type=FILE)
 def verify_weights(file: Path) -> None:
-    """Say which of the known files FILE is, or how it differs."""
+    """Print which of the known files FILE is, or how it differs."""
     from orsanet_cache.weights.convert import identify
 
     what, doubt = identify(file)
@@ -72,9 +73,9 @@ def verify_weights(file: Path) -> None:
 @click.argument("file", type=FILE)
 @click.option("--out", type=FILE, required=True, help="The safetensors file to write.")
 def convert_to_safetensors(file: Path, out: Path) -> None:
-    """Write the tensors of FILE that are used as safetensors, with FILE's SHA-256 in the header.
+    """Write the used tensors of FILE as safetensors, with FILE's SHA-256 in the header.
 
-    A store built from either has the same recipe.
+    Stores built from FILE and from the converted file have the same recipe.
     """
     from orsanet_cache.weights.convert import convert_weights
 

@@ -381,7 +381,7 @@ def test_a_folder_for_results_is_made_with_those_above_it_or_refused_by_name(tmp
     prepare_folder(tmp_path / "above" / "results")
     assert (tmp_path / "above" / "results").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(OrsanetError, match=r"file/results: cannot be made \(Not a directory\); .* --out"):
+    with pytest.raises(OrsanetError, match=r"file/results: cannot be created \(Not a directory\); .* --out"):
         prepare_folder(tmp_path / "file" / "results")
 
 

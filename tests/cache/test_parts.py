@@ -154,7 +154,7 @@ def test_parts_in_turn_say_what_is_still_to_do_and_the_last_one_seals(
     for part, waiting in (("1/3", 2), ("3/3", 1)):
         code, said = commands.run(out, "--part", part)
         assert code == 0, said
-        assert f"{waiting} unit(s) of other parts are still to be computed" in said
+        assert f"{waiting} unit(s) of other parts are not computed yet" in said
         assert "usable" not in said
     code, said = commands.run(out, "--part", "2/3")
     assert code == 0, said
@@ -199,7 +199,7 @@ def test_a_signal_ends_a_build_between_units_and_the_next_build_goes_on(
     code, said = ended(process)
     assert code == expected, said
     assert said.splitlines()[-1] == (
-        "Interrupted. Run the same command again: build, weights fetch and demo-train go on, the others begin anew."
+        "Interrupted. Run the same command again: build, weights fetch and demo-train continue, the others start over."
     )
     assert "Traceback" not in said
     safe = markers(out)

@@ -22,7 +22,7 @@ def command(*arguments: object) -> Ended:
 def test_a_card_needs_a_folder_of_ones_own() -> None:
     result = command("demo-quality", "--card", "--images", 20)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "Error: --card writes into a folder of your own; name it with --weights\n"
+    assert result.stderr == "Error: --card writes networks.toml into the folder of --weights; pass --weights too\n"
 
 
 def test_the_faces_that_were_trained_on_are_no_measure() -> None:

@@ -119,12 +119,12 @@ def test_a_data_set_without_one_usable_picture_ends_with_their_names(tmp_path: P
         (["t.csv", "--root", "."], "a CSV alone needs"),
         (["t.csv", "--root", ".", "--classes", "a,c"], "unknown class 'b'"),
         (["absent.toml"], "cannot be read"),
-        (["t.csv", "--root", ".", "--classes", "a,b", "--out", "nowhere/found.json"], "there is no folder"),
+        (["t.csv", "--root", ".", "--classes", "a,b", "--out", "nowhere/found.json"], "does not exist; create it"),
         (
             ["t.csv", "--root", ".", "--classes", "a,b", "--out", "t.csv"],
-            "--out t.csv: is there already and is not overwritten",
+            "--out t.csv: already exists and is not overwritten",
         ),
-        (["t.csv", "--root", ".", "--classes", "a,b", "--out", "dangling"], "--out dangling: is there already"),
+        (["t.csv", "--root", ".", "--classes", "a,b", "--out", "dangling"], "--out dangling: already exists"),
         (
             ["t.csv", "--root", ".", "--classes", "a,b", "--out", "."],
             "--out .: is a folder; name a new file, such as findings.json",

@@ -148,10 +148,10 @@ def test_the_command_names_repairs_and_explains(world, sound: Path, store: Path)
     (store / "train/clean/landmarks/c.2.0.0").unlink()
     result = verify_command("--sample", "1/1")
     assert result.returncode == 1
-    assert "1 unit(s) are not what was built" in result.stderr
+    assert "1 unit(s) are damaged" in result.stderr
     assert "train/clean, rows 8 to 11: landmarks: " in result.stderr
     assert "--repair" in result.stderr
-    assert "give --manifest too" in verify_command("--repair").stderr
+    assert "pass --manifest too" in verify_command("--repair").stderr
     result = verify_command("--deep", "--repair", "--manifest", world.manifest)
     assert result.returncode == 0, result.stderr
     assert "computed 4 views again" in result.stdout

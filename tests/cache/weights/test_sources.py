@@ -77,8 +77,8 @@ def test_list_says_of_every_file_what_it_is_for_and_whether_it_is_there(tmp_path
         for said in (name, published.purpose, published.about, published.licence, published.origin, published.sha256):
             assert said in result.output
     states = [line.split("state    ")[1] for line in result.output.splitlines() if "state    " in line]
-    assert states[0] == "not there"
-    assert states[1].startswith("ANOTHER FILE is there: it has 7 bytes, not 12,281,146")
+    assert states[0] == "absent"
+    assert states[1].startswith("DIFFERENT FILE: it has 7 bytes, not 12,281,146")
     assert SOURCES["ir50"].instructions in states[2]
 
 

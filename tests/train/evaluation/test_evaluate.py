@@ -240,6 +240,6 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_model_runs(
     world, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OrsanetError, match=r"file: cannot be made .*--out"):
+    with pytest.raises(OrsanetError, match=r"file: cannot be created .*--out"):
         evaluated(world, run, tmp_path / "file")
     assert "evaluate" not in capfd.readouterr().err
