@@ -45,7 +45,7 @@ def allow_tf32(allowed: bool) -> None:
 
     This has no effect on a CPU.
     """
-    # The newer `fp32_precision` is avoided: once it is set, reading these two switches fails, and torch.export stops
+    # The newer `fp32_precision` is not used: after it these two switches are inconsistent, and torch.export stops
     # half way and leaves oneDNN switched off.
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -1,1 +1,1 @@
-"""Stage one at work: from a manifest to a store, and the repair of one."""
+"""The build of a store from a manifest, and the repair of a store."""

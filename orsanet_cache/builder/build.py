@@ -2,10 +2,10 @@
 
     manifest → plan.py (units that lack views) → pipeline.py (decode, networks) → writer.py (shards, marker) → … → read back → seal
 
-Views with occluders come second: they are placed by the landmarks of the sealed clean view (placing.py).
+Views with occluders come second, because the landmarks of the sealed clean view place them (placing.py).
 
-Images that cannot be used are collected with their reasons, never guessed; their rows exist and are marked as rejected. Any number of
-processes may build one store, each its part, with nothing between them but the file system.
+Unusable images are collected with their reasons. Their rows exist and are marked as rejected. Any number
+of processes may build one store, each its own part; they share only the file system.
 """
 
 import platform
@@ -42,14 +42,14 @@ from orsanet_cache.weights.networks import find_networks
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What one call of `build` did, and which images cannot be used."""
+    """The result of one call of `build`, and the images that cannot be used."""
 
     images: int
-    computed: int  # images times views, this time
+    computed: int  # images times views computed by this call
     seconds: float
-    networks_seconds: float  # of these, while the networks ran
-    rejected: dict[str, dict[str, str]]  # split -> sample id -> reason, of the views that are sealed
-    waiting: int  # units that other parts have still to compute
+    networks_seconds: float  # part of `seconds` during which the networks ran
+    rejected: dict[str, dict[str, str]]  # split -> sample id -> reason, of the sealed views
+    waiting: int  # units that other parts have not computed yet
 
 
 def build(
@@ -68,17 +68,30 @@ def build(
     accept_changed: bool = False,
     recompute: Sequence[tuple[Unit, str]] = (),
 ) -> BuildSummary:
-    """Compute what the store lacks of `views`, this part's units of it, and seal what is complete.
+    """Compute this part's units of `views` that the store lacks, and seal the views that are complete.
 
-    `priors` are the frozen networks; None finds them: those that the store was built with, for a new store the published ones in the
-    weights folder. `splits` are all of the manifest's unless named: a view that only testing needs is computed for the test split alone.
-    `precision` is the networks' arithmetic (fp16 on CUDA only; "auto" decides as precision.py says), `feature_dtype` how the store keeps
-    features: float16, float32, or int8 with scales. `rows_per_unit` is a new store's. With `accept_changed`, units whose images have
-    changed since are computed again, in every view; so are the units of views named by `recompute`, and with those of the clean view
-    what they place.
-    Raises OrsanetError for another recipe, image list or image than the store's, a part that another process builds, too little disk,
-    a split without a usable image, or views with occluders where the clean view that places them is not finished, or was another, or
-    another version drew them.
+    Raises OrsanetError if the recipe, the image list or an image differs from the store's; if another
+    process builds this part; if the disk has too little space; if a split has no usable image; or if the
+    clean view that places views with occluders is not finished, has changed, or another version of the
+    occluders drew them.
+
+    Args:
+        manifest: the manifest or its path.
+        out: the store, a Zarr folder to create or to continue.
+        priors: the frozen networks. None selects the networks that the store was built with, or for a
+            new store the published ones in the weights folder.
+        views: names of the views to compute.
+        device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
+        splits: splits to compute, by default all of the manifest. A view that only tests need can be
+            computed for the test split alone.
+        part: this process's share of the units.
+        precision: the networks' arithmetic. fp16 needs CUDA; "auto" chooses as precision.py describes.
+        feature_dtype: type of the stored features: float16, float32, or int8 with scales.
+        batch_size: images at a time, at least 1. None selects 8 on a CPU and 64 on a GPU.
+        rows_per_unit: rows of a unit in a new store, 1 to 65,536; an existing store keeps its own.
+        accept_changed: compute units whose images have changed again, in every view.
+        recompute: (unit, view) pairs to compute again. For the clean view this includes the views that
+            it places.
     """
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
     views = as_names(views, "views")
@@ -87,15 +100,15 @@ def build(
     splits = manifest.splits if splits is None else as_names(splits, "splits")
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
-    if not out.exists():  # leave nothing behind where a new store would not fit
+    if not out.exists():  # checked before anything is written, in case a new store does not fit
         check_disk(out, bytes_needed(images * len(views), fields))
     if precision == "auto":
         precision = _stored_precision(out) or chosen_precision(priors, manifest, splits[0], device)
     if precision == "fp16" and device.type != "cuda":
         raise OrsanetError(
-            f"{out}: fp16 needs a CUDA device; go on where there is one, or build another store with --precision fp32"
+            f"{out}: fp16 needs a CUDA device; continue on a machine with one, or build another store with --precision fp32"
         )
-    files = priors.files  # a hint where to look for them; the recipe's digests decide
+    files = priors.files  # recorded as a hint; the networks are identified by the recipe's digests
     recipe = {
         **priors.recipe(),
         "preprocessing": PREPROCESSING,
@@ -124,17 +137,17 @@ def build(
 def _finish(
     writer: StoreWriter, pipeline: Pipeline, manifest: Manifest, provenance: Mapping[str, Any], plan: Plan
 ) -> None:
-    """Compute and commit what this part lacks of the plan's views, and seal those that are complete."""
+    """Compute and commit this part's missing units of the plan's views, and seal the views that are complete."""
     placed = any(is_placed(view) for views in plan.views.values() for view in views)
     place = partial(placement, PriorStore.open(writer.path)) if placed else None
     _compute(plan.work, writer, pipeline, manifest, place)
     damaged = _seal(writer, plan.views, provenance)
-    if damaged:  # they did not read back as they were written
+    if damaged:  # data read back differs from the data written: one more try
         _compute(damaged, writer, pipeline, manifest, place)
         damaged = _seal(writer, plan.views, provenance)
     if damaged:
         names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
-        raise OrsanetError(f"{writer.path}: the disk does not give back what was written:\n{listed(names)}")
+        raise OrsanetError(f"{writer.path}: data read back from disk differs from what was written:\n{listed(names)}")
 
 
 def _compute(
@@ -144,7 +157,15 @@ def _compute(
     manifest: Manifest,
     place: Callable[[Unit], Placement] | None,
 ) -> None:
-    """Decode, run the networks and write, all three at once; `place` says where the occluders of views that have some go."""
+    """Decode, run the networks and write, all three concurrently.
+
+    Args:
+        work: units with the views to compute.
+        writer: the store's writer.
+        pipeline: the threads that decode and that run the networks.
+        manifest: source of the samples.
+        place: returns a unit's placement for views with occluders; None for other views.
+    """
     total = sum(lacking.rows for lacking in work)
     samples = {split: manifest.split(split) for split in {lacking.unit.split for lacking in work}}
 
@@ -163,7 +184,7 @@ def _compute(
     name = "build" if writer.part.count == 1 else f"part {writer.part}"
     safe = 0
     with tqdm(total=total, unit="view", desc=name, smoothing=0.05, disable=not work) as progress:
-        # One ahead, which the networks are at while this thread writes. More would be lost by a kill.
+        # One unit ahead: the networks compute it while this thread writes. A kill would lose more if more were ahead.
         for unit, view, priors in ahead(inference()):
             computed = priors.result(progress.update)
             with what_is_safe(writer.path, safe, total, pipeline.fields):
@@ -172,7 +193,7 @@ def _compute(
 
 
 def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) -> list[Work]:
-    """Seal every complete view; what does not read back as it was committed loses its marker and is returned."""
+    """Seal every complete view. Units that differ when read back lose their markers and are returned."""
     damaged = []
     for split, of_split in views.items():
         for view in of_split:
@@ -185,7 +206,7 @@ def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) ->
 
 
 def _rejected(out: Path, manifest: Manifest, views: ViewsOf) -> dict[str, dict[str, str]]:
-    """Per split the images that cannot be used, and why. Raises OrsanetError for a split of which none can."""
+    """The unusable images of each split, with reasons. Raises OrsanetError for a split without a usable image."""
     store = PriorStore.open(out)
     rejected: dict[str, dict[str, str]] = {}
     for split, of_split in views.items():
@@ -198,7 +219,7 @@ def _rejected(out: Path, manifest: Manifest, views: ViewsOf) -> dict[str, dict[s
 
 
 def _stored_precision(out: Path) -> Precision | None:
-    """What a store that is continued was begun with."""
+    """The precision of an existing store, None for a new one."""
     return PriorStore.open(out).recipe["precision"] if (out / METADATA).exists() else None
 
 

@@ -1,4 +1,4 @@
-"""Images that are no longer those a store was built from, and units that are to be computed again."""
+"""Detect images that changed since a store was built, and mark units to compute again."""
 
 import hashlib
 import os
@@ -20,25 +20,35 @@ from orsanet_cache.store.writer import StoreWriter
 def treat_changed(
     writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], accept: bool, damaged: set[tuple[str, str]]
 ) -> None:
-    """Images that are not those the store was built from: refuse them, or take back what was computed from them, in every view.
+    """Refuse images that changed since the store was built, or uncommit their units in every view.
 
-    Views that are `damaged` (split, view) need not say what they were built from.
+    Raises OrsanetError for changed images without `accept`.
+
+    Args:
+        writer: the store's writer.
+        manifest: the images as they are now.
+        own: this part's units; other units are not checked.
+        accept: uncommit the units of changed images instead of raising an error.
+        damaged: (split, view) pairs whose image digests may be unreadable.
     """
     changed = _changed_images(writer, manifest, own, damaged)
     if changed and not accept:
         found = [f"{unit.split}: {text}" for unit, texts in changed.items() for text in texts]
         rows = sum(unit.stop - unit.start for unit in changed)
         raise OrsanetError(
-            f"{writer.path}: {len(found)} image(s) are not those that the store was built from; put them back, or run "
-            f"`orsanet-cache build … --accept-changed`, which computes the {len(changed)} unit(s) they are in again ({rows:,} images):\n{listed(found)}"
+            f"{writer.path}: {len(found)} image(s) differ from those that the store was built from; restore them, or run "
+            f"`orsanet-cache build … --accept-changed`, which computes their {len(changed)} unit(s) again ({rows:,} images):\n{listed(found)}"
         )
     take_back(writer, [(unit, view) for unit in changed for view in writer.views(unit.split)])
 
 
 def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tuple[str, str]]:
-    """Uncommit units of views, and with those of a clean view what they place -> the placed views (split, view) that were sealed."""
+    """Uncommit units of views -> the placed views (split, view) among them that were sealed.
+
+    A unit of a clean view is uncommitted together with the units that its landmarks place.
+    """
     follow = [(unit, view) for unit, of_view in units if of_view == CLEAN for view in writer.views(unit.split)]
-    # What is placed goes first: wherever this ends, nothing is left that was placed by landmarks that will be others.
+    # Placed views first: if this is interrupted, no unit remains that was placed by landmarks which will be replaced.
     units = sorted(
         dict.fromkeys([*units, *(one for one in follow if is_placed(one[1]))]), key=lambda one: not is_placed(one[1])
     )
@@ -54,7 +64,7 @@ def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tu
 def _changed_images(
     writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], damaged: set[tuple[str, str]]
 ) -> dict[Unit, list[str]]:
-    """Units whose image files are not those they were computed from -> what is different."""
+    """Units whose image files have changed -> one description per changed image."""
     known: dict[Unit, list[list[str]]] = {unit: [] for unit in own}
     for split in dict.fromkeys(unit.split for unit in own):
         for view in writer.views(split):
@@ -95,7 +105,7 @@ def _changed_images(
 
 
 def _file_sha256(path: Path) -> str:
-    """In hex; empty for a file that cannot be read."""
+    """SHA-256 in hex; empty for a file that cannot be read."""
     try:
         return hashlib.sha256(read_file(path)).hexdigest()
     except RejectedImage:

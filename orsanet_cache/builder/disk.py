@@ -1,4 +1,4 @@
-"""The disk of a build: whether a store fits on it, and the errors where it takes no more."""
+"""Disk space of a build: a check before it starts, and the errors when a write fails."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,18 @@ from pathlib import Path
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.schema import Field
 
-# What a compressed field needs per row, as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
+# Disk space of a compressed field as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
 COMPRESSED_SHARE = 0.25
 FREE_SPACE_MARGIN = 1.05
 
 
 def bytes_needed(rows: int, fields: Sequence[Field]) -> int:
-    """Disk estimate for rows, each of one image in one view."""
+    """Estimated bytes on disk of `rows` rows. A row is one image in one view."""
     return rows * int(sum(field.row_bytes * (COMPRESSED_SHARE if field.compressed else 1) for field in fields))
 
 
 def check_disk(out: Path, needed: int) -> None:
-    """Raises OrsanetError where fewer bytes are free than are needed."""
+    """Raises OrsanetError if the disk has less free space than needed."""
     folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     if needed * FREE_SPACE_MARGIN > free:
@@ -31,18 +31,18 @@ def check_disk(out: Path, needed: int) -> None:
 
 @contextmanager
 def explained(out: Path) -> Iterator[None]:
-    """A disk or folder that cannot be written, wherever it strikes."""
+    """Turn an OSError inside the block into an OrsanetError: the store cannot be written."""
     try:
         yield
     except OSError as error:
         raise OrsanetError(
-            f"{out}: cannot be written ({error.strerror or error}); what was finished is safe: mend that and run the same command again"
+            f"{out}: cannot be written ({error.strerror or error}); finished units are safe: fix the cause and run the same command again"
         ) from error
 
 
 @contextmanager
 def what_is_safe(out: Path, safe: int, total: int, fields: Sequence[Field]) -> Iterator[None]:
-    """A disk that takes no more: the error names what is safe and how much is missing."""
+    """Turn an OSError inside the block into an OrsanetError that states what is safe and how much space is missing."""
     try:
         yield
     except OSError as error:

@@ -1,11 +1,13 @@
-"""Things in front of a face, drawn where its landmarks say: the occluded views besides erased squares.
+"""Occluders drawn in front of a face at its landmarks: the occluded views other than erased squares.
 
     pixels, landmarks, view → face's axes → polygons painted on a layer → the layer under the picture's light → over the picture
 
-A pure function of the three. Jitter and colours are drawn from a digest of the pixels, so the same picture always gets the same
-thing at the same place. Where nothing is painted, no pixel changes.
+The result is a pure function of pixels, landmarks and view. Jitter and colours are derived from a digest
+of the pixels, so the same picture always gets the same occluder at the same position. Unpainted pixels do
+not change.
 
-Positions: pixels [x, y] of the 224-pixel view. `left` and `right` are the picture's. Colours are RGB in 0 … 1 under white light.
+Positions: pixels [x, y] of the 224-pixel view. `left` and `right` are the picture's. Colours are RGB in
+0 … 1 under white light.
 """
 
 import hashlib
@@ -25,18 +27,18 @@ from orsanet_cache.synthetic.identity import draw_identity
 from orsanet_cache.synthetic.light import draw_light
 from orsanet_cache.synthetic.render import paint_head
 
-# Raise it with every change of a pixel that is drawn (so also with GENERATOR_VERSION of the demo, which draws the second face).
+# Raise it whenever a drawn pixel changes, so also with the demo's GENERATOR_VERSION: that code draws the second face.
 OCCLUDERS_VERSION = 1
 
-# [224, 224], or colours first, [3, 224, 224]: numpy is several times faster on whole planes.
+# [224, 224], or colours first, [3, 224, 224]: numpy is several times faster on complete planes.
 Plane = NDArray[np.float32]
 Colour = NDArray[np.float64]  # [3]
 
 _SUBPIXEL_BITS = 4
-_FARTHEST = 3.0  # crops beyond the border, where landmarks farther out are taken to be: OpenCV counts in whole numbers
-_SHORTEST = 0.02 * IMAGE_SIZE  # axes of a face shorter than this come from landmarks that make no face
+_FARTHEST = 3.0  # in crop sizes beyond the border; landmarks farther out are clipped: OpenCV has integer coordinates
+_SHORTEST = 0.02 * IMAGE_SIZE  # shorter axes come from landmarks that form no face
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None]
-_GREY_SPREAD = 4  # colour levels; a photograph without colour stays below, JPEG's rounding included
+_GREY_SPREAD = 4  # colour levels; a photograph without colour stays below, including JPEG's rounding
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,16 @@ class FaceAxes:
 
     points: Points  # [68, 2]
     eyes: Points  # [2], between the eyes
-    across: Points  # [2], from there to the right eye's middle
-    down: Points  # [2], from there to the mouth's middle
+    across: Points  # [2], from `eyes` to the right eye's middle
+    down: Points  # [2], from `eyes` to the mouth's middle
 
     def at(self, positions: ArrayLike) -> Points:
-        """Positions [N, 2] in (across, down), foreshortened as the face is -> pixels [N, 2]."""
+        """Positions [N, 2] in (across, down) -> pixels [N, 2], foreshortened like the face."""
         return self.eyes + np.asarray(positions, dtype=np.float64) @ np.stack([self.across, self.down])
 
 
 class Layer:
-    """What is in front of the picture: colour times opacity [3, 224, 224], and opacity [224, 224]."""
+    """A layer in front of the picture: colour times opacity [3, 224, 224], and opacity [224, 224]."""
 
     def __init__(self) -> None:
         self.rgb: Plane = np.zeros((3, IMAGE_SIZE, IMAGE_SIZE), np.float32)
@@ -68,7 +70,15 @@ class Layer:
         blur: float = 0.0,
         within: Points | None = None,
     ) -> None:
-        """Fill one polygon or several, the edge softened by a Gaussian of `blur` pixels and cut off outside the polygon `within`."""
+        """Fill one polygon or several.
+
+        Args:
+            shapes: one polygon [N, 2] or several, in pixels.
+            colour: RGB in 0 … 1.
+            opacity: 0 … 1.
+            blur: standard deviation in pixels of the Gaussian that softens the edge.
+            within: polygon [N, 2] outside which nothing is painted.
+        """
         polygons = [shapes] if isinstance(shapes, np.ndarray) else list(shapes)
         corners = np.concatenate(polygons)
         reach = 3 * blur + 2
@@ -89,10 +99,10 @@ class Layer:
 
 
 def occluded(pixels: Pixels, landmarks: NDArray[np.floating], view: View) -> Pixels:
-    """A face, uint8 [224, 224, 3], with something in front of it: the pixels of `view`, one of PLACED.
+    """The pixels of `view`, one of PLACED: a face, uint8 [224, 224, 3], with an occluder in front of it.
 
-    `landmarks` [68, 2] are the face's in iBUG order, in units of the crop; any numbers will do, those of no face hide something
-    somewhere.
+    `landmarks` [68, 2] are the face's in iBUG order, in units of the crop. Any numbers are accepted; if they
+    form no face, the occluder's position is arbitrary.
     """
     layer = occluder(pixels, landmarks, view)
     seen = pixels.transpose(2, 0, 1) * (1 - layer.alpha) + 255 * layer.rgb
@@ -100,7 +110,7 @@ def occluded(pixels: Pixels, landmarks: NDArray[np.floating], view: View) -> Pix
 
 
 def occluder(pixels: Pixels, landmarks: NDArray[np.floating], view: View) -> Layer:
-    """What `occluded` puts in front of the face, under the picture's light, and without colour in a picture that has none."""
+    """The layer that `occluded` draws: under the picture's light, and without colour if the picture has none."""
     face = _face(landmarks)
     rng = np.random.default_rng([PLACED.index(view.kind), view.seed, *hashlib.sha256(pixels.tobytes()).digest()])
     layer = Layer()
@@ -113,17 +123,20 @@ def occluder(pixels: Pixels, landmarks: NDArray[np.floating], view: View) -> Lay
 
 
 def _cover(polygons: Sequence[Points], width: int, height: int, blur: float = 0.0) -> Any:
-    """How much of each pixel the polygons cover, uint8 [height, width]. OpenCV fills and blurs bytes to the same bytes everywhere."""
+    """The share of each pixel that the polygons cover, uint8 [height, width].
+
+    OpenCV's results on bytes are the same on every machine.
+    """
     coarse = 1  # a wide blur is painted on larger pixels, which takes a fraction of the time
     while blur >= 3 * coarse:
         coarse *= 2
     cover: Any = np.zeros((-(-height // coarse), -(-width // coarse)), np.uint8)
-    for polygon in polygons:  # one by one: fillPoly leaves holes where two of one call overlap
+    for polygon in polygons:  # one by one: fillPoly leaves holes where two polygons of one call overlap
         corners = (polygon + 0.5) / coarse - 0.5
         cv2.fillPoly(
             cover, [np.rint(corners * 2**_SUBPIXEL_BITS).astype(np.int32)], (255,), cv2.LINE_AA, _SUBPIXEL_BITS
         )
-    if blur > 0.3:  # less changes nothing
+    if blur > 0.3:  # a smaller blur has no effect
         cover = cv2.GaussianBlur(cover, (0, 0), blur / coarse)
     if coarse > 1:
         large = cv2.resize(cover, None, fx=coarse, fy=coarse, interpolation=cv2.INTER_LINEAR)
@@ -132,7 +145,7 @@ def _cover(polygons: Sequence[Points], width: int, height: int, blur: float = 0.
 
 
 def _face(landmarks: NDArray[np.floating]) -> FaceAxes:
-    """Axes that are too short, or nearly parallel, are replaced by upright ones: then there is no face to follow."""
+    """The face's axes. Axes that are too short or nearly parallel form no face, and upright axes replace them."""
     inside = np.clip(np.nan_to_num(landmarks.astype(np.float64)), -_FARTHEST, 1 + _FARTHEST)
     points = inside * IMAGE_SIZE - 0.5  # pixel i covers i - 0.5 … i + 0.5
     left, right, mouth = points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[48:68].mean(axis=0)
@@ -144,7 +157,7 @@ def _face(landmarks: NDArray[np.floating]) -> FaceAxes:
 
 
 def _illumination(pixels: Pixels, face: FaceAxes) -> Plane:
-    """How bright things in front of the face would be: the picture's level at the face, and a little of its coarse shading."""
+    """The brightness of objects in front of the face: the picture's level at the face, and a little coarse shading."""
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (14, 14), interpolation=cv2.INTER_AREA)
     cells = np.clip(face.points[17:] * 14 / IMAGE_SIZE, 0, 13).astype(int)
     level = np.median(grey[cells[:, 1], cells[:, 0]]) / 255
@@ -154,7 +167,7 @@ def _illumination(pixels: Pixels, face: FaceAxes) -> Plane:
 
 
 def _skin(pixels: Pixels, face: FaceAxes) -> Colour:
-    """The colour of the nose and the cheeks beside it, as the picture shows it."""
+    """The colour of the nose and the cheeks beside it in the picture."""
     points = face.points
     cheeks = [
         points[near] + share * (points[far] - points[near])
@@ -216,7 +229,7 @@ def _mask(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour)
     left, right = (points[first] + corner * (points[second] - points[first]) for first, second in ((1, 2), (15, 14)))
     unit = _length(face.down)
     chin = points[7:10] + rng.uniform(0.04, 0.10) * face.down
-    # A convex hull: stretched cloth has no dents, and the tip of a turned face's nose is under it too.
+    # A convex hull: stretched cloth has no dents, and it also covers the tip of a turned face's nose.
     stretched = np.concatenate([[top, left, right], points[2:15], chin, points[30:36], points[48:60]])
     hull = cv2.convexHull(stretched.astype(np.float32))[:, 0].astype(np.float64)
     shape = hull.mean(axis=0) + 1.02 * (hull - hull.mean(axis=0))
@@ -240,12 +253,12 @@ def _mask(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour)
 
 
 def _hand(layer: Layer, face: FaceAxes, rng: np.random.Generator, skin: Colour) -> None:
-    """A hand over the mouth that comes from below, left or right: fingers across the lips, the wrist out of the picture."""
+    """A hand over the mouth, from below, left or right: fingers across the lips, the wrist outside the picture."""
     unit = _length(face.down) * rng.uniform(0.95, 1.08)
     side = rng.choice([-1, 1])
     angle = rng.uniform(0.35, 0.75)
     down = _unit(face.down)
-    outward = side * np.array([down[1], -down[0]])  # at right angles to the face's height, towards the wrist
+    outward = side * np.array([down[1], -down[0]])  # perpendicular to the face's height, towards the wrist
     along = np.cos(angle) * outward + np.sin(angle) * down
     over = np.array([along[1], -along[0]]) * side  # from the little finger to the index finger
     over = over if over @ down < 0 else -over
@@ -275,7 +288,15 @@ def _hand(layer: Layer, face: FaceAxes, rng: np.random.Generator, skin: Colour) 
 
 
 def _finger(layer: Layer, line: Points, widths: NDArray[np.float64], flesh: Colour, unit: float) -> None:
-    """From its root to its tip, with the nail."""
+    """A finger from root to tip, with the nail.
+
+    Args:
+        layer: the layer to paint on.
+        line: the finger's axis [N, 2] from root to tip, in pixels.
+        widths: width at each point of `line` [N], in pixels.
+        flesh: RGB of the skin, 0 … 1.
+        unit: length of the face from eyes to mouth, in pixels.
+    """
     outline = capsule(line, widths)
     layer.paint(outline, flesh * 0.45, 0.5, 0.03 * unit)
     layer.paint(outline, flesh * 0.78)
@@ -290,7 +311,7 @@ def _finger(layer: Layer, line: Points, widths: NDArray[np.float64], flesh: Colo
 
 
 def _half_face(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour) -> None:
-    """The edge of a wall or a door along the midline of the face, and all that is behind it."""
+    """A wall or a door that covers the face on one side of its midline."""
     midline = face.points[[27, 28, 29, 30, 33, 51, 57, 8]]
     middle = midline.mean(axis=0)
     direction = np.linalg.svd(midline - middle)[2][0]
@@ -302,7 +323,7 @@ def _half_face(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Co
     far = 2.0 * (1 + 2 * _FARTHEST) * IMAGE_SIZE
 
     def strip(start: float, stop: float) -> Points:
-        """All that is between two lines along the edge, so many eye-to-mouth lengths behind it."""
+        """The strip between two lines along the edge, `start` and `stop` eye-to-mouth lengths behind it."""
         ends = np.stack([middle - far * along, middle + far * along])
         return np.concatenate([ends + start * unit * outward, ends[::-1] + stop * unit * outward])
 
@@ -358,21 +379,21 @@ def _second_face(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: 
     jaw = face.points[:17, 0]
     width = float(np.clip(np.ptp(jaw), 0.25 * IMAGE_SIZE, 1.2 * IMAGE_SIZE))
     turned = (float(face.points[27, 0]) - (jaw.min() + jaw.max()) / 2) / width
-    if side * turned > 0.12:  # the far half of a turned face is narrow: it would be hidden whole
+    if side * turned > 0.12:  # the far half of a turned face is narrow and would be hidden completely
         side = -side
     border, outer = (0, float(jaw.min())) if side < 0 else (IMAGE_SIZE, float(jaw.max()))
-    visible = rng.uniform(0.14, 0.20) * IMAGE_SIZE  # at least, in a crop so tight that the face's edge is outside
+    visible = rng.uniform(0.14, 0.20) * IMAGE_SIZE  # minimum, for tight crops with the face's edge outside
     edge = side * min(side * (outer - side * rng.uniform(0.22, 0.34) * width), side * (border - side * visible))
     scale = width * rng.uniform(0.82, 1.0) / (2 * identity.face_width * UNIT)  # pixels of the view per canvas pixel
     eyes = (identity.eye_height + MARGIN) * UNIT
     level_with_face = head.canvas.alpha[round(eyes - 0.1 * UNIT) : round(eyes + 0.3 * UNIT)].max(axis=0)
-    half = np.abs(np.flatnonzero(level_with_face > 0.5) - SIZE / 2).max()  # hair included
+    half = np.abs(np.flatnonzero(level_with_face > 0.5) - SIZE / 2).max()  # including hair
     centre = np.array([edge + side * half * scale, face.eyes[1] + rng.uniform(0.0, 0.35) * _length(face.down)])
     angle = rng.normal(0, 0.10)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     move = np.column_stack([turn, centre - turn @ (SIZE / 2, eyes)])
     planes = [
-        cv2.warpAffine(plane, move, (IMAGE_SIZE, IMAGE_SIZE), borderMode=cv2.BORDER_REPLICATE)  # the shoulders go on
+        cv2.warpAffine(plane, move, (IMAGE_SIZE, IMAGE_SIZE), borderMode=cv2.BORDER_REPLICATE)  # extends the shoulders
         for plane in (*head.canvas.rgb, head.canvas.alpha)
     ]
     shoulder = edge - side * 0.06 * width

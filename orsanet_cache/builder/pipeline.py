@@ -1,9 +1,10 @@
-"""Images to priors without the networks ever waiting: decode → networks, each stage begun before the one behind it needs it.
+"""From images to priors: decode → networks. Each stage starts ahead, so that the networks do not wait.
 
     unit's images ─ threads ─▶ every view's pixels ─ batches, threads ─▶ every field's array
 
-A batch never reaches over the end of a (unit, view), and on a CPU each batch is computed by one thread while others compute others: so
-the values depend on neither the number of threads nor the number of processes, and small batches keep their activations in the caches.
+A batch contains rows of one (unit, view) only. On a CPU one thread computes one batch while other threads
+compute the next ones. So the values depend neither on the number of threads nor on the number of
+processes, and the activations of small batches stay in the caches.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ GPU_THREADS = 2  # one batch computes while the other's results are copied
 
 @dataclass(frozen=True)
 class DecodedUnit:
-    """A unit's images, read once. Rows that could not be read, or that the placing clean view rejected, are black."""
+    """A unit's images, read once. Rows that could not be read, or that the clean view rejected, are black."""
 
     samples: Sequence[Sample]
     pixels: dict[str, Pixels]  # view -> [N, 224, 224, 3]
@@ -66,7 +67,15 @@ class ComputedUnit:
 
 
 class Pipeline:
-    """The stages' threads. A context manager: what is under way when it is left is finished, what is not begun never is."""
+    """The stages' threads. A context manager: on exit, running jobs are finished and waiting jobs are cancelled.
+
+    Args:
+        root: the folder that image paths start from.
+        priors: the frozen networks, on `device`.
+        fields: the fields to compute.
+        device: CPU or CUDA device.
+        batch_size: images at a time, at least 1; None selects the device's default.
+    """
 
     def __init__(
         self, root: Path, priors: FrozenPriors, fields: Sequence[Field], device: torch.device, batch_size: int | None
@@ -84,13 +93,11 @@ class Pipeline:
             if on_cpu
             else ThreadPoolExecutor(GPU_THREADS, "networks")
         )
-        self._local = (
-            threading.local()
-        )  # a stream of its own for every thread: copies of one do not wait for kernels of another
+        self._local = threading.local()  # a stream per thread: one thread's copies do not wait for another's kernels
         if not on_cpu:
-            imagenet_normalised(torch.zeros(1, 3, 1, 1, device=device))  # makes its constants
+            imagenet_normalised(torch.zeros(1, 3, 1, 1, device=device))  # creates its constants
             torch.cuda.synchronize(device)  # other streams do not wait for the weights
-        self._runs: list[tuple[float, float]] = []  # when the networks began and ended a batch
+        self._runs: list[tuple[float, float]] = []  # start and end time of each batch in the networks
 
     def __enter__(self) -> Self:
         return self
@@ -98,12 +105,12 @@ class Pipeline:
     def __exit__(self, *_exception: object) -> None:
         for pool in (self._decoders, self._networks):
             pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._threads)  # the initialiser's call also set what threads to come would take
+        torch.set_num_threads(self._threads)  # the initialiser's call also changed the default of later threads
 
     def start_decoding(
         self, samples: Sequence[Sample], views: Sequence[str], placement: Placement | None = None
     ) -> "Decoding":
-        """Begin to read a unit's images and to make its views; those with occluders need their placement."""
+        """Begin to read a unit's images and to compute its views. Views with occluders need `placement`."""
         return Decoding(self._decoders, self.root, samples, views, placement)
 
     def start_networks(self, unit: DecodedUnit, view: str) -> "Inference":
@@ -111,11 +118,11 @@ class Pipeline:
         return Inference(self, unit, view)
 
     def submit(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> "Future[None]":
-        """Run the networks on some rows of pixels, and fill those rows of the arrays."""
+        """Start the networks on some rows of `pixels` [N, 224, 224, 3], to fill those rows of the arrays."""
         return self._networks.submit(self._run, pixels, rows, arrays)
 
     def networks_seconds(self) -> float:
-        """Time during which the networks ran, in at least one thread."""
+        """Seconds during which the networks ran in at least one thread."""
         seconds, until = 0.0, 0.0
         for begun, ended in sorted(self._runs):
             seconds += max(0.0, ended - max(begun, until))
@@ -126,8 +133,8 @@ class Pipeline:
         begun = time.monotonic()
         try:
             with self._stream():
-                said = stored_values(self.priors(torch.from_numpy(pixels[rows]).to(self.device)), self.fields)
-                for name, values in said.items():
+                outputs = stored_values(self.priors(torch.from_numpy(pixels[rows]).to(self.device)), self.fields)
+                for name, values in outputs.items():
                     arrays[name][rows] = values.cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise OrsanetError(
@@ -144,7 +151,15 @@ class Pipeline:
 
 
 class Decoding:
-    """A unit whose images are being read."""
+    """A unit whose images are being read.
+
+    Args:
+        pool: the threads that read.
+        root: the folder that image paths start from.
+        samples: the unit's samples.
+        views: the views to compute.
+        placement: the unit's landmarks, for views with occluders; None for other views.
+    """
 
     def __init__(
         self,
@@ -160,7 +175,7 @@ class Decoding:
         self._reasons = [pool.submit(self._read, root, row) for row in range(len(samples))]
 
     def result(self) -> DecodedUnit:
-        """Wait for all of them."""
+        """Wait for all images."""
         for sample, future in zip(self._unit.samples, self._reasons, strict=True):
             reason = future.result()
             if reason:
@@ -168,7 +183,7 @@ class Decoding:
         return self._unit
 
     def _read(self, root: Path, row: int) -> str:
-        """Fill a row; says why it could not be."""
+        """Fill a row. Returns the reason if the image cannot be used, else an empty string."""
         try:
             data = read_file(root / self._unit.samples[row].image)
             self._unit.sha256[row] = hashlib.sha256(data).hexdigest()
@@ -188,7 +203,7 @@ class Decoding:
 
 
 class Inference:
-    """A unit's view that the networks are at work on."""
+    """One view of a unit that the networks are computing."""
 
     def __init__(self, pipeline: Pipeline, unit: DecodedUnit, view: str) -> None:
         pixels = unit.pixels[view]
@@ -201,7 +216,7 @@ class Inference:
         self._batches = [(len(part), pipeline.submit(pixels, part, self._arrays)) for part in parts]
 
     def result(self, progress: Callable[[int], object] = lambda _: None) -> ComputedUnit:
-        """Wait for all batches; `progress` hears of the rows of each, and of those that could not be read."""
+        """Wait for all batches. `progress` is called with the row count of each, and with that of rejected rows."""
         for count, batch in self._batches:
             batch.result()
             progress(count)
@@ -211,7 +226,7 @@ class Inference:
 
 
 def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:
-    """The same items, `count` of them drawn before they are asked for: what drawing begins is under way meanwhile."""
+    """Yield the same items, but draw up to `count` items in advance, so that work started by drawing them overlaps."""
     waiting: deque[T] = deque()
     for item in begun:
         waiting.append(item)
@@ -221,7 +236,7 @@ def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:
 
 
 def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """A network output that is not a number is never trained on: sample id -> reason."""
+    """Samples with a network output that is not finite -> reason. They are rejected, so training never uses them."""
     rejected: dict[str, str] = {}
     for name, array in arrays.items():
         if array.dtype.kind == "f":
@@ -233,6 +248,6 @@ def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) ->
         advice = "; what overflows float16 may fit --features float32" if array.dtype == np.float16 else ""
         for row in np.flatnonzero(bad.reshape(len(array), -1).any(axis=1)).tolist():
             prior = name.removesuffix(SCALE)
-            # Of several the first: an entropy that is not finite only says again what the map says.
+            # The first field only: an entropy that is not finite follows from the map.
             rejected.setdefault(samples[row].image, f"the networks' {prior} is not finite as {array.dtype}{advice}")
     return rejected

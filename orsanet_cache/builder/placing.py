@@ -1,10 +1,11 @@
-"""Views drawn where the clean view's landmarks say: what places them, and that drawings of two versions never meet in one view.
+"""Views placed by the clean view's landmarks: their placement, and checks that one view has one version's drawings.
 
-A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Until then the version is in
+A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Until then the
+version is in
 
     STORE/.commits/<split>/<view>/drawn-by
 
-which is there before the view's first unit, and goes with the markers when the view is sealed.
+This file is written before the view's first unit, and deleted with the markers when the view is sealed.
 """
 
 import os
@@ -26,30 +27,30 @@ from orsanet_cache.store.zarr_folder import METADATA, read_whole
 
 
 class Placement(NamedTuple):
-    """What the sealed clean view says of a unit's rows."""
+    """A unit's rows in the sealed clean view: landmarks and rejected samples."""
 
     landmarks: NDArray[np.float32]  # [N, 68, 2]
     rejected: Mapping[str, str]  # sample id -> reason
 
 
 def is_placed(view: str) -> bool:
-    """Does the view of this name need the clean view's landmarks?"""
+    """Whether the view of this name needs the clean view's landmarks."""
     return View.parse(view).is_placed
 
 
 def placement(store: PriorStore, unit: Unit) -> Placement:
-    """Where the occluders of a unit go. Raises OrsanetError where the clean view is not sealed, or damaged."""
+    """The placement of a unit's occluders. Raises OrsanetError if the clean view is not sealed, or is damaged."""
     landmarks = store.read(unit.split, CLEAN, "landmarks", unit.rows)
     return Placement(landmarks, store.rejected(unit.split, CLEAN))
 
 
 def drawn_by(store: PriorStore, split: str) -> dict[str, Any]:
-    """What the provenance of a placed view says of its drawing."""
+    """The provenance entries of a placed view that describe its drawing."""
     return {"occluders": OCCLUDERS_VERSION, "placed_by": store.sealed(split, CLEAN).seal}
 
 
 def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
-    """Raises OrsanetError for placed views of splits that neither have a sealed clean view nor are to get one."""
+    """Raises OrsanetError for placed views of a split without a sealed clean view, unless `views` includes it."""
     placed = [view for view in views if is_placed(view)]
     if not placed or CLEAN in views:
         return
@@ -57,31 +58,34 @@ def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
     for split in splits:
         if store is None or split not in store.splits or CLEAN not in store.views(split):
             raise OrsanetError(
-                f"{out}: {' and '.join(placed)} go where the landmarks of the clean view say, which is not finished for split "
-                f"'{split}'; ask for it too: --views {CLEAN},{','.join(views)}"
+                f"{out}: {' and '.join(placed)} are placed by the landmarks of the clean view, which is not finished for split "
+                f"'{split}'; request it too: --views {CLEAN},{','.join(views)}"
             )
 
 
 def check_sealed(store: PriorStore, split: str, view: str) -> None:
-    """Raises OrsanetError where a sealed placed view is not what would be drawn now."""
+    """Raises OrsanetError if a sealed placed view differs from what would be drawn now."""
     provenance = store.provenance(split, view)
     where = store.path / split / view
     _check_version(where, provenance.get("occluders"), f"delete {where}")
     if CLEAN in store.views(split) and provenance.get("placed_by") != store.sealed(split, CLEAN).seal:
         raise OrsanetError(
             f"{where}: was placed by the landmarks of another clean view than the store has now; delete {where} and run the same "
-            f"command again, which draws it anew"
+            f"command again to redraw it"
         )
 
 
 def begin(path: Path, split: str, view: str) -> None:
-    """Note the version before a placed view gets its first unit, or is opened again. Raises OrsanetError where another drew it."""
+    """Record the version before a placed view gets its first unit or is opened again.
+
+    Raises OrsanetError if another version drew the view.
+    """
     where = path / split / view
     store = PriorStore.open(path)
     if split in store.splits and view in store.views(split):
         try:
             provenance = store.provenance(split, view)
-        except OrsanetError:  # its records are damaged, and so none of its units will be kept
+        except OrsanetError:  # its records are damaged, so none of its units is kept
             provenance = {"occluders": OCCLUDERS_VERSION}
         _check_version(where, provenance.get("occluders"), f"delete {where}")
     note = path / COMMITS / split / view / "drawn-by"
@@ -91,9 +95,9 @@ def begin(path: Path, split: str, view: str) -> None:
         _check_version(where, read_whole(note).decode(errors="replace"), f"delete {where} and {note.parent}")
 
 
-def _check_version(where: Path, found: Any, mend: str) -> None:
+def _check_version(where: Path, found: Any, remedy: str) -> None:
     if str(found) != str(OCCLUDERS_VERSION):
         raise OrsanetError(
-            f"{where}: was drawn by version {found} of the occluders, this is version {OCCLUDERS_VERSION}, and the two do not mix; {mend} "
-            f"and run the same command again, which draws it anew"
+            f"{where}: was drawn by version {found} of the occluders, this is version {OCCLUDERS_VERSION}, and one view cannot have both; "
+            f"{remedy} and run the same command again to redraw it"
         )

@@ -1,9 +1,10 @@
-"""What a build has to do, asked of the store once, before anything is computed.
+"""The work of a build, determined from the store once, before anything is computed.
 
-    splits begun → changed images' units taken back → views to finish, room for them → this part's units that lack some ─▶ Plan
+    splits begun → changed images' units uncommitted → views to finish begun → this part's units that lack some ─▶ Plan
 
-What is to be computed again loses its marker first; from then on a unit without a marker is one to compute, and nothing else is. Views
-with occluders are asked for again when the clean view is sealed, whose landmarks place them: until then other parts may have been at work.
+A unit that must be computed again loses its marker first. After that, the units to compute are exactly
+those without a marker. The work on views with occluders is determined again after the clean view that
+places them is sealed, because other parts may have computed some of it meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,11 +36,11 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Views to finish, and what this part has to compute for them."""
+    """Views to finish, and this part's work on them."""
 
     own: Sequence[Unit]  # this part's units of all splits
     views: ViewsOf  # to finish, by split
-    work: Sequence[Work]  # of `own`, what lacks some of `views`
+    work: Sequence[Work]  # units of `own` that lack some of `views`
 
     @property
     def rows(self) -> int:
@@ -47,7 +48,7 @@ class Plan:
         return sum(lacking.rows for lacking in self.work)
 
     def only(self, placed: bool) -> "Plan":
-        """The part of it in views that the clean view's landmarks place, or in the others."""
+        """The plan restricted to the views that the clean view's landmarks place, or to the other views."""
 
         def chosen(views: Sequence[str]) -> tuple[str, ...]:
             return tuple(view for view in views if is_placed(view) is placed)
@@ -68,14 +69,18 @@ def plan_build(
     recompute: Sequence[tuple[Unit, str]],
     accept_changed: bool,
 ) -> Plan:
-    """Begin the splits and the views, take back what is to be computed again, and list what this part lacks.
+    """Begin the splits and the views, uncommit units to compute again, and list this part's missing units.
+
+    Raises OrsanetError for changed images without `accept_changed`, for an image list that differs from the
+    store's, and for views with occluders that another version drew or another clean view placed.
 
     Args:
-        recompute: units of views to compute whether or not they are there.
-        accept_changed: compute again what was computed from images that have changed since, in every view.
-
-    Raises OrsanetError for images that have changed, without `accept_changed`; for another list of images than the store's; and for
-    views with occluders that another version drew, or another clean view placed.
+        writer: the store's writer.
+        manifest: the images.
+        splits: splits to build.
+        views: views to build.
+        recompute: (unit, view) pairs to compute even if they are committed.
+        accept_changed: compute units whose images have changed again, in every view.
     """
     for split in splits:
         writer.add_split(split, [sample.image for sample in manifest.split(split)])
@@ -93,27 +98,30 @@ def plan_build(
 
 
 def plan_placed(writer: StoreWriter, plan: Plan) -> Plan:
-    """The plan's placed views of splits whose clean view is sealed by now, and what they lack by now."""
+    """The plan's placed views of splits whose clean view is sealed now, with the units that they lack now."""
     placed = plan.only(placed=True).views
     ready = {split: views for split, views in placed.items() if writer.is_sealed(split, CLEAN)}
     return Plan(plan.own, ready, _lacking(writer, plan.own, ready))
 
 
 def check_nothing_waits(writer: StoreWriter, plan: Plan, placed: Plan) -> None:
-    """Raises OrsanetError where views of the plan wait for a clean view that other parts are at; `placed` are those that did not."""
+    """Raises OrsanetError if views of the plan wait for a clean view that other parts still compute.
+
+    `placed` is the plan of the views that did not have to wait.
+    """
     views = {split: of_split for split, of_split in plan.only(placed=True).views.items() if split not in placed.views}
     waiting = _lacking(writer, plan.own, views)
     if waiting:
         splits = ", ".join(dict.fromkeys(lacking.unit.split for lacking in waiting))
         names = ", ".join(dict.fromkeys(view for lacking in waiting for view in lacking.views))
         raise OrsanetError(
-            f"{writer.path}: {names} go where the landmarks of the clean view say, and other parts are still at the clean view of {splits}; "
-            f"what was computed is kept: run the same command again when they have finished"
+            f"{writer.path}: {names} are placed by the landmarks of the clean view, and other parts still compute the clean view of {splits}; "
+            f"finished units are kept: run the same command again when the other parts have finished"
         )
 
 
 def count_waiting(writer: StoreWriter, plan: Plan) -> int:
-    """Units, of whatever part, that lack a view of the plan."""
+    """The number of units of all parts that lack a view of the plan."""
     return len(_missing(writer, plan.views))
 
 
@@ -124,7 +132,7 @@ def _wanted(
     accept_changed: bool,
     reopened: Sequence[tuple[str, str]],
 ) -> ViewsOf:
-    """Per split the views to finish: with changed images also those that were begun or had to be opened again for them."""
+    """The views to finish per split. With `accept_changed` they include unfinished views, and in any case reopened ones."""
     wanted = {}
     for split in splits:
         opened = [view for view in writer.views(split) if not writer.is_sealed(split, view)] if accept_changed else []
@@ -140,7 +148,7 @@ def _check_drawing(writer: StoreWriter, split: str, view: str) -> None:
 
 
 def _lacking(writer: StoreWriter, own: Sequence[Unit], views: ViewsOf) -> list[Work]:
-    """The units of this part that some view lacks."""
+    """This part's units that lack a view, with the views they lack."""
     missing = _missing(writer, views)
     return [Work(unit, tuple(missing[unit])) for unit in own if unit in missing]
 

@@ -1,7 +1,8 @@
-"""Which arithmetic the frozen networks may use.
+"""The arithmetic of the frozen networks.
 
-Half precision is taken without being asked for only on a GPU, and where it is shown, on this data set's own images, to move the features
-by hardly more than it moves those of Swin-B's published weights (1.7e-3); bfloat16 moves them eight times as far (1.4e-2).
+Half precision is chosen automatically only on a GPU, and only if it changes the features of this data
+set's own images by hardly more than those of Swin-B's published weights (1.7e-3). bfloat16 changes them
+eight times as much (1.4e-2).
 """
 
 import torch
@@ -17,7 +18,10 @@ TRIAL_IMAGES = 16
 
 
 def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, device: torch.device) -> Precision:
-    """fp32 on a CPU; on a GPU fp16 if the first images' features drift by at most MAX_DRIFT. The same for every part of a build."""
+    """fp32 on a CPU; on a GPU fp16 if the first images' features drift by at most MAX_DRIFT, else fp32.
+
+    The result is the same for every part of a build. Raises OrsanetError if no image of the split can be read.
+    """
     if device.type != "cuda":
         return "fp32"
     pixels = []
@@ -34,7 +38,7 @@ def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, devic
 
 
 def half_precision_drift(priors: FrozenPriors, images: torch.Tensor, device: torch.device) -> float:
-    """Relative RMS difference of features computed in fp16 from those in fp32, the larger of both networks'.
+    """Relative RMS difference between features in fp16 and in fp32: the larger of both networks' values.
 
     images [B, 224, 224, 3] uint8.
     """

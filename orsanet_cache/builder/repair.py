@@ -1,4 +1,4 @@
-"""Compute a store's damaged units again, and nothing else."""
+"""Compute a store's damaged units again, and no others."""
 
 from collections.abc import Sequence
 
@@ -22,14 +22,21 @@ def repair(
     landmarks: StrPath | None = None,
     device: torch.device | str = "auto",
 ) -> int:
-    """Build these units, which `verify` found, again from the manifest's images by the store's own recipe -> number of views computed.
+    """Build damaged units again from the manifest's images by the store's own recipe -> number of views computed.
 
-    `segmenter` and `landmarks` are weights files or the word demo; None is looked for, as a build does.
-    Raises OrsanetError where images or weights are not those that the store was built from.
+    Raises OrsanetError if images or weights differ from those that the store was built from.
+
+    Args:
+        path: the store, a Zarr folder.
+        damage: the units, as `verify` returns them.
+        manifest: the manifest or its path.
+        segmenter: SegFace weights file or the word demo; None searches for the file as a build does.
+        landmarks: MobileFaceNet weights file or the word demo; None as for `segmenter`.
+        device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
     """
     path = as_path(path, "store")
     if path.is_file():
-        raise OrsanetError(f"{path}: an HDF5 file is not mended in place; mend the Zarr store and convert it again")
+        raise OrsanetError(f"{path}: an HDF5 file cannot be repaired in place; repair the Zarr store and convert it again")
     store = PriorStore.open(path)
     recipe = store.recipe
     priors = find_networks(path, segmenter, landmarks)
@@ -37,7 +44,7 @@ def repair(
         if not store.all_views(split).get(view, False):
             raise OrsanetError(
                 f"{path}: view '{view}' of split '{split}' is not finished; run the same `orsanet-cache build` again, which reads "
-                f"everything back before it seals, and computes again what is damaged"
+                f"every unit back before it seals the view, and computes damaged units again"
             )
     computed = 0
     for split in dict.fromkeys(one.split for one in damage):

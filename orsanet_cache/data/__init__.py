@@ -1,1 +1,1 @@
-"""What goes in: the manifest of a data set, its pictures decoded, the views of a picture, faces found and cropped. No torch."""
+"""Input of a build: manifests, decoded pictures, their views, and faces found and cropped. No module imports torch."""

@@ -1,11 +1,12 @@
-"""From a picture to its faces: found, and cropped as the data sets' pictures are.
+"""Find the faces of a picture, and crop them like the data sets' pictures.
 
     picture ─┬─ whole, 480 pixels ────────────────┬─ YuNet ─▶ boxes, five points ─▶ one box a face ─▶ upright square crops
              └─ in tiles, at most 1152 pixels ────┘
 
-The detector is OpenCV's FaceDetectorYN with the YuNet weights in face_detector/ (MIT). Its input is 640x640 pixels whatever the
-picture's size. A face that nearly fills it is hardly found, nor is one of less than 40 pixels: so the whole picture is shown small, for
-the large faces, and its tiles larger, for the small ones.
+The detector is OpenCV's FaceDetectorYN with the YuNet weights in face_detector/ (MIT). Its input is
+always 640x640 pixels. It rarely finds a face that nearly fills the input, or one of less than 40
+pixels. So the whole picture is scaled down to find large faces, and tiles at a larger scale are used
+to find small ones.
 
 Boxes and points are in pixels of the upright picture, x to the right, y down.
 """
@@ -31,28 +32,28 @@ MODEL = Path(__file__).parent / "face_detector" / "face_detection_yunet_2023mar.
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
 INPUT = 640  # pixels, width and height: fixed in the model since OpenCV 5
-# Of 959 face crops as wide as this, 99.9 % are found; 93 % where they fill the input, some of them twice.
+# Of 959 face crops of this width, 99.9 % are found. If they fill the input, 93 % are found, some of them twice.
 WHOLE = 480
-FINE = 1152  # of two tiles with their overlap
+FINE = 1152  # two tiles with their overlap
 OVERLAP = 128
 SCORE = 0.6
-SAME_FACE = 0.3  # intersection over union of two boxes from which on they are of one face
+SAME_FACE = 0.3  # two boxes with at least this intersection over union belong to one face
 
-# A crop in units of the longest side of the box, as the crops of 959 real faces are (medians 1.00 and 0.03).
+# A crop's side and offset in units of the box's longest side: the medians of 959 real faces' crops (1.00 and 0.03).
 SIDE, RAISED = 1.0, 0.03
-LARGEST = 1000  # pixels, a crop's side: more than four times what the networks see, and 3 MB
+LARGEST = 1000  # pixels, a crop's side: more than four times the networks' input, and 3 MB
 
 
 @dataclass(frozen=True)
 class DetectedFace:
-    """A face in a picture, its box not always within it."""
+    """A face in a picture. Its box may reach beyond the picture."""
 
     x: float
     y: float
     width: float
     height: float
     score: float  # 0 … 1
-    points: NDArray[np.float32]  # [5, 2]: the eyes, the left one in the picture first, nose, corners of the mouth
+    points: NDArray[np.float32]  # [5, 2]: eyes (the picture's left one first), nose, corners of the mouth
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -66,9 +67,10 @@ class DetectedFace:
 
     @property
     def tilt(self) -> float:
-        """Degrees, clockwise, by which the face is turned in the picture's plane.
+        """Clockwise rotation of the face in the picture's plane, in degrees.
 
-        By the line through the eyes and the one from them to the mouth together: in a profile the eyes are too near each other to tell alone.
+        It is computed from the line through the eyes and the line from the eyes to the mouth together. In a
+        profile the eyes are too near each other for the first line alone.
         """
         left_eye, right_eye, _, left_corner, right_corner = self.points.astype(np.float64)
         down = (left_corner + right_corner - left_eye - right_eye) / 2
@@ -77,7 +79,7 @@ class DetectedFace:
 
 
 class FaceDetector:
-    """Finds faces; may be shared by threads. Raises OrsanetError where the model that comes with the package is not whole."""
+    """Finds faces. Threads may share it. Raises OrsanetError if the package's model is missing or damaged."""
 
     def __init__(self) -> None:
         try:
@@ -89,9 +91,10 @@ class FaceDetector:
         self._local = threading.local()
 
     def find(self, rgb: Pixels) -> list[DetectedFace]:
-        """Every face of a picture, uint8 [H, W, 3], from left to right.
+        """The faces of a picture, uint8 [H, W, 3], from left to right.
 
-        Nine in ten of those with a side of 48 pixels and a twentieth of the picture's longer side, or more; turned by at most 30 degrees.
+        Nine in ten faces are found if their side is at least 48 pixels and a twentieth of the picture's longer
+        side, and they are turned by at most 30 degrees.
         """
         found = [face for part in _parts(rgb) for face in self._in_part(part)]
         if not found:
@@ -114,14 +117,14 @@ class FaceDetector:
                 )
 
     def _yunet(self) -> Any:
-        """This thread's detector: one has room for one picture's intermediate results."""
+        """This thread's detector. A detector holds the intermediate results of one picture."""
         if not hasattr(self._local, "yunet"):
             self._local.yunet = _create()
         return self._local.yunet
 
 
 def _create() -> Any:
-    with opencv_errors_only():  # OpenCV 5 warns that it will not choose a target, which nobody asked for
+    with opencv_errors_only():  # OpenCV 5 warns that it ignores a target, although no target was passed
         return cv2.FaceDetectorYN.create(str(MODEL), "", (INPUT, INPUT), SCORE, SAME_FACE)
 
 
@@ -130,7 +133,10 @@ _LOG_LEVEL = threading.Lock()
 
 @contextmanager
 def opencv_errors_only() -> Iterator[None]:
-    """Keeps OpenCV's warnings from standard error; its errors still come. One thread at a time: the level is the process's."""
+    """Suppress OpenCV's warnings on standard error, not its errors.
+
+    The log level belongs to the process, so one thread at a time holds this context.
+    """
     log = getattr(cv2.utils, "logging", None)
     if log is None:  # OpenCV 4.10 has no such module
         yield
@@ -145,16 +151,20 @@ def opencv_errors_only() -> Iterator[None]:
 
 
 class _Part(NamedTuple):
-    """What the detector is shown of a picture: at most INPUT pixels high and wide."""
+    """The scaled picture, or a tile of it, that is passed to the detector: at most INPUT pixels high and wide."""
 
     pixels: Pixels
-    scale: float  # of these pixels to the picture's
-    left: float  # where it begins, in the picture's pixels
+    scale: float  # of these pixels relative to the picture's
+    left: float  # its left edge, in the picture's pixels
     top: float
-    cut: tuple[bool, bool, bool, bool] | None  # left, top, right, bottom: does the picture go on there? None: the whole
+    # left, top, right, bottom: whether the picture continues on that side; None for the whole picture
+    cut: tuple[bool, bool, bool, bool] | None
 
     def accepts(self, box: tuple[float, float, float, float]) -> bool:
-        """Of a tile: faces that are whole in it, and small. The others are whole in its neighbour, or found in the whole picture."""
+        """Whether a face found in this part is kept: in a tile only a small face that is not cut.
+
+        Other faces are complete in a neighbouring tile, or found in the whole picture.
+        """
         if self.cut is None:
             return True
         x, y, width, height = box
@@ -166,7 +176,7 @@ class _Part(NamedTuple):
 
 
 def _parts(rgb: Pixels) -> Iterator[_Part]:
-    """The whole picture, and where it is larger than WHOLE its tiles."""
+    """The whole picture, and its tiles if the picture is larger than WHOLE."""
     whole, scale = _shrunk(rgb, WHOLE)
     yield _Part(whole, scale, 0, 0, None)
     if scale == 1:
@@ -181,7 +191,7 @@ def _parts(rgb: Pixels) -> Iterator[_Part]:
 
 
 def _shrunk(rgb: Pixels, longest: float) -> tuple[Pixels, float]:
-    """With sides of at most `longest` pixels, and by how much it is smaller. Pillow's resize, which does not alias."""
+    """The picture with sides of at most `longest` pixels, and the scale. It uses Pillow's resize, which does not alias."""
     height, width = rgb.shape[:2]
     scale = min(1.0, longest / max(height, width))
     if scale == 1:
@@ -191,7 +201,7 @@ def _shrunk(rgb: Pixels, longest: float) -> tuple[Pixels, float]:
 
 
 def _starts(length: int) -> list[int]:
-    """Where tiles begin that cover `length` pixels and overlap by OVERLAP or more."""
+    """First pixels of tiles that cover `length` pixels and overlap by at least OVERLAP."""
     count = max(1, math.ceil((length - OVERLAP) / (INPUT - OVERLAP)))
     return np.linspace(0, max(0, length - INPUT), count).round().astype(int).tolist()
 
@@ -199,8 +209,8 @@ def _starts(length: int) -> list[int]:
 def crop_face(rgb: Pixels, face: DetectedFace, margin: float = SIDE) -> Pixels:
     """The square around a face, turned so that it is upright: uint8 [S, S, 3].
 
-    S is `margin` times the longest side of the box, in the picture's own pixels: it is not enlarged, and shrunk only to LARGEST. What lies
-    outside the picture repeats its edge.
+    S is `margin` times the longest side of the box, in the picture's own pixels. The crop is never enlarged;
+    it is scaled down only if S exceeds LARGEST. Outside the picture, the crop repeats the picture's edge.
     """
     longest = max(face.width, face.height)
     side = max(1, round(margin * longest))
@@ -214,7 +224,8 @@ def crop_face(rgb: Pixels, face: DetectedFace, margin: float = SIDE) -> Pixels:
     # The crop's first pixel, counted in whole pixels of the picture.
     first = centre - (side - 1) / 2 * (along + down) - 0.5
     corners = np.array([first, first + side * along, first + side * down, first + side * (along + down)])
-    # Only what is needed: OpenCV takes no side of more than 32,767 pixels. At least one pixel: a box may lie beside the picture.
+    # Only the part that is needed, because OpenCV accepts no side of more than 32,767 pixels. At least one pixel, because
+    # a box may lie beside the picture.
     size = np.array(rgb.shape[1::-1])
     left, top = np.clip(np.floor(corners.min(axis=0)) - 1, 0, size - 1).astype(int).tolist()
     right, bottom = np.clip(np.ceil(corners.max(axis=0)) + 2, 1, size).astype(int).tolist()

@@ -1,10 +1,10 @@
-"""From a file's bytes to the pixels the networks see.
+"""From a file's bytes to the networks' input pixels.
 
 bytes → hash → header check → one decode → upright RGB [H, W, 3] → view → 224x224 (→ 112x112 for two of the networks)
 
-Every file gets a definite answer: pixels, or `RejectedImage` with the reason. Nothing is half read: a truncated file is
-rejected, never filled with grey. The resize is Pillow's, as in the published pipeline (torch's differs by one level on 18 % of
-the pixels), and a view is applied before it, as there.
+Every file yields either pixels or `RejectedImage` with the reason. A truncated file is rejected, never
+filled with grey. The resize is Pillow's, as in the published pipeline; torch's resize differs by one
+level on 18 % of the pixels. A view is applied before the resize, also as published.
 """
 
 import hashlib
@@ -29,13 +29,14 @@ Pixels = NDArray[np.uint8]
 
 IMAGE_SIZE = 224
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-MIN_SIDE = 16  # fewer pixels cannot show a face
-MAX_PIXELS = 64 * 1024**2  # 64 Mpx, 192 MB as RGB: above every phone camera's usual size, below a decompression bomb
+MIN_SIDE = 16  # a smaller picture cannot show a face
+MAX_PIXELS = 64 * 1024**2  # 64 Mpx, 192 MB as RGB: above the usual size of phone pictures, below decompression bombs
 MAX_BYTES = 256 * 1024**2
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
-# What makes a picture upright, by its EXIF orientation; ImageOps.exif_transpose would also rewrite the block, and fail on a bad one.
+# EXIF orientation -> the operation that makes the picture upright. ImageOps.exif_transpose also rewrites the EXIF block,
+# and fails on a damaged one.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,7 +47,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Everything about pixels that decides what the networks see; part of a store's recipe.
+# The settings that determine the networks' input; part of a store's recipe.
 PREPROCESSING = {
     "decoder": "Pillow",  # its version is in the provenance: decoding has been bit-stable across releases
     "orientation": "exif",
@@ -57,30 +58,33 @@ PREPROCESSING = {
 
 
 class RejectedImage(OrsanetError):
-    """This file cannot be used as an image; the message is the reason, without the file's name."""
+    """This file cannot be used as an image. The message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright image and the digest of the bytes it came from."""
+    """An upright image and the digest of its file."""
 
     rgb: Pixels  # [H, W, 3]
     sha256: str
 
 
 def read_image(path: StrPath) -> Decoded:
-    """Read, hash and decode one image file. Raises RejectedImage with the reason where that is not possible."""
+    """Read, hash and decode one image file. Raises RejectedImage with the reason if the file cannot be used."""
     data = read_file(as_path(path, "image"))
     return Decoded(rgb=decode(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def decode(data: bytes) -> Pixels:
-    """Encoded bytes -> upright RGB, uint8 [H, W, 3]: 16 bits scaled to 8, alpha composited on black, grey replicated."""
+    """Encoded bytes -> upright RGB, uint8 [H, W, 3]: 16 bits scaled to 8, alpha composited on black, grey replicated.
+
+    Raises RejectedImage with the reason.
+    """
     if not data:
         raise RejectedImage("the file is empty")
     if data.startswith(b"version https://git-lfs"):
         raise RejectedImage("this is a Git LFS pointer, not the image: run `git lfs pull`")
-    # Pillow warns about odd metadata on standard error, once, without the file's name; our answer is per file instead.
+    # Pillow's warnings about odd metadata appear once and without the file's name; here each file has its own result.
     with NO_WARNINGS:
         try:
             return _decode_quietly(data)
@@ -95,8 +99,10 @@ def decode(data: bytes) -> Pixels:
 
 
 class _NoWarnings:
-    """Silence for as long as any thread is inside. (warnings.catch_warnings changes what all threads share: the first thread to leave
-    would end the silence of the others, and the last would put theirs back for good.)
+    """Suppress warnings while at least one thread is inside.
+
+    warnings.catch_warnings alone changes state that all threads share: the first thread to leave would enable
+    the warnings of the others, and the last would restore the suppressed state permanently.
     """
 
     def __init__(self) -> None:
@@ -123,9 +129,9 @@ NO_WARNINGS = _NoWarnings()
 
 
 def read_file(path: Path) -> bytes:
-    """A file's bytes. Raises RejectedImage for what is no regular file of a sane size, or cannot be read."""
+    """A file's bytes. Raises RejectedImage if it cannot be read, is not a regular file, or exceeds MAX_BYTES."""
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer that never comes.
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
@@ -144,9 +150,9 @@ def _decode_quietly(data: bytes) -> Pixels:
 
 
 def image_pixels(image: Image.Image) -> Pixels:
-    """An opened Pillow image -> upright RGB, uint8 [H, W, 3], as its file would give it.
+    """An opened Pillow image -> upright RGB, uint8 [H, W, 3], the same pixels as `decode` returns for its file.
 
-    Raises RejectedImage with the reason for one that cannot be used, and what Pillow raises for a file that is damaged.
+    Raises RejectedImage with the reason for an unusable image, and Pillow's own exceptions for a damaged file.
     """
     _check_header(image)
     image.load()
@@ -154,7 +160,7 @@ def image_pixels(image: Image.Image) -> Pixels:
 
 
 def _check_header(image: Image.Image) -> None:
-    """Judge size and kind by the header alone, before a single pixel is decoded."""
+    """Check size and kind by the header alone, before any pixel is decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise RejectedImage(f"{width}x{height} pixels, more than the {MAX_PIXELS:,} an image may have")
@@ -163,7 +169,7 @@ def _check_header(image: Image.Image) -> None:
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo with embedded previews
         raise RejectedImage("an animation or a file of several pages: extract the frame you mean")
     if image.mode.startswith("I;16"):
-        tags = getattr(image, "tag_v2", {})  # of a TIFF: 12 bits also arrive as this mode, and white may be zero
+        tags = getattr(image, "tag_v2", {})  # TIFF only: 12-bit images also have this mode, and white may be zero
         plain = tags.get(_BITS_PER_SAMPLE, (16,)) == (16,) and tags.get(_PHOTOMETRIC, 1) == 1
         if not plain or image.has_transparency_data:
             raise RejectedImage("grey pixels neither of 8 nor of plain 16 bits: convert to 8 bits")
@@ -172,10 +178,10 @@ def _check_header(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says. A corrupt EXIF block says nothing about the pixels: it is ignored, as every viewer does."""
+    """The image turned by its EXIF orientation. A damaged EXIF block is ignored, as image viewers do."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # the EXIF parser meets the same hostile bytes as the decoder
+    except Exception:  # the EXIF parser reads the same untrusted bytes as the decoder
         return image
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
@@ -191,18 +197,18 @@ def _to_rgb(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-ERASED_COLOUR = (124, 116, 104)  # 255 times the ImageNet mean, rounded: after normalisation within 0.009 of zero
+ERASED_COLOUR = (124, 116, 104)  # 255 times the ImageNet mean, rounded; within 0.009 of zero after normalisation
 
 
 def view_pixels(rgb: Pixels, name: str) -> Pixels:
     """Upright image [H, W, 3] -> the view's network input, uint8 [224, 224, 3].
 
-    Raises OrsanetError for a view that there is not, and for one that needs landmarks: those are drawn by a build.
+    Raises OrsanetError for an unknown view, and for a view that needs landmarks: only a build draws those.
     """
     view = View.parse(name)
     if view.is_placed:
         raise OrsanetError(
-            f"view '{name}' is drawn where the landmarks of the clean view say, so by `orsanet-cache build` only; read it from a store"
+            f"view '{name}' is placed by the landmarks of the clean view and drawn by `orsanet-cache build` only; read it from a store"
         )
     seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if view.kind == HFLIP else rgb))
     pixels = np.array(seen.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
@@ -212,8 +218,10 @@ def view_pixels(rgb: Pixels, name: str) -> Pixels:
 
 
 def _erase_square(pixels: Pixels, per_cent: int, seed: int) -> None:
-    """In place, in the colour that ImageNet normalisation makes (nearly) zero; where, is drawn from the pixels themselves, so that
-    the same picture always loses the same square."""
+    """Erase a square in place, in the colour that ImageNet normalisation maps (nearly) to zero.
+
+    The square's position is derived from the pixels, so the same picture always loses the same square.
+    """
     side = round((per_cent / 100) ** 0.5 * IMAGE_SIZE)
     digest = hashlib.sha256(pixels.tobytes()).digest()
     entropy = [per_cent, seed, *digest] if seed else [per_cent, *digest]
@@ -224,7 +232,7 @@ def _erase_square(pixels: Pixels, per_cent: int, seed: int) -> None:
 def every_second_pixel(pixels: Pixels) -> Pixels:
     """[..., 224, 224, 3] -> [..., 112, 112, 3], exactly the published nearest resize.
 
-    It keeps the even columns, so the 112-pixel image of a flipped view is *not* the flip of the clean view's: each view
-    stores its own.
+    The even columns are kept, so the 112-pixel image of a flipped view is *not* the flip of the clean view's
+    image. Each view stores its own.
     """
     return pixels[..., ::2, ::2, :]

@@ -1,15 +1,17 @@
-"""What the images are: a CSV of `image,label,split[,tags]` and the class names in label order.
+"""Manifests: a CSV of `image,label,split[,tags]` and the class names in label order.
 
-Either a small TOML that names the data set and its CSV, or the CSV alone with its root and classes given by the caller:
+A manifest is either a TOML descriptor that names the data set and its CSV, or the CSV alone, with root
+and classes given by the caller. A descriptor:
 
     name = "my-faces"
     classes = ["anger", "happiness", "neutral"]     # label order: index 0, 1, 2
     samples = "my-faces.csv"                        # relative to this file
-    root = "."                                      # folder the CSV's image paths start from, relative to this file
+    root = "."                                      # folder that the image paths start from, relative to this file
     splits = ["train", "valid", "test"]             # optional: the split names that may occur
 
-A sample's id is its image path as written in the CSV. Tags are separated by `;` and contain no `@`. Further columns are allowed and unused. The
-whole manifest is validated before any work, and all findings are reported at once.
+A sample's id is its image path as written in the CSV. Tags are separated by `;` and contain no `@`.
+Further columns are allowed and ignored. The whole manifest is validated before any work, and all
+findings are reported at once.
 """
 
 import csv
@@ -32,7 +34,7 @@ DEFAULT_SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One row. `image` is the path below the manifest's root and the sample's id everywhere; `label` indexes classes."""
+    """One row. `image` is the path below the manifest's root and the sample's id; `label` is an index into classes."""
 
     image: str
     label: int
@@ -65,7 +67,7 @@ class Manifest:
 NonEmpty = Annotated[str, Field(min_length=1)]
 SplitName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-]  # a folder of the store; no ":", which names a tag
+]  # the name of a folder in the store; without ":", which precedes a tag
 
 
 class Descriptor(BaseModel):
@@ -83,10 +85,10 @@ class Descriptor(BaseModel):
 def load_manifest(
     path: StrPath, root: StrPath | None = None, classes: Sequence[str] | None = None, check_files: bool = True
 ) -> Manifest:
-    """Read and validate a manifest, a `.toml` descriptor or the `.csv` alone with `root` and `classes`.
+    """Read and validate a manifest: a `.toml` descriptor, or a `.csv` with `root` and `classes`.
 
-    `check_files=False` leaves the image files alone: stage two joins labels to a store and never opens an image.
-    Raises OrsanetError with every finding and its line number.
+    With `check_files=False` the image files are not checked: stage two joins labels to a store and opens no
+    image. Raises OrsanetError with every finding and its line number.
     """
     path, root = as_path(path, "manifest"), None if root is None else as_path(root, "root")
     descriptor, base = _descriptor(path, root, None if classes is None else as_names(classes, "classes"), check_files)
@@ -120,17 +122,17 @@ def load_manifest(
 
 
 def as_manifest(given: Manifest | StrPath, check_files: bool = False) -> Manifest:
-    """A manifest, or the one that a path leads to. Raises TypeError for anything else."""
+    """`given` as a manifest; a path is read with `load_manifest`. Raises TypeError for any other type."""
     if isinstance(given, Manifest):
         return given
     return load_manifest(as_path(given, "manifest"), check_files=check_files)
 
 
 def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
-    """The same samples, with the further tags of a CSV `image,tags`: lists of occluded or posed images that others have made.
+    """The same samples with additional tags from a CSV `image,tags`, such as a published list of occluded images.
 
-    An image may occur on several lines; further columns are allowed and unused. Raises OrsanetError with every finding: an image that the
-    manifest does not have, or a line without a tag.
+    An image may occur on several lines. Further columns are allowed and ignored. Raises OrsanetError with every
+    finding: an image that the manifest does not have, a line without a tag, or a tag with `@`.
     """
     table = as_path(table, "table of tags")
     known = {sample.image for sample in manifest.samples}
@@ -165,7 +167,7 @@ def _descriptor(
     """The descriptor, and the folder its relative paths start from."""
     if path.suffix.lower() == ".toml":
         if classes is not None:
-            raise OrsanetError(f"{path}: its `classes` decide the label order; --classes is for a CSV alone")
+            raise OrsanetError(f"{path}: its `classes` set the label order; --classes is for a CSV alone")
         try:
             fields = tomllib.loads(read_text(path))
             return Descriptor.model_validate(fields), path.parent
@@ -186,7 +188,7 @@ def _descriptor(
 
 
 def read_text(path: Path) -> str:
-    """A table's or descriptor's text. Raises OrsanetError where it cannot be read as UTF-8."""
+    """A table's or descriptor's text. Raises OrsanetError if it cannot be read as UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -199,7 +201,7 @@ def read_text(path: Path) -> str:
 
 
 def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number where the row begins, row), with the header checked; rows of another length become findings."""
+    """Yield (the row's first line number, row). The header is checked; rows of another length become findings."""
     text = read_text(table)
     if "\0" in text:
         raise OrsanetError(f"{table}: contains a NUL byte; this is not a CSV table")
@@ -244,7 +246,7 @@ def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "FileCheck
 
 
 class FileCheck:
-    """Is each image a regular file inside the root, and no two rows the same file?"""
+    """Checks that each image is a regular file inside the root, and that no two rows name the same file."""
 
     def __init__(self, root: Path) -> None:
         self.root = os.path.realpath(root)

@@ -367,5 +367,5 @@ def test_a_store_begun_on_a_gpu_is_not_continued_in_half_precision_on_a_cpu(worl
     recipe = world.open_store().recipe | {"precision": "fp16"}
     with StoreWriter.open(tmp_path / "s", recipe, schema(128, 512, "float16")):
         pass
-    with pytest.raises(OrsanetError, match="fp16 needs a CUDA device; go on where there is one"):
+    with pytest.raises(OrsanetError, match="fp16 needs a CUDA device; continue on a machine with one"):
         build(world.load_manifest(), tmp_path / "s", world.load_priors(), ["clean"], device=CPU)

@@ -156,14 +156,14 @@ def test_a_view_added_later_is_the_one_built_at_once_and_touches_no_other(
 
 
 def test_without_a_clean_view_nothing_is_written(world: Any, tmp_path: Path) -> None:
-    with pytest.raises(OrsanetError, match=r"landmarks of the clean view say.*split 'test'.*--views clean,hflip,mask"):
+    with pytest.raises(OrsanetError, match=r"landmarks of the clean view.*split 'test'.*--views clean,hflip,mask"):
         build_test(world.load_manifest(), tmp_path / "s", world.load_priors(), ["hflip", "mask"])
     assert not (tmp_path / "s").exists()
 
 
 def test_the_clean_view_must_be_of_the_same_split(world: Any, store: Path) -> None:
     before = digests(store)
-    with pytest.raises(OrsanetError, match="not finished for split 'train'; ask for it too: --views clean,mask"):
+    with pytest.raises(OrsanetError, match="not finished for split 'train'; request it too: --views clean,mask"):
         build(world.load_manifest(), store, world.load_priors(), ["mask"], device=CPU)
     assert digests(store) == before
 
@@ -196,9 +196,9 @@ def test_a_part_whose_clean_view_waits_for_others_says_so_and_keeps_what_it_has(
     with pytest.raises(OrsanetError) as raised:
         build_test(manifest, out, priors, views, Share(1, 2))
     said = str(raised.value)
-    assert "mask, hand-seed1 go where the landmarks of the clean view say" in said
-    assert "other parts are still at the clean view of test" in said
-    assert "run the same command again when they have finished" in said
+    assert "mask, hand-seed1 are placed by the landmarks of the clean view" in said
+    assert "other parts still compute the clean view of test" in said
+    assert "run the same command again when the other parts have finished" in said
     second = build_test(manifest, out, priors, views, Share(2, 2))
     assert (second.computed, second.waiting) == (
         3 * ROWS,
@@ -224,7 +224,7 @@ def test_a_changed_image_is_drawn_again_by_its_new_landmarks_in_every_view(
     world: Any, copied: Manifest, store: Path, tmp_path: Path, views: list[str]
 ) -> None:
     shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
-    with pytest.raises(OrsanetError, match=r"1 image\(s\) are not those"):
+    with pytest.raises(OrsanetError, match=r"1 image\(s\) differ from those"):
         build_test(copied, store, world.load_priors(), views)
     summary = build_test(copied, store, world.load_priors(), views, accept_changed=True)
     assert summary.computed == 3 * ROWS  # one unit in three views

@@ -59,7 +59,7 @@ def test_no_view_has_a_second_name_and_a_wrong_one_hears_what_there_is(name: str
 
 @pytest.mark.parametrize("kind", PLACED)
 def test_pixels_of_a_view_that_needs_landmarks_are_refused(kind: str) -> None:
-    with pytest.raises(OrsanetError, match=f"view '{kind}-seed1' is drawn where the landmarks of the clean view say"):
+    with pytest.raises(OrsanetError, match=f"view '{kind}-seed1' is placed by the landmarks of the clean view"):
         view_pixels(plain(0), f"{kind}-seed1")
 
 
