@@ -1,1 +1,1 @@
-"""The store: its format, the only writer and the reader, seals, conversion to HDF5 and back, verification. No torch."""
+"""The store: format, writer, reader, seals, conversion to HDF5 and back, verification. No module imports torch."""

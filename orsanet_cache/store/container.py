@@ -1,4 +1,4 @@
-"""What holds a store, a Zarr folder or an HDF5 file, and how it is opened: only with our mark at its root."""
+"""A store's container, a Zarr folder or an HDF5 file. It is opened only if its root has this package's mark."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,10 @@ from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
 
 
 class Container(Protocol):
-    """What holds groups, attributes and arrays. Methods raise ValueError, KeyError or OSError for what is damaged or not there."""
+    """Read access to groups, attributes and arrays.
+
+    Methods raise ValueError, KeyError or OSError for anything damaged or missing.
+    """
 
     path: Path
 
@@ -27,18 +30,18 @@ class Container(Protocol):
 
 
 class ContainerWriter(Protocol):
-    """What a container is written with. Every method raises OSError where the disk takes no more."""
+    """Write access to a container. Every method raises OSError if the disk is full."""
 
     def group(self, group: str, attributes: Mapping[str, Any]) -> None: ...
     def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None: ...
     def rows(self, group: str, field: Field, count: int, units: Iterable[NDArray[Any]]) -> None: ...
 
 
-DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # what reading damaged bytes raises
+DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # raised when damaged bytes are read
 
 
 def open_container(path: Path) -> Container:
-    """A folder or file that carries our mark and this schema; raises OrsanetError for any other."""
+    """Open a folder or file with this package's mark and schema. Raises OrsanetError for any other."""
     if not path.exists():
         raise OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
     try:
@@ -64,12 +67,12 @@ def open_container(path: Path) -> Container:
     sane = isinstance(recipe, Mapping) and type(rows_per_unit) is int and 1 <= rows_per_unit <= MAX_ROWS_PER_SHARD
     if not sane or root != root_mark(recipe, rows_per_unit):
         raise OrsanetError(
-            f"{path}: what the store says of itself is damaged; take it from a copy, or build into another folder"
+            f"{path}: the store's root attributes are damaged; restore them from a copy, or build into another folder"
         )
     return container
 
 
 def root_mark(recipe: Any, rows_per_unit: Any) -> dict[str, Any]:
-    """What the root attribute says, with its own digest: everything else is read by it."""
+    """The content of the root attribute, with its own digest. Everything else is read according to it."""
     content = {"schema": SCHEMA_VERSION, "recipe": recipe, "rows_per_unit": rows_per_unit}
     return content | {"sha256": hashlib.sha256(as_json(content).encode()).hexdigest()}

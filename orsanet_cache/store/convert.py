@@ -1,8 +1,9 @@
-"""A sealed store from a Zarr folder to an HDF5 file, or back.
+"""Conversion of a sealed store from a Zarr folder to an HDF5 file, or back.
 
     source ─ every unit against its seal ─▶ TARGET.converting/store ─ fsync, every unit read back against the seal ─▶ rename to TARGET
 
-Seals stay equal. A kill leaves TARGET.converting, which the next try replaces, and never half a target.
+The copy has the same seals. A kill leaves TARGET.converting, which the next try replaces, and never an
+incomplete target.
 """
 
 import hashlib
@@ -31,14 +32,15 @@ from orsanet_cache.store.zarr_folder import ZarrFolder
 from orsanet_cache.store.zarr_writer import ZarrWriter
 
 SUFFIX = ".converting"
-LOCK = "orsanet-cache-convert.lock"  # what makes a folder of that name ours
+LOCK = "orsanet-cache-convert.lock"  # marks such a folder as one of this package
 FREE_SPACE_MARGIN = 1.05
 
 
 def convert(source: StrPath, target: StrPath) -> PriorStore:
-    """Write a copy of a store in the other format, and open it: HDF5 of a Zarr folder, Zarr of an HDF5 file.
+    """Write a copy of a store in the other format, and open it: HDF5 for a Zarr folder, Zarr for an HDF5 file.
 
-    Raises OrsanetError for a source that is not finished or is damaged, a target that exists, or too little disk.
+    Raises OrsanetError if the source is not finished or is damaged, the target exists, or the disk has too
+    little space.
     """
     source, target = as_path(source, "source"), as_path(target, "target")
     container = open_container(source)
@@ -56,14 +58,14 @@ def convert(source: StrPath, target: StrPath) -> PriorStore:
             sync_folder(target.absolute().parent)
     except OSError as error:
         raise OrsanetError(
-            f"{target}: cannot be written ({error.strerror or error}), and nothing of it was kept; "
+            f"{target}: cannot be written ({error.strerror or error}), and the incomplete copy was deleted; "
             f"free some space or choose another place, and run the same command again"
         ) from error
     return PriorStore.open(target)
 
 
 def _write(store: PriorStore, container: Container, staged: Path, progress: "tqdm[Any]") -> None:
-    """In a thread, where Ctrl-C does not land inside HDF5, which does not survive that."""
+    """Write the copy in a thread, because Ctrl-C inside HDF5 would crash the process."""
     stopped = Event()
 
     def write() -> None:
@@ -98,13 +100,13 @@ def _write_all(
 
 
 def _units(store: PriorStore, split: str, view: str, field: str) -> Iterator[NDArray[Any]]:
-    """A field's values unit by unit. Raises OrsanetError where they are not what was sealed."""
+    """A field's values, unit by unit. Raises OrsanetError for values that do not match the seal."""
     for rows, digest in zip(_ranges(store, split), _digests(store, split, view, field), strict=True):
         values = store.read(split, view, field, rows)
         if hashlib.sha256(values.data).digest() != digest:
             raise OrsanetError(
-                f"{store.path}: {split}/{view}/{field}, rows {rows.start} to {rows.stop - 1}, is not what was sealed; "
-                f"`orsanet-cache verify {store.path} --deep` says what else is damaged"
+                f"{store.path}: {split}/{view}/{field}, rows {rows.start} to {rows.stop - 1}, does not match the seal; "
+                f"`orsanet-cache verify {store.path} --deep` prints all damage"
             )
         yield values
 
@@ -118,7 +120,7 @@ def _counted(units: Iterable[NDArray[Any]], progress: "tqdm[Any]", stopped: Even
 
 
 def _check_copy(store: PriorStore, staged: Path, target: Path, progress: "tqdm[Any]") -> None:
-    """Read every value back from the disk, and compare."""
+    """Read every value back from the disk, and compare it with the seal."""
     try:
         container = open_container(staged)
         copy = PriorStore(container)
@@ -133,15 +135,15 @@ def _check_copy(store: PriorStore, staged: Path, target: Path, progress: "tqdm[A
                         same &= unit_digest(rows, layout, part.start, part.stop) == digest
                         progress.update((part.stop - part.start) * math.prod(layout.shape[1:]) * layout.dtype.itemsize)
                 if not same:
-                    raise ValueError(f"{split}/{view} is another")
+                    raise ValueError(f"{split}/{view} differs")
     except (OrsanetError, *DAMAGE) as error:
         raise OrsanetError(
-            f"{target}: the disk does not give back what was written ({error}); choose another place for it"
+            f"{target}: data read back from disk differs from what was written ({error}); choose another place"
         ) from error
 
 
 def _schema(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
-    """The view's fields, as this version writes them."""
+    """The view's fields. Raises OrsanetError if they differ from those that this version writes."""
     found = store.fields(split, view)
     expected: tuple[Field, ...] = ()
     with suppress(KeyError, IndexError):
@@ -149,7 +151,7 @@ def _schema(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
         expected = schema(segmentation.shape[1], landmark.shape[1], str(segmentation.dtype))
     count = len(store.sample_ids(split))
     if found != {field.name: ((count, *field.shape), np.dtype(field.dtype)) for field in expected}:
-        raise OrsanetError(f"{store.path}: {split}/{view} has not the fields of this version; rebuild the store")
+        raise OrsanetError(f"{store.path}: {split}/{view} does not have the fields of this version; rebuild the store")
     return expected
 
 
@@ -160,7 +162,7 @@ def _ranges(store: PriorStore, split: str) -> list[slice]:
 
 
 def _digests(store: PriorStore, split: str, view: str, field: str) -> list[bytes]:
-    """The SHA-256 of a field's units, as they were sealed."""
+    """The sealed SHA-256 of each unit of a field."""
     sealed = store.sealed(split, view)
     return [digests.tobytes() for digests in sealed.unit_sha256[:, sorted(sealed.fields).index(field)]]
 
@@ -175,13 +177,13 @@ def _size(store: PriorStore) -> int:
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """A folder beside the target, ours alone until it is left, and then gone."""
+    """A folder beside the target, locked for this process and deleted on exit."""
     _check_is_free(target)
     folder = target.with_name(target.name + SUFFIX)
     lock = folder / LOCK
     if folder.is_symlink() or (folder.exists() and not _is_ours(folder)):
         raise OrsanetError(
-            f"{folder} is in the way, and not from an unfinished conversion; move it or choose another name"
+            f"{folder} exists and is not from an unfinished conversion; move it or choose another name"
         )
     make_folder(folder.absolute().parent)
     folder.mkdir(exist_ok=True)
@@ -191,13 +193,13 @@ def _workplace(target: Path) -> Iterator[Path]:
             held.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             raise OrsanetError(f"another process is writing {target}; let it finish") from None
-        _check_is_free(target)  # that process may just have
+        _check_is_free(target)  # another process may just have written it
         _empty(folder, but=lock)
         try:
             yield folder
         finally:
             _empty(folder, but=lock)
-            lock.unlink()  # last: it is what makes the folder ours
+            lock.unlink()  # last, because it marks the folder as one of this package
             folder.rmdir()
 
 
@@ -215,7 +217,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _check_is_free(target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise OrsanetError(f"{target}: exists already; choose another name, or move it away")
+        raise OrsanetError(f"{target}: already exists; choose another name, or move it away")
 
 
 def _check_is_finished(store: PriorStore) -> None:
@@ -228,7 +230,7 @@ def _check_is_finished(store: PriorStore) -> None:
     if unfinished:
         raise OrsanetError(
             f"{store.path}: not finished, so it cannot be converted; run the same `orsanet-cache build` again. "
-            f"What is missing is in:\n{listed(unfinished)}"
+            f"Unfinished views:\n{listed(unfinished)}"
         )
 
 

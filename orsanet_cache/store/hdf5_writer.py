@@ -1,7 +1,7 @@
 """Writes the HDF5 files that hdf5_file.py reads.
 
-HDF5 must not learn of a write that failed, nor be interrupted in one: either may crash the process. So the file is Python's, which
-remembers the failure, and whoever writes asks for it.
+A write error that reaches HDF5, or an interruption during a write, may crash the process. So HDF5 writes
+to a Python file object that records a failure, and the writer checks for one.
 """
 
 import io
@@ -23,14 +23,14 @@ VERSION = ("v110", "v110")  # the oldest with checksums on all metadata and with
 
 
 class Hdf5Writer:
-    """Writes a new file, as above. Every method raises OSError where the disk takes no more."""
+    """A ContainerWriter for a new file. Every method raises OSError if a write failed."""
 
     def __init__(self, file: h5py.File, check: Callable[[], None]) -> None:
         self._file = file
         self._check = check
 
     def group(self, group: str, attributes: Mapping[str, Any]) -> None:
-        """A group with its attributes; "" is the root."""
+        """Write a group with its attributes; "" is the root."""
         attached = self._file.require_group(f"/{group}").attrs
         for name, value in attributes.items():
             text = json.dumps(value, ensure_ascii=False).encode()
@@ -38,12 +38,12 @@ class Hdf5Writer:
         self._check()
 
     def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
-        """A small array."""
+        """Write a small array."""
         self._dataset(array, values.shape, str(values.dtype), values.shape, axes)[...] = values
         self._check()
 
     def rows(self, group: str, field: Field, count: int, units: Iterable[NDArray[Any]]) -> None:
-        """A field of `count` rows in the group, from the values [n, *field.shape] of units that follow each other."""
+        """Write a field of `count` rows, from the values [n, *field.shape] of consecutive units."""
         dataset = self._dataset(
             f"{group}/{field.name}",
             (count, *field.shape),
@@ -76,12 +76,15 @@ class Hdf5Writer:
 
 @contextmanager
 def new_hdf5_file(path: Path) -> Iterator[Hdf5Writer]:
-    """Create a file; when left, it is whole and on the disk. Raises OSError where the disk takes no more, FileExistsError for a name taken."""
+    """Create a file, which is complete and fsynced on exit.
+
+    Raises OSError if a write failed, FileExistsError if the file exists.
+    """
     with _Output(path, "x+") as output:
         try:
             with h5py.File(output, "w", libver=VERSION) as file:
                 yield Hdf5Writer(file, output.check)
-        except Exception:  # perhaps h5py's, of any kind, where it reads what could not be written
+        except Exception:  # h5py may raise any type when it reads data that could not be written
             output.check()
             raise
         output.check()
@@ -89,7 +92,10 @@ def new_hdf5_file(path: Path) -> Iterator[Hdf5Writer]:
 
 
 class _Output(io.FileIO):
-    """The file that HDF5 writes to. It must not learn of a full disk, which crashes the process when it ends; `check` tells us instead."""
+    """The file that HDF5 writes to. A failed write is hidden from HDF5, because a full disk crashes it at exit.
+
+    `check` raises the failure instead.
+    """
 
     failure: OSError | None = None
 

@@ -1,4 +1,4 @@
-"""PriorStore: reads a store, from a Zarr folder or an HDF5 file.
+"""PriorStore reads a store from a Zarr folder or an HDF5 file.
 
     STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
@@ -9,8 +9,9 @@
           crc32c/<field> uint32 [N]        of every row's bytes
           image, segmentation_map, segmentation_entropy, segmentation_features, landmark_features, landmarks   [N, …]
 
-Row n of every array belongs to sample n; a rejected sample's rows mean nothing. Labels are not here: they are joined from the manifest
-when read. A view is readable once it has its seal (seal.py).
+Row n of every array belongs to sample n. A rejected sample's rows have no meaning. A store has no labels:
+they are joined from the manifest when the store is read. A view is readable once it has its seal
+(seal.py).
 """
 
 from collections.abc import Sequence
@@ -29,9 +30,10 @@ from orsanet_cache.store.zarr_folder import Layout
 
 
 class PriorStore:
-    """Read-only access to the sealed views of a store. Safe to pickle, to fork, and to read from several threads.
+    """Read-only access to the sealed views of a store.
 
-    Rows are addressed by position; `sample_ids(split)[n]` names row n.
+    A store can be pickled, forked, and read from several threads. Rows are addressed by position;
+    `sample_ids(split)[n]` is the sample of row n.
     """
 
     def __init__(self, container: Container) -> None:
@@ -43,17 +45,17 @@ class PriorStore:
 
     @classmethod
     def open(cls, path: StrPath) -> Self:
-        """Open a store. Raises OrsanetError if there is none, or one of another schema version."""
+        """Open a store. Raises OrsanetError if `path` is not a store, or has another schema version."""
         return cls(open_container(as_path(path, "store")))
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What decided the priors' values; compared whenever two things must fit."""
+        """The settings that determine the priors' values. They are compared for compatibility."""
         return dict(self._root["recipe"])
 
     @property
     def rows_per_unit(self) -> int:
-        """Rows that are computed, written and marked together."""
+        """Number of rows that are computed, written and committed together."""
         return int(self._root["rows_per_unit"])
 
     @property
@@ -62,7 +64,7 @@ class PriorStore:
             return self._container.groups("")
         except DAMAGE as error:
             raise OrsanetError(
-                f"{self.path}: a split's zarr.json is damaged ({error}); run the same `orsanet-cache build` again, or copy it anew"
+                f"{self.path}: a split's zarr.json is damaged ({error}); run the same `orsanet-cache build` again, or restore it from a copy"
             ) from error
 
     def views(self, split: str) -> tuple[str, ...]:
@@ -70,7 +72,7 @@ class PriorStore:
         return tuple(view for view, sealed in self.all_views(split).items() if sealed)
 
     def all_views(self, split: str) -> dict[str, bool]:
-        """Every view of a split begun so far -> is it sealed?"""
+        """Every view of a split, finished or not -> whether it is sealed."""
         self._check_split(split)
         try:
             names = self._container.groups(split)
@@ -79,7 +81,7 @@ class PriorStore:
             raise self._damaged(split, error) from error
 
     def sample_ids(self, split: str) -> tuple[str, ...]:
-        """Image paths as the manifest has them, in row order."""
+        """Image paths as in the manifest, in row order."""
         self._check_split(split)
         try:
             return decode_ids(self._container.small(f"{split}/sample_id"))
@@ -87,24 +89,24 @@ class PriorStore:
             raise self._damaged(f"{split}/sample_id", error) from error
 
     def accepted(self, split: str, view: str) -> NDArray[np.bool_]:
-        """bool [N]: rows whose image could be read."""
+        """Rows whose image is usable, bool [N]."""
         rejected = self.rejected(split, view)
         return np.array([image not in rejected for image in self.sample_ids(split)])
 
     def rejected(self, split: str, view: str) -> dict[str, str]:
-        """Sample id -> why its image could not be used."""
+        """Sample id -> the reason why its image cannot be used."""
         return dict(self.sealed(split, view).rejected)
 
     def fields(self, split: str, view: str) -> dict[str, Layout]:
-        """Field name -> shape, sample axis first, and dtype."""
+        """Field name -> shape (sample axis first) and dtype."""
         return dict(self.sealed(split, view).fields)
 
     def provenance(self, split: str, view: str) -> dict[str, Any]:
-        """Versions and device of the build; recorded, never compared."""
+        """Versions and device of the build. They are recorded, never compared."""
         return dict(self.sealed(split, view).provenance)
 
     def sealed(self, split: str, view: str) -> SealedView:
-        """A finished view's records. Raises OrsanetError for one that is not there, not finished, or not what was sealed."""
+        """A finished view's records. Raises OrsanetError if the view does not exist, is not finished, or is damaged."""
         if (split, view) not in self._sealed:
             self._check_view(split, view)
             name = f"{split}/{view}"
@@ -123,10 +125,19 @@ class PriorStore:
         out: NDArray[Any] | None = None,
         positions: NDArray[np.integer] | None = None,
     ) -> NDArray[Any]:
-        """Rows of one field, in the order asked for: [len(rows), *field shape]; into `out` where given, which is faster.
+        """Rows of one field in the given order, [len(rows), *field shape].
 
-        With `positions` row rows[i] goes to out[positions[i]], and `out` may have any number of rows: a batch of several views is read
-        view by view. Raises OrsanetError for a field that is not there, and for damage: every row carries a checksum.
+        Raises OrsanetError for a field that does not exist, and for damage: every row has a checksum.
+
+        Args:
+            split: name of the split.
+            view: name of a sealed view.
+            field: name of the field.
+            rows: row numbers, each from 0 to N - 1, or a slice of them.
+            out: C-contiguous array to read into, which is faster: [len(rows), *field shape], or any number
+                of rows with `positions`.
+            positions: row rows[i] is read into out[positions[i]]. So a batch of several views can be read
+                view by view. It needs `out` and has as many items as `rows`.
         """
         layout = self._layout(split, view, field)
         if isinstance(rows, slice):
@@ -136,13 +147,13 @@ class PriorStore:
             positions = np.arange(len(rows))
             shape = (len(rows), *layout.shape[1:])
         elif out is None or len(positions) != len(rows):
-            raise TypeError("positions go with an out, and with as many rows")
+            raise TypeError("positions: needs `out`, and one position per row")
         else:
             shape = (len(out), *layout.shape[1:])
         if out is None:
             out = np.empty(shape, layout.dtype)
         elif out.shape != shape or out.dtype != layout.dtype or not out.flags.c_contiguous:
-            raise TypeError(f"out is {out.dtype} {out.shape} where {field} is C-contiguous {layout.dtype} {shape}")
+            raise TypeError(f"out: expected C-contiguous {layout.dtype} {shape} for {field}, not {out.dtype} {out.shape}")
         try:
             if (split, view, field) not in self._rows:
                 self._rows[split, view, field] = self._container.rows(
@@ -189,21 +200,21 @@ class PriorStore:
 
     def _damaged(self, what: str, error: Exception) -> OrsanetError:
         return OrsanetError(
-            f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path} --deep` says what else is, "
-            f"and with --repair mends it"
+            f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path} --deep` prints all damage, "
+            f"and with --repair repairs it"
         )
 
 
 def as_store(given: PriorStore | StrPath) -> PriorStore:
-    """A store, or the one that a path leads to. Raises TypeError for anything else."""
+    """`given` as a store; a path is opened with `PriorStore.open`. Raises TypeError for any other type."""
     return given if isinstance(given, PriorStore) else PriorStore.open(given)
 
 
 def as_rows(given: NDArray[np.integer] | Sequence[int]) -> NDArray[np.integer]:
-    """Positions in a split as an array [n]. Raises TypeError for anything but a list of whole numbers."""
+    """Positions in a split as an integer array [n]. Raises TypeError for anything else."""
     rows = np.asarray(given)
     if rows.shape == (0,):
-        rows = rows.astype(np.int64)  # an empty list is one of real numbers
+        rows = rows.astype(np.int64)  # NumPy converts an empty list to floats
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise TypeError(f"rows: expected a list of row numbers, not {rows.dtype} {list(rows.shape)}")
     return rows

@@ -1,4 +1,4 @@
-"""The recipe of a store, everything that decided its values: written once, compared whenever two things must fit."""
+"""The recipe of a store: all settings that determine its values. It is written once and compared for compatibility."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,5 +15,5 @@ def recipe_differences(stored: Any, wanted: Any, where: str = "") -> Iterator[st
 
 
 def as_json(value: Any) -> str:
-    """The same text for equal values: what digests are taken over."""
+    """JSON text that is the same for equal values; digests are computed over it."""
     return json.dumps(value, sort_keys=True)

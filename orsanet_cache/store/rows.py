@@ -1,12 +1,12 @@
-"""Rows of a sharded Zarr array, straight to and from its files: what training does hundreds of times with every row.
+"""Rows of a sharded Zarr array, written to and read from its files directly. Training reads every row hundreds of times.
 
     shard file:  record · record · … · index            record:  the row's bytes, perhaps zstd-compressed · CRC-32C
     index:       per row offset and length, uint64 · CRC-32C
 
-Written in one piece. Read, the index is parsed once per shard, a row is one `preadv` into the caller's array, and when a process first
-reads a row, its bytes are held against the CRC-32C that the view's seal covers: so a row is also in its place (`Records`, which HDF5
-files share). Arrays that are laid out in any other way are left to
-zarr-python: `ShardedRows.of` returns None for them.
+A shard file is written in one piece. A reader parses the index once per shard and reads a row with one
+`preadv` into the caller's array. At a process's first read of a row, its bytes are compared with the
+CRC-32C that the view's seal covers, which also detects exchanged rows (`Records`, shared with HDF5
+files). `ShardedRows.of` returns None for arrays with any other layout; zarr-python reads those.
 """
 
 import json
@@ -38,7 +38,7 @@ _CHECKSUM = {"name": "crc32c"}
 
 
 def encode_shard(rows: NDArray[Any], rows_per_shard: int, compressed: bool) -> list[bytes | memoryview]:
-    """The file of one shard, in pieces: rows [n, …] with n <= rows_per_shard, the rest of the index left empty."""
+    """The file of one shard, in pieces: rows [n, …] with n <= rows_per_shard. Unused index entries are empty."""
     content: list[bytes | memoryview] = []
     index = np.full((rows_per_shard, 2), NEVER_WRITTEN, "<u8")
     offset = 0
@@ -52,12 +52,15 @@ def encode_shard(rows: NDArray[Any], rows_per_shard: int, compressed: bool) -> l
 
 
 def shard_name(shard: int, dimensions: int) -> str:
-    """Its file in the array's folder: all shards side by side, so that one fsync of the folder keeps their names."""
+    """The name of a shard's file. All shards are in one folder, so one fsync of the folder secures their names."""
     return ".".join(["c", str(shard), *["0"] * (dimensions - 1)])
 
 
 def open_regular(path: Path) -> int:
-    """Descriptor of a regular file, to read. Raises OSError for anything else that has the name: a pipe would wait for a writer."""
+    """Open a regular file for reading -> descriptor.
+
+    Raises OSError for anything else, such as a pipe, which would wait for a writer.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -66,25 +69,32 @@ def open_regular(path: Path) -> int:
 
 
 class DamagedRecordError(ValueError):
-    """A record or an index does not have its checksum, or does not fit its file."""
+    """A record or an index has a wrong checksum, or does not fit its file."""
 
 
 Checksums = NDArray[np.uint32]
 
 
 class Rows(Protocol):
-    """A way to the rows of one array."""
+    """A reader of one array's rows."""
 
     def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
-        """out[positions[i]] becomes row rows[i], for every i. Raises ValueError or OSError for damage."""
+        """Read row rows[i] into out[positions[i]], for every i. Raises ValueError or OSError for damage."""
 
 
 class Records(ABC):
-    """Rows that lie as records in one or more files. Read-only; a pickled or forked copy opens its own files.
+    """Rows stored as records in one or more files. Read-only; a pickled or forked copy opens its own files.
 
-    Without `checksums` [N] nothing is verified: for who takes a digest of what is read.
+    One thread reads at a time. The system calls release the interpreter lock.
 
-    One thread reads at a time. The system calls leave the interpreter to others.
+    Args:
+        name: the array's name in error messages.
+        shape: [N, *row shape].
+        dtype: the values' type.
+        rows_per_file: rows in each file except the last.
+        decompress: fills a row's bytes from a record; None for uncompressed records.
+        checksums: CRC-32C of every row, uint32 [N]. None verifies nothing, for callers that compute a
+            digest of the rows themselves.
     """
 
     def __init__(
@@ -107,17 +117,20 @@ class Records(ABC):
 
     @abstractmethod
     def file_path(self, file: int) -> Path:
-        """Where the file is that holds rows file * rows_per_file onwards."""
+        """Path of the file whose first row is file * rows_per_file."""
 
     @abstractmethod
     def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
-        """[rows, 2] offset and length of its records, of which the last CHECKSUM_BYTES are the format's own checksum."""
+        """Offset and length of the file's records, [rows, 2].
+
+        The last CHECKSUM_BYTES of a record are the format's own checksum.
+        """
 
     def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
-        """out[positions[i]] becomes row rows[i], for every i; out [any number, *row shape], C-contiguous.
+        """Read row rows[i] into out[positions[i]], for every i; out [any number, *row shape], C-contiguous.
 
-        Raises DamagedRecordError for a record that is damaged, OSError for a file that is not there, IndexError for a row or position
-        that is not.
+        Raises DamagedRecordError for a damaged record, OSError for a missing file, and IndexError for a row or
+        position out of range.
         """
         if out.shape[1:] != self.shape[1:] or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous {self.dtype} [any number, {self.shape[1:]}]")
@@ -126,7 +139,7 @@ class Records(ABC):
         for what, places, count in (("row", rows, self.shape[0]), ("position", positions, len(out))):
             if not 0 <= places.min() <= places.max() < count:
                 raise IndexError(f"{what} {places.min()} or {places.max()} of {count}")
-        if self._owner != os.getpid():  # forked, perhaps while another thread held the lock
+        if self._owner != os.getpid():  # a forked process; another thread may have held the lock
             self._close()
             self._start()
         target = out.reshape(len(out), -1).view(np.uint8)
@@ -158,14 +171,14 @@ class Records(ABC):
             if length != self.row_bytes + CHECKSUM_BYTES or os.preadv(descriptor, [raw.data], offset) != self.row_bytes:
                 raise self._damaged(row, "cut off")
         else:
-            if not CHECKSUM_BYTES < length < 2 * self.row_bytes + 1024:  # also what marks a row that was never written
+            if not CHECKSUM_BYTES < length < 2 * self.row_bytes + 1024:  # includes the mark of a row never written
                 raise self._damaged(row, "impossible length")
             record = np.empty(length - CHECKSUM_BYTES, np.uint8)
             if os.preadv(descriptor, [record.data], offset) != len(record):
                 raise self._damaged(row, "cut off")
             try:
                 self.decompress(record, raw)
-            except Exception as error:  # zlib's own, zstd's RuntimeError, another size
+            except Exception as error:  # zlib.error, zstd's RuntimeError, an unexpected size
                 raise self._damaged(row, f"does not decompress: {error}") from error
         if not self._verified[row]:
             if self.checksums is not None and google_crc32c.value(raw) != self.checksums[row]:
@@ -177,17 +190,17 @@ class Records(ABC):
         self._owner = os.getpid()
         self._files: OrderedDict[int, int] = OrderedDict()  # file -> descriptor, the longest open first
         files = -(-self.shape[0] // self.rows_per_file)
-        self._known: dict[int, tuple[int, ...]] = {}  # file whose part of the index is filled -> which file that was
+        self._known: dict[int, tuple[int, ...]] = {}  # file whose part of the index is filled -> identity of that file
         self._index = np.zeros((files * self.rows_per_file, 2), np.uint64)  # row -> offset and length
         self._verified = np.zeros(self.shape[0], np.bool_)
 
     def _open(self, file: int) -> None:
-        """Open a file, whose index is known from then on."""
+        """Open a file, and read its index unless it is known."""
         descriptor = open_regular(self.file_path(file))
         try:
             status = os.fstat(descriptor)
             identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            if self._known.get(file) != identity:  # new to us, or put in its place since
+            if self._known.get(file) != identity:  # opened for the first time, or replaced since
                 span = slice(file * self.rows_per_file, (file + 1) * self.rows_per_file)
                 self._index[span] = self.file_index(file, descriptor)
                 self._verified[span] = False
@@ -218,7 +231,16 @@ class Records(ABC):
 
 
 class ShardedRows(Records):
-    """The rows of a Zarr array that is laid out as above."""
+    """The rows of a Zarr array with the layout above.
+
+    Args:
+        folder: the array's folder.
+        shape: [N, *row shape].
+        dtype: the values' type, little-endian.
+        rows_per_shard: rows in each shard except the last.
+        compressed: whether records are compressed with zstd.
+        checksums: CRC-32C of every row, uint32 [N]; None verifies nothing.
+    """
 
     def __init__(
         self,
@@ -234,7 +256,7 @@ class ShardedRows(Records):
 
     @classmethod
     def of(cls, folder: Path, checksums: Checksums | None = None) -> Self | None:
-        """The array in `folder`, or None where it is not laid out as above."""
+        """The array in `folder`, or None if it has another layout."""
         try:
             array = json.loads((folder / "zarr.json").read_bytes())
             (sharding,) = array["codecs"]
@@ -284,9 +306,9 @@ def row_checksums(rows: NDArray[Any]) -> Checksums:
 
 
 def _decompress_zstd(record: NDArray[np.uint8], raw: NDArray[np.uint8]) -> None:
-    """Raises RuntimeError or ValueError for damage and for what is not raw's size, without making room for it."""
+    """Fill `raw`. Raises RuntimeError or ValueError for damage or another size; allocates no memory for it."""
     if len(zstd.decompress(record, raw)) != len(raw):
-        raise ValueError("another size")
+        raise ValueError("unexpected size")
 
 
 def _crc32c(content: bytes | NDArray[np.uint8]) -> bytes:

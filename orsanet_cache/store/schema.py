@@ -1,4 +1,4 @@
-"""What a store's arrays are: the fields of a view, their shapes and types, and how sample ids are kept."""
+"""The schema of a store: the fields of a view, their shapes and types, and the encoding of sample ids."""
 
 import math
 from collections.abc import Sequence
@@ -8,25 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA_VERSION = 3
-MARK = "orsanet_store"  # the root attribute that makes a folder or file ours
+MARK = "orsanet_store"  # the root attribute that marks a folder or file as a store of this package
 ROWS_PER_UNIT = 256
 
 IMAGE_SHAPE = (112, 112, 3)
 MAP_SHAPE = (224, 224)
 GRID = (7, 7)
 SAMPLE_ID_AXES = ("sample", "byte")
-# What the values of a segmentation map mean, in LaPa's label order. "left" is the subject's left as LaPa labels it; a horizontal flip swaps left and right.
+# Classes of a segmentation map's values, in LaPa's label order. "left" is the subject's left, as LaPa labels it. A
+# horizontal flip swaps left and right.
 LAPA_CLASSES = (
     "background", "face", "left brow", "right brow", "left eye", "right eye",
     "nose", "upper lip", "inner mouth", "lower lip", "hair",
 )  # fmt: skip
-SCALE = "_scale"  # after the name of an int8 field: the field of its scales
-MAX_ROW_BYTES = 16 * 1024**2  # a row that claims more is not one of ours
+SCALE = "_scale"  # suffix of an int8 field's name: the field of its scales
+MAX_ROW_BYTES = 16 * 1024**2  # larger rows are refused: this package writes none
 
 
 @dataclass(frozen=True)
 class Field:
-    """One array of a view. `shape` is a row's, without the sample axis; `axes` names its dimensions."""
+    """One array of a view. `shape` is a row's, without the sample axis; `axes` names the dimensions of a row."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,9 +41,9 @@ class Field:
 
 
 def schema(segmentation_channels: int, landmark_channels: int, feature_dtype: str) -> tuple[Field, ...]:
-    """The fields of every view, in the order they are written.
+    """The fields of every view, in the order in which they are written.
 
-    Features kept as int8 are to be multiplied by their scale, one number per sample and channel.
+    int8 features must be multiplied by their scale, one number per sample and channel.
     """
     fields = [
         Field("image", IMAGE_SHAPE, "uint8", ("image_y", "image_x", "rgb")),

@@ -1,9 +1,10 @@
-"""The records of a finished view, its seal, and the markers of its units, from which both are made.
+"""The records of a finished view and its seal, both computed from the markers of its units.
 
     a unit's values ─ SHA-256 ─▶ unit digests, with recipe, sample ids, fields, rejected images, image digests, row checksums ─ SHA-256 ─▶ seal
     every unit's marker ─ read back from the disk ─ fold ─▶ records, seal ─ unfold, unit by unit ─▶ its marker
 
-`write_records` is all that writes here; writer.py holds the locks. Shapes: N = samples, U = units, F = fields, in alphabetical order.
+Only `write_records` writes to a store; writer.py holds the locks. Shapes: N = samples, U = units,
+F = fields, in alphabetical order.
 """
 
 import hashlib
@@ -25,19 +26,19 @@ from orsanet_cache.store.schema import MARK, MAX_ROW_BYTES
 from orsanet_cache.store.units import Marker, Unit, UnitRecord
 from orsanet_cache.store.zarr_folder import Layout
 
-DIGEST_ROWS = 32  # read at a time where a digest is taken
-CHECKSUMS = "crc32c"  # the group of them in a view
-RECORDS = ("image_sha256", "unit_sha256")  # what a view has besides its fields
+DIGEST_ROWS = 32  # rows read at a time for a digest
+CHECKSUMS = "crc32c"  # the group of a view's row checksums
+RECORDS = ("image_sha256", "unit_sha256")  # arrays of a view besides its fields
 
 
 @dataclass(frozen=True)
 class SealedView:
-    """What the records of a finished view say, checked against its seal."""
+    """The records of a finished view, checked against its seal."""
 
     seal: str
     provenance: dict[str, Any]  # not covered by the seal
-    rejected: dict[str, str]  # sample id -> why its image could not be used
-    image_sha256: NDArray[np.uint8]  # [N, 32], zeros where the file could not be read
+    rejected: dict[str, str]  # sample id -> the reason why its image cannot be used
+    image_sha256: NDArray[np.uint8]  # [N, 32], zeros for a file that could not be read
     unit_sha256: NDArray[np.uint8]  # [U, F, 32]
     crc32c: dict[str, Checksums]  # field -> uint32 [N]
     fields: dict[str, Layout]  # by name
@@ -52,7 +53,19 @@ def view_seal(
     unit_sha256: NDArray[np.uint8],
     crc32c: Mapping[str, Checksums],
 ) -> str:
-    """SHA-256 in hex over everything that says what a view's rows are; the same however and by how many it was built."""
+    """The seal: SHA-256 in hex over everything that identifies a view's rows.
+
+    It does not depend on the number of parts or on the order in which they were built.
+
+    Args:
+        root: the root mark of the store.
+        sample_id: encoded sample ids, [N, L].
+        fields: the view's fields.
+        rejected: sample id -> reason.
+        image_sha256: [N, 32].
+        unit_sha256: [U, F, 32].
+        crc32c: field -> [N].
+    """
     header = {
         **root,
         "fields": [[name, layout.shape, str(layout.dtype)] for name, layout in sorted(fields.items())],
@@ -67,9 +80,9 @@ def view_seal(
 
 
 def read_sealed(container: Container, root: Mapping[str, Any], split: str, view: str) -> SealedView:
-    """A finished view's records, `root` being the mark of the store.
+    """A finished view's records. `root` is the root mark of the store.
 
-    Raises one of DAMAGE where they are damaged, or not what was sealed.
+    Raises one of DAMAGE if they are damaged or do not match the seal.
     """
     name = f"{split}/{view}"
     attributes = container.attributes(name)
@@ -77,18 +90,21 @@ def read_sealed(container: Container, root: Mapping[str, Any], split: str, view:
     sample_id = container.small(f"{split}/sample_id")
     for field, (shape, dtype) in fields.items():
         if shape[0] != len(sample_id) or math.prod(shape[1:]) * dtype.itemsize > MAX_ROW_BYTES:
-            raise ValueError(f"{field} has the shape {list(shape)} where the split has {len(sample_id)} samples")
+            raise ValueError(f"{field} has the shape {list(shape)}, but the split has {len(sample_id)} samples")
     image_sha256, unit_sha256 = (container.small(f"{name}/{record}") for record in RECORDS)
     crc32c = {field: container.small(f"{name}/{CHECKSUMS}/{field}") for field in fields}
     rejected = attributes["rejected"]
     seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
     if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
-        raise ValueError("it is not what was sealed")
+        raise ValueError("its records do not match its seal")
     return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
 
 
 def write_records(writer: ContainerWriter, split: str, view: str, sealed: SealedView) -> None:
-    """What `read_sealed` reads, but for the attributes of the view, which have the seal: in a store that is built they come last."""
+    """Write the records that `read_sealed` reads, except the view's attributes.
+
+    The attributes contain the seal; a build writes them last.
+    """
     name = f"{split}/{view}"
     writer.small(f"{name}/image_sha256", sealed.image_sha256, ("sample", "sha256"))
     writer.small(f"{name}/unit_sha256", sealed.unit_sha256, ("unit", "field", "sha256"))
@@ -98,7 +114,7 @@ def write_records(writer: ContainerWriter, split: str, view: str, sealed: Sealed
 
 
 def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
-    """SHA-256 over the values of rows start … stop, little-endian, whatever format they are kept in."""
+    """SHA-256 over the values of rows start to stop - 1, little-endian. It is the same for every storage format."""
     digest = hashlib.sha256()
     for first in range(start, stop, DIGEST_ROWS):
         chosen = np.arange(first, min(first + DIGEST_ROWS, stop))
@@ -109,7 +125,7 @@ def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
 
 
 def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker]) -> set[Unit]:
-    """Which of these units' values, all of one split, are not those that were committed? Reads all of them."""
+    """The units whose values differ from the committed ones. All units are of one split, and all values are read."""
     name = f"{next(iter(markers)).split}/{view}"
     try:
         layouts = container.arrays(name)
@@ -118,7 +134,7 @@ def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker
 
     def is_damaged(unit: Unit, field: str, sha256: str) -> bool:
         try:
-            rows = container.rows(f"{name}/{field}", None)  # its own, or its lock would let one thread read at a time
+            rows = container.rows(f"{name}/{field}", None)  # one per job: a shared one lets one thread read at a time
             return unit_digest(rows, layouts[field], unit.start, unit.stop).hex() != sha256
         except DAMAGE:
             return True
@@ -135,9 +151,17 @@ def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker
 def fold(
     container: Container, split: str, view: str, markers: Sequence[Marker], provenance: Mapping[str, Any]
 ) -> SealedView:
-    """The records of a view from the markers of all its units, in their order.
+    """The records of a view, computed from the markers of all its units.
 
-    Raises ValueError, KeyError, TypeError or OSError where the store's recipe, the split's sample ids or the view's layouts are damaged.
+    Raises ValueError, KeyError, TypeError or OSError if the store's recipe, the split's sample ids or the
+    view's layouts are damaged.
+
+    Args:
+        container: the store.
+        split: name of the split.
+        view: name of the view.
+        markers: the markers of all units, in the units' order.
+        provenance: recorded with the seal, not covered by it.
     """
     root = container.attributes("")[MARK]
     sample_id = container.small(f"{split}/sample_id")
@@ -157,8 +181,8 @@ def fold(
 def unfold(sealed: SealedView, unit: Unit, ids: Sequence[str], file_bytes: Mapping[str, int]) -> Marker:
     """A unit's marker as it was before `fold`.
 
-    `ids` are the unit's samples, `file_bytes` the sizes of its shards by field. A field without a size, whose shard is lost, is left
-    out, and so the marker is not a committed unit's.
+    `ids` are the unit's samples, `file_bytes` the sizes of its shards by field. A field whose shard is lost
+    has no size and is left out; the marker then does not count as that of a committed unit.
     """
     digests = dict(zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True))
     shards = {
@@ -174,10 +198,10 @@ def unfold(sealed: SealedView, unit: Unit, ids: Sequence[str], file_bytes: Mappi
 
 
 def hex_digests(digests: NDArray[np.uint8]) -> list[str]:
-    """Image digests of the records, uint8 [n, 32] -> in hex as markers have them, empty for zeros."""
+    """Image digests of the records, uint8 [n, 32] -> hex as in markers, empty for zeros."""
     return [row.tobytes().hex() if row.any() else "" for row in digests]
 
 
 def _bytes(digests: Sequence[str]) -> NDArray[np.uint8]:
-    """The inverse."""
+    """The inverse of `hex_digests`."""
     return np.frombuffer(bytes.fromhex("".join(digest or "00" * 32 for digest in digests)), np.uint8).reshape(-1, 32)

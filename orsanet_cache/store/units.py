@@ -1,4 +1,4 @@
-"""Units of work, the shares they are dealt out in, and the markers of those that are done."""
+"""Units of work, shares of them, and the markers of committed units."""
 
 import hashlib
 import json
@@ -11,13 +11,16 @@ COMMITS = ".commits"  # the folder of markers in a store; no split can have this
 
 @dataclass(frozen=True)
 class Share:
-    """Share `index` of `count`, counted from 1: every count-th unit. A process's part of a build, or a sample to verify."""
+    """Share `index` of `count`, counted from 1: every count-th unit.
+
+    A share is a process's part of a build, or a sample to verify.
+    """
 
     index: int
     count: int
 
     def has(self, position: int) -> bool:
-        """Is the unit at this position, counted from 0 over all splits, one of this share's?"""
+        """Whether the unit at this position, counted from 0 over all splits, belongs to this share."""
         return position % self.count == self.index - 1
 
     def __str__(self) -> str:
@@ -43,9 +46,9 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What became of a unit's rows in one view."""
+    """The image digests and rejected samples of a unit in one view."""
 
-    image_sha256: list[str]  # per row; of the image file; empty where it could not be read
+    image_sha256: list[str]  # per row, of the image file; empty if it could not be read
     rejected: dict[str, str]  # sample id -> reason
 
 
@@ -54,9 +57,8 @@ class Marker:
     """A committed unit of a view."""
 
     record: UnitRecord
-    shards: dict[
-        str, dict[str, Any]
-    ]  # field -> {bytes: of its file, sha256: of its values, in hex, crc32c: of every row}
+    # field -> {bytes: size of its file, sha256: of its values, in hex, crc32c: of every row}
+    shards: dict[str, dict[str, Any]]
 
     def encode(self) -> bytes:
         content = {"image_sha256": self.record.image_sha256, "rejected": self.record.rejected, "shards": self.shards}
@@ -65,18 +67,18 @@ class Marker:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises ValueError for anything that `encode` did not write."""
+        """The inverse of `encode`. Raises ValueError for damaged data."""
         checksum, _, text = data.partition(b"\n")
         if hashlib.sha256(text).hexdigest().encode() != checksum:
-            raise ValueError("a marker does not have its checksum")
+            raise ValueError("a marker has a wrong checksum")
         content = json.loads(text)
         if not all(isinstance(shard, dict) for shard in content["shards"].values()):
-            raise ValueError("a marker says nothing of its shards")
+            raise ValueError("a marker does not describe its shards")
         return cls(UnitRecord(content["image_sha256"], content["rejected"]), content["shards"])
 
 
 def marker_path(store: Path, unit: Unit, view: str) -> Path:
-    """Where a unit's marker is, until its view is sealed."""
+    """The path of a unit's marker, which exists until its view is sealed."""
     return store / COMMITS / unit.split / view / f"{unit.index:06d}.json"
 
 

@@ -1,9 +1,9 @@
-"""Is a store what was built? Names each unit that is not, so that just those are computed again.
+"""Verification that a store is unchanged since it was built. It lists damaged units, so that only those are computed again.
 
     seal ─ over recipe, sample ids, image digests and unit digests ─▶ unit digest ─ over a unit's values in one field ─▶ the values
 
-Without `deep`, every unit's first and last row are read in every field, which finds files that are missing, cut short or exchanged;
-with it, everything is read.
+Without `deep`, the first and last row of every unit are read in every field, which finds files that are
+missing, cut short or exchanged. With `deep`, all rows are read.
 """
 
 import os
@@ -27,7 +27,7 @@ from orsanet_cache.store.zarr_folder import METADATA, read_whole
 
 @dataclass(frozen=True)
 class Damage:
-    """A unit that is not what was built; `unit` None: the view's records, and so all of it."""
+    """A damaged unit. With `unit` None the view's records are damaged, and so the whole view."""
 
     split: str
     view: str
@@ -41,7 +41,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class _Check:
-    """One unit of one view, and the digests it should have."""
+    """One unit of one view, with its expected digests."""
 
     split: str
     view: str
@@ -53,8 +53,8 @@ class _Check:
 def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
     """Check every unit, or with `sample` i/n every n-th from the i-th -> number of units read, and the damage found.
 
-    Units of views that are not sealed yet are held against their markers. Raises OrsanetError for what is no store, or one whose split
-    is damaged as a whole.
+    Units of unfinished views are compared with their markers. Raises OrsanetError if `path` is not a store, or
+    if a split's metadata is damaged.
     """
     path = as_path(path, "store")
     store, container = PriorStore.open(path), open_container(path)
@@ -80,7 +80,7 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
 
 
 def progress(path: Path, split: str, view: str) -> tuple[int, int]:
-    """Units of a view that are done, and how many it has."""
+    """The number of committed units of an unfinished view, and the number of all its units."""
     store = PriorStore.open(path)
     units = units_of(split, len(store.sample_ids(split)), store.rows_per_unit)
     return sum(marker_path(path, unit, view).exists() for unit in units), len(units)
@@ -110,7 +110,7 @@ def _marked(path: Path, view: str, units: Sequence[Unit], count: int) -> Iterato
 
 
 def _without_metadata(path: Path) -> Iterator[Damage]:
-    """Views that were sealed, as their records say, and that no reader sees any more."""
+    """Sealed views, recognised by their records, that readers cannot find because a group's metadata is missing."""
     for records in sorted(path.glob(f"*/*/{RECORDS[1]}/{METADATA}")):
         view = records.parent.parent
         for group in (view.parent, view):
@@ -119,14 +119,14 @@ def _without_metadata(path: Path) -> Iterator[Damage]:
 
 
 def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
-    """At most one finding: its first damaged field."""
+    """At most one finding: the unit's first damaged field."""
     unit, name = check.unit, f"{check.split}/{check.view}"
     for field, sha256 in check.sha256.items():
         try:
             layout = container.arrays(name)[field]
             rows = container.rows(f"{name}/{field}", check.crc32c[field])
             if deep and unit_digest(rows, layout, unit.start, unit.stop) != sha256:
-                raise ValueError("not the values that were committed")
+                raise ValueError("the values differ from the committed ones")
             if not deep:
                 ends = np.array([unit.start, unit.stop - 1])
                 rows.read(ends, np.empty((2, *layout.shape[1:]), layout.dtype), np.arange(2))

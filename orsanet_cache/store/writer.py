@@ -1,19 +1,22 @@
-"""Writing a store, by one process or by many that know nothing of each other.
+"""Writing a store, by one process or by many that do not communicate.
 
 A unit is one shard's rows of one (split, view).
 
     its shards, written and fsynced under temporary names → renamed, folders fsynced → its marker, created exclusively
 
     STORE/.commits/
-      parts/2of4.lock                    held by the process that builds part 2 of 4, for as long as it lives
+      parts/2of4.lock                    held by the process that builds part 2 of 4 until it ends
       parts/2of4/                        its temporary files
-      <split>/<view>/<unit>.json         marker: checksums of the unit's shards, and what became of each row
+      <split>/<view>/<unit>.json         marker: checksums of the unit's shards, image digests and rejected images
 
-What has no marker is computed again, so a kill costs at most two units of a view: the one being written and the one being computed.
-When every unit of a view is marked and its shards read back as they were computed, the markers are folded (sealing.py) into the view's
-records and its seal, which are the same whoever built them. When all views are sealed, `.commits` goes and only plain Zarr is left.
+A unit without a marker is computed again, so a kill costs at most two units of a view: the one being
+written and the one being computed. When every unit of a view has a marker and its shards read back as
+committed, the markers are folded (seal.py) into the view's records and its seal. These do not depend on
+which processes built the view. When all views are sealed, `.commits` is deleted and only plain Zarr is
+left.
 
-The store's lock, which is the lock of its root `zarr.json`, is held only while names are given, never while anything is computed.
+The store's lock, which is the lock of its root `zarr.json`, is held only while files get their names or
+are deleted, never while anything is computed.
 """
 
 import hashlib
@@ -42,7 +45,7 @@ from orsanet_cache.store.zarr_writer import ZarrWriter, group_document
 
 
 class StoreWriter:
-    """The only code that changes a store that exists. A context manager: it holds its part's lock."""
+    """The only code that changes an existing store. A context manager that holds its part's lock."""
 
     def __init__(self, path: Path, fields: Sequence[Field], part: Share, rows_per_unit: int) -> None:
         self.path = path
@@ -66,29 +69,35 @@ class StoreWriter:
         part: Share = WHOLE,
         rows_per_unit: int | None = None,
     ) -> Self:
-        """Create the store, or continue one with the same recipe, and take the part's lock.
+        """Create the store, or continue one with the same recipe, and lock the part.
 
-        `rows_per_unit` is a new store's; one that exists keeps its own. Raises OrsanetError where the recipes differ, or where another
-        process builds this part.
+        Raises OrsanetError if the recipes differ, or if another process builds this part.
+
+        Args:
+            path: the store's folder.
+            recipe: the settings that determine the values.
+            fields: the fields of every view.
+            part: this process's share of the units.
+            rows_per_unit: rows of a unit in a new store; an existing store keeps its own.
         """
         if path.exists() and not path.is_dir():
             raise OrsanetError(
-                f"{path}: a file is in the way of the store. A build writes a Zarr folder, of which nothing is lost when it is "
-                f"interrupted; choose another --out, then `orsanet-cache convert` makes an HDF5 file of it"
+                f"{path}: is a file. A build writes a Zarr folder, because an interruption does not damage it; "
+                f"choose another --out, then convert the folder to an HDF5 file with `orsanet-cache convert`"
             )
         _refuse_links(path)
         if _is_new(path):
             make_folder(path / COMMITS)
             root = root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)
             temporary = path / COMMITS / f"begun-{socket.gethostname()}-{os.getpid()}"
-            # Not found: another process was faster, finished the whole store, and took .commits away.
+            # Not found: another process was faster, finished the whole store, and deleted .commits.
             with suppress(FileNotFoundError):
                 publish_new(path / METADATA, [group_document({MARK: root})], temporary)
         written = open_container(path).attributes("")[MARK]
         differences = list(recipe_differences(written["recipe"], dict(recipe)))
         if differences:
             raise OrsanetError(
-                f"{path} was built by another recipe; pass its options again, or build into another folder:\n"
+                f"{path} was built with another recipe; pass its options again, or build into another folder:\n"
                 f"{listed(differences)}"
             )
         writer = cls(path, fields, part, int(written["rows_per_unit"]))
@@ -100,18 +109,18 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        """Leave the part; where every view is sealed and no other process is at work, leave only the store."""
+        """Release the part. If every view is sealed and no other process is building, delete `.commits`."""
         try:
             with locked(self.path / METADATA):
                 shutil.rmtree(self._temporary)
-                self._held.close()  # before the store's lock: of two that leave, the second must see that the first is gone
+                self._held.close()  # before the store's lock, so that the last of two processes finds this lock free
                 if self._is_finished() and not any(self._other_locks(free=False)):
                     shutil.rmtree(self._commits)
         finally:
             self._held.close()
 
     def add_split(self, split: str, ids: Sequence[str]) -> None:
-        """Fix the split's samples and their order. Raises OrsanetError if the store has others."""
+        """Record the split's samples and their order. Raises OrsanetError if the store has other samples."""
         if Path(split).name != split:
             raise ValueError(f"{split!r} is not a folder name")
         self._ids[split] = tuple(ids)
@@ -139,10 +148,10 @@ class StoreWriter:
             )
 
     def add_view(self, split: str, view: str) -> None:
-        """Make room for a view that is not sealed, unless there is; array metadata that is damaged is written again."""
+        """Create the arrays of a view that is not sealed, unless they exist. Damaged array metadata is written again."""
         count = len(self._ids[split])
         with locked(self.path / METADATA):
-            if self.is_sealed(split, view):  # asked under the lock: another process may just have sealed it
+            if self.is_sealed(split, view):  # checked under the lock: another process may just have sealed it
                 return
             for field in self._fields.values():
                 self._files.field(f"{split}/{view}", field, count)
@@ -154,17 +163,17 @@ class StoreWriter:
         return units_of(split, count, self.rows_per_unit)
 
     def views(self, split: str) -> tuple[str, ...]:
-        """The views of a split begun so far. Raises OrsanetError where that cannot be told."""
+        """The views of a split, finished or not. Raises OrsanetError if a view's metadata is damaged."""
         try:
             return self._container.groups(split)
         except DAMAGE as error:
             raise OrsanetError(
-                f"{self.path}: a zarr.json in {split} is damaged ({error}); delete the folder that it is in and run the same command again"
+                f"{self.path}: a zarr.json in {split} is damaged ({error}); delete the folder that contains it and run the same command again"
             ) from error
 
     def image_sha256(self, split: str, view: str) -> dict[Unit, list[str]]:
-        """Per finished unit the digests of the image files it was made of, in hex; empty for a file that could not be read."""
-        with locked(self.path / METADATA):  # or it might be sealed, and its markers go, in between
+        """The image digests of each committed unit, in hex; empty for a file that could not be read."""
+        with locked(self.path / METADATA):  # prevents that the view is sealed and its markers deleted meanwhile
             if self.is_sealed(split, view):
                 stored = PriorStore(self._container).sealed(split, view).image_sha256
                 return {unit: hex_digests(stored[unit.rows]) for unit in self.units(split)}
@@ -172,7 +181,7 @@ class StoreWriter:
             return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
 
     def marker(self, unit: Unit, view: str) -> Marker | None:
-        """A committed unit's marker; None where the unit is not committed, or its marker or one of its shards is not as committed."""
+        """A committed unit's marker; None if the unit is not committed, or its marker or one of its shards is damaged."""
         try:
             marker = Marker.decode(read_whole(self._marker_path(unit, view)))
             if marker.shards.keys() == self._fields.keys() and all(
@@ -192,11 +201,11 @@ class StoreWriter:
         except DAMAGE as error:
             raise OrsanetError(
                 f"{self.path}: {split}/{view} is damaged ({error}); "
-                f"delete {self.path / split / view} and run the same command again, which computes only that"
+                f"delete {self.path / split / view} and run the same command again, which computes only that view"
             ) from error
 
     def commit(self, unit: Unit, view: str, arrays: Mapping[str, NDArray[Any]], record: UnitRecord) -> None:
-        """Write a unit's shards, then its marker. Where another process has committed it meanwhile, that stays."""
+        """Write a unit's shards, then its marker. If another process has committed the unit meanwhile, its data is kept."""
         shards: dict[str, dict[str, Any]] = {}
         written: dict[Path, Path] = {}
         for name, field in self._fields.items():
@@ -222,7 +231,7 @@ class StoreWriter:
                 raise OrsanetError(f"{marker} is in the way; remove it and run the same command again")
 
     def uncommit(self, units: Sequence[Unit], view: str) -> None:
-        """Take these units' markers away, so that they are computed again; a sealed view is opened for it."""
+        """Delete these units' markers, so that the units are computed again. A sealed view is opened again first."""
         with locked(self.path / METADATA):
             split = units[0].split
             if self.is_sealed(split, view):
@@ -235,10 +244,10 @@ class StoreWriter:
         if self.is_sealed(split, view):
             return []
         lacking = [unit for unit in self.units(split) if self.marker(unit, view) is None]
-        return [] if lacking and self.is_sealed(split, view) else lacking  # sealed meanwhile, and so without markers
+        return [] if lacking and self.is_sealed(split, view) else lacking  # sealed meanwhile: its markers are deleted
 
     def seal(self, split: str, view: str, provenance: Mapping[str, Any]) -> list[Unit]:
-        """Read a complete view back and seal it; where units do not read back as they were committed, return those instead.
+        """Read a complete view back and seal it -> the damaged units; a view with damaged units is not sealed.
 
         `provenance` is recorded with the seal and not covered by it.
         """
@@ -255,7 +264,7 @@ class StoreWriter:
             if damaged:
                 return sorted(damaged)
             with locked(self.path / METADATA):
-                # Where another process took units back meanwhile, it is for that one to seal.
+                # If another process uncommitted units meanwhile, that process seals the view.
                 if all(self.marker(unit, view) == marker for unit, marker in markers.items()):
                     sealed = fold(self._container, split, view, list(markers.values()), provenance)
                     write_records(self._files, split, view, sealed)
@@ -265,7 +274,7 @@ class StoreWriter:
             return []
 
     def _take_part(self) -> None:
-        """Lock the part, and sweep away the temporary files of processes that no longer live."""
+        """Lock the part, and delete the temporary files of processes that have ended."""
         make_folder(self._parts)
         for lock in self._other_locks(free=True):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
@@ -273,7 +282,7 @@ class StoreWriter:
             self._held.enter_context(locked(self._lock_file(self._temporary.name), wait=False))
         except BlockingIOError:
             raise OrsanetError(
-                f"another process is building part {self.part} of {self.path}; let it finish, or give each process a --part of its own"
+                f"another process is building part {self.part} of {self.path}; let it finish, or give each process its own --part"
             ) from None
         shutil.rmtree(self._temporary, ignore_errors=True)
         make_folder(self._temporary)
@@ -284,7 +293,7 @@ class StoreWriter:
         return path
 
     def _other_locks(self, free: bool) -> Iterator[Path]:
-        """Lock files of other parts and of sealing that nobody holds, or that somebody does."""
+        """Lock files of other parts and of sealing that are free, or that a process holds."""
         for path in sorted(self._parts.glob("*.lock")):
             if path.stem == self._temporary.name:
                 continue
@@ -297,7 +306,7 @@ class StoreWriter:
                 yield path
 
     def _is_finished(self) -> bool:
-        """Is every view sealed, as far as can be told?"""
+        """Whether every view is sealed; false if damage prevents the check."""
         try:
             splits = self._container.groups("")
             return all(self.is_sealed(split, view) for split in splits for view in self._container.groups(split))
@@ -305,7 +314,7 @@ class StoreWriter:
             return False
 
     def _unseal(self, split: str, view: str, but: set[int]) -> None:
-        """Turn a seal back into markers, of all units but these; without records that can be trusted, of none."""
+        """Turn a seal back into markers of all units except `but`; if the records are damaged, into none."""
         with suppress(OrsanetError):
             sealed = PriorStore(self._container).sealed(split, view)
             for unit in self.units(split):
@@ -333,7 +342,7 @@ class StoreWriter:
 
 
 def _is_new(path: Path) -> bool:
-    """Is there nothing yet, or only what a start leaves that was killed before the root had its mark?"""
+    """Whether the folder is absent or empty, or contains only the remains of a start killed before the root was marked."""
     if not path.exists():
         return True
     begun = path / COMMITS
@@ -343,8 +352,8 @@ def _is_new(path: Path) -> bool:
 
 
 def _refuse_links(path: Path) -> None:
-    """What is deleted and written in a store must be there, and not somewhere else."""
+    """Raises OrsanetError for a link in the store, so that nothing outside the store is deleted or written."""
     for level in (COMMITS, f"{COMMITS}/*", f"{COMMITS}/*/*", "*", "*/*", "*/*/*", "*/*/*/*.json", f"*/*/{CHECKSUMS}/*"):
         for entry in path.glob(level):
             if entry.is_symlink():
-                raise OrsanetError(f"{entry} is a link, which no build makes; remove it and run the same command again")
+                raise OrsanetError(f"{entry} is a link, and a build creates none; remove it and run the same command again")

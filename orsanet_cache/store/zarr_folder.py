@@ -1,7 +1,8 @@
 """A Zarr v3 folder as a store's container.
 
-Groups and arrays are folders with a `zarr.json`, which is read as the JSON it is. Small arrays are one file, `c.0.0`: their bytes and a
-CRC-32C. Rows of large arrays come straight from the shards, or from zarr-python where an array is laid out in another way. zarr_writer.py writes what is read here.
+Groups and arrays are folders with a `zarr.json`, which is read as plain JSON. A small array is one file,
+`c.0.0`: its bytes and a CRC-32C. Rows of large arrays are read directly from the shards; zarr-python
+reads arrays with another layout. zarr_writer.py writes the files that are read here.
 """
 
 import itertools
@@ -29,7 +30,7 @@ from orsanet_cache.store.rows import (
 from orsanet_cache.store.schema import MAX_ROW_BYTES
 
 METADATA = "zarr.json"
-MAX_METADATA_BYTES = 256 * 1024**2  # a view's may list hundreds of thousands of rejected images
+MAX_METADATA_BYTES = 256 * 1024**2  # a view's metadata may list hundreds of thousands of rejected images
 MAX_SIZE = 2**40  # of an axis
 MAX_FILES = 10**7  # of an array
 
@@ -42,7 +43,7 @@ class Layout(NamedTuple):
 
 
 class ZarrFolder:
-    """Read access. Every method raises ValueError, KeyError or OSError for what is damaged or not there."""
+    """Read access. Every method raises ValueError, KeyError or OSError for anything damaged or missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,7 +52,7 @@ class ZarrFolder:
         """Attributes of a group; "" is the root."""
         document = self._metadata(group)
         if document["node_type"] != "group" or document["zarr_format"] != 3:
-            raise ValueError(f"{group or self.path} is no Zarr v3 group")
+            raise ValueError(f"{group or self.path} is not a Zarr v3 group")
         return dict(document.get("attributes", {}))
 
     def groups(self, group: str) -> tuple[str, ...]:
@@ -63,19 +64,19 @@ class ZarrFolder:
         return {name: self._layout(f"{group}/{name}") for name in self._members(group, "array")}
 
     def small(self, array: str) -> NDArray[Any]:
-        """A small array, whole."""
+        """All values of a small array."""
         layout = self._layout(array)
         size = math.prod(layout.shape) * layout.dtype.itemsize
         content = read_whole(self.path / array / shard_name(0, len(layout.shape)), size + CHECKSUM_BYTES)
         values, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
         if len(values) != size:
-            raise ValueError(f"{array} has another size than its shape")
+            raise ValueError(f"{array} has a size that does not fit its shape")
         if google_crc32c.value(values) != int.from_bytes(checksum, "little"):
-            raise ValueError(f"{array} does not have its checksum")
+            raise ValueError(f"{array} has a wrong checksum")
         return np.frombuffer(values, layout.dtype).reshape(layout.shape)
 
     def rows(self, array: str, checksums: Checksums | None) -> Rows:
-        """The way to the rows of a large array, each held against its checksum when it is first read."""
+        """A reader of a large array's rows. It verifies the checksum of a row at the first read."""
         return ShardedRows.of(self.path / array, checksums) or LibraryRows(self.path / array, checksums)
 
     def _members(self, group: str, kind: str) -> tuple[str, ...]:
@@ -94,12 +95,12 @@ class ZarrFolder:
     def _metadata(self, node: str) -> dict[str, Any]:
         document = json.loads(read_whole(self.path / node.lstrip("/") / METADATA, MAX_METADATA_BYTES))
         if not isinstance(document, dict):
-            raise ValueError(f"{node}/{METADATA} is no JSON object")
+            raise ValueError(f"{node}/{METADATA} is not a JSON object")
         return document
 
 
 class LibraryRows:
-    """Rows through zarr-python: slower, and for every layout that it reads."""
+    """Rows read by zarr-python. It is slower, and reads every layout that zarr-python supports."""
 
     def __init__(self, folder: Path, checksums: Checksums | None) -> None:
         import zarr
@@ -111,13 +112,11 @@ class LibraryRows:
             if math.prod(counts) > MAX_FILES:
                 raise ValueError(f"{folder} would have {math.prod(counts):,} files")
             names = [array.metadata.encode_chunk_key(place) for place in itertools.product(*map(range, counts))]
-        except (
-            Exception
-        ) as error:  # zarr-python raises nearly every type for metadata that is damaged or that it does not know
+        except Exception as error:  # zarr-python raises nearly every type for damaged or unknown metadata
             raise ValueError(
-                f"{folder} is not laid out as a store's arrays are, and zarr-python says: {error}"
+                f"{folder} does not have the layout of a store's arrays, and zarr-python cannot read it: {error}"
             ) from error
-        for name in names:  # zarr reads a missing file as zeros
+        for name in names:  # zarr-python returns zeros for a missing file
             os.close(open_regular(folder / name))
         self.array = array
         self.checksums = checksums
@@ -127,14 +126,14 @@ class LibraryRows:
         for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
             try:
                 out[position] = self.array[row]
-            except Exception as error:  # as above, for damaged bytes
+            except Exception as error:  # as above, for damaged values
                 raise DamagedRecordError(f"{self.array.path}: row {row} is damaged ({error})") from error
             if self.checksums is not None and row_checksums(out[position : position + 1])[0] != self.checksums[row]:
                 raise DamagedRecordError(f"{self.array.path}: row {row} is damaged (wrong checksum)")
 
 
 def read_whole(path: Path, limit: int = MAX_METADATA_BYTES) -> bytes:
-    """A file's content. Raises OSError for what is no regular file, ValueError for more than `limit` bytes."""
+    """A file's content. Raises OSError unless it is a regular file, ValueError if it exceeds `limit` bytes."""
     with open(open_regular(path), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > limit:
             raise ValueError(f"{path} has more than {limit:,} bytes")

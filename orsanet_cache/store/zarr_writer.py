@@ -1,7 +1,8 @@
-"""Writes the files of a Zarr store that zarr_folder.py reads: the same bytes whoever asks, a build or a conversion.
+"""Writes the files of a Zarr store that zarr_folder.py reads. A build and a conversion write the same bytes.
 
-Array metadata is zarr-python's; everything else is checked against it in the tests. Every file is written whole, is then on the disk, and
-only then gets its name (durable.py). When a file may be written, and under which lock, is for the caller to know.
+Array metadata comes from zarr-python; tests compare all other files with zarr-python's. Every file is
+written completely and fsynced before it gets its name (durable.py). Callers decide when a file may be
+written, and hold the locks.
 """
 
 import json
@@ -22,16 +23,16 @@ from orsanet_cache.store.zarr_folder import METADATA, read_whole
 
 
 class ZarrWriter:
-    """Writes into a store's folder, a ContainerWriter. Metadata that is there already, as it should be, is left alone."""
+    """A ContainerWriter for a store's folder. Metadata files that are already correct are not written again."""
 
     def __init__(self, path: Path, rows_per_unit: int, temporary: Path) -> None:
-        """`temporary` is the name of a file that is being written; nobody else's, and on the same file system."""
+        """`temporary` is the name for a file while it is written. It must be on the same file system, and unique."""
         self.path = path
         self.rows_per_unit = rows_per_unit
         self.temporary = temporary
 
     def group(self, group: str, attributes: Mapping[str, Any]) -> None:
-        """A group's zarr.json."""
+        """Write a group's zarr.json."""
         path, document = self.path / group / METADATA, group_document(attributes)
         with suppress(*DAMAGE):
             if read_whole(path) == document:
@@ -39,37 +40,37 @@ class ZarrWriter:
         self.publish(path, [document])
 
     def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
-        """A small array, and then its zarr.json."""
+        """Write a small array, and then its zarr.json."""
         self.publish(self._small_file(array, values), small_content(values))
         self._document(array, values.shape, str(values.dtype), tuple(axes))
 
     def mend_small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
-        """Where these are the values on the disk, see that their zarr.json says so."""
+        """If the array on the disk has these values, write its zarr.json unless that is correct."""
         with suppress(*DAMAGE):
             if read_whole(self._small_file(array, values)) == b"".join(small_content(values)):
                 self._document(array, values.shape, str(values.dtype), tuple(axes))
 
     def field(self, group: str, field: Field, count: int) -> None:
-        """The zarr.json of a field of `count` rows."""
+        """Write the zarr.json of a field of `count` rows."""
         shape, axes = (count, *field.shape), ("sample", *field.axes)
         self._document(f"{group}/{field.name}", shape, field.dtype, axes, self.rows_per_unit, field.compressed)
 
     def rows(self, group: str, field: Field, count: int, units: Iterable[NDArray[Any]]) -> None:
-        """A field of `count` rows, unit by unit, and then its zarr.json."""
+        """Write a field of `count` rows, unit by unit, and then its zarr.json."""
         for index, values in enumerate(units):
             self.publish(self.shard_path(group, field, index), self.shard_content(field, values))
         self.field(group, field, count)
 
     def shard_path(self, group: str, field: Field, unit: int) -> Path:
-        """Where a unit's values of a field are."""
+        """The path of a unit's shard of a field."""
         return self.path / group / field.name / shard_name(unit, 1 + len(field.shape))
 
     def shard_content(self, field: Field, values: NDArray[Any]) -> Content:
-        """The file of a unit's values, [n, *field.shape]."""
+        """The content of a unit's shard, for values [n, *field.shape]."""
         return encode_shard(values, self.rows_per_unit, field.compressed)
 
     def publish(self, path: Path, content: Content) -> None:
-        """Put a whole file in its place, in a folder that need not be there yet."""
+        """Write a complete file. Its folder is created if necessary."""
         make_folder(path.parent)
         publish(path, content, self.temporary)
 
@@ -97,7 +98,15 @@ def array_document(
     rows_per_shard: int | None = None,
     compressed: bool = False,
 ) -> bytes:
-    """The zarr.json of an array: sharded, one row a chunk; or, without `rows_per_shard`, a small one in a single file."""
+    """The zarr.json of an array.
+
+    Args:
+        shape: the array's shape.
+        dtype: the values' type.
+        dimensions: names of the dimensions.
+        rows_per_shard: rows of a shard, with one row per chunk; None for a small array in a single file.
+        compressed: whether rows are compressed with zstd.
+    """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
     from zarr.storage import MemoryStore
@@ -118,6 +127,6 @@ def array_document(
 
 
 def small_content(values: NDArray[Any]) -> list[bytes]:
-    """The single file of a small array."""
+    """The content of a small array's single file."""
     content = np.ascontiguousarray(values).tobytes()
     return [content, google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little")]

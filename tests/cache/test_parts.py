@@ -178,7 +178,7 @@ def test_the_second_process_on_a_part_says_so_and_leaves_the_first_unharmed(
     code, said = commands.run(out, "--part", "1/2")
     assert code == 1
     assert said.splitlines()[-1] == (
-        f"Error: another process is building part 1/2 of {out}; let it finish, or give each process a --part of its own"
+        f"Error: another process is building part 1/2 of {out}; let it finish, or give each process its own --part"
     )
     assert "Traceback" not in said
     first.send_signal(signal.SIGCONT)

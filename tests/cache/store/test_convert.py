@@ -197,7 +197,7 @@ def test_a_target_that_exists_is_refused_and_not_touched(zarr_store: Path, tmp_p
     }
     make[kind]()
     before = target.lstat()
-    with pytest.raises(OrsanetError, match="exists already"):
+    with pytest.raises(OrsanetError, match="already exists"):
         convert(zarr_store, target)
     assert target.lstat() == before
     assert leftovers(tmp_path) == []
@@ -217,7 +217,7 @@ def test_what_does_not_look_like_ours_is_never_deleted(zarr_store: Path, tmp_pat
         (tmp_path / "elsewhere" / "thesis.tex").write_text("a user's own")
         other.symlink_to("elsewhere")
     before = digests(tmp_path)
-    with pytest.raises(OrsanetError, match="in the way"):
+    with pytest.raises(OrsanetError, match="not from an unfinished conversion"):
         convert(zarr_store, target)
     assert digests(tmp_path) == before
 
@@ -306,7 +306,7 @@ def test_a_disk_that_refuses_leaves_no_target(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(OrsanetError, match=r"cannot be written.*No space left on device.*nothing of it was kept"):
+    with pytest.raises(OrsanetError, match=r"cannot be written.*No space left on device.*the incomplete copy was deleted"):
         convert(zarr_store if to.endswith("h5") else hdf5_store, tmp_path / to)
     assert list(tmp_path.iterdir()) == []
 

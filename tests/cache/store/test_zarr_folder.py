@@ -177,7 +177,7 @@ def test_a_group_has_only_what_has_metadata_and_says_what_it_is(tmp_path: Path) 
     assert container.groups("") == ("a", "b")
     assert container.arrays("") == {"array": ((3, 2), np.dtype("uint8"))}
     assert container.attributes("b") == {"name": "b"}
-    with pytest.raises(ValueError, match="no Zarr v3 group"):
+    with pytest.raises(ValueError, match="not a Zarr v3 group"):
         container.attributes("array")
     with pytest.raises(FileNotFoundError):
         container.attributes("foreign")
@@ -190,5 +190,5 @@ def test_a_small_array_without_all_its_bytes_is_an_error(tmp_path: Path, cut: in
     (tmp_path / "array" / METADATA).write_bytes(array_document((3, 2), "uint8", ("a", "b")))
     whole = b"".join(small_content(values))
     (tmp_path / "array" / "c.0.0").write_bytes(whole[:cut] if cut < 7 else whole + b"\0")
-    with pytest.raises(ValueError, match=r"another size|has more than"):
+    with pytest.raises(ValueError, match=r"does not fit its shape|has more than"):
         ZarrFolder(tmp_path).small("array")
