@@ -1,6 +1,7 @@
 """Stage one: the frozen networks' priors, computed once and kept in a store.
 
-These names are loaded on first use, so `import orsanet_cache` and `--help` need neither torch nor zarr.
+These names are loaded on first use, so `import orsanet_cache` and `--help` need neither torch nor
+zarr.
 """
 
 from importlib import import_module

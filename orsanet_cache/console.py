@@ -1,7 +1,7 @@
 """Errors, signals and options that both command lines share.
 
-A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143. A bug keeps
-its traceback.
+A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143. A bug
+keeps its traceback.
 """
 
 import signal
@@ -24,7 +24,10 @@ class Terminated(KeyboardInterrupt):
 
 
 class CommandGroup(click.Group):
-    """A click group whose commands may raise OrsanetError. `interrupted` is the advice printed after Ctrl-C."""
+    """A click group whose commands may raise OrsanetError.
+
+    `interrupted` is the advice printed after Ctrl-C.
+    """
 
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -11,8 +11,8 @@ from orsanet_cache.errors import OrsanetError
 def choose_device(name: str) -> torch.device:
     """The device of that name: 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
-    'auto' is a GPU if PyTorch finds one, otherwise the CPU. Under torchrun each process gets its own GPU.
-    Raises OrsanetError for a device that is not available.
+    'auto' is a GPU if PyTorch finds one, otherwise the CPU. Under torchrun each process gets its
+    own GPU. Raises OrsanetError for a device that is not available.
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -32,7 +32,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def as_device(given: torch.device | str) -> torch.device:
-    """`given` as a device; a string is resolved by `choose_device`. Raises TypeError for any other type."""
+    """`given` as a device; a string is resolved by `choose_device`.
+
+    Raises TypeError for any other type.
+    """
     if isinstance(given, torch.device):
         return given
     if not isinstance(given, str):
@@ -45,8 +48,8 @@ def allow_tf32(allowed: bool) -> None:
 
     This has no effect on a CPU.
     """
-    # The newer `fp32_precision` is not used: after it these two switches are inconsistent, and torch.export stops
-    # half way and leaves oneDNN switched off.
+    # The newer `fp32_precision` is not used: after it these two switches are inconsistent, and
+    # torch.export stops half way and leaves oneDNN switched off.
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
 

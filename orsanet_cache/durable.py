@@ -4,8 +4,8 @@
 
 A process that is killed at any point leaves no incomplete file except temporary ones.
 
-`prepare_folder`, `write_whole` and `read_json` are for results in folders that users name. They raise
-OrsanetError.
+`prepare_folder`, `write_whole` and `read_json` are for results in folders that users name. They
+raise OrsanetError.
 """
 
 import fcntl
@@ -24,8 +24,8 @@ Content = Sequence[bytes | bytearray | memoryview]
 def write_temporary(path: Path, content: Content) -> None:
     """Write a complete file under a temporary name and fsync it."""
     with open(path, "wb", buffering=0) as file:
-        # In one piece, so that the page cache keeps it in large folios. In one measurement, rows of a 385 MB store were
-        # then read at 0.77 of the memory's limit instead of 0.44.
+        # In one piece, so that the page cache keeps it in large folios. In one measurement, rows of
+        # a 385 MB store were then read at 0.77 of the memory's limit instead of 0.44.
         rest = memoryview(b"".join(content))
         while rest:
             rest = rest[file.write(rest) :]
@@ -86,8 +86,8 @@ def publish_new(path: Path, content: Content, temporary: Path) -> bool:
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary file beside `path`, fsync it, then rename it.
 
-    A reader gets the old file or the new one, never a part. Raises OrsanetError if the file cannot be
-    written.
+    A reader gets the old file or the new one, never a part. Raises OrsanetError if the file cannot
+    be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

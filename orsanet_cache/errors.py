@@ -1,4 +1,7 @@
-"""The exception for mistakes that a user can fix. Any other exception that escapes is a bug and keeps its traceback."""
+"""The exception for mistakes that a user can fix.
+
+Any other exception that escapes is a bug and keeps its traceback.
+"""
 
 import reprlib
 from typing import TYPE_CHECKING

@@ -11,7 +11,10 @@ StrPath = str | os.PathLike[str]
 
 
 def as_path(given: object, what: str) -> Path:
-    """A path given as text or as a path. Raises TypeError, which names the argument `what`, for any other type."""
+    """A path given as text or as a path.
+
+    Raises TypeError, which names the argument `what`, for any other type.
+    """
     if isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str):
         return Path(given)
     raise TypeError(f"{what}: expected a path (str or os.PathLike), not {_called(given)}")

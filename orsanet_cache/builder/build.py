@@ -2,10 +2,11 @@
 
     manifest → plan.py (units that lack views) → pipeline.py (decode, networks) → writer.py (shards, marker) → … → read back → seal
 
-Views with occluders come second, because the landmarks of the sealed clean view place them (placing.py).
+Views with occluders come second, because the landmarks of the sealed clean view place them
+(placing.py).
 
-Unusable images are collected with their reasons. Their rows exist and are marked as rejected. Any number
-of processes may build one store, each its own part; they share only the file system.
+Unusable images are collected with their reasons. Their rows exist and are marked as rejected. Any
+number of processes may build one store, each its own part; they share only the file system.
 """
 
 import platform
@@ -68,30 +69,31 @@ def build(
     accept_changed: bool = False,
     recompute: Sequence[tuple[Unit, str]] = (),
 ) -> BuildSummary:
-    """Compute this part's units of `views` that the store lacks, and seal the views that are complete.
+    """Compute this part's missing units of `views`, and seal the views that are complete.
 
-    Raises OrsanetError if the recipe, the image list or an image differs from the store's; if another
-    process builds this part; if the disk has too little space; if a split has no usable image; or if the
-    clean view that places views with occluders is not finished, has changed, or another version of the
-    occluders drew them.
+    Raises OrsanetError if the recipe, the image list or an image differs from the store's; if
+    another process builds this part; if the disk has too little space; if a split has no usable
+    image; or if views with occluders have no finished clean view, were placed by another one, or
+    were drawn by another version.
 
     Args:
         manifest: the manifest or its path.
         out: the store, a Zarr folder to create or to continue.
-        priors: the frozen networks. None selects the networks that the store was built with, or for a
-            new store the published ones in the weights folder.
+        priors: the frozen networks. None selects the networks that the store was built with, or for
+            a new store the published ones in the weights folder.
         views: names of the views to compute.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
-        splits: splits to compute, by default all of the manifest. A view that only tests need can be
-            computed for the test split alone.
+        splits: splits to compute, by default all of the manifest. A view that only tests need can
+            be computed for the test split alone.
         part: this process's share of the units.
-        precision: the networks' arithmetic. fp16 needs CUDA; "auto" chooses as precision.py describes.
+        precision: the networks' arithmetic. fp16 needs CUDA; "auto" chooses as precision.py
+            describes.
         feature_dtype: type of the stored features: float16, float32, or int8 with scales.
         batch_size: images at a time, at least 1. None selects 8 on a CPU and 64 on a GPU.
         rows_per_unit: rows of a unit in a new store, 1 to 65,536; an existing store keeps its own.
-        accept_changed: compute units whose images have changed again, in every view.
-        recompute: (unit, view) pairs to compute again. For the clean view this includes the views that
-            it places.
+        accept_changed: compute the units of changed images again, in every view.
+        recompute: (unit, view) pairs to compute again. For the clean view this includes the views
+            that it places.
     """
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
     views = as_names(views, "views")
@@ -137,7 +139,7 @@ def build(
 def _finish(
     writer: StoreWriter, pipeline: Pipeline, manifest: Manifest, provenance: Mapping[str, Any], plan: Plan
 ) -> None:
-    """Compute and commit this part's missing units of the plan's views, and seal the views that are complete."""
+    """Compute and commit this part's missing units of the plan, and seal complete views."""
     placed = any(is_placed(view) for views in plan.views.values() for view in views)
     place = partial(placement, PriorStore.open(writer.path)) if placed else None
     _compute(plan.work, writer, pipeline, manifest, place)
@@ -184,7 +186,8 @@ def _compute(
     name = "build" if writer.part.count == 1 else f"part {writer.part}"
     safe = 0
     with tqdm(total=total, unit="view", desc=name, smoothing=0.05, disable=not work) as progress:
-        # One unit ahead: the networks compute it while this thread writes. A kill would lose more if more were ahead.
+        # One unit ahead: the networks compute it while this thread writes. With more units ahead, a
+        # kill would lose more.
         for unit, view, priors in ahead(inference()):
             computed = priors.result(progress.update)
             with what_is_safe(writer.path, safe, total, pipeline.fields):
@@ -193,7 +196,10 @@ def _compute(
 
 
 def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) -> list[Work]:
-    """Seal every complete view. Units that differ when read back lose their markers and are returned."""
+    """Seal every complete view.
+
+    Units that differ when read back lose their markers and are returned.
+    """
     damaged = []
     for split, of_split in views.items():
         for view in of_split:
@@ -206,7 +212,10 @@ def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) ->
 
 
 def _rejected(out: Path, manifest: Manifest, views: ViewsOf) -> dict[str, dict[str, str]]:
-    """The unusable images of each split, with reasons. Raises OrsanetError for a split without a usable image."""
+    """The unusable images of each split, with reasons.
+
+    Raises OrsanetError for a split without a usable image.
+    """
     store = PriorStore.open(out)
     rejected: dict[str, dict[str, str]] = {}
     for split, of_split in views.items():

@@ -48,7 +48,7 @@ def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tu
     A unit of a clean view is uncommitted together with the units that its landmarks place.
     """
     follow = [(unit, view) for unit, of_view in units if of_view == CLEAN for view in writer.views(unit.split)]
-    # Placed views first: if this is interrupted, no unit remains that was placed by landmarks which will be replaced.
+    # Placed views first: if this is interrupted, no unit remains whose landmarks will be replaced.
     units = sorted(
         dict.fromkeys([*units, *(one for one in follow if is_placed(one[1]))]), key=lambda one: not is_placed(one[1])
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.schema import Field
 
-# Disk space of a compressed field as a share of its raw bytes: zstd reaches 40x on real segmentation maps, 2x on noise.
+# Disk space of a compressed field as a share of its raw bytes: zstd reaches 40x on real
+# segmentation maps, 2x on noise.
 COMPRESSED_SHARE = 0.25
 FREE_SPACE_MARGIN = 1.05
 
@@ -42,7 +43,10 @@ def explained(out: Path) -> Iterator[None]:
 
 @contextmanager
 def what_is_safe(out: Path, safe: int, total: int, fields: Sequence[Field]) -> Iterator[None]:
-    """Turn an OSError inside the block into an OrsanetError that states what is safe and how much space is missing."""
+    """Turn an OSError inside the block into an OrsanetError.
+
+    The error states how many views are safe and how much space the others need.
+    """
     try:
         yield
     except OSError as error:

@@ -1,13 +1,13 @@
-"""Occluders drawn in front of a face at its landmarks: the occluded views other than erased squares.
+"""Occluders drawn in front of a face at its landmarks: all occluded views except erased squares.
 
     pixels, landmarks, view → face's axes → polygons painted on a layer → the layer under the picture's light → over the picture
 
-The result is a pure function of pixels, landmarks and view. Jitter and colours are derived from a digest
-of the pixels, so the same picture always gets the same occluder at the same position. Unpainted pixels do
-not change.
+The result is a pure function of pixels, landmarks and view. Jitter and colours are derived from a
+digest of the pixels, so the same picture always gets the same occluder at the same position.
+Unpainted pixels do not change.
 
-Positions: pixels [x, y] of the 224-pixel view. `left` and `right` are the picture's. Colours are RGB in
-0 … 1 under white light.
+Positions: pixels [x, y] of the 224-pixel view. `left` and `right` are the picture's. Colours are
+RGB in 0 … 1 under white light.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ from orsanet_cache.synthetic.identity import draw_identity
 from orsanet_cache.synthetic.light import draw_light
 from orsanet_cache.synthetic.render import paint_head
 
-# Raise it whenever a drawn pixel changes, so also with the demo's GENERATOR_VERSION: that code draws the second face.
+# Raise it whenever a drawn pixel changes, so also with the demo's GENERATOR_VERSION: that code
+# draws the second face.
 OCCLUDERS_VERSION = 1
 
 # [224, 224], or colours first, [3, 224, 224]: numpy is several times faster on complete planes.
@@ -56,7 +57,7 @@ class FaceAxes:
 
 
 class Layer:
-    """A layer in front of the picture: colour times opacity [3, 224, 224], and opacity [224, 224]."""
+    """A layer over the picture: colour times opacity [3, 224, 224], and opacity [224, 224]."""
 
     def __init__(self) -> None:
         self.rgb: Plane = np.zeros((3, IMAGE_SIZE, IMAGE_SIZE), np.float32)
@@ -99,10 +100,10 @@ class Layer:
 
 
 def occluded(pixels: Pixels, landmarks: NDArray[np.floating], view: View) -> Pixels:
-    """The pixels of `view`, one of PLACED: a face, uint8 [224, 224, 3], with an occluder in front of it.
+    """The pixels of `view`, one of PLACED: a face, uint8 [224, 224, 3], with an occluder over it.
 
-    `landmarks` [68, 2] are the face's in iBUG order, in units of the crop. Any numbers are accepted; if they
-    form no face, the occluder's position is arbitrary.
+    `landmarks` [68, 2] are the face's in iBUG order, in units of the crop. Any numbers are
+    accepted; if they form no face, the occluder's position is arbitrary.
     """
     layer = occluder(pixels, landmarks, view)
     seen = pixels.transpose(2, 0, 1) * (1 - layer.alpha) + 255 * layer.rgb
@@ -110,7 +111,10 @@ def occluded(pixels: Pixels, landmarks: NDArray[np.floating], view: View) -> Pix
 
 
 def occluder(pixels: Pixels, landmarks: NDArray[np.floating], view: View) -> Layer:
-    """The layer that `occluded` draws: under the picture's light, and without colour if the picture has none."""
+    """The layer that `occluded` draws, under the picture's light.
+
+    It has no colour if the picture has none.
+    """
     face = _face(landmarks)
     rng = np.random.default_rng([PLACED.index(view.kind), view.seed, *hashlib.sha256(pixels.tobytes()).digest()])
     layer = Layer()
@@ -145,7 +149,10 @@ def _cover(polygons: Sequence[Points], width: int, height: int, blur: float = 0.
 
 
 def _face(landmarks: NDArray[np.floating]) -> FaceAxes:
-    """The face's axes. Axes that are too short or nearly parallel form no face, and upright axes replace them."""
+    """The face's axes.
+
+    Axes that are too short or nearly parallel form no face, and upright axes replace them.
+    """
     inside = np.clip(np.nan_to_num(landmarks.astype(np.float64)), -_FARTHEST, 1 + _FARTHEST)
     points = inside * IMAGE_SIZE - 0.5  # pixel i covers i - 0.5 … i + 0.5
     left, right, mouth = points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[48:68].mean(axis=0)
@@ -157,7 +164,10 @@ def _face(landmarks: NDArray[np.floating]) -> FaceAxes:
 
 
 def _illumination(pixels: Pixels, face: FaceAxes) -> Plane:
-    """The brightness of objects in front of the face: the picture's level at the face, and a little coarse shading."""
+    """The brightness of objects in front of the face.
+
+    It is the picture's level at the face with a little of the picture's coarse shading.
+    """
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (14, 14), interpolation=cv2.INTER_AREA)
     cells = np.clip(face.points[17:] * 14 / IMAGE_SIZE, 0, 13).astype(int)
     level = np.median(grey[cells[:, 1], cells[:, 0]]) / 255
@@ -229,7 +239,7 @@ def _mask(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour)
     left, right = (points[first] + corner * (points[second] - points[first]) for first, second in ((1, 2), (15, 14)))
     unit = _length(face.down)
     chin = points[7:10] + rng.uniform(0.04, 0.10) * face.down
-    # A convex hull: stretched cloth has no dents, and it also covers the tip of a turned face's nose.
+    # A convex hull: stretched cloth has no dents, and covers the tip of a turned face's nose too.
     stretched = np.concatenate([[top, left, right], points[2:15], chin, points[30:36], points[48:60]])
     hull = cv2.convexHull(stretched.astype(np.float32))[:, 0].astype(np.float64)
     shape = hull.mean(axis=0) + 1.02 * (hull - hull.mean(axis=0))
@@ -253,7 +263,7 @@ def _mask(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour)
 
 
 def _hand(layer: Layer, face: FaceAxes, rng: np.random.Generator, skin: Colour) -> None:
-    """A hand over the mouth, from below, left or right: fingers across the lips, the wrist outside the picture."""
+    """A hand over the mouth, from below, left or right; the wrist is outside the picture."""
     unit = _length(face.down) * rng.uniform(0.95, 1.08)
     side = rng.choice([-1, 1])
     angle = rng.uniform(0.35, 0.75)
@@ -323,7 +333,7 @@ def _half_face(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Co
     far = 2.0 * (1 + 2 * _FARTHEST) * IMAGE_SIZE
 
     def strip(start: float, stop: float) -> Points:
-        """The strip between two lines along the edge, `start` and `stop` eye-to-mouth lengths behind it."""
+        """The strip from `start` to `stop` behind the edge, in eye-to-mouth lengths."""
         ends = np.stack([middle - far * along, middle + far * along])
         return np.concatenate([ends + start * unit * outward, ends[::-1] + stop * unit * outward])
 
@@ -349,7 +359,7 @@ def _cap(layer: Layer, face: FaceAxes, rng: np.random.Generator, _skin: Colour) 
     tilt = rng.normal(0, 0.02)
 
     def placed(positions: ArrayLike) -> Points:
-        """(across in half widths, up from the visor's lower edge in eye-to-mouth lengths) -> pixels."""
+        """(across in half widths, up from the visor's edge in eye-to-mouth lengths) -> pixels."""
         x, y = np.asarray(positions, dtype=np.float64).T
         return np.asarray(centre + np.outer(half * x, side) + np.outer(height + unit * (y + tilt * x), up))
 

@@ -1,10 +1,12 @@
-"""From images to priors: decode → networks. Each stage starts ahead, so that the networks do not wait.
+"""From images to priors: decode → networks.
+
+Each stage starts ahead, so that the networks do not wait.
 
     unit's images ─ threads ─▶ every view's pixels ─ batches, threads ─▶ every field's array
 
-A batch contains rows of one (unit, view) only. On a CPU one thread computes one batch while other threads
-compute the next ones. So the values depend neither on the number of threads nor on the number of
-processes, and the activations of small batches stay in the caches.
+A batch contains rows of one (unit, view) only. On a CPU one thread computes one batch while other
+threads compute the next ones. So the values depend neither on the number of threads nor on the
+number of processes, and the activations of small batches stay in the caches.
 """
 
 import hashlib
@@ -49,11 +51,14 @@ GPU_THREADS = 2  # one batch computes while the other's results are copied
 
 @dataclass(frozen=True)
 class DecodedUnit:
-    """A unit's images, read once. Rows that could not be read, or that the clean view rejected, are black."""
+    """A unit's images, read once.
+
+    Rows that could not be read, or that the clean view rejected, are black.
+    """
 
     samples: Sequence[Sample]
     pixels: dict[str, Pixels]  # view -> [N, 224, 224, 3]
-    sha256: list[str]  # per row; empty where the file could not be read
+    sha256: list[str]  # per row; empty if the file could not be read
     rejected: dict[str, str]  # sample id -> reason
 
 
@@ -67,7 +72,9 @@ class ComputedUnit:
 
 
 class Pipeline:
-    """The stages' threads. A context manager: on exit, running jobs are finished and waiting jobs are cancelled.
+    """The stages' threads.
+
+    A context manager: on exit, running jobs are finished and waiting jobs are cancelled.
 
     Args:
         root: the folder that image paths start from.
@@ -110,7 +117,10 @@ class Pipeline:
     def start_decoding(
         self, samples: Sequence[Sample], views: Sequence[str], placement: Placement | None = None
     ) -> "Decoding":
-        """Begin to read a unit's images and to compute its views. Views with occluders need `placement`."""
+        """Begin to read a unit's images and to compute its views.
+
+        Views with occluders need `placement`.
+        """
         return Decoding(self._decoders, self.root, samples, views, placement)
 
     def start_networks(self, unit: DecodedUnit, view: str) -> "Inference":
@@ -118,7 +128,7 @@ class Pipeline:
         return Inference(self, unit, view)
 
     def submit(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> "Future[None]":
-        """Start the networks on some rows of `pixels` [N, 224, 224, 3], to fill those rows of the arrays."""
+        """Start the networks on rows of `pixels` [N, 224, 224, 3], and fill these rows of `arrays`."""
         return self._networks.submit(self._run, pixels, rows, arrays)
 
     def networks_seconds(self) -> float:
@@ -216,7 +226,10 @@ class Inference:
         self._batches = [(len(part), pipeline.submit(pixels, part, self._arrays)) for part in parts]
 
     def result(self, progress: Callable[[int], object] = lambda _: None) -> ComputedUnit:
-        """Wait for all batches. `progress` is called with the row count of each, and with that of rejected rows."""
+        """Wait for all batches.
+
+        `progress` is called with the row count of each, and with that of rejected rows.
+        """
         for count, batch in self._batches:
             batch.result()
             progress(count)
@@ -226,7 +239,10 @@ class Inference:
 
 
 def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:
-    """Yield the same items, but draw up to `count` items in advance, so that work started by drawing them overlaps."""
+    """Yield the same items, with `count` of them drawn in advance.
+
+    Work that drawing an item starts then runs while earlier items are used.
+    """
     waiting: deque[T] = deque()
     for item in begun:
         waiting.append(item)
@@ -236,7 +252,10 @@ def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:
 
 
 def not_finite(samples: Sequence[Sample], arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Samples with a network output that is not finite -> reason. They are rejected, so training never uses them."""
+    """Samples with a network output that is not finite -> reason.
+
+    They are rejected, so training never uses them.
+    """
     rejected: dict[str, str] = {}
     for name, array in arrays.items():
         if array.dtype.kind == "f":

@@ -1,11 +1,12 @@
-"""Views placed by the clean view's landmarks: their placement, and checks that one view has one version's drawings.
+"""Views placed by the clean view's landmarks, and checks that a view is drawn by one version.
 
-A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Until then the
-version is in
+A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Until
+then the version is in
 
     STORE/.commits/<split>/<view>/drawn-by
 
-This file is written before the view's first unit, and deleted with the markers when the view is sealed.
+This file is written before the view's first unit, and deleted with the markers when the view is
+sealed.
 """
 
 import os
@@ -39,7 +40,10 @@ def is_placed(view: str) -> bool:
 
 
 def placement(store: PriorStore, unit: Unit) -> Placement:
-    """The placement of a unit's occluders. Raises OrsanetError if the clean view is not sealed, or is damaged."""
+    """The placement of a unit's occluders.
+
+    Raises OrsanetError if the clean view is not sealed, or is damaged.
+    """
     landmarks = store.read(unit.split, CLEAN, "landmarks", unit.rows)
     return Placement(landmarks, store.rejected(unit.split, CLEAN))
 
@@ -50,7 +54,10 @@ def drawn_by(store: PriorStore, split: str) -> dict[str, Any]:
 
 
 def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
-    """Raises OrsanetError for placed views of a split without a sealed clean view, unless `views` includes it."""
+    """Raises OrsanetError for placed views of a split that has no sealed clean view.
+
+    No error is raised if `views` includes the clean view.
+    """
     placed = [view for view in views if is_placed(view)]
     if not placed or CLEAN in views:
         return

@@ -2,9 +2,9 @@
 
     splits begun → changed images' units uncommitted → views to finish begun → this part's units that lack some ─▶ Plan
 
-A unit that must be computed again loses its marker first. After that, the units to compute are exactly
-those without a marker. The work on views with occluders is determined again after the clean view that
-places them is sealed, because other parts may have computed some of it meanwhile.
+A unit that must be computed again loses its marker first. After that, the units to compute are
+exactly those without a marker. The work on views with occluders is determined again after the clean
+view that places them is sealed, because other parts may have computed some of it meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Plan:
         return sum(lacking.rows for lacking in self.work)
 
     def only(self, placed: bool) -> "Plan":
-        """The plan restricted to the views that the clean view's landmarks place, or to the other views."""
+        """The plan for views placed by the clean view's landmarks, or for the other views."""
 
         def chosen(views: Sequence[str]) -> tuple[str, ...]:
             return tuple(view for view in views if is_placed(view) is placed)
@@ -69,10 +69,11 @@ def plan_build(
     recompute: Sequence[tuple[Unit, str]],
     accept_changed: bool,
 ) -> Plan:
-    """Begin the splits and the views, uncommit units to compute again, and list this part's missing units.
+    """Begin splits and views, uncommit units to compute again, and list this part's missing units.
 
-    Raises OrsanetError for changed images without `accept_changed`, for an image list that differs from the
-    store's, and for views with occluders that another version drew or another clean view placed.
+    Raises OrsanetError for changed images without `accept_changed`, for an image list that differs
+    from the store's, and for views with occluders that another version drew or another clean view
+    placed.
 
     Args:
         writer: the store's writer.
@@ -80,7 +81,7 @@ def plan_build(
         splits: splits to build.
         views: views to build.
         recompute: (unit, view) pairs to compute even if they are committed.
-        accept_changed: compute units whose images have changed again, in every view.
+        accept_changed: compute the units of changed images again, in every view.
     """
     for split in splits:
         writer.add_split(split, [sample.image for sample in manifest.split(split)])
@@ -98,14 +99,14 @@ def plan_build(
 
 
 def plan_placed(writer: StoreWriter, plan: Plan) -> Plan:
-    """The plan's placed views of splits whose clean view is sealed now, with the units that they lack now."""
+    """The plan's placed views in splits whose clean view is now sealed, and the units they lack."""
     placed = plan.only(placed=True).views
     ready = {split: views for split, views in placed.items() if writer.is_sealed(split, CLEAN)}
     return Plan(plan.own, ready, _lacking(writer, plan.own, ready))
 
 
 def check_nothing_waits(writer: StoreWriter, plan: Plan, placed: Plan) -> None:
-    """Raises OrsanetError if views of the plan wait for a clean view that other parts still compute.
+    """Raises OrsanetError if views of the plan wait for a clean view of other parts.
 
     `placed` is the plan of the views that did not have to wait.
     """
@@ -132,7 +133,10 @@ def _wanted(
     accept_changed: bool,
     reopened: Sequence[tuple[str, str]],
 ) -> ViewsOf:
-    """The views to finish per split. With `accept_changed` they include unfinished views, and in any case reopened ones."""
+    """The views to finish per split.
+
+    With `accept_changed` they include unfinished views, and in any case reopened ones.
+    """
     wanted = {}
     for split in splits:
         opened = [view for view in writer.views(split) if not writer.is_sealed(split, view)] if accept_changed else []

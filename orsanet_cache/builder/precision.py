@@ -1,8 +1,8 @@
 """The arithmetic of the frozen networks.
 
-Half precision is chosen automatically only on a GPU, and only if it changes the features of this data
-set's own images by hardly more than those of Swin-B's published weights (1.7e-3). bfloat16 changes them
-eight times as much (1.4e-2).
+Half precision is chosen automatically only on a GPU, and only if it changes the features of this
+data set's own images by hardly more than those of Swin-B's published weights (1.7e-3). bfloat16
+changes them eight times as much (1.4e-2).
 """
 
 import torch
@@ -18,9 +18,10 @@ TRIAL_IMAGES = 16
 
 
 def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, device: torch.device) -> Precision:
-    """fp32 on a CPU; on a GPU fp16 if the first images' features drift by at most MAX_DRIFT, else fp32.
+    """fp16 on a GPU if the first images' features drift by at most MAX_DRIFT, otherwise fp32.
 
-    The result is the same for every part of a build. Raises OrsanetError if no image of the split can be read.
+    The result is the same for every part of a build. Raises OrsanetError if no image of the split
+    can be read.
     """
     if device.type != "cuda":
         return "fp32"
@@ -38,7 +39,7 @@ def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, devic
 
 
 def half_precision_drift(priors: FrozenPriors, images: torch.Tensor, device: torch.device) -> float:
-    """Relative RMS difference between features in fp16 and in fp32: the larger of both networks' values.
+    """Relative RMS difference between features in fp16 and in fp32, the larger of both networks'.
 
     images [B, 224, 224, 3] uint8.
     """

@@ -22,7 +22,9 @@ def repair(
     landmarks: StrPath | None = None,
     device: torch.device | str = "auto",
 ) -> int:
-    """Build damaged units again from the manifest's images by the store's own recipe -> number of views computed.
+    """Build damaged units again from the manifest's images -> number of views computed.
+
+    The store's own recipe is used.
 
     Raises OrsanetError if images or weights differ from those that the store was built from.
 
@@ -30,13 +32,16 @@ def repair(
         path: the store, a Zarr folder.
         damage: the units, as `verify` returns them.
         manifest: the manifest or its path.
-        segmenter: SegFace weights file or the word demo; None searches for the file as a build does.
+        segmenter: SegFace weights file or the word demo; None searches for the file as a build
+            does.
         landmarks: MobileFaceNet weights file or the word demo; None as for `segmenter`.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
     """
     path = as_path(path, "store")
     if path.is_file():
-        raise OrsanetError(f"{path}: an HDF5 file cannot be repaired in place; repair the Zarr store and convert it again")
+        raise OrsanetError(
+            f"{path}: an HDF5 file cannot be repaired in place; repair the Zarr store and convert it again"
+        )
     store = PriorStore.open(path)
     recipe = store.recipe
     priors = find_networks(path, segmenter, landmarks)

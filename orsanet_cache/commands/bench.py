@@ -18,7 +18,7 @@ def bench() -> None:
 @click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Number of rounds.")
 @click.option("--folder", type=FILE, help="Folder for the temporary copies.  [default: the system's]")
 def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None) -> None:
-    """Read shuffled batches from copies of STORE (or of random data) in every format, warm and in turns."""
+    """Read shuffled batches from warm copies of STORE (or random data), every format in turn."""
     from orsanet_cache.bench.read import BATCH, TRAINING_FIELDS, bench_read
 
     rows, row_bytes, speeds = bench_read(store, gigabytes, rounds, folder)
@@ -46,7 +46,10 @@ def build(
     manifest: Path | None, images: int | None, views: str, segmenter: Path | None, landmarks: Path | None, device: str,
     precision: str, batch_size: int | None, folder: Path | None,
 ) -> None:  # fmt: skip
-    """Build a temporary store of MANIFEST's first images (or of random pictures), and print how long the networks waited."""
+    """Build a temporary store of MANIFEST's first images (or of random pictures).
+
+    The output includes the share of time during which the networks ran.
+    """
     import torch
 
     from orsanet_cache.bench.build import bench_build, published_sizes

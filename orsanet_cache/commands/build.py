@@ -43,7 +43,7 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
     type=click.Choice(["auto", "fp32", "fp16"]),
     default="auto",
     show_default=True,
-    help="The networks' arithmetic. auto: fp16 on a GPU where it moves the features by at most 0.2 %, else fp32.",
+    help="The networks' arithmetic. auto: fp16 on a GPU if it changes the features by at most 0.2 %, else fp32.",
 )
 @click.option(
     "--features",
@@ -59,9 +59,7 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
     metavar="I/N",
     help="Build only part I of N, counted from 1; start the others at the same time or later.  [default: torchrun's rank, else all]",
 )
-@click.option(
-    "--accept-changed", is_flag=True, help="Compute again what was computed from images that have changed since."
-)
+@click.option("--accept-changed", is_flag=True, help="Compute the units of changed images again, in every view.")
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, views: str, splits: str | None, device: str, precision: str, features: str,
@@ -69,14 +67,14 @@ def build(
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
 
-    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. After an interruption the same
-    command continues where the build stopped.
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. After an interruption the
+    same command continues where the build stopped.
 
-    Several processes may build one store, on one machine or on several that share a file system: `torchrun
-    --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part.
+    Several processes may build one store, on one machine or on several that share a file system:
+    `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part.
 
-    The word demo selects the small networks that come with the package. They are trained for the faces of
-    `demo-faces`, not for real faces.
+    The word demo selects the small networks that come with the package. They are trained for the
+    faces of `demo-faces`, not for real faces.
     """
     from orsanet_cache.builder.build import build as build_store
     from orsanet_cache.builder.disk import bytes_needed

@@ -9,14 +9,14 @@ from orsanet_cache.console import FILE
 
 @click.command()
 @click.option("--out", required=True, type=FILE, help="Folder to write the data set to.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the people and pictures.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of people and pictures.")
 @click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of pictures.")
 @click.option("--truth", is_flag=True, help="Also keep landmarks, part maps and covered pixels, as truth.npz.")
 def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
     """Draw a data set of synthetic faces: seven expressions, three splits, occluders as tags.
 
-    The same seed and number of pictures give the same bytes. A folder that is already complete is not
-    changed.
+    The same seed and number of pictures give the same bytes. A folder that is already complete is
+    not changed.
     """
     from orsanet_cache.synthetic.dataset import write_dataset
 
@@ -31,7 +31,7 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
 @click.command()
 @click.option("--out", required=True, type=FILE, help="Folder for the faces, the training state and the weights.")
 @click.option("--only", type=click.Choice(["segmenter", "landmarks"]), help="Train one of the two.  [default: both]")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of the faces and the training.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of faces and training.")
 @click.option("--images", type=click.IntRange(min=64), default=8000, show_default=True, help="Number of faces.")
 @click.option(
     "--segmenter-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Steps of 16 faces each."
@@ -42,10 +42,12 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
 def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_steps: int, landmarks_steps: int) -> None:
     """Train the small frozen networks that come with the package, on synthetic faces alone.
 
-    Each network takes about an hour on one core. To train both at once, run the command in two terminals with
-    --only and OMP_NUM_THREADS=1; start the second when the first has drawn the faces. After an interruption
-    the same command continues. The networks are trained on all faces of the seed: evaluate nothing on that
-    seed. Measure the networks with `demo-quality --weights OUT`.
+    Each network takes about an hour on one core. To train both at once, run the command in two
+    terminals with --only and OMP_NUM_THREADS=1; start the second when the first has drawn the
+    faces. After an interruption the same command continues.
+
+    The networks are trained on all faces of the seed: evaluate nothing on that seed. Measure them
+    with `demo-quality --weights OUT`.
     """
     from orsanet_cache.demo.training import Recipe, train_networks
 
@@ -61,7 +63,7 @@ def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_st
 @click.option("--images", type=click.IntRange(min=20), default=600, show_default=True, help="Number of faces.")
 @click.option("--card", is_flag=True, help="Write digests, training and these numbers to networks.toml in --weights.")
 def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> None:
-    """Measure F1 of every face part, and landmark error, on synthetic faces outside the training set."""
+    """Measure F1 of face parts, and landmark error, on synthetic faces outside the training set."""
     from orsanet_cache.demo.quality import measure
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.frozen.priors import FrozenPriors

@@ -16,8 +16,9 @@ from orsanet_cache.console import FILE, classes_option
 def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Path | None) -> None:
     """Check a data set before a build, and print what is wrong, where, and what to do.
 
-    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Every picture is read. A picture that
-    may be a copy is read again for each picture that it is compared with. Nothing is changed.
+    MANIFEST is a .toml descriptor, or a .csv with --root and --classes. Every picture is read. A
+    picture that may be a copy is read again for each picture that it is compared with. Nothing is
+    changed.
 
     The exit code is 1 if there is an error, and 0 if there are at most warnings and notes.
     """

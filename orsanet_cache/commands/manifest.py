@@ -45,7 +45,7 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
     """Add the argument and the options that every layout has."""
     options = (
         click.argument("root", type=click.Path(path_type=Path, exists=True, file_okay=False)),
-        click.option("--out", required=True, type=FILE, help="The descriptor to write, NAME.toml; NAME.csv is written beside it."),
+        click.option("--out", required=True, type=FILE, help="The descriptor to write, NAME.toml, with NAME.csv beside it."),
         click.option(
             "--tag-list",
             "tag_lists",
@@ -76,8 +76,9 @@ def _write(data: "DataSet", root: Path, out: Path, tag_lists: list[tuple[str, Pa
 def manifest() -> None:
     """Turn a downloaded data set into a manifest.
 
-    ROOT is the folder as downloaded; nothing in it is changed. Every label, list and picture is checked: each
-    omission is printed with its reason, and a folder tree that differs from the expected one is refused.
+    ROOT is the folder as downloaded; nothing in it is changed. Every label, list and picture is
+    checked: each omission is printed with its reason, and a folder tree that differs from the
+    expected one is refused.
     """
 
 

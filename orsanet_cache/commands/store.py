@@ -10,7 +10,10 @@ from orsanet_cache.console import FILE, classes_option, parse_part
 @click.command()
 @click.argument("store", type=FILE)
 def info(store: Path) -> None:
-    """Print the content of STORE: splits, views, fields, sizes, recipe, rejected images, progress of unfinished views."""
+    """Print the content of STORE: splits, views, fields, sizes, recipe and rejected images.
+
+    For an unfinished view the number of finished units is printed.
+    """
     import json
 
     from orsanet_cache.store.reader import PriorStore
@@ -109,7 +112,10 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
 @click.argument("source", type=FILE)
 @click.argument("target", type=FILE)
 def convert(source: Path, target: Path) -> None:
-    """Copy a finished store from a Zarr folder SOURCE to an HDF5 file TARGET, or back, and check every value."""
+    """Copy a finished store from a Zarr folder SOURCE to an HDF5 file TARGET, or back.
+
+    Every value is read back and checked.
+    """
     from orsanet_cache.store.convert import convert as convert_store
 
     convert_store(source, target)

@@ -18,7 +18,8 @@ def weights() -> None:
 def list_weights(folder: Path | None) -> None:
     """List the published weights: purpose, size, licence, origin, and whether FOLDER has them.
 
-    FOLDER is orsanet/weights in $XDG_CACHE_HOME or ~/.cache by default. Files that exist are read and checked.
+    FOLDER is orsanet/weights in $XDG_CACHE_HOME or ~/.cache by default. Files that exist are read
+    and checked.
     """
     folder = folder or default_folder()
     click.echo(f"weights folder: {folder}")
@@ -45,8 +46,8 @@ def list_weights(folder: Path | None) -> None:
 def fetch_weights(name: Name, out: Path | None) -> None:
     """Download the weights NAME, or print how to get them; a file that exists is checked instead.
 
-    After an interruption the same command continues the download. By fetching you accept the licence that
-    `list` shows.
+    After an interruption the same command continues the download. By fetching you accept the
+    licence that `list` shows.
     """
     from orsanet_cache.weights.fetch import fetch
 

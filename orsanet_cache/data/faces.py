@@ -5,8 +5,8 @@
 
 The detector is OpenCV's FaceDetectorYN with the YuNet weights in face_detector/ (MIT). Its input is
 always 640x640 pixels. It rarely finds a face that nearly fills the input, or one of less than 40
-pixels. So the whole picture is scaled down to find large faces, and tiles at a larger scale are used
-to find small ones.
+pixels. So the whole picture is scaled down to find large faces, and tiles at a larger scale are
+used to find small ones.
 
 Boxes and points are in pixels of the upright picture, x to the right, y down.
 """
@@ -32,14 +32,16 @@ MODEL = Path(__file__).parent / "face_detector" / "face_detection_yunet_2023mar.
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
 INPUT = 640  # pixels, width and height: fixed in the model since OpenCV 5
-# Of 959 face crops of this width, 99.9 % are found. If they fill the input, 93 % are found, some of them twice.
+# Of 959 face crops of this width, 99.9 % are found. If they fill the input, 93 % are found, some of
+# them twice.
 WHOLE = 480
 FINE = 1152  # two tiles with their overlap
 OVERLAP = 128
 SCORE = 0.6
 SAME_FACE = 0.3  # two boxes with at least this intersection over union belong to one face
 
-# A crop's side and offset in units of the box's longest side: the medians of 959 real faces' crops (1.00 and 0.03).
+# A crop's side and offset in units of the box's longest side: the medians of 959 real faces' crops
+# (1.00 and 0.03).
 SIDE, RAISED = 1.0, 0.03
 LARGEST = 1000  # pixels, a crop's side: more than four times the networks' input, and 3 MB
 
@@ -69,8 +71,8 @@ class DetectedFace:
     def tilt(self) -> float:
         """Clockwise rotation of the face in the picture's plane, in degrees.
 
-        It is computed from the line through the eyes and the line from the eyes to the mouth together. In a
-        profile the eyes are too near each other for the first line alone.
+        It is computed from the line through the eyes and the line from the eyes to the mouth
+        together. In a profile the eyes are too near each other for the first line alone.
         """
         left_eye, right_eye, _, left_corner, right_corner = self.points.astype(np.float64)
         down = (left_corner + right_corner - left_eye - right_eye) / 2
@@ -79,7 +81,10 @@ class DetectedFace:
 
 
 class FaceDetector:
-    """Finds faces. Threads may share it. Raises OrsanetError if the package's model is missing or damaged."""
+    """Finds faces.
+
+    Threads may share it. Raises OrsanetError if the package's model is missing or damaged.
+    """
 
     def __init__(self) -> None:
         try:
@@ -93,8 +98,8 @@ class FaceDetector:
     def find(self, rgb: Pixels) -> list[DetectedFace]:
         """The faces of a picture, uint8 [H, W, 3], from left to right.
 
-        Nine in ten faces are found if their side is at least 48 pixels and a twentieth of the picture's longer
-        side, and they are turned by at most 30 degrees.
+        Nine in ten faces are found if their side is at least 48 pixels and a twentieth of the
+        picture's longer side, and they are turned by at most 30 degrees.
         """
         found = [face for part in _parts(rgb) for face in self._in_part(part)]
         if not found:
@@ -151,13 +156,13 @@ def opencv_errors_only() -> Iterator[None]:
 
 
 class _Part(NamedTuple):
-    """The scaled picture, or a tile of it, that is passed to the detector: at most INPUT pixels high and wide."""
+    """The scaled picture, or a tile of it, for the detector: at most INPUT pixels high and wide."""
 
     pixels: Pixels
     scale: float  # of these pixels relative to the picture's
     left: float  # its left edge, in the picture's pixels
     top: float
-    # left, top, right, bottom: whether the picture continues on that side; None for the whole picture
+    # left, top, right, bottom: whether the picture continues there; None for the whole picture
     cut: tuple[bool, bool, bool, bool] | None
 
     def accepts(self, box: tuple[float, float, float, float]) -> bool:
@@ -191,7 +196,10 @@ def _parts(rgb: Pixels) -> Iterator[_Part]:
 
 
 def _shrunk(rgb: Pixels, longest: float) -> tuple[Pixels, float]:
-    """The picture with sides of at most `longest` pixels, and the scale. It uses Pillow's resize, which does not alias."""
+    """The picture with sides of at most `longest` pixels, and the scale.
+
+    It uses Pillow's resize, which does not alias.
+    """
     height, width = rgb.shape[:2]
     scale = min(1.0, longest / max(height, width))
     if scale == 1:
@@ -209,8 +217,9 @@ def _starts(length: int) -> list[int]:
 def crop_face(rgb: Pixels, face: DetectedFace, margin: float = SIDE) -> Pixels:
     """The square around a face, turned so that it is upright: uint8 [S, S, 3].
 
-    S is `margin` times the longest side of the box, in the picture's own pixels. The crop is never enlarged;
-    it is scaled down only if S exceeds LARGEST. Outside the picture, the crop repeats the picture's edge.
+    S is `margin` times the longest side of the box, in the picture's own pixels. The crop is never
+    enlarged; it is scaled down only if S exceeds LARGEST. Outside the picture, the crop repeats the
+    picture's edge.
     """
     longest = max(face.width, face.height)
     side = max(1, round(margin * longest))
@@ -224,8 +233,8 @@ def crop_face(rgb: Pixels, face: DetectedFace, margin: float = SIDE) -> Pixels:
     # The crop's first pixel, counted in whole pixels of the picture.
     first = centre - (side - 1) / 2 * (along + down) - 0.5
     corners = np.array([first, first + side * along, first + side * down, first + side * (along + down)])
-    # Only the part that is needed, because OpenCV accepts no side of more than 32,767 pixels. At least one pixel, because
-    # a box may lie beside the picture.
+    # Only the part that is needed, because OpenCV accepts no side of more than 32,767 pixels. At
+    # least one pixel, because a box may lie beside the picture.
     size = np.array(rgb.shape[1::-1])
     left, top = np.clip(np.floor(corners.min(axis=0)) - 1, 0, size - 1).astype(int).tolist()
     right, bottom = np.clip(np.ceil(corners.max(axis=0)) + 2, 1, size).astype(int).tolist()

@@ -2,9 +2,9 @@
 
 bytes → hash → header check → one decode → upright RGB [H, W, 3] → view → 224x224 (→ 112x112 for two of the networks)
 
-Every file yields either pixels or `RejectedImage` with the reason. A truncated file is rejected, never
-filled with grey. The resize is Pillow's, as in the published pipeline; torch's resize differs by one
-level on 18 % of the pixels. A view is applied before the resize, also as published.
+Every file yields either pixels or `RejectedImage` with the reason. A truncated file is rejected,
+never filled with grey. The resize is Pillow's, as in the published pipeline; torch's resize differs
+by one level on 18 % of the pixels. A view is applied before the resize, also as published.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ MAX_BYTES = 256 * 1024**2
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
-# EXIF orientation -> the operation that makes the picture upright. ImageOps.exif_transpose also rewrites the EXIF block,
-# and fails on a damaged one.
+# EXIF orientation -> the operation that makes the picture upright. ImageOps.exif_transpose also
+# rewrites the EXIF block, and fails on a damaged one.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,21 +70,26 @@ class Decoded:
 
 
 def read_image(path: StrPath) -> Decoded:
-    """Read, hash and decode one image file. Raises RejectedImage with the reason if the file cannot be used."""
+    """Read, hash and decode one image file.
+
+    Raises RejectedImage with the reason if the file cannot be used.
+    """
     data = read_file(as_path(path, "image"))
     return Decoded(rgb=decode(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def decode(data: bytes) -> Pixels:
-    """Encoded bytes -> upright RGB, uint8 [H, W, 3]: 16 bits scaled to 8, alpha composited on black, grey replicated.
+    """Encoded bytes -> upright RGB, uint8 [H, W, 3].
 
-    Raises RejectedImage with the reason.
+    16 bits are scaled to 8, alpha is composited on black, grey is replicated. Raises RejectedImage
+    with the reason if the image cannot be used.
     """
     if not data:
         raise RejectedImage("the file is empty")
     if data.startswith(b"version https://git-lfs"):
         raise RejectedImage("this is a Git LFS pointer, not the image: run `git lfs pull`")
-    # Pillow's warnings about odd metadata appear once and without the file's name; here each file has its own result.
+    # Pillow's warnings about odd metadata appear once and without the file's name; here each file
+    # has its own result.
     with NO_WARNINGS:
         try:
             return _decode_quietly(data)
@@ -101,8 +106,9 @@ def decode(data: bytes) -> Pixels:
 class _NoWarnings:
     """Suppress warnings while at least one thread is inside.
 
-    warnings.catch_warnings alone changes state that all threads share: the first thread to leave would enable
-    the warnings of the others, and the last would restore the suppressed state permanently.
+    warnings.catch_warnings alone changes state that all threads share: the first thread to leave
+    would enable the warnings of the others, and the last would restore the suppressed state
+    permanently.
     """
 
     def __init__(self) -> None:
@@ -129,7 +135,10 @@ NO_WARNINGS = _NoWarnings()
 
 
 def read_file(path: Path) -> bytes:
-    """A file's bytes. Raises RejectedImage if it cannot be read, is not a regular file, or exceeds MAX_BYTES."""
+    """A file's bytes.
+
+    Raises RejectedImage if it cannot be read, is not a regular file, or exceeds MAX_BYTES.
+    """
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -150,9 +159,10 @@ def _decode_quietly(data: bytes) -> Pixels:
 
 
 def image_pixels(image: Image.Image) -> Pixels:
-    """An opened Pillow image -> upright RGB, uint8 [H, W, 3], the same pixels as `decode` returns for its file.
+    """An opened Pillow image -> upright RGB, uint8 [H, W, 3], as `decode` returns for its file.
 
-    Raises RejectedImage with the reason for an unusable image, and Pillow's own exceptions for a damaged file.
+    Raises RejectedImage with the reason for an unusable image, and Pillow's own exceptions for a
+    damaged file.
     """
     _check_header(image)
     image.load()
@@ -178,7 +188,10 @@ def _check_header(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned by its EXIF orientation. A damaged EXIF block is ignored, as image viewers do."""
+    """The image turned by its EXIF orientation.
+
+    A damaged EXIF block is ignored, as image viewers do.
+    """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # the EXIF parser reads the same untrusted bytes as the decoder
@@ -203,7 +216,8 @@ ERASED_COLOUR = (124, 116, 104)  # 255 times the ImageNet mean, rounded; within 
 def view_pixels(rgb: Pixels, name: str) -> Pixels:
     """Upright image [H, W, 3] -> the view's network input, uint8 [224, 224, 3].
 
-    Raises OrsanetError for an unknown view, and for a view that needs landmarks: only a build draws those.
+    Raises OrsanetError for an unknown view, and for a view that needs landmarks: only a build draws
+    those.
     """
     view = View.parse(name)
     if view.is_placed:
@@ -220,7 +234,8 @@ def view_pixels(rgb: Pixels, name: str) -> Pixels:
 def _erase_square(pixels: Pixels, per_cent: int, seed: int) -> None:
     """Erase a square in place, in the colour that ImageNet normalisation maps (nearly) to zero.
 
-    The square's position is derived from the pixels, so the same picture always loses the same square.
+    The square's position is derived from the pixels, so the same picture always loses the same
+    square.
     """
     side = round((per_cent / 100) ** 0.5 * IMAGE_SIZE)
     digest = hashlib.sha256(pixels.tobytes()).digest()
@@ -232,7 +247,7 @@ def _erase_square(pixels: Pixels, per_cent: int, seed: int) -> None:
 def every_second_pixel(pixels: Pixels) -> Pixels:
     """[..., 224, 224, 3] -> [..., 112, 112, 3], exactly the published nearest resize.
 
-    The even columns are kept, so the 112-pixel image of a flipped view is *not* the flip of the clean view's
-    image. Each view stores its own.
+    The even columns are kept, so the 112-pixel image of a flipped view is *not* the flip of the
+    clean view's image. Each view stores its own.
     """
     return pixels[..., ::2, ::2, :]

@@ -1,7 +1,7 @@
 """Manifests: a CSV of `image,label,split[,tags]` and the class names in label order.
 
-A manifest is either a TOML descriptor that names the data set and its CSV, or the CSV alone, with root
-and classes given by the caller. A descriptor:
+A manifest is either a TOML descriptor that names the data set and its CSV, or the CSV alone, with
+root and classes given by the caller. A descriptor:
 
     name = "my-faces"
     classes = ["anger", "happiness", "neutral"]     # label order: index 0, 1, 2
@@ -34,7 +34,11 @@ DEFAULT_SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One row. `image` is the path below the manifest's root and the sample's id; `label` is an index into classes."""
+    """One row.
+
+    `image` is the path below the manifest's root and the sample's id; `label` is an index into
+    classes.
+    """
 
     image: str
     label: int
@@ -57,7 +61,10 @@ class Manifest:
         return tuple(dict.fromkeys(sample.split for sample in self.samples))
 
     def split(self, name: str) -> tuple[Sample, ...]:
-        """The samples of one split, in file order. Raises OrsanetError for a split without samples."""
+        """The samples of one split, in file order.
+
+        Raises OrsanetError for a split without samples.
+        """
         chosen = tuple(sample for sample in self.samples if sample.split == name)
         if not chosen:
             raise OrsanetError(f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}")
@@ -87,8 +94,8 @@ def load_manifest(
 ) -> Manifest:
     """Read and validate a manifest: a `.toml` descriptor, or a `.csv` with `root` and `classes`.
 
-    With `check_files=False` the image files are not checked: stage two joins labels to a store and opens no
-    image. Raises OrsanetError with every finding and its line number.
+    With `check_files=False` the image files are not checked: stage two joins labels to a store and
+    opens no image. Raises OrsanetError with every finding and its line number.
     """
     path, root = as_path(path, "manifest"), None if root is None else as_path(root, "root")
     descriptor, base = _descriptor(path, root, None if classes is None else as_names(classes, "classes"), check_files)
@@ -122,17 +129,21 @@ def load_manifest(
 
 
 def as_manifest(given: Manifest | StrPath, check_files: bool = False) -> Manifest:
-    """`given` as a manifest; a path is read with `load_manifest`. Raises TypeError for any other type."""
+    """`given` as a manifest; a path is read with `load_manifest`.
+
+    Raises TypeError for any other type.
+    """
     if isinstance(given, Manifest):
         return given
     return load_manifest(as_path(given, "manifest"), check_files=check_files)
 
 
 def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
-    """The same samples with additional tags from a CSV `image,tags`, such as a published list of occluded images.
+    """The same samples with tags added from a CSV `image,tags`, such as a list of occluded images.
 
-    An image may occur on several lines. Further columns are allowed and ignored. Raises OrsanetError with every
-    finding: an image that the manifest does not have, a line without a tag, or a tag with `@`.
+    An image may occur on several lines. Further columns are allowed and ignored. Raises
+    OrsanetError with every finding: an image that the manifest does not have, a line without a tag,
+    or a tag with `@`.
     """
     table = as_path(table, "table of tags")
     known = {sample.image for sample in manifest.samples}
@@ -158,7 +169,7 @@ def _tags(cell: str) -> frozenset[str]:
 
 def _tag_problems(cell: str) -> Iterator[str]:
     if "@" in cell:
-        yield f"tag {cell!r} contains '@', which names a view where groups of images are written (test:occluded@erase-20)"
+        yield f"tag {cell!r} contains '@', which precedes a view in the name of a group of images (test:occluded@erase-20)"
 
 
 def _descriptor(
@@ -173,7 +184,7 @@ def _descriptor(
             return Descriptor.model_validate(fields), path.parent
         except ValidationError as error:
             raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
-        except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: endless digits, bottomless nesting
+        except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a huge number or deep nesting
             raise OrsanetError(f"{path}: not valid TOML: {error}") from error
     if path.suffix.lower() != ".csv":
         raise OrsanetError(f"{path}: a manifest is a .toml descriptor or a .csv table")
@@ -201,7 +212,10 @@ def read_text(path: Path) -> str:
 
 
 def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (the row's first line number, row). The header is checked; rows of another length become findings."""
+    """Yield (the row's first line number, row).
+
+    The header is checked; rows of another length become findings.
+    """
     text = read_text(table)
     if "\0" in text:
         raise OrsanetError(f"{table}: contains a NUL byte; this is not a CSV table")
@@ -221,7 +235,7 @@ def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) ->
                 if len(cells) == len(header):
                     yield line, dict(zip(header, cells, strict=True))
                 else:
-                    findings.append(f"line {line}: {len(cells)} cells where the header has {len(header)}")
+                    findings.append(f"line {line}: {len(cells)} cells, but the header has {len(header)}")
             line = reader.line_num + 1
     except csv.Error as error:
         raise OrsanetError(f"{table}: line {line}: not valid CSV: {error}") from error
@@ -246,7 +260,7 @@ def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "FileCheck
 
 
 class FileCheck:
-    """Checks that each image is a regular file inside the root, and that no two rows name the same file."""
+    """Checks that images are regular files inside the root, and that no two are the same file."""
 
     def __init__(self, root: Path) -> None:
         self.root = os.path.realpath(root)

@@ -1,4 +1,6 @@
-"""The names of views. A view is a deterministic change of the picture; both frozen networks get the changed picture.
+"""The names of views.
+
+A view is a deterministic change of the picture; both frozen networks get the changed picture.
 
     clean   hflip   erase-30   erase-30-seed2   mask   mask-seed1
 

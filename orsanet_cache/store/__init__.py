@@ -1,1 +1,4 @@
-"""The store: format, writer, reader, seals, conversion to HDF5 and back, verification. No module imports torch."""
+"""The store: format, writer, reader, seals, conversion to HDF5 and back, verification.
+
+No module imports torch.
+"""

@@ -1,4 +1,7 @@
-"""A store's container, a Zarr folder or an HDF5 file. It is opened only if its root has this package's mark."""
+"""A store's container, a Zarr folder or an HDF5 file.
+
+It is opened only if its root has this package's mark.
+"""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +44,10 @@ DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # raised when
 
 
 def open_container(path: Path) -> Container:
-    """Open a folder or file with this package's mark and schema. Raises OrsanetError for any other."""
+    """Open a folder or file with this package's mark and schema.
+
+    Raises OrsanetError for any other.
+    """
     if not path.exists():
         raise OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
     try:
@@ -73,6 +79,9 @@ def open_container(path: Path) -> Container:
 
 
 def root_mark(recipe: Any, rows_per_unit: Any) -> dict[str, Any]:
-    """The content of the root attribute, with its own digest. Everything else is read according to it."""
+    """The content of the root attribute, with its own digest.
+
+    Everything else is read according to it.
+    """
     content = {"schema": SCHEMA_VERSION, "recipe": recipe, "rows_per_unit": rows_per_unit}
     return content | {"sha256": hashlib.sha256(as_json(content).encode()).hexdigest()}

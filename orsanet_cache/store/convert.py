@@ -2,8 +2,8 @@
 
     source ─ every unit against its seal ─▶ TARGET.converting/store ─ fsync, every unit read back against the seal ─▶ rename to TARGET
 
-The copy has the same seals. A kill leaves TARGET.converting, which the next try replaces, and never an
-incomplete target.
+The copy has the same seals. A kill leaves TARGET.converting, which the next try replaces, and never
+an incomplete target.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ FREE_SPACE_MARGIN = 1.05
 
 
 def convert(source: StrPath, target: StrPath) -> PriorStore:
-    """Write a copy of a store in the other format, and open it: HDF5 for a Zarr folder, Zarr for an HDF5 file.
+    """Write a copy of a store in the other format, Zarr or HDF5, and open it.
 
-    Raises OrsanetError if the source is not finished or is damaged, the target exists, or the disk has too
-    little space.
+    Raises OrsanetError if the source is not finished or is damaged, the target exists, or the disk
+    has too little space.
     """
     source, target = as_path(source, "source"), as_path(target, "target")
     container = open_container(source)
@@ -182,9 +182,7 @@ def _workplace(target: Path) -> Iterator[Path]:
     folder = target.with_name(target.name + SUFFIX)
     lock = folder / LOCK
     if folder.is_symlink() or (folder.exists() and not _is_ours(folder)):
-        raise OrsanetError(
-            f"{folder} exists and is not from an unfinished conversion; move it or choose another name"
-        )
+        raise OrsanetError(f"{folder} exists and is not from an unfinished conversion; move it or choose another name")
     make_folder(folder.absolute().parent)
     folder.mkdir(exist_ok=True)
     lock.touch()

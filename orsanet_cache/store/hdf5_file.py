@@ -1,15 +1,15 @@
-"""An HDF5 file as a store's container: the groups, attributes and arrays of the Zarr folder, under the same names.
+"""An HDF5 file as a store's container. Groups, attributes and arrays are named as in a Zarr folder.
 
     attribute          a scalar string of fixed length: the JSON text of the value
     small array        one chunk · Fletcher-32
     array of rows      one row a chunk, perhaps deflated · Fletcher-32; dimensions labelled
 
-Fletcher-32 is HDF5's own checksum, written for other readers. This package verifies the CRC-32C, which is
-nine times as fast. As in a Zarr store, rows are read directly from the file, at the offsets that HDF5
-returns; h5py reads arrays with another layout.
+Fletcher-32 is HDF5's own checksum, written for other readers. This package verifies the CRC-32C,
+which is nine times as fast. As in a Zarr store, rows are read directly from the file, at the
+offsets that HDF5 returns; h5py reads arrays with another layout.
 
-Nothing outside the file is read: links other than hard ones, external storage and virtual datasets are
-refused before HDF5 follows them.
+Nothing outside the file is read: links other than hard ones, external storage and virtual datasets
+are refused before HDF5 follows them.
 """
 
 import json
@@ -38,8 +38,8 @@ MOST_INFLATED = 1032  # zlib's limit: inflated size divided by deflated size
 class Hdf5File:
     """Read access.
 
-    Every method raises ValueError, KeyError, OSError, RuntimeError or TypeError for anything that is damaged,
-    missing, or stored outside the file.
+    Every method raises ValueError, KeyError, OSError, RuntimeError or TypeError for anything that
+    is damaged, missing, or stored outside the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,7 +133,10 @@ class ChunkedRows(Records):
 
 
 class LibraryRows:
-    """Rows read by h5py. It is slower, reads every layout that plain h5py writes, and verifies every read."""
+    """Rows read by h5py.
+
+    It is slower, reads every layout that plain h5py writes, and verifies every read.
+    """
 
     def __init__(self, path: Path, array: str, checksums: Checksums | None) -> None:
         self.path = path
@@ -275,7 +278,11 @@ def _small(file: h5py.File, name: str) -> NDArray[Any]:
 
 
 def _inflate(record: NDArray[np.uint8], raw: NDArray[np.uint8]) -> None:
-    """Fill `raw`. Raises ValueError or zlib.error for damage or another size; never allocates more than `raw`'s size."""
+    """Fill `raw`.
+
+    Raises ValueError or zlib.error for damage or another size; never allocates more than `raw`'s
+    size.
+    """
     inflater = zlib.decompressobj()
     content = inflater.decompress(record.data, len(raw) + 1)
     if len(content) != len(raw) or not inflater.eof:

@@ -1,7 +1,7 @@
 """Writes the HDF5 files that hdf5_file.py reads.
 
-A write error that reaches HDF5, or an interruption during a write, may crash the process. So HDF5 writes
-to a Python file object that records a failure, and the writer checks for one.
+A write error that reaches HDF5, or an interruption during a write, may crash the process. So HDF5
+writes to a Python file object that records a failure, and the writer checks for one.
 """
 
 import io
@@ -92,7 +92,9 @@ def new_hdf5_file(path: Path) -> Iterator[Hdf5Writer]:
 
 
 class _Output(io.FileIO):
-    """The file that HDF5 writes to. A failed write is hidden from HDF5, because a full disk crashes it at exit.
+    """The file that HDF5 writes to.
+
+    A failed write is hidden from HDF5, because a full disk crashes it at exit.
 
     `check` raises the failure instead.
     """

@@ -9,9 +9,9 @@
           crc32c/<field> uint32 [N]        of every row's bytes
           image, segmentation_map, segmentation_entropy, segmentation_features, landmark_features, landmarks   [N, …]
 
-Row n of every array belongs to sample n. A rejected sample's rows have no meaning. A store has no labels:
-they are joined from the manifest when the store is read. A view is readable once it has its seal
-(seal.py).
+Row n of every array belongs to sample n. A rejected sample's rows have no meaning. A store has no
+labels: they are joined from the manifest when the store is read. A view is readable once it has its
+seal (seal.py).
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,10 @@ class PriorStore:
 
     @classmethod
     def open(cls, path: StrPath) -> Self:
-        """Open a store. Raises OrsanetError if `path` is not a store, or has another schema version."""
+        """Open a store.
+
+        Raises OrsanetError if `path` is not a store, or has another schema version.
+        """
         return cls(open_container(as_path(path, "store")))
 
     @property
@@ -106,7 +109,10 @@ class PriorStore:
         return dict(self.sealed(split, view).provenance)
 
     def sealed(self, split: str, view: str) -> SealedView:
-        """A finished view's records. Raises OrsanetError if the view does not exist, is not finished, or is damaged."""
+        """A finished view's records.
+
+        Raises OrsanetError if the view does not exist, is not finished, or is damaged.
+        """
         if (split, view) not in self._sealed:
             self._check_view(split, view)
             name = f"{split}/{view}"
@@ -127,17 +133,18 @@ class PriorStore:
     ) -> NDArray[Any]:
         """Rows of one field in the given order, [len(rows), *field shape].
 
-        Raises OrsanetError for a field that does not exist, and for damage: every row has a checksum.
+        Raises OrsanetError for a field that does not exist, and for damage: every row has a
+        checksum.
 
         Args:
             split: name of the split.
             view: name of a sealed view.
             field: name of the field.
             rows: row numbers, each from 0 to N - 1, or a slice of them.
-            out: C-contiguous array to read into, which is faster: [len(rows), *field shape], or any number
-                of rows with `positions`.
-            positions: row rows[i] is read into out[positions[i]]. So a batch of several views can be read
-                view by view. It needs `out` and has as many items as `rows`.
+            out: C-contiguous array to read into, which is faster: [len(rows), *field shape], or any
+                number of rows with `positions`.
+            positions: row rows[i] is read into out[positions[i]]. So a batch of several views can
+                be read view by view. It needs `out` and has as many items as `rows`.
         """
         layout = self._layout(split, view, field)
         if isinstance(rows, slice):
@@ -153,7 +160,9 @@ class PriorStore:
         if out is None:
             out = np.empty(shape, layout.dtype)
         elif out.shape != shape or out.dtype != layout.dtype or not out.flags.c_contiguous:
-            raise TypeError(f"out: expected C-contiguous {layout.dtype} {shape} for {field}, not {out.dtype} {out.shape}")
+            raise TypeError(
+                f"out: expected C-contiguous {layout.dtype} {shape} for {field}, not {out.dtype} {out.shape}"
+            )
         try:
             if (split, view, field) not in self._rows:
                 self._rows[split, view, field] = self._container.rows(
@@ -206,7 +215,10 @@ class PriorStore:
 
 
 def as_store(given: PriorStore | StrPath) -> PriorStore:
-    """`given` as a store; a path is opened with `PriorStore.open`. Raises TypeError for any other type."""
+    """`given` as a store; a path is opened with `PriorStore.open`.
+
+    Raises TypeError for any other type.
+    """
     return given if isinstance(given, PriorStore) else PriorStore.open(given)
 
 

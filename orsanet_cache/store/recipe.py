@@ -1,4 +1,7 @@
-"""The recipe of a store: all settings that determine its values. It is written once and compared for compatibility."""
+"""The recipe of a store: all settings that determine its values.
+
+It is written once and compared for compatibility.
+"""
 
 import json
 from collections.abc import Iterator, Mapping

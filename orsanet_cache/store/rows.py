@@ -1,12 +1,15 @@
-"""Rows of a sharded Zarr array, written to and read from its files directly. Training reads every row hundreds of times.
+"""Rows of a sharded Zarr array, written to and read from its files directly.
+
+Training reads every row hundreds of times.
 
     shard file:  record · record · … · index            record:  the row's bytes, perhaps zstd-compressed · CRC-32C
     index:       per row offset and length, uint64 · CRC-32C
 
-A shard file is written in one piece. A reader parses the index once per shard and reads a row with one
-`preadv` into the caller's array. At a process's first read of a row, its bytes are compared with the
-CRC-32C that the view's seal covers, which also detects exchanged rows (`Records`, shared with HDF5
-files). `ShardedRows.of` returns None for arrays with any other layout; zarr-python reads those.
+A shard file is written in one piece. A reader parses the index once per shard and reads a row with
+one `preadv` into the caller's array. At a process's first read of a row, its bytes are compared
+with the CRC-32C that the view's seal covers, which also detects exchanged rows (`Records`, shared
+with HDF5 files). `ShardedRows.of` returns None for arrays with any other layout; zarr-python reads
+those.
 """
 
 import json
@@ -38,7 +41,10 @@ _CHECKSUM = {"name": "crc32c"}
 
 
 def encode_shard(rows: NDArray[Any], rows_per_shard: int, compressed: bool) -> list[bytes | memoryview]:
-    """The file of one shard, in pieces: rows [n, …] with n <= rows_per_shard. Unused index entries are empty."""
+    """The file of one shard, in pieces: rows [n, …] with n <= rows_per_shard.
+
+    Unused index entries are empty.
+    """
     content: list[bytes | memoryview] = []
     index = np.full((rows_per_shard, 2), NEVER_WRITTEN, "<u8")
     offset = 0
@@ -52,7 +58,10 @@ def encode_shard(rows: NDArray[Any], rows_per_shard: int, compressed: bool) -> l
 
 
 def shard_name(shard: int, dimensions: int) -> str:
-    """The name of a shard's file. All shards are in one folder, so one fsync of the folder secures their names."""
+    """The name of a shard's file.
+
+    All shards are in one folder, so one fsync of the folder secures their names.
+    """
     return ".".join(["c", str(shard), *["0"] * (dimensions - 1)])
 
 
@@ -79,11 +88,16 @@ class Rows(Protocol):
     """A reader of one array's rows."""
 
     def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
-        """Read row rows[i] into out[positions[i]], for every i. Raises ValueError or OSError for damage."""
+        """Read row rows[i] into out[positions[i]], for every i.
+
+        Raises ValueError or OSError for damage.
+        """
 
 
 class Records(ABC):
-    """Rows stored as records in one or more files. Read-only; a pickled or forked copy opens its own files.
+    """Rows stored as records in one or more files.
+
+    Read-only; a pickled or forked copy opens its own files.
 
     One thread reads at a time. The system calls release the interpreter lock.
 
@@ -93,8 +107,8 @@ class Records(ABC):
         dtype: the values' type.
         rows_per_file: rows in each file except the last.
         decompress: fills a row's bytes from a record; None for uncompressed records.
-        checksums: CRC-32C of every row, uint32 [N]. None verifies nothing, for callers that compute a
-            digest of the rows themselves.
+        checksums: CRC-32C of every row, uint32 [N]. None verifies nothing, for callers that compute
+            a digest of the rows themselves.
     """
 
     def __init__(
@@ -127,10 +141,12 @@ class Records(ABC):
         """
 
     def read(self, rows: NDArray[np.integer], out: NDArray[Any], positions: NDArray[np.integer]) -> None:
-        """Read row rows[i] into out[positions[i]], for every i; out [any number, *row shape], C-contiguous.
+        """Read row rows[i] into out[positions[i]], for every i.
 
-        Raises DamagedRecordError for a damaged record, OSError for a missing file, and IndexError for a row or
-        position out of range.
+        `out` is C-contiguous, [any number, *row shape].
+
+        Raises DamagedRecordError for a damaged record, OSError for a missing file, and IndexError
+        for a row or position out of range.
         """
         if out.shape[1:] != self.shape[1:] or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous {self.dtype} [any number, {self.shape[1:]}]")
@@ -306,7 +322,10 @@ def row_checksums(rows: NDArray[Any]) -> Checksums:
 
 
 def _decompress_zstd(record: NDArray[np.uint8], raw: NDArray[np.uint8]) -> None:
-    """Fill `raw`. Raises RuntimeError or ValueError for damage or another size; allocates no memory for it."""
+    """Fill `raw`.
+
+    Raises RuntimeError or ValueError for damage or another size; allocates no memory for it.
+    """
     if len(zstd.decompress(record, raw)) != len(raw):
         raise ValueError("unexpected size")
 

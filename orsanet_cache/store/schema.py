@@ -1,4 +1,4 @@
-"""The schema of a store: the fields of a view, their shapes and types, and the encoding of sample ids."""
+"""The schema of a store: a view's fields, shapes and types, and the encoding of sample ids."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ IMAGE_SHAPE = (112, 112, 3)
 MAP_SHAPE = (224, 224)
 GRID = (7, 7)
 SAMPLE_ID_AXES = ("sample", "byte")
-# Classes of a segmentation map's values, in LaPa's label order. "left" is the subject's left, as LaPa labels it. A
-# horizontal flip swaps left and right.
+# Classes of a segmentation map's values, in LaPa's label order. "left" is the subject's left, as
+# LaPa labels it. A horizontal flip swaps left and right.
 LAPA_CLASSES = (
     "background", "face", "left brow", "right brow", "left eye", "right eye",
     "nose", "upper lip", "inner mouth", "lower lip", "hair",
@@ -27,7 +27,10 @@ MAX_ROW_BYTES = 16 * 1024**2  # larger rows are refused: this package writes non
 
 @dataclass(frozen=True)
 class Field:
-    """One array of a view. `shape` is a row's, without the sample axis; `axes` names the dimensions of a row."""
+    """One array of a view.
+
+    `shape` is a row's, without the sample axis; `axes` names the dimensions of a row.
+    """
 
     name: str
     shape: tuple[int, ...]

@@ -114,7 +114,10 @@ def write_records(writer: ContainerWriter, split: str, view: str, sealed: Sealed
 
 
 def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
-    """SHA-256 over the values of rows start to stop - 1, little-endian. It is the same for every storage format."""
+    """SHA-256 over the values of rows start to stop - 1, little-endian.
+
+    It is the same for every storage format.
+    """
     digest = hashlib.sha256()
     for first in range(start, stop, DIGEST_ROWS):
         chosen = np.arange(first, min(first + DIGEST_ROWS, stop))
@@ -125,7 +128,10 @@ def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
 
 
 def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker]) -> set[Unit]:
-    """The units whose values differ from the committed ones. All units are of one split, and all values are read."""
+    """The units whose values differ from the committed ones.
+
+    All units are of one split, and all values are read.
+    """
     name = f"{next(iter(markers)).split}/{view}"
     try:
         layouts = container.arrays(name)
@@ -153,8 +159,8 @@ def fold(
 ) -> SealedView:
     """The records of a view, computed from the markers of all its units.
 
-    Raises ValueError, KeyError, TypeError or OSError if the store's recipe, the split's sample ids or the
-    view's layouts are damaged.
+    Raises ValueError, KeyError, TypeError or OSError if the store's recipe, the split's sample ids
+    or the view's layouts are damaged.
 
     Args:
         container: the store.
@@ -181,8 +187,8 @@ def fold(
 def unfold(sealed: SealedView, unit: Unit, ids: Sequence[str], file_bytes: Mapping[str, int]) -> Marker:
     """A unit's marker as it was before `fold`.
 
-    `ids` are the unit's samples, `file_bytes` the sizes of its shards by field. A field whose shard is lost
-    has no size and is left out; the marker then does not count as that of a committed unit.
+    `ids` are the unit's samples, `file_bytes` the sizes of its shards by field. A field whose shard
+    is lost has no size and is left out; the marker then does not count as that of a committed unit.
     """
     digests = dict(zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True))
     shards = {

@@ -20,7 +20,7 @@ class Share:
     count: int
 
     def has(self, position: int) -> bool:
-        """Whether the unit at this position, counted from 0 over all splits, belongs to this share."""
+        """Whether the share contains the unit at this position, counted from 0 over all splits."""
         return position % self.count == self.index - 1
 
     def __str__(self) -> str:

@@ -1,9 +1,11 @@
-"""Verification that a store is unchanged since it was built. It lists damaged units, so that only those are computed again.
+"""Verification that a store is unchanged since it was built.
+
+It lists damaged units, so that only those are computed again.
 
     seal ─ over recipe, sample ids, image digests and unit digests ─▶ unit digest ─ over a unit's values in one field ─▶ the values
 
-Without `deep`, the first and last row of every unit are read in every field, which finds files that are
-missing, cut short or exchanged. With `deep`, all rows are read.
+Without `deep`, the first and last row of every unit are read in every field, which finds files that
+are missing, cut short or exchanged. With `deep`, all rows are read.
 """
 
 import os
@@ -51,10 +53,12 @@ class _Check:
 
 
 def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
-    """Check every unit, or with `sample` i/n every n-th from the i-th -> number of units read, and the damage found.
+    """Check every unit of a store -> number of units read, and the damage found.
 
-    Units of unfinished views are compared with their markers. Raises OrsanetError if `path` is not a store, or
-    if a split's metadata is damaged.
+    With `sample` i/n, every n-th unit from the i-th is checked.
+
+    Units of unfinished views are compared with their markers. Raises OrsanetError if `path` is not
+    a store, or if a split's metadata is damaged.
     """
     path = as_path(path, "store")
     store, container = PriorStore.open(path), open_container(path)
@@ -110,7 +114,10 @@ def _marked(path: Path, view: str, units: Sequence[Unit], count: int) -> Iterato
 
 
 def _without_metadata(path: Path) -> Iterator[Damage]:
-    """Sealed views, recognised by their records, that readers cannot find because a group's metadata is missing."""
+    """Sealed views, recognised by their records, with a group whose metadata is missing.
+
+    Readers do not find such views.
+    """
     for records in sorted(path.glob(f"*/*/{RECORDS[1]}/{METADATA}")):
         view = records.parent.parent
         for group in (view.parent, view):

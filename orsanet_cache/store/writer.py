@@ -9,14 +9,14 @@ A unit is one shard's rows of one (split, view).
       parts/2of4/                        its temporary files
       <split>/<view>/<unit>.json         marker: checksums of the unit's shards, image digests and rejected images
 
-A unit without a marker is computed again, so a kill costs at most two units of a view: the one being
-written and the one being computed. When every unit of a view has a marker and its shards read back as
-committed, the markers are folded (seal.py) into the view's records and its seal. These do not depend on
-which processes built the view. When all views are sealed, `.commits` is deleted and only plain Zarr is
-left.
+A unit without a marker is computed again, so a kill costs at most two units of a view: the one
+being written and the one being computed. When every unit of a view has a marker and its shards read
+back as committed, the markers are folded (seal.py) into the view's records and its seal. These do
+not depend on which processes built the view. When all views are sealed, `.commits` is deleted and
+only plain Zarr is left.
 
-The store's lock, which is the lock of its root `zarr.json`, is held only while files get their names or
-are deleted, never while anything is computed.
+The store's lock, which is the lock of its root `zarr.json`, is held only while files get their
+names or are deleted, never while anything is computed.
 """
 
 import hashlib
@@ -45,7 +45,10 @@ from orsanet_cache.store.zarr_writer import ZarrWriter, group_document
 
 
 class StoreWriter:
-    """The only code that changes an existing store. A context manager that holds its part's lock."""
+    """The only code that changes an existing store.
+
+    A context manager that holds its part's lock.
+    """
 
     def __init__(self, path: Path, fields: Sequence[Field], part: Share, rows_per_unit: int) -> None:
         self.path = path
@@ -109,7 +112,10 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        """Release the part. If every view is sealed and no other process is building, delete `.commits`."""
+        """Release the part.
+
+        If every view is sealed and no other process is building, delete `.commits`.
+        """
         try:
             with locked(self.path / METADATA):
                 shutil.rmtree(self._temporary)
@@ -120,7 +126,10 @@ class StoreWriter:
             self._held.close()
 
     def add_split(self, split: str, ids: Sequence[str]) -> None:
-        """Record the split's samples and their order. Raises OrsanetError if the store has other samples."""
+        """Record the split's samples and their order.
+
+        Raises OrsanetError if the store has other samples.
+        """
         if Path(split).name != split:
             raise ValueError(f"{split!r} is not a folder name")
         self._ids[split] = tuple(ids)
@@ -148,7 +157,10 @@ class StoreWriter:
             )
 
     def add_view(self, split: str, view: str) -> None:
-        """Create the arrays of a view that is not sealed, unless they exist. Damaged array metadata is written again."""
+        """Create the arrays of a view that is not sealed, unless they exist.
+
+        Damaged array metadata is written again.
+        """
         count = len(self._ids[split])
         with locked(self.path / METADATA):
             if self.is_sealed(split, view):  # checked under the lock: another process may just have sealed it
@@ -163,7 +175,10 @@ class StoreWriter:
         return units_of(split, count, self.rows_per_unit)
 
     def views(self, split: str) -> tuple[str, ...]:
-        """The views of a split, finished or not. Raises OrsanetError if a view's metadata is damaged."""
+        """The views of a split, finished or not.
+
+        Raises OrsanetError if a view's metadata is damaged.
+        """
         try:
             return self._container.groups(split)
         except DAMAGE as error:
@@ -172,8 +187,8 @@ class StoreWriter:
             ) from error
 
     def image_sha256(self, split: str, view: str) -> dict[Unit, list[str]]:
-        """The image digests of each committed unit, in hex; empty for a file that could not be read."""
-        with locked(self.path / METADATA):  # prevents that the view is sealed and its markers deleted meanwhile
+        """The image digests of each committed unit, in hex; empty for an unreadable file."""
+        with locked(self.path / METADATA):  # otherwise the view may be sealed and its markers deleted meanwhile
             if self.is_sealed(split, view):
                 stored = PriorStore(self._container).sealed(split, view).image_sha256
                 return {unit: hex_digests(stored[unit.rows]) for unit in self.units(split)}
@@ -181,7 +196,10 @@ class StoreWriter:
             return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
 
     def marker(self, unit: Unit, view: str) -> Marker | None:
-        """A committed unit's marker; None if the unit is not committed, or its marker or one of its shards is damaged."""
+        """A committed unit's marker.
+
+        None if the unit is not committed, or its marker or one of its shards is damaged.
+        """
         try:
             marker = Marker.decode(read_whole(self._marker_path(unit, view)))
             if marker.shards.keys() == self._fields.keys() and all(
@@ -205,7 +223,10 @@ class StoreWriter:
             ) from error
 
     def commit(self, unit: Unit, view: str, arrays: Mapping[str, NDArray[Any]], record: UnitRecord) -> None:
-        """Write a unit's shards, then its marker. If another process has committed the unit meanwhile, its data is kept."""
+        """Write a unit's shards, then its marker.
+
+        If another process has committed the unit meanwhile, its data is kept.
+        """
         shards: dict[str, dict[str, Any]] = {}
         written: dict[Path, Path] = {}
         for name, field in self._fields.items():
@@ -231,7 +252,10 @@ class StoreWriter:
                 raise OrsanetError(f"{marker} is in the way; remove it and run the same command again")
 
     def uncommit(self, units: Sequence[Unit], view: str) -> None:
-        """Delete these units' markers, so that the units are computed again. A sealed view is opened again first."""
+        """Delete these units' markers, so that the units are computed again.
+
+        A sealed view is opened again first.
+        """
         with locked(self.path / METADATA):
             split = units[0].split
             if self.is_sealed(split, view):
@@ -247,7 +271,7 @@ class StoreWriter:
         return [] if lacking and self.is_sealed(split, view) else lacking  # sealed meanwhile: its markers are deleted
 
     def seal(self, split: str, view: str, provenance: Mapping[str, Any]) -> list[Unit]:
-        """Read a complete view back and seal it -> the damaged units; a view with damaged units is not sealed.
+        """Read a complete view back, and seal it unless units are damaged -> the damaged units.
 
         `provenance` is recorded with the seal and not covered by it.
         """
@@ -314,7 +338,7 @@ class StoreWriter:
             return False
 
     def _unseal(self, split: str, view: str, but: set[int]) -> None:
-        """Turn a seal back into markers of all units except `but`; if the records are damaged, into none."""
+        """Turn a seal back into markers of all units except `but`, or of none if it is damaged."""
         with suppress(OrsanetError):
             sealed = PriorStore(self._container).sealed(split, view)
             for unit in self.units(split):
@@ -342,7 +366,10 @@ class StoreWriter:
 
 
 def _is_new(path: Path) -> bool:
-    """Whether the folder is absent or empty, or contains only the remains of a start killed before the root was marked."""
+    """Whether the folder has no store yet.
+
+    It may contain the remains of a start that was killed before the root was marked.
+    """
     if not path.exists():
         return True
     begun = path / COMMITS
@@ -352,8 +379,10 @@ def _is_new(path: Path) -> bool:
 
 
 def _refuse_links(path: Path) -> None:
-    """Raises OrsanetError for a link in the store, so that nothing outside the store is deleted or written."""
+    """Raises OrsanetError for a link in the store, so that only the store is deleted or written."""
     for level in (COMMITS, f"{COMMITS}/*", f"{COMMITS}/*/*", "*", "*/*", "*/*/*", "*/*/*/*.json", f"*/*/{CHECKSUMS}/*"):
         for entry in path.glob(level):
             if entry.is_symlink():
-                raise OrsanetError(f"{entry} is a link, and a build creates none; remove it and run the same command again")
+                raise OrsanetError(
+                    f"{entry} is a link, and a build creates none; remove it and run the same command again"
+                )

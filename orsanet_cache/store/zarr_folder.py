@@ -1,8 +1,8 @@
 """A Zarr v3 folder as a store's container.
 
-Groups and arrays are folders with a `zarr.json`, which is read as plain JSON. A small array is one file,
-`c.0.0`: its bytes and a CRC-32C. Rows of large arrays are read directly from the shards; zarr-python
-reads arrays with another layout. zarr_writer.py writes the files that are read here.
+Groups and arrays are folders with a `zarr.json`, which is read as plain JSON. A small array is one
+file, `c.0.0`: its bytes and a CRC-32C. Rows of large arrays are read directly from the shards;
+zarr-python reads arrays with another layout. zarr_writer.py writes the files that are read here.
 """
 
 import itertools
@@ -43,7 +43,10 @@ class Layout(NamedTuple):
 
 
 class ZarrFolder:
-    """Read access. Every method raises ValueError, KeyError or OSError for anything damaged or missing."""
+    """Read access.
+
+    Every method raises ValueError, KeyError or OSError for anything damaged or missing.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,7 +136,10 @@ class LibraryRows:
 
 
 def read_whole(path: Path, limit: int = MAX_METADATA_BYTES) -> bytes:
-    """A file's content. Raises OSError unless it is a regular file, ValueError if it exceeds `limit` bytes."""
+    """A file's content.
+
+    Raises OSError unless it is a regular file, ValueError if it exceeds `limit` bytes.
+    """
     with open(open_regular(path), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > limit:
             raise ValueError(f"{path} has more than {limit:,} bytes")

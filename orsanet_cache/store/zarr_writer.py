@@ -1,8 +1,10 @@
-"""Writes the files of a Zarr store that zarr_folder.py reads. A build and a conversion write the same bytes.
+"""Writes the files of a Zarr store that zarr_folder.py reads.
 
-Array metadata comes from zarr-python; tests compare all other files with zarr-python's. Every file is
-written completely and fsynced before it gets its name (durable.py). Callers decide when a file may be
-written, and hold the locks.
+A build and a conversion write the same bytes.
+
+Array metadata comes from zarr-python; tests compare all other files with zarr-python's. Every file
+is written completely and fsynced before it gets its name (durable.py). Callers decide when a file
+may be written, and hold the locks.
 """
 
 import json
@@ -23,10 +25,16 @@ from orsanet_cache.store.zarr_folder import METADATA, read_whole
 
 
 class ZarrWriter:
-    """A ContainerWriter for a store's folder. Metadata files that are already correct are not written again."""
+    """A ContainerWriter for a store's folder.
+
+    Metadata files that are already correct are not written again.
+    """
 
     def __init__(self, path: Path, rows_per_unit: int, temporary: Path) -> None:
-        """`temporary` is the name for a file while it is written. It must be on the same file system, and unique."""
+        """`temporary` is the name for a file while it is written.
+
+        It must be on the same file system, and unique.
+        """
         self.path = path
         self.rows_per_unit = rows_per_unit
         self.temporary = temporary
@@ -104,7 +112,8 @@ def array_document(
         shape: the array's shape.
         dtype: the values' type.
         dimensions: names of the dimensions.
-        rows_per_shard: rows of a shard, with one row per chunk; None for a small array in a single file.
+        rows_per_shard: rows of a shard, with one row per chunk; None for a small array in a single
+            file.
         compressed: whether rows are compressed with zstd.
     """
     import zarr
