@@ -45,7 +45,9 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
     """Add the argument and the options that every layout has."""
     options = (
         click.argument("root", type=click.Path(path_type=Path, exists=True, file_okay=False)),
-        click.option("--out", required=True, type=FILE, help="The descriptor to write, NAME.toml, with NAME.csv beside it."),
+        click.option(
+            "--out", required=True, type=FILE, help="The descriptor to write, NAME.toml, with NAME.csv beside it."
+        ),
         click.option(
             "--tag-list",
             "tag_lists",

@@ -1,6 +1,6 @@
 """One pass over the pictures of a manifest collects the facts for the judges.
 
-    file → usable by the build? (same checks, same decoder) → size, format, grey or colour → thumbnail
+file → usable by the build? (same checks, same decoder) → size, format, grey or colour → thumbnail
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """One finished picture with its ground truth.
 
-    plan → person, expression, light → head → occluders → pose → background → camera → JPEG
+plan → person, expression, light → head → occluders → pose → background → camera → JPEG
 """
 
 import io

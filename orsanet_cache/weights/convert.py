@@ -124,9 +124,7 @@ def identify(path: Path, sources: Mapping[Name, Source] = SOURCES) -> Identified
             for s in sources.values()
             if s.file_name == path.name
         ]
-        raise OrsanetError(
-            f"{path}: is none of the known files{''.join(named)}; it cannot be used: {error}"
-        ) from error
+        raise OrsanetError(f"{path}: is none of the known files{''.join(named)}; it cannot be used: {error}") from error
     name = network_of(weights)
     source = sources[name]
     origin = weights.metadata.get(ORIGIN_KEY)

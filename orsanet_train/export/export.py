@@ -118,9 +118,7 @@ def export_onnx(
             if frozen is not None:
                 network = WholePipeline(model, identity, frozen)
                 graphs.append(export(network, PIPELINE, {"pixels": pixels}, (*EXPRESSION, *PRIORS), expected))
-            card = model_card(
-                checkpoint, identity, evaluation, graphs, described, training_of(run_folder, identity)
-            )
+            card = model_card(checkpoint, identity, evaluation, graphs, described, training_of(run_folder, identity))
             (folder / CARD).write_text(card, encoding="utf-8")
             for path in folder.iterdir():
                 with path.open("rb") as written:

@@ -23,9 +23,7 @@ from orsanet_train.predict.pictures import InputPicture
 from orsanet_train.predict.predictor import CropPredictor, Prediction
 from orsanet_train.predict.seen import Box, Looker, Seen, look_ahead, preview_of
 
-PICTURES_PER_BATCH = (
-    4  # at most, for every face of a full batch: so results come even if few pictures have a face
-)
+PICTURES_PER_BATCH = 4  # at most, for every face of a full batch: so results come even if few pictures have a face
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,9 @@ def test_a_disk_that_refuses_leaves_no_target(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(OrsanetError, match=r"cannot be written.*No space left on device.*the incomplete copy was deleted"):
+    with pytest.raises(
+        OrsanetError, match=r"cannot be written.*No space left on device.*the incomplete copy was deleted"
+    ):
         convert(zarr_store if to.endswith("h5") else hdf5_store, tmp_path / to)
     assert list(tmp_path.iterdir()) == []
 

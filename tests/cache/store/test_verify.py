@@ -169,7 +169,9 @@ def test_repair_refuses_a_changed_image_and_leaves_the_view_sealed(
     (store / "train" / view / "image" / "c.0.0.0.0").unlink()
     before, damage = digests(store), verify(store)[1]
     manifest = load_manifest(tmp_path / "dataset.toml")
-    with pytest.raises(OrsanetError, match=r"differ from those that the store was built from.*\n.*train_0\.png': changed"):
+    with pytest.raises(
+        OrsanetError, match=r"differ from those that the store was built from.*\n.*train_0\.png': changed"
+    ):
         repair(store, damage, manifest, world.segmenter, world.landmarks, CPU)
     assert digests(store) == before
 
