@@ -58,6 +58,7 @@ lint: .venv/installed
 
 types: .venv/installed
 	$(BIN)/mypy
+	$(BIN)/mypy tests/consumer.py
 
 contracts: .venv/installed
 	$(BIN)/lint-imports
