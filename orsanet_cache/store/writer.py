@@ -138,7 +138,7 @@ class StoreWriter:
             if is_new:
                 self._files.small(f"{split}/sample_id", encode_ids(ids), SAMPLE_ID_AXES)
             elif not any(self.is_sealed(split, view) for view in self.views(split)):
-                self._files.mend_small(f"{split}/sample_id", encode_ids(ids), SAMPLE_ID_AXES)
+                self._files.repair_small(f"{split}/sample_id", encode_ids(ids), SAMPLE_ID_AXES)
             self._files.group(split, {})
             if is_new:
                 return

@@ -52,7 +52,7 @@ class ZarrWriter:
         self.publish(self._small_file(array, values), small_content(values))
         self._document(array, values.shape, str(values.dtype), tuple(axes))
 
-    def mend_small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
+    def repair_small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
         """If the array on the disk has these values, write its zarr.json unless that is correct."""
         with suppress(*DAMAGE):
             if read_whole(self._small_file(array, values)) == b"".join(small_content(values)):

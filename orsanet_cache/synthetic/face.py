@@ -36,7 +36,7 @@ class Eye:
 
 @dataclass(frozen=True)
 class FaceGeometry:
-    """Outlines, each a polygon [N, 2] unless its comment says line.
+    """Outlines, each a polygon [N, 2] unless its comment is `line`.
 
     Pairs are (subject's right, subject's left).
     """
