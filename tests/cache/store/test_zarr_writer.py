@@ -66,7 +66,7 @@ def test_a_small_array_is_mended_only_where_it_has_these_values(writer: ZarrWrit
     document = writer.path / "view" / "small" / METADATA
     whole = document.read_bytes()
     document.unlink()
-    writer.mend_small("view/small", SMALL + 1, AXES)
+    writer.repair_small("view/small", SMALL + 1, AXES)
     assert not document.exists()
-    writer.mend_small("view/small", SMALL, AXES)
+    writer.repair_small("view/small", SMALL, AXES)
     assert document.read_bytes() == whole
