@@ -6,13 +6,16 @@ after one is being killed before the next, so only "before" exists; a write is c
 
 Started as a program with a manifest and two weights files. One request per line on stdin, one answer per line on stdout, as JSON. Every
 builder is a fork of this process, which loads torch and the networks once and never computes: no thread exists to be lost by the fork.
+No builder waits for the disk, as nothing cuts the power: what was written before a kill is there after it. test_durable.py has the order.
 """
 
 import builtins
 import fcntl
+import gc
 import hashlib
 import io
 import json
+import multiprocessing.synchronize  # noqa: F401  (here, not in every fork; so with the modules below that nothing names)
 import os
 import re
 import signal
@@ -24,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zarr
-import zarr.storage
+import torch.utils.serialization.config
+import zarr.storage  # noqa: F401
+from PIL import Image
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, load_manifest
 from orsanet_cache.builder.build import build
@@ -44,6 +48,13 @@ class Counted(FrozenPriors):
 
     tally: int
     memory: Path | None
+
+    def __init__(self, loaded: FrozenPriors) -> None:
+        super().__init__(loaded.segmenter, loaded.landmark_network, loaded.landmark_input)
+        self._recipe = loaded.recipe()
+
+    def recipe(self) -> dict[str, object]:
+        return self._recipe
 
     def forward(self, images: torch.Tensor) -> Priors:
         known = self.memory and self.memory / hashlib.sha256(images.numpy().data).hexdigest()
@@ -77,7 +88,7 @@ class Points:
 
     def watch(self) -> None:
         """From now on, for as long as the process lives."""
-        points, fsync, ordinary = self, os.fsync, builtins.open
+        points, ordinary = self, builtins.open
 
         class File(io.FileIO):
             def write(self, data: Any) -> int:
@@ -87,9 +98,8 @@ class Points:
                     points.end()
                 return super().write(data)
 
-        def counted_fsync(descriptor: int) -> None:
+        def counted_fsync(descriptor: int) -> None:  # no wait for the disk: a kill cuts no power
             self.pass_by("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
-            fsync(descriptor)
 
         def counted_open(file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **named: Any) -> Any:
             if mode == "wb" and buffering == 0:
@@ -194,8 +204,9 @@ def serve(manifest_path: str, segmenter: str, landmarks: str) -> None:
     """Fork builders, and say what became of them, until stdin ends."""
     torch.set_num_threads(1)
     manifest = load_manifest(Path(manifest_path))
-    loaded = FrozenPriors.load(Path(segmenter), Path(landmarks))
-    networks = Counted(loaded.segmenter, loaded.landmark_network, loaded.landmark_input)
+    networks = Counted(FrozenPriors.load(Path(segmenter), Path(landmarks)))
+    Image.preinit()
+    gc.freeze()  # else a fork's collector copies every page
     states: dict[int, str] = {}
     for line in sys.stdin:
         request = json.loads(line)
@@ -227,5 +238,4 @@ def serve(manifest_path: str, segmenter: str, landmarks: str) -> None:
 
 
 if __name__ == "__main__":
-    assert zarr.storage  # loaded here, not in every fork
     serve(*sys.argv[1:])
