@@ -1,6 +1,8 @@
 """The frozen networks as one: right inputs, always in evaluation mode, landmarks where the face is."""
 
 import csv
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,21 +29,27 @@ def faces(shared: Path) -> list[np.ndarray]:
     return [read_image(shared / "faces" / row["image"]).rgb for row in rows]
 
 
-def landmarks(world, shared: Path, faces: list[np.ndarray], landmark_input: str, view: str) -> np.ndarray:
-    """[N, 68, 2] in units of the crop, by the real landmark weights."""
+@pytest.fixture(scope="module")
+def landmarks(world, shared: Path, faces: list[np.ndarray]) -> Callable[[str, str], np.ndarray]:
+    """By the real landmark weights, of an input and a view: [N, 68, 2] in units of the crop."""
     weights = shared / "landmark_weights" / "mobilefacenet_model_best.pth.tar"
-    priors = FrozenPriors.load(world.segmenter, weights, landmark_input)
-    return priors(torch.from_numpy(np.stack([view_pixels(face, view) for face in faces]))).landmarks.numpy()
+
+    @cache
+    def landmarks(landmark_input: str, view: str) -> np.ndarray:
+        priors = FrozenPriors.load(world.segmenter, weights, landmark_input)
+        return priors(torch.from_numpy(np.stack([view_pixels(face, view) for face in faces]))).landmarks.numpy()
+
+    return landmarks
 
 
 def eye_distance(points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(points[:, 36:42].mean(axis=1) - points[:, 42:48].mean(axis=1), axis=1)
 
 
-def test_landmarks_lie_like_a_face(world, shared: Path, faces: list[np.ndarray]) -> None:
+def test_landmarks_lie_like_a_face(landmarks: Callable[[str, str], np.ndarray]) -> None:
     """Brows above eyes above nose tip above mouth above chin, right eye left of the left one, on nearly every crop."""
     for view in ("clean", "hflip"):
-        points = landmarks(world, shared, faces, "native", view)
+        points = landmarks("native", view)
         height = [
             points[:, part, 1].mean(axis=1)
             for part in (slice(17, 27), slice(36, 48), slice(30, 31), slice(48, 68), slice(8, 9))
@@ -52,20 +60,20 @@ def test_landmarks_lie_like_a_face(world, shared: Path, faces: list[np.ndarray])
 
 
 def test_both_views_put_the_landmarks_on_the_same_places_of_the_face(
-    world, shared: Path, faces: list[np.ndarray]
+    landmarks: Callable[[str, str], np.ndarray],
 ) -> None:
-    clean = landmarks(world, shared, faces, "native", "clean")
-    mirrored = landmarks(world, shared, faces, "native", "hflip")[:, MIRRORED] * [-1, 1] + [1, 0]
+    clean = landmarks("native", "clean")
+    mirrored = landmarks("native", "hflip")[:, MIRRORED] * [-1, 1] + [1, 0]
     error = np.linalg.norm(clean - mirrored, axis=2).mean(axis=1) / eye_distance(clean)
     assert np.median(error) < 0.094  # the network's own median error on real faces, in eye distances
 
 
-def test_the_native_input_gives_steadier_landmarks(world, shared: Path, faces: list[np.ndarray]) -> None:
+def test_the_native_input_gives_steadier_landmarks(landmarks: Callable[[str, str], np.ndarray]) -> None:
     """The views agree better with the input the network was trained on than with the published one."""
     disagreement = {}
     for landmark_input in ("native", "published"):
-        clean = landmarks(world, shared, faces, landmark_input, "clean")
-        mirrored = landmarks(world, shared, faces, landmark_input, "hflip")[:, MIRRORED] * [-1, 1] + [1, 0]
+        clean = landmarks(landmark_input, "clean")
+        mirrored = landmarks(landmark_input, "hflip")[:, MIRRORED] * [-1, 1] + [1, 0]
         disagreement[landmark_input] = np.median(
             np.linalg.norm(clean - mirrored, axis=2).mean(axis=1) / eye_distance(clean)
         )
