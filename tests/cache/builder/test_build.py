@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_store import Remembering
 
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
@@ -53,15 +54,13 @@ def test_every_row_is_what_the_networks_say_of_that_view(world, one_thread) -> N
 
 
 def test_priors_do_not_depend_on_the_batch_size(world, tmp_path: Path) -> None:
-    out = tmp_path / "store.zarr"
-    build(world.load_manifest(), out, world.load_priors(), ["clean"], device=CPU, feature_dtype="float32", batch_size=1)
-    one, many = PriorStore.open(out), tmp_path / "many.zarr"
-    build(
-        world.load_manifest(), many, world.load_priors(), ["clean"], device=CPU, feature_dtype="float32", batch_size=5
-    )
+    stores = []
+    for size in (1, 5):  # of six images
+        out, options = tmp_path / f"{size}.zarr", {"feature_dtype": "float32", "splits": ["test"], "batch_size": size}
+        build(world.load_manifest(), out, world.load_priors(), ["clean"], device=CPU, **options)
+        stores.append(PriorStore.open(out))
     for field in ("segmentation_features", "landmark_features", "landmarks"):
-        a = one.read("train", "clean", field, slice(None))
-        b = PriorStore.open(many).read("train", "clean", field, slice(None))
+        a, b = (store.read("test", "clean", field, slice(None)) for store in stores)
         np.testing.assert_allclose(a, b, rtol=0, atol=BATCH_ROUNDING * float(np.abs(a).max()))
 
 
@@ -78,11 +77,11 @@ def test_a_store_holds_no_labels(world) -> None:
     assert not any(name in text for name in world.load_manifest().classes)
 
 
-def test_a_finished_build_is_left_alone(world, tmp_path: Path) -> None:
+def test_a_finished_build_is_left_alone(world, priors: Remembering, tmp_path: Path) -> None:
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    summary = build(world.load_manifest(), copy, world.load_priors(), ["clean", "hflip"], device=CPU)
+    summary = build(world.load_manifest(), copy, priors, ["clean", "hflip"], device=CPU)
     assert summary.computed == 0
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
@@ -91,7 +90,7 @@ class Stop(Exception):
     """Raised by the networks in the middle of a build."""
 
 
-class Stopping(FrozenPriors):
+class Stopping(Remembering):
     """The same networks, which stop after a number of batches: a build interrupted from inside."""
 
     batches = 0
@@ -104,9 +103,12 @@ class Stopping(FrozenPriors):
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2, 3, 5])
-def test_an_interrupted_build_goes_on_to_the_same_store(world, tmp_path: Path, batches: int) -> None:
-    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
-    stopping = Stopping(priors.segmenter, priors.landmark_network, "published")
+def test_an_interrupted_build_goes_on_to_the_same_store(
+    world, priors: Remembering, tmp_path: Path, batches: int
+) -> None:
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
+    stopping = Stopping(priors)
+    stopping.said = priors.said
     stopping.batches = batches
     with pytest.raises(Stop):
         build(manifest, out, stopping, ["clean", "hflip"], device=CPU, batch_size=32)
@@ -122,9 +124,10 @@ def test_an_interrupted_build_goes_on_to_the_same_store(world, tmp_path: Path, b
     assert not (out / ".commits").exists()
 
 
-def test_units_already_committed_are_not_computed_again(world, tmp_path: Path) -> None:
-    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
-    stopping = Stopping(priors.segmenter, priors.landmark_network, "published")
+def test_units_already_committed_are_not_computed_again(world, priors: Remembering, tmp_path: Path) -> None:
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
+    stopping = Stopping(priors)
+    stopping.said = priors.said
     stopping.batches = 2  # both views of the first unit
     with pytest.raises(Stop):
         build(manifest, out, stopping, ["clean", "hflip"], device=CPU, batch_size=32)
@@ -132,8 +135,8 @@ def test_units_already_committed_are_not_computed_again(world, tmp_path: Path) -
     assert summary.computed == 2 * (len(manifest.samples) - len(manifest.split("train")))
 
 
-def test_a_view_is_added_without_touching_the_others(world, tmp_path: Path) -> None:
-    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
+def test_a_view_is_added_without_touching_the_others(world, priors: Remembering, tmp_path: Path) -> None:
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
     build(manifest, out, priors, ["clean"], device=CPU)
     before = {path: path.read_bytes() for path in out.rglob("clean/**/*") if path.is_file()}
     summary = build(manifest, out, priors, ["clean", "hflip"], device=CPU)
@@ -148,9 +151,9 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_only_the_named_splits_are_computed(world, tmp_path: Path) -> None:
+def test_only_the_named_splits_are_computed(world, priors: Remembering, tmp_path: Path) -> None:
     out = tmp_path / "store.zarr"
-    summary = build(world.load_manifest(), out, world.load_priors(), ["clean"], device=CPU, splits=["test", "valid"])
+    summary = build(world.load_manifest(), out, priors, ["clean"], device=CPU, splits=["test", "valid"])
     assert (summary.images, summary.computed) == (12, 12)
     assert set(summary.rejected) == {"test", "valid"}
     store = PriorStore.open(out)
@@ -159,7 +162,7 @@ def test_only_the_named_splits_are_computed(world, tmp_path: Path) -> None:
     for field in FIELDS:
         a, b = (s.read("test", "clean", field, slice(None)) for s in (store, world.open_store()))
         assert np.array_equal(a, b), field
-    summary = build(world.load_manifest(), out, world.load_priors(), ["clean"], device=CPU)  # the default: all
+    summary = build(world.load_manifest(), out, priors, ["clean"], device=CPU)  # the default: all
     assert (summary.images, summary.computed) == (26, 14)
     assert PriorStore.open(out).splits == ("test", "train", "valid")
 
@@ -188,33 +191,35 @@ def test_another_view_for_one_split_leaves_every_other_array_as_it_was(world, tm
     np.testing.assert_array_equal(store.read("test", "erase-20", "landmarks", slice(None)), said.landmarks)
 
 
-def test_a_split_that_the_manifest_lacks_is_refused_before_anything_is_written(world, tmp_path: Path) -> None:
+def test_a_split_that_the_manifest_lacks_is_refused_before_anything_is_written(
+    world, priors: Remembering, tmp_path: Path
+) -> None:
     with pytest.raises(OrsanetError, match="no split 'tset'; it has train, valid, test"):
-        build(world.load_manifest(), tmp_path / "s", world.load_priors(), ["clean"], device=CPU, splits=["tset"])
+        build(world.load_manifest(), tmp_path / "s", priors, ["clean"], device=CPU, splits=["tset"])
     assert not (tmp_path / "s").exists()
 
 
-def test_another_recipe_is_refused_and_says_which_part(world, tmp_path: Path) -> None:
+def test_another_recipe_is_refused_and_says_which_part(world, priors: Remembering, tmp_path: Path) -> None:
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
     native = FrozenPriors.load(world.segmenter, world.landmarks, "native")
     with pytest.raises(OrsanetError, match=r'landmarks\.input: "published" before, "native" now'):
         build(world.load_manifest(), copy, native, ["clean"], device=CPU)
     with pytest.raises(OrsanetError, match="feature_dtype"):
-        build(world.load_manifest(), copy, world.load_priors(), ["clean"], device=CPU, feature_dtype="float32")
+        build(world.load_manifest(), copy, priors, ["clean"], device=CPU, feature_dtype="float32")
 
 
-def test_another_list_of_images_is_refused(world, tmp_path: Path) -> None:
+def test_another_list_of_images_is_refused(world, priors: Remembering, tmp_path: Path) -> None:
     copy = tmp_path / "store.zarr"
     shutil.copytree(world.store, copy)
     lines = world.manifest.with_name("samples.csv").read_text().splitlines()
     (tmp_path / "samples.csv").write_text("\n".join(lines[:-1]) + "\n")
     (tmp_path / "dataset.toml").write_text(world.manifest.read_text() + f'root = "{world.folder}"\n')
     with pytest.raises(OrsanetError, match=r"only in the store: images/test_5\.png"):
-        build(load_manifest(tmp_path / "dataset.toml"), copy, world.load_priors(), ["clean"], device=CPU)
+        build(load_manifest(tmp_path / "dataset.toml"), copy, priors, ["clean"], device=CPU)
 
 
-def test_unreadable_images_are_listed_and_marked_never_guessed(world, tmp_path: Path) -> None:
+def test_unreadable_images_are_listed_and_marked_never_guessed(world, priors: Remembering, tmp_path: Path) -> None:
     shutil.copytree(world.folder / "images", tmp_path / "images")
     for name in ("samples.csv", "dataset.toml"):
         shutil.copy(world.folder / name, tmp_path / name)
@@ -222,7 +227,7 @@ def test_unreadable_images_are_listed_and_marked_never_guessed(world, tmp_path: 
     (tmp_path / "images" / "train_3.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "images" / "test_0.png").write_bytes(b"")
     out = tmp_path / "store.zarr"
-    summary = build(load_manifest(tmp_path / "dataset.toml"), out, world.load_priors(), ["clean", "hflip"], device=CPU)
+    summary = build(load_manifest(tmp_path / "dataset.toml"), out, priors, ["clean", "hflip"], device=CPU)
     assert {split: list(rejected) for split, rejected in summary.rejected.items()} == {
         "train": ["images/train_3.png"],
         "valid": [],
@@ -237,13 +242,13 @@ def test_unreadable_images_are_listed_and_marked_never_guessed(world, tmp_path: 
     )
 
 
-def test_a_split_without_a_usable_image_is_an_error(world, tmp_path: Path) -> None:
+def test_a_split_without_a_usable_image_is_an_error(world, priors: Remembering, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"<html>")
     (tmp_path / "samples.csv").write_text("image,label,split\nimages/a.png,anger,train\n")
     manifest = load_manifest(tmp_path / "samples.csv", tmp_path, ["anger", "neutral"])
     with pytest.raises(OrsanetError, match=r"no image of split 'train' could be used:\n  'images/a\.png': "):
-        build(manifest, tmp_path / "store.zarr", world.load_priors(), ["clean"], device=CPU)
+        build(manifest, tmp_path / "store.zarr", priors, ["clean"], device=CPU)
 
 
 def test_outputs_that_overflow_the_stored_type_are_rejected_by_name(world, tmp_path: Path) -> None:
@@ -252,16 +257,15 @@ def test_outputs_that_overflow_the_stored_type_are_rejected_by_name(world, tmp_p
         priors.landmark_network.conv_6_sep.bn.weight *= 1e6
         priors.landmark_network.conv_6_sep.bn.bias += 1e6
     with pytest.raises(OrsanetError, match="landmark_features is not finite as float16"):
-        build(world.load_manifest(), tmp_path / "half.zarr", priors, ["clean"], device=CPU)
-    summary = build(
-        world.load_manifest(), tmp_path / "full.zarr", priors, ["clean"], device=CPU, feature_dtype="float32"
-    )
-    assert not any(summary.rejected.values())
+        build(world.load_manifest(), tmp_path / "half.zarr", priors, ["clean"], device=CPU, splits=["test"])
+    full = {"feature_dtype": "float32", "splits": ["test"]}
+    summary = build(world.load_manifest(), tmp_path / "full.zarr", priors, ["clean"], device=CPU, **full)
+    assert summary.rejected == {"test": {}}
 
 
-def test_half_precision_without_a_gpu_is_refused(world, tmp_path: Path) -> None:
+def test_half_precision_without_a_gpu_is_refused(world, priors: Remembering, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match="needs a CUDA device"):
-        build(world.load_manifest(), tmp_path / "s", world.load_priors(), ["clean"], device=CPU, precision="fp16")
+        build(world.load_manifest(), tmp_path / "s", priors, ["clean"], device=CPU, precision="fp16")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -273,18 +277,18 @@ def test_half_precision_on_a_gpu_drifts_as_stated(world, tmp_path: Path) -> None
     assert np.linalg.norm(a - b) / np.linalg.norm(b) <= 5e-3  # three times the drift measured for Swin-B
 
 
-def test_only_folders_with_our_mark_are_continued(world, tmp_path: Path) -> None:
+def test_only_folders_with_our_mark_are_continued(world, priors: Remembering, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("do not touch")
     with pytest.raises(OrsanetError, match="not a store"):
-        build(world.load_manifest(), tmp_path / "precious", world.load_priors(), ["clean"], device=CPU)
+        build(world.load_manifest(), tmp_path / "precious", priors, ["clean"], device=CPU)
     assert [path.name for path in (tmp_path / "precious").iterdir()] == ["thesis.txt"]
 
 
-def test_a_file_in_the_way_is_named(world, tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_named(world, priors: Remembering, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OrsanetError, match="file"):
-        build(world.load_manifest(), tmp_path / "file", world.load_priors(), ["clean"], device=CPU)
+        build(world.load_manifest(), tmp_path / "file", priors, ["clean"], device=CPU)
 
 
 def test_a_writer_never_serves_an_unsealed_view(world, tmp_path: Path) -> None:
@@ -334,38 +338,38 @@ def test_a_map_from_logits_that_are_not_finite_is_rejected(world, tmp_path: Path
         for layer in priors.segmenter.face_decoder.output_hypernetwork_mlps.layers:
             layer.weight *= 1e25
     with pytest.raises(OrsanetError, match="segmentation_map is not finite"):
-        build(world.load_manifest(), tmp_path / "s", priors, ["clean"], device=CPU)
+        build(world.load_manifest(), tmp_path / "s", priors, ["clean"], device=CPU, splits=["test"])
 
 
-def test_one_bad_split_does_not_keep_the_others_unsealed(world, tmp_path: Path) -> None:
+def test_one_bad_split_does_not_keep_the_others_unsealed(world, priors: Remembering, tmp_path: Path) -> None:
     shutil.copytree(world.folder / "images", tmp_path / "images")
     for name in ("samples.csv", "dataset.toml"):
         shutil.copy(world.folder / name, tmp_path / name)
     for path in (tmp_path / "images").glob("valid_*.png"):
         path.write_bytes(b"<html>")
     with pytest.raises(OrsanetError, match="no image of split 'valid'"):
-        build(load_manifest(tmp_path / "dataset.toml"), tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+        build(load_manifest(tmp_path / "dataset.toml"), tmp_path / "s", priors, ["clean"], device=CPU)
     assert PriorStore.open(tmp_path / "s").accepted("test", "clean").all()
 
 
-def test_another_manifest_does_not_spoil_an_unfinished_store(world, tmp_path: Path) -> None:
+def test_another_manifest_does_not_spoil_an_unfinished_store(world, priors: Remembering, tmp_path: Path) -> None:
     out, manifest = tmp_path / "store.zarr", world.load_manifest()
-    build(
-        manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"], part=Share(1, 2), rows_per_unit=4
-    )
+    build(manifest, out, priors, ["clean"], device=CPU, splits=["train"], part=Share(1, 2), rows_per_unit=4)
     before = digests(out)
     fewer = replace(manifest, samples=manifest.samples[:-13])
     with pytest.raises(OrsanetError, match="another list of images"):
-        build(fewer, out, world.load_priors(), ["clean"], device=CPU, splits=["train"])
+        build(fewer, out, priors, ["clean"], device=CPU, splits=["train"])
     locks = (".commits/parts/1of1.lock",)  # of the part that was refused; empty
     assert {name: digest for name, digest in digests(out).items() if name not in locks} == before
-    build(manifest, out, world.load_priors(), ["clean"], device=CPU, splits=["train"])
+    build(manifest, out, priors, ["clean"], device=CPU, splits=["train"])
     assert PriorStore.open(out).accepted("train", "clean").all()
 
 
-def test_a_store_begun_on_a_gpu_is_not_continued_in_half_precision_on_a_cpu(world, tmp_path: Path) -> None:
+def test_a_store_begun_on_a_gpu_is_not_continued_in_half_precision_on_a_cpu(
+    world, priors: Remembering, tmp_path: Path
+) -> None:
     recipe = world.open_store().recipe | {"precision": "fp16"}
     with StoreWriter.open(tmp_path / "s", recipe, schema(128, 512, "float16")):
         pass
     with pytest.raises(OrsanetError, match="fp16 needs a CUDA device; continue on a machine with one"):
-        build(world.load_manifest(), tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+        build(world.load_manifest(), tmp_path / "s", priors, ["clean"], device=CPU)

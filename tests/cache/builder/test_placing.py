@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_store import Remembering
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import BuildSummary, build
@@ -28,7 +29,7 @@ ROWS = 2  # of a unit: the test split's six images are three units
 FEATURES = ("segmentation_features", "landmark_features")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """A build computes every batch with one thread; two would round differently in the last bit."""
     threads = torch.get_num_threads()
@@ -41,7 +42,7 @@ class Stop(Exception):
     """Raised by the networks in the middle of a build."""
 
 
-class Changing(FrozenPriors):
+class Changing(Remembering):
     """The same networks by their recipe, whose landmarks are moved, or not finite for pictures that `spoils` picks."""
 
     move = 0.0
@@ -59,10 +60,10 @@ class Changing(FrozenPriors):
         return said._replace(landmarks=landmarks)
 
 
-def changing(world: Any) -> Changing:
-    priors = world.load_priors()
-    changed = Changing(priors.segmenter, priors.landmark_network, "published")
-    changed.files = priors.files  # which a store remembers
+@pytest.fixture
+def changing(priors: Remembering) -> Changing:
+    changed = Changing(priors)
+    changed.files, changed.said = priors.files, priors.said
     return changed
 
 
@@ -78,13 +79,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(world: Any, priors: Remembering, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test split with three views, in one call."""
     out = tmp_path_factory.mktemp("placing") / "store.zarr"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    build_test(world.load_manifest(), out, world.load_priors(), ["mask", "clean", "hand-seed1"])
-    torch.set_num_threads(threads)
+    build_test(world.load_manifest(), out, priors, ["mask", "clean", "hand-seed1"])
     return out
 
 
@@ -93,13 +91,31 @@ def store(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "store.zarr"))
 
 
+def copy_of(world: Any, folder: Path) -> Manifest:
+    shutil.copytree(world.folder / "images", folder / "images")
+    for name in ("samples.csv", "dataset.toml"):
+        shutil.copy(world.folder / name, folder / name)
+    return load_manifest(folder / "dataset.toml")
+
+
 @pytest.fixture
 def copied(world: Any, tmp_path: Path) -> Manifest:
     """The same data set, to be changed."""
-    shutil.copytree(world.folder / "images", tmp_path / "images")
-    for name in ("samples.csv", "dataset.toml"):
-        shutil.copy(world.folder / name, tmp_path / name)
-    return load_manifest(tmp_path / "dataset.toml")
+    return copy_of(world, tmp_path)
+
+
+def change(copied: Manifest) -> None:
+    shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
+
+
+@pytest.fixture(scope="module")
+def changed_whole(world: Any, priors: Remembering, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of a store that is built after the change."""
+    folder = tmp_path_factory.mktemp("changed")
+    manifest = copy_of(world, folder)
+    change(manifest)
+    build_test(manifest, folder / "store.zarr", priors, ["clean", "mask", "hand-seed1"])
+    return digests(folder / "store.zarr")
 
 
 def clean_pixels(manifest: Manifest, split: str = "test") -> list[NDArray[np.uint8]]:
@@ -143,9 +159,9 @@ def test_the_provenance_says_what_drew_and_what_placed_it(whole: Path) -> None:
 
 
 def test_a_view_added_later_is_the_one_built_at_once_and_touches_no_other(
-    world: Any, whole: Path, tmp_path: Path
+    world: Any, priors: Remembering, whole: Path, tmp_path: Path
 ) -> None:
-    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
     build_test(manifest, out, priors, ["clean"])
     before = digests(out / "test" / "clean")
     build_test(manifest, out, priors, ["mask"])
@@ -155,27 +171,26 @@ def test_a_view_added_later_is_the_one_built_at_once_and_touches_no_other(
     assert build_test(manifest, out, priors, ["hand-seed1", "mask"]).computed == 0
 
 
-def test_without_a_clean_view_nothing_is_written(world: Any, tmp_path: Path) -> None:
+def test_without_a_clean_view_nothing_is_written(world: Any, priors: Remembering, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match=r"landmarks of the clean view.*split 'test'.*--views clean,hflip,mask"):
-        build_test(world.load_manifest(), tmp_path / "s", world.load_priors(), ["hflip", "mask"])
+        build_test(world.load_manifest(), tmp_path / "s", priors, ["hflip", "mask"])
     assert not (tmp_path / "s").exists()
 
 
-def test_the_clean_view_must_be_of_the_same_split(world: Any, store: Path) -> None:
+def test_the_clean_view_must_be_of_the_same_split(world: Any, priors: Remembering, store: Path) -> None:
     before = digests(store)
     with pytest.raises(OrsanetError, match="not finished for split 'train'; request it too: --views clean,mask"):
-        build(world.load_manifest(), store, world.load_priors(), ["mask"], device=CPU)
+        build(world.load_manifest(), store, priors, ["mask"], device=CPU)
     assert digests(store) == before
 
 
 def test_rows_that_the_clean_view_rejected_are_rejected_for_the_same_reason(
-    world: Any, copied: Manifest, tmp_path: Path
+    world: Any, changing: Changing, copied: Manifest, tmp_path: Path
 ) -> None:
     unreadable, spoilt = (copied.split("test")[row].image for row in (1, 4))
     (copied.root / unreadable).write_bytes(b"<html>")
-    priors = changing(world)
-    priors.spoils = view_pixels(read_image(copied.root / spoilt).rgb, "clean")
-    summary = build_test(copied, tmp_path / "s", priors, ["clean", "mask"])
+    changing.spoils = view_pixels(read_image(copied.root / spoilt).rgb, "clean")
+    summary = build_test(copied, tmp_path / "s", changing, ["clean", "mask"])
     opened = PriorStore.open(tmp_path / "s")
     rejected = opened.rejected("test", "mask")
     assert rejected == opened.rejected("test", "clean") == summary.rejected["test"]
@@ -185,13 +200,13 @@ def test_rows_that_the_clean_view_rejected_are_rejected_for_the_same_reason(
     assert not opened.read("test", "mask", "image", np.array([1, 4])).any()
     digest = opened.sealed("test", "mask").image_sha256
     assert np.array_equal(digest, opened.sealed("test", "clean").image_sha256)
-    assert build_test(copied, tmp_path / "s", priors, ["clean", "mask"]).computed == 0
+    assert build_test(copied, tmp_path / "s", changing, ["clean", "mask"]).computed == 0
 
 
 def test_a_part_whose_clean_view_waits_for_others_says_so_and_keeps_what_it_has(
-    world: Any, whole: Path, tmp_path: Path
+    world: Any, priors: Remembering, whole: Path, tmp_path: Path
 ) -> None:
-    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), world.load_priors()
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
     views = ["clean", "mask", "hand-seed1"]
     with pytest.raises(OrsanetError) as raised:
         build_test(manifest, out, priors, views, Share(1, 2))
@@ -210,41 +225,40 @@ def test_a_part_whose_clean_view_waits_for_others_says_so_and_keeps_what_it_has(
 
 
 @pytest.mark.parametrize("batches", [0, 3, 5])
-def test_an_interrupted_build_goes_on_to_the_same_store(world: Any, whole: Path, tmp_path: Path, batches: int) -> None:
-    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), changing(world)
-    priors.batches = batches
+def test_an_interrupted_build_goes_on_to_the_same_store(
+    world: Any, priors: Remembering, changing: Changing, whole: Path, tmp_path: Path, batches: int
+) -> None:
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
+    changing.batches = batches
     with pytest.raises(Stop):
-        build_test(manifest, out, priors, ["clean", "mask", "hand-seed1"])
-    build_test(manifest, out, world.load_priors(), ["clean", "mask", "hand-seed1"])
+        build_test(manifest, out, changing, ["clean", "mask", "hand-seed1"])
+    build_test(manifest, out, priors, ["clean", "mask", "hand-seed1"])
     assert digests(out) == digests(whole)
 
 
 @pytest.mark.parametrize("views", [["clean"], ["mask"]])
 def test_a_changed_image_is_drawn_again_by_its_new_landmarks_in_every_view(
-    world: Any, copied: Manifest, store: Path, tmp_path: Path, views: list[str]
+    priors: Remembering, copied: Manifest, store: Path, changed_whole: dict[str, str], views: list[str]
 ) -> None:
-    shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
+    change(copied)
     with pytest.raises(OrsanetError, match=r"1 image\(s\) differ from those"):
-        build_test(copied, store, world.load_priors(), views)
-    summary = build_test(copied, store, world.load_priors(), views, accept_changed=True)
+        build_test(copied, store, priors, views)
+    summary = build_test(copied, store, priors, views, accept_changed=True)
     assert summary.computed == 3 * ROWS  # one unit in three views
-    build_test(copied, tmp_path / "fresh", world.load_priors(), ["clean", "mask", "hand-seed1"])
-    assert digests(store) == digests(tmp_path / "fresh")
+    assert digests(store) == changed_whole
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])  # before the clean unit, and before either of those that it places
 def test_an_interrupted_change_goes_on_to_the_new_landmarks(
-    world: Any, copied: Manifest, store: Path, tmp_path: Path, batches: int
+    priors: Remembering, changing: Changing, copied: Manifest, store: Path, changed_whole: dict[str, str], batches: int
 ) -> None:
-    shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
-    priors = changing(world)
-    priors.batches = batches
+    change(copied)
+    changing.batches = batches
     with pytest.raises(Stop):
-        build_test(copied, store, priors, ["clean"], accept_changed=True)
+        build_test(copied, store, changing, ["clean"], accept_changed=True)
     assert not {"mask", "hand-seed1"} & set(PriorStore.open(store).views("test"))  # nothing that is out of date is read
-    build_test(copied, store, world.load_priors(), ["clean"], accept_changed=True)
-    build_test(copied, tmp_path / "fresh", world.load_priors(), ["clean", "mask", "hand-seed1"])
-    assert digests(store) == digests(tmp_path / "fresh")
+    build_test(copied, store, priors, ["clean"], accept_changed=True)
+    assert digests(store) == changed_whole
 
 
 def test_a_damaged_unit_of_an_occluded_view_is_repaired_alone(world: Any, whole: Path, store: Path) -> None:
@@ -277,60 +291,59 @@ def as_version(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 def test_a_finished_view_of_another_version_is_refused(
-    world: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+    world: Any, priors: Remembering, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = digests(store)
     as_version(monkeypatch, OCCLUDERS_VERSION + 1)
     said = rf"test/mask: was drawn by version {OCCLUDERS_VERSION} of the occluders, this is version {OCCLUDERS_VERSION + 1}.*delete .*test/mask and run"
     with pytest.raises(OrsanetError, match=said):
-        build_test(world.load_manifest(), store, world.load_priors(), ["mask"])
-    build_test(world.load_manifest(), store, world.load_priors(), ["clean"])  # of which it is no matter
+        build_test(world.load_manifest(), store, priors, ["mask"])
+    build_test(world.load_manifest(), store, priors, ["clean"])  # of which it is no matter
     (store / "test/mask/landmarks/c.1.0.0").unlink()
     with pytest.raises(OrsanetError, match=said):
         repair(store, verify(store)[1], world.load_manifest(), world.segmenter, world.landmarks, CPU)
     assert digests(store) == {name: digest for name, digest in before.items() if name != "test/mask/landmarks/c.1.0.0"}
     shutil.rmtree(store / "test" / "mask")
-    build_test(world.load_manifest(), store, world.load_priors(), ["mask"])
+    build_test(world.load_manifest(), store, priors, ["mask"])
     assert PriorStore.open(store).provenance("test", "mask")["occluders"] == OCCLUDERS_VERSION + 1
 
 
 def test_changed_images_do_not_mix_versions_either(
-    world: Any, copied: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
+    world: Any, priors: Remembering, copied: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(copied.root / "images" / "train_3.png", copied.root / "images" / "test_3.png")
+    change(copied)
     as_version(monkeypatch, OCCLUDERS_VERSION + 1)
     before = digests(store)
     with pytest.raises(OrsanetError, match="was drawn by version"):
-        build_test(copied, store, world.load_priors(), ["clean"], accept_changed=True)
+        build_test(copied, store, priors, ["clean"], accept_changed=True)
     assert digests(store) == before
 
 
 def test_an_unfinished_view_of_another_version_is_not_gone_on_with(
-    world: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Any, priors: Remembering, changing: Changing, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, manifest, priors = tmp_path / "store.zarr", world.load_manifest(), changing(world)
-    priors.batches = 3 + 2  # the clean view, and two units of the mask
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
+    changing.batches = 3 + 2  # the clean view, and two units of the mask
     with pytest.raises(Stop):
-        build_test(manifest, out, priors, ["clean", "mask"])
+        build_test(manifest, out, changing, ["clean", "mask"])
     as_version(monkeypatch, OCCLUDERS_VERSION + 1)
     for _ in range(2):  # not the second time either
         with pytest.raises(
             OrsanetError, match=r"was drawn by version .*delete .*test/mask and .*\.commits/test/mask and run"
         ):
-            build_test(manifest, out, world.load_priors(), ["mask"])
+            build_test(manifest, out, priors, ["mask"])
     as_version(monkeypatch, OCCLUDERS_VERSION)
-    build_test(manifest, out, world.load_priors(), ["mask", "hand-seed1"])
+    build_test(manifest, out, priors, ["mask", "hand-seed1"])
     assert digests(out) == digests(whole)
 
 
-def test_a_view_placed_by_another_clean_view_is_refused(world: Any, store: Path) -> None:
+def test_a_view_placed_by_another_clean_view_is_refused(world: Any, changing: Changing, store: Path) -> None:
     shutil.rmtree(store / "test" / "clean")
-    priors = changing(world)
-    priors.move = 0.01
-    build_test(world.load_manifest(), store, priors, ["clean"])
+    changing.move = 0.01
+    build_test(world.load_manifest(), store, changing, ["clean"])
     with pytest.raises(OrsanetError, match=r"test/mask: was placed by the landmarks of another clean view.*delete"):
-        build_test(world.load_manifest(), store, priors, ["mask"])
+        build_test(world.load_manifest(), store, changing, ["mask"])
     shutil.rmtree(store / "test" / "mask")
-    build_test(world.load_manifest(), store, priors, ["mask"])
+    build_test(world.load_manifest(), store, changing, ["mask"])
     opened = PriorStore.open(store)
     assert opened.provenance("test", "mask")["placed_by"] == opened.sealed("test", "clean").seal
