@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from forks import Fork, ForkServer
 
 from orsanet_cache.cli import main
 
@@ -24,6 +25,10 @@ ALL = IMAGES * len(SPLITS) * len(VIEWS)
 PATIENCE = 120.0  # seconds that no command needs; one that hangs fails the test
 
 Tree = dict[str, bytes | None]
+Process = Fork | subprocess.Popen[str]
+
+# What a build imports, before the forks do.
+LOADED = "import orsanet_cache.builder.build, orsanet_cache.weights.networks, zarr.storage"
 
 
 class Commands:
@@ -38,15 +43,20 @@ class Commands:
         )
         self.started: list[subprocess.Popen[str]] = []
         self.networks = ["--segmenter", str(world.segmenter), "--landmarks", str(world.landmarks)]
+        self.forks = ForkServer("orsanet_cache.cli", LOADED)
 
     def arguments(self, out: Path, options: tuple[str, ...]) -> list[str]:
         return ["build", str(self.manifest), "--out", str(out), *self.networks, "--views", ",".join(VIEWS), *options]
 
-    def start(self, out: Path, *options: str, torchrun: int = 0) -> "subprocess.Popen[str]":
+    def start(self, out: Path, *options: str) -> Fork:
         """In a process of its own."""
+        return self.forks.start(*self.arguments(out, options))
+
+    def start_anew(self, out: Path, torchrun: int = 0) -> "subprocess.Popen[str]":
+        """In a process that starts as a user's does."""
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(torchrun)] if torchrun else []
         process = subprocess.Popen(
-            [sys.executable, *launcher, "-m", "orsanet_cache", *self.arguments(out, options)],
+            [sys.executable, *launcher, "-m", "orsanet_cache", *self.arguments(out, ())],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -59,7 +69,7 @@ class Commands:
         return result.exit_code, result.output
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+def ended(process: Process) -> tuple[int, str]:
     said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, said
 
@@ -79,20 +89,19 @@ def markers(out: Path) -> int:
     return len(list((out / ".commits").glob("*/*/*.json")))
 
 
-def wait_for(what: str, condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+def wait_for(what: str, condition: Callable[[], object], process: Process) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
-        assert process.poll() is None, f"ended before {what}: {process.stdout and process.stdout.read()}"
+        assert process.poll() is None, f"ended before {what}: {process.communicate(PATIENCE)[0]}"
         assert time.monotonic() < until, f"waited in vain for {what}"
         time.sleep(0.002)
 
 
-def stop_between_locks(process: "subprocess.Popen[str]", out: Path) -> None:
+def stop_between_locks(process: Fork, out: Path) -> None:
     """Stop it in the midst of its work; not where it holds the store's lock, for which everybody waits."""
     while True:
         process.send_signal(signal.SIGSTOP)
-        _, status = os.waitpid(process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
+        process.wait_until_stopped(PATIENCE)
         with (out / "zarr.json").open("rb") as root, suppress(BlockingIOError):
             fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
@@ -104,6 +113,7 @@ def stop_between_locks(process: "subprocess.Popen[str]", out: Path) -> None:
 def commands(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     commands = Commands(tmp_path_factory.mktemp("parts"), world)
     yield commands
+    commands.forks.close()
     for process in commands.started:
         if process.poll() is None:  # of a test that failed
             process.kill()
@@ -141,7 +151,7 @@ def test_two_parts_at_once_make_the_store_of_a_single_process(commands: Commands
 
 
 def test_torchrun_makes_the_store_of_a_single_process(commands: Commands, whole: Tree, out: Path) -> None:
-    code, said = ended(commands.start(out, torchrun=2))
+    code, said = ended(commands.start_anew(out, torchrun=2))
     assert code == 0, said
     computed = [int(count) for count in re.findall(r"computed (\d+) views", said)]
     assert sorted(computed) == [ALL // 3, ALL - ALL // 3]  # one unit of three, and two
@@ -189,11 +199,19 @@ def test_the_second_process_on_a_part_says_so_and_leaves_the_first_unharmed(
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize(("sent", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("start", "sent", "expected"),
+    [(Commands.start_anew, signal.SIGTERM, 143), (Commands.start, signal.SIGINT, 130)],
+)
 def test_a_signal_ends_a_build_between_units_and_the_next_build_goes_on(
-    commands: Commands, whole: Tree, out: Path, sent: signal.Signals, expected: int
+    commands: Commands,
+    whole: Tree,
+    out: Path,
+    start: Callable[[Commands, Path], Process],
+    sent: signal.Signals,
+    expected: int,
 ) -> None:
-    process = commands.start(out)
+    process = start(commands, out)
     wait_for("a marker", lambda: markers(out), process)
     process.send_signal(sent)
     code, said = ended(process)

@@ -1,0 +1,133 @@
+"""Processes of a command line that need not load torch: forks of one that has.
+
+A fork is a process like any other: it has its own memory, exit code and output, and every signal does to it what it does to the command.
+What it has not done is start: that `python -m` finds the command at all needs a process that starts.
+
+Started as a program with the module of the command line and lines to execute before the first fork. It computes nothing itself: no thread
+exists to be lost by a fork.
+"""
+
+import gc
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+class Fork:
+    """What subprocess.Popen has of a process, as far as tests need it. Both outputs are one."""
+
+    def __init__(self, server: "ForkServer", pid: int, log: Path) -> None:
+        self.pid, self.returncode = pid, None
+        self._server, self._log = server, log
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:  # after which the id may be another's
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        self._look()
+        return self.returncode
+
+    def wait_until_stopped(self, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while not self._look():
+            assert self.returncode is None, self._log.read_text()
+            assert time.monotonic() < until, "does not stop"
+            time.sleep(0.002)
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """Wait for its end -> all that it said."""
+        until = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < until, f"does not end: {self._log.read_text()}"
+            time.sleep(0.01)
+        return self._log.read_text(), None
+
+    def _look(self) -> bool:
+        """Is it stopped, which is seen once?"""
+        if self.returncode is None:
+            found, status = self._server.ask({"look at": self.pid})
+            if found and os.WIFSTOPPED(status):
+                return True
+            if found:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return False
+
+
+class ForkServer:
+    """Starts forks of a process that has loaded `module`, whose function `main` is the command line."""
+
+    def __init__(self, module: str, before: str = "") -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._forks: list[Fork] = []
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, module, before], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def start(self, *arguments: object) -> Fork:
+        log = Path(self._folder.name, f"{len(self._forks)}.log")
+        pid = self.ask({"start": [*map(str, arguments)], "log": str(log)})
+        self._forks.append(Fork(self, pid, log))
+        return self._forks[-1]
+
+    def ask(self, order: dict[str, Any]) -> Any:
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Also what a test that failed has left."""
+        for fork in self._forks:
+            fork.kill()
+        self._process.communicate(timeout=60)
+        self._folder.cleanup()
+
+
+def become(main: Any, arguments: list[str], log: str) -> None:
+    """A fork's whole life."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    code = 1
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve(module: str, before: str) -> None:
+    """Fork commands, and say what became of them, until stdin ends."""
+    main = importlib.import_module(module).main
+    exec(before, {})
+    gc.freeze()  # else a fork's collector copies every page
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "look at" in order:
+            print(json.dumps(os.waitpid(order["look at"], os.WNOHANG | os.WUNTRACED)), flush=True)
+            continue
+        pid = os.fork()
+        if not pid:
+            become(main, order["start"], order["log"])
+        print(json.dumps(pid), flush=True)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])
