@@ -1,12 +1,10 @@
 """Training: stopped at any moment and started again it ends in the same weights; the files are what the build loads."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from forks import Fork, ForkServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
@@ -44,36 +43,36 @@ SMALL = SegFaceConfig(
 FILES = ("segmenter.safetensors", "landmarks.safetensors")
 
 # The command itself, at small sizes: it saves every third step, so a kill nearly always loses steps that must be done again.
-COMMAND = f"""
+AT_SMALL_SIZES = f"""
 from functools import partial
 from orsanet_cache.demo import training
 training.SAVE_STEPS = 3
 training.Recipe = partial(training.Recipe, segmenter_batch={RECIPE.segmenter_batch}, landmarks_batch={RECIPE.landmarks_batch})
-from orsanet_cache.cli import main
-main()
 """
 
 
-def start(out: Path) -> "subprocess.Popen[str]":
-    """`orsanet-cache demo-train` in a process of one thread: sums of several threads have no fixed order."""
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    """Of one thread: sums of several threads have no fixed order."""
+    server = ForkServer("orsanet_cache.cli", AT_SMALL_SIZES)
+    yield server
+    server.close()
+
+
+def start(forks: ForkServer, out: Path) -> Fork:
+    """`orsanet-cache demo-train` in a process of its own."""
     arguments = ["demo-train", "--out", out, "--images", RECIPE.images]
     arguments += ["--segmenter-steps", STEPS, "--landmarks-steps", STEPS]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return forks.start(*arguments)
 
 
-def stop(process: "subprocess.Popen[str]", when: Path, number: signal.Signals) -> str:
-    """Send the signal as soon as the file is there. Returns standard error."""
-    try:
-        deadline = time.monotonic() + 120
-        while not when.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(number)
-        return process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
+def stop(process: Fork, when: Path, number: signal.Signals) -> str:
+    """Send the signal as soon as the file is there. Returns all that it said."""
+    deadline = time.monotonic() + 120
+    while not when.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process.communicate(timeout=60)[0]
 
 
 def content(path: Path) -> tuple[dict[str, str], dict[str, bytes]]:
@@ -87,13 +86,15 @@ def steps_done(state: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one uninterrupted call leaves."""
     out = tmp_path_factory.mktemp("train") / "whole"
-    process = start(out)
-    stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert stdout.splitlines() == [f"wrote {out / name}" for name in FILES]
+    process = start(forks, out)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert [line for line in said.splitlines() if line.startswith("wrote ")] == [
+        f"wrote {out / name}" for name in FILES
+    ]
     return out
 
 
@@ -102,18 +103,20 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "copied")
 
 
-def test_killed_and_interrupted_it_goes_on_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
+def test_killed_and_interrupted_it_goes_on_to_the_same_weights(
+    forks: ForkServer, trained: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "stopped"
     shutil.copytree(trained / "faces", out / "faces")
     states = [out / "segmenter.state.pt", out / "landmarks.state.pt"]
 
-    killed = start(out)
+    killed = start(forks, out)
     stop(killed, states[0], signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     assert 0 < steps_done(states[0]) < STEPS  # in the middle: otherwise this proves nothing
     assert not states[1].exists()
 
-    interrupted = start(out)
+    interrupted = start(forks, out)
     said = stop(interrupted, states[1], signal.SIGINT)
     assert interrupted.returncode == 130, said
     assert "Run the same command again" in said
@@ -122,8 +125,8 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_weights(trained: Path, tm
     assert 0 < steps_done(states[1]) < STEPS
     assert not (out / FILES[1]).exists()
 
-    finished = start(out)
-    _, said = finished.communicate(timeout=300)
+    finished = start(forks, out)
+    said, _ = finished.communicate(timeout=300)
     assert finished.returncode == 0, said
     for name in FILES:
         assert content(out / name) == content(trained / name), name
