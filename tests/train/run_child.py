@@ -105,9 +105,9 @@ class Points:
         sys.addaudithook(self._audit)
 
     def _watch_training(self) -> None:
-        loss, predict, asked = (
+        loss, model_outputs, asked = (
             orsanet_train.engine.step.training_loss,
-            orsanet_train.run.loop.predict,
+            orsanet_train.run.loop.model_outputs,
             StopSignals.asked,
         )
         passes = 0
@@ -118,21 +118,21 @@ class Points:
             self.pass_by("pass one" if passes % 2 else "pass two")
             return loss(*arguments)
 
-        def counted_predict(*arguments: Any, after_batch: Callable[[int], object]) -> Any:
+        def counted_model_outputs(*arguments: Any, after_batch: Callable[[int], object]) -> Any:
             def counted_after_batch(images: int) -> None:
                 self.pass_by("evaluating")
                 after_batch(images)
 
-            predicted = predict(*arguments, after_batch=counted_after_batch)
+            outputs = model_outputs(*arguments, after_batch=counted_after_batch)
             self.pass_by("evaluated")
-            return predicted
+            return outputs
 
         def counted_asked(signals: StopSignals) -> bool:
             self.pass_by("between steps")
             return asked(signals)
 
         orsanet_train.engine.step.training_loss = counted_loss
-        orsanet_train.run.loop.predict = counted_predict  # type: ignore[assignment]
+        orsanet_train.run.loop.model_outputs = counted_model_outputs  # type: ignore[assignment]
         StopSignals.asked = counted_asked  # type: ignore[method-assign]
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
