@@ -9,6 +9,7 @@ loads torch once and never computes: no thread exists to be lost by the fork.
 """
 
 import builtins
+import gc
 import importlib
 import io
 import json
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 
 import orsanet_train.cli
@@ -34,9 +36,11 @@ import orsanet_train.run.train
 from orsanet_train.run.stop import StopSignals
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
-# What a command would import later.
+# What a command would import later; torch's optimisers take torch._dynamo, which is half a small run's time.
 for module in (
     "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "torch._dynamo",
     "torch.utils.tensorboard",
     "orsanet_train.evaluation.statistics",
     "orsanet_train.run.seeds",
@@ -44,6 +48,7 @@ for module in (
     "orsanet_cache.store.reader",
 ):
     importlib.import_module(module)
+PIL.Image.preinit()
 
 
 class Points:
@@ -194,6 +199,7 @@ def run_and_leave(order: dict[str, Any]) -> None:
 def serve() -> None:
     """Fork commands, and say how they ended, until stdin does."""
     torch.set_num_threads(1)
+    gc.freeze()  # what is loaded by now is no garbage for any fork to look through
     running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)
