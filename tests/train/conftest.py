@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,14 @@ class Runner:
     manifest: Path
     process: "subprocess.Popen[str]"
     logs: Path
-    started: list[Path] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=count)
+    running: dict[int, Path] = field(default_factory=dict)  # processes that nobody has waited for, and their logs
+
+    def arguments(self, out: Path, *options: object) -> list[str]:
+        """Of the command."""
+        settings = [part for key in TINY for part in ("--set", key)]
+        data = ["--store", self.store, "--manifest", self.manifest, "--preset", "small"]
+        return [*map(str, ["run", *data, *settings, "--device", "cpu", "--out", out, *options])]
 
     def start(
         self,
@@ -57,26 +65,25 @@ class Runner:
         sent: str | None = "SIGKILL",
         linger: float = 0,
         memory: int | None = None,
+        environment: dict[str, str] | None = None,
     ) -> int:
         """Its process. Before the point `at` comes for the `number`-th time, it sleeps for `linger` seconds and sends itself `sent`.
 
-        `memory`: how many bytes it may allocate beyond what it begins with.
+        `memory`: how many bytes it may allocate beyond what it begins with. `environment`: variables besides those of this process.
         """
-        log = self.logs / f"{len(self.started)}"
-        self.started.append(log)
+        log = self.logs / f"{next(self.numbers)}"
         for suffix in (".out", ".err"):  # a kill may come before the process opens them
             log.with_suffix(suffix).touch()
         log.with_suffix(".tmp").mkdir()
-        settings = [part for key in TINY for part in ("--set", key)]
-        data = ["--store", self.store, "--manifest", self.manifest, "--preset", "small"]
-        arguments = [*map(str, ["run", *data, *settings, "--device", "cpu", "--out", out, *options])]
-        return self._ask(
-            log=str(log), out=str(out), at=at, number=number, sent=sent, linger=linger, memory=memory, arguments=arguments
+        pid = self._ask(
+            log=str(log), out=str(out), at=at, number=number, sent=sent, linger=linger, memory=memory,
+            environment=environment or {}, arguments=self.arguments(out, *options),
         )  # fmt: skip
+        self.running[pid] = log
+        return pid
 
     def wait(self, pid: int) -> Ended:
-        """For the command that was started last."""
-        code, log = self._ask(wait=pid, seconds=PATIENCE), self.started[-1]
+        code, log = self._ask(wait=pid, seconds=PATIENCE), self.running.pop(pid)
         assert code is not None, f"still running after {PATIENCE} s:\n{log.with_suffix('.err').read_text()}"
         points = log.with_suffix(".points")
         return Ended(
@@ -102,10 +109,10 @@ class Runner:
         assert ended.code == -signal.SIGKILL, f"not killed at {at}, {number}: {ended}"
 
     def wait_until_still(self, out: Path) -> None:
-        """Until a command with `linger` sleeps at its point."""
+        """Until the one command, with `linger`, sleeps at its point."""
         still, until = out.parent / f"{out.name}.still", time.monotonic() + PATIENCE
         while not still.exists():
-            assert time.monotonic() < until, self.started[-1].with_suffix(".err").read_text()
+            assert time.monotonic() < until, [log.with_suffix(".err").read_text() for log in self.running.values()]
             time.sleep(0.01)
 
     def result(self, out: Path) -> dict[str, object]:

@@ -176,6 +176,7 @@ def run_and_leave(order: dict[str, Any]) -> None:
     temporary = log.with_suffix(".tmp")
     temporary.mkdir(exist_ok=True)
     tempfile.tempdir = str(temporary)
+    os.environ.update(order["environment"])
     points = Points(Path(order["out"]), order["at"], order["number"], order["sent"], order["linger"])
     points.watch()
     if order["memory"]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,12 +113,12 @@ def test_run_evaluate_report_compare(world, tmp_path: Path) -> None:
     assert "6 images; an image takes" in measured.stdout
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) -> None:
+def test_an_interrupted_run_says_how_to_go_on_and_does(runner, world, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ["run", *data(world), *SMALL, "--set", "epochs=2000", "--save-minutes", 0, "--out", out]
+    options = ["--set", "epochs=2000", "--save-minutes", 0]
     running = subprocess.Popen(
-        line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
-    )
+        line(*runner.arguments(out, *options)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list((out / "checkpoints").glob("*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -128,15 +129,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(world, tmp_path: Path) ->
     assert "--resume" in errors
     done = len(pd.read_csv(out / "metrics.csv")) if (out / "metrics.csv").exists() else 0
 
-    running = subprocess.Popen(
-        line(*arguments, "--resume"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
-    )
+    resumed = runner.start(out, *options, "--resume")
+    deadline = time.monotonic() + 120
     while (
         not (out / "metrics.csv").exists() or len(pd.read_csv(out / "metrics.csv")) <= done
     ) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(running.pid, signal.SIGKILL)  # and a kill leaves whole files too
-    running.communicate(timeout=60)
+    os.kill(resumed, signal.SIGKILL)  # and a kill leaves whole files too
+    assert runner.wait(resumed).code == -signal.SIGKILL
     assert pd.read_csv(out / "metrics.csv")["epoch"].tolist() == list(
         range(1, len(pd.read_csv(out / "metrics.csv")) + 1)
     )
@@ -176,23 +176,21 @@ def test_a_fast_dev_run_fails_where_the_run_would_and_leaves_nothing_behind_eith
     assert ended.left == []
 
 
-def test_a_fast_dev_run_of_several_processes_ends_well_on_each(world, tmp_path: Path) -> None:
-    arguments = ["run", *data(world), *SMALL, "--device", "cpu", "--out", tmp_path / "run", "--fast-dev-run"]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--standalone",
-        "-m",
-        "orsanet_train",
-    ]
-    ran = subprocess.run(
-        [*torchrun, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False, env=ONE_THREAD,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("the whole run works; no files were kept") == 1
+def test_a_fast_dev_run_of_several_processes_ends_well_on_each(runner, tmp_path: Path) -> None:
+    """With what torchrun tells its processes; test_torchrun.py has torchrun itself start the command."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    job = {
+        "TORCHELASTIC_RUN_ID": "dev", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    ranks = [{**job, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    started = [runner.start(tmp_path / "run", "--fast-dev-run", environment=rank) for rank in ranks]
+    first, second = map(runner.wait, started)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert (first.out + second.out).count("the whole run works; no files were kept") == 1
+    assert not (tmp_path / "run").exists()
+    assert first.left == second.left == []
 
 
 def test_complexity_prints_both_totals() -> None:
