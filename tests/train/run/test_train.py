@@ -19,7 +19,7 @@ from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import build_model, published_unused
 from orsanet_train.run.state import load_state, save_state
-from orsanet_train.run.train import train
+from orsanet_train.run.train import RunSummary, train
 
 CPU = torch.device("cpu")
 CLOCK = ["images_per_second", "waiting_share"]  # columns of metrics.csv that no two runs share
@@ -56,16 +56,32 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def two_epochs(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs, streamed. Treat it as read-only."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    run(world, out, "epochs=2")
+def one_epoch(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, streamed. Treat it as read-only; `begun` is a copy to go on with."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    run(world, out, "epochs=1")
     return out
 
 
-def test_a_run_folder_holds_what_a_reader_looks_for(world, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    summary = run(world, out, "epochs=2")
+@pytest.fixture
+def begun(one_epoch: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(one_epoch, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSummary]:
+    """A run of two epochs, streamed, and what it said. Treat it as read-only."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return out, run(world, out, "epochs=2")
+
+
+@pytest.fixture
+def two_epochs(whole: tuple[Path, RunSummary]) -> Path:
+    return whole[0]
+
+
+def test_a_run_folder_holds_what_a_reader_looks_for(world, whole: tuple[Path, RunSummary]) -> None:
+    out, summary = whole
     assert {path.name for path in out.iterdir()} == {
         "config.toml", "metrics.csv", "curves.png", "best.safetensors", "last.safetensors", "checkpoints", "run.json", "versions.json", "tensorboard",
         "train_batch0.png", "train_batch1.png", "train_batch2.png",
@@ -118,68 +134,60 @@ def test_a_run_resumes_wherever_its_data_is_kept(world, two_epochs: Path, tmp_pa
     assert equal(*(weights(out / "last.safetensors") for out in (two_epochs, tmp_path / "part")))
 
 
-def test_a_resumed_run_ends_exactly_like_the_whole_one(world, tmp_path: Path) -> None:
-    run(world, tmp_path / "whole", "epochs=4")
-    part = tmp_path / "part"
-    run(world, part, "epochs=2")
-    run(world, part, "epochs=4", resume=True)  # the one key that may change
-    assert load_config(str(part / "config.toml")) == config("epochs=4")
-    assert equal(weights(part / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
-    assert equal(weights(part / "best.safetensors"), weights(tmp_path / "whole" / "best.safetensors"))
-    a, b = (pd.read_csv(folder / "metrics.csv").drop(columns=CLOCK) for folder in (part, tmp_path / "whole"))
+def test_a_resumed_run_ends_exactly_like_the_whole_one(world, two_epochs: Path, begun: Path) -> None:
+    run(world, begun, "epochs=2", resume=True)  # the one key that may change
+    assert load_config(str(begun / "config.toml")) == config("epochs=2")
+    assert equal(weights(begun / "last.safetensors"), weights(two_epochs / "last.safetensors"))
+    assert equal(weights(begun / "best.safetensors"), weights(two_epochs / "best.safetensors"))
+    a, b = (pd.read_csv(folder / "metrics.csv").drop(columns=CLOCK) for folder in (begun, two_epochs))
     pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
-def test_resuming_needs_a_run_and_the_same_configuration(world, tmp_path: Path) -> None:
+def test_resuming_needs_a_run_and_the_same_configuration(world, begun: Path, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match="no run to resume"):
         run(world, tmp_path / "none", "epochs=1", resume=True)
-    run(world, tmp_path / "run", "epochs=1")
     with pytest.raises(OrsanetError, match=r"batch_size: 6 before, 7 now"):
-        run(world, tmp_path / "run", "epochs=1", "batch_size=7", resume=True)
+        run(world, begun, "epochs=1", "batch_size=7", resume=True)
     with pytest.raises(OrsanetError, match="already exists; continue with --resume"):
-        run(world, tmp_path / "run", "epochs=1")
+        run(world, begun, "epochs=1")
 
 
-def test_resuming_before_the_first_finished_epoch_is_starting(world, tmp_path: Path) -> None:
-    run(world, tmp_path / "whole", "epochs=1")
+def test_resuming_before_the_first_finished_epoch_is_starting(world, one_epoch: Path, tmp_path: Path) -> None:
     early = tmp_path / "early"  # killed in the first epoch: the configuration is there, and nothing to go on from
     early.mkdir()
     for name in ("config.toml", "run.json"):
-        shutil.copy(tmp_path / "whole" / name, early)
+        shutil.copy(one_epoch / name, early)
     run(world, early, "epochs=1", resume=True)
-    assert equal(weights(early / "last.safetensors"), weights(tmp_path / "whole" / "last.safetensors"))
+    assert equal(weights(early / "last.safetensors"), weights(one_epoch / "last.safetensors"))
 
 
 def test_a_run_records_the_versions_that_trained_it_and_notes_a_change(
-    world, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
-    run(world, out, "epochs=1")
-    path = out / "versions.json"
+    path = begun / "versions.json"
     (first,) = json.loads(path.read_text())
     assert first["from_epoch"] == 1
     assert first["versions"]["torch"] == importlib.metadata.version("torch")
-    run(world, out, "epochs=2", resume=True)
+    run(world, begun, "epochs=2", resume=True)
     assert json.loads(path.read_text()) == [first]
     assert "other versions" not in capsys.readouterr().err
     earlier = {**first, "versions": {**first["versions"], "torch": "2.9.0"}}
     path.write_text(json.dumps([earlier]))
-    run(world, out, "epochs=3", resume=True)
+    run(world, begun, "epochs=3", resume=True)
     assert json.loads(path.read_text()) == [earlier, {**first, "from_epoch": 3}]
     assert f"(torch 2.9.0 before, {first['versions']['torch']} now)" in capsys.readouterr().err
     path.unlink()  # a run of an earlier release
-    run(world, out, "epochs=4", resume=True)
+    run(world, begun, "epochs=4", resume=True)
     assert json.loads(path.read_text()) == [{**first, "from_epoch": 4}]
 
 
-def test_resuming_on_other_labels_is_refused(world, tmp_path: Path) -> None:
-    run(world, tmp_path / "run", "epochs=1")
+def test_resuming_on_other_labels_is_refused(world, begun: Path, tmp_path: Path) -> None:
     table = world.manifest.with_name("samples.csv").read_text()
     (tmp_path / "samples.csv").write_text(table.replace("train_0.png,anger", "train_0.png,neutral"))
     shutil.copy(world.manifest, tmp_path / "dataset.toml")
     manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
     with pytest.raises(OrsanetError, match=r"resumed with other data, weights or options.*\n  training_images_sha256"):
-        train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU, resume=True)
+        train(config("epochs=1"), manifest, world.open_store(), begun, device=CPU, resume=True)
 
 
 def test_what_does_not_fit_is_refused_and_leaves_no_folder(world, tmp_path: Path) -> None:
@@ -200,16 +208,14 @@ def test_a_class_without_training_images_is_refused(world, tmp_path: Path) -> No
         train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(world, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    run(world, out, "epochs=1")
-    before = (out / "last.safetensors").read_bytes()
-    state = load_state(out / "checkpoints")
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(world, begun: Path) -> None:
+    before = (begun / "last.safetensors").read_bytes()
+    state = load_state(begun / "checkpoints")
     state.tensors["model/head.linear.bias"].fill_(float("nan"))
-    save_state(out / "checkpoints", state)
+    save_state(begun / "checkpoints", state)
     with pytest.raises(OrsanetError, match="not finite in epoch 2"):
-        run(world, out, "epochs=2", resume=True)
-    assert (out / "last.safetensors").read_bytes() == before
+        run(world, begun, "epochs=2", resume=True)
+    assert (begun / "last.safetensors").read_bytes() == before
 
 
 def test_ir50_weights_are_where_training_starts(world, tmp_path: Path) -> None:
@@ -233,7 +239,8 @@ def test_ir50_weights_are_where_training_starts(world, tmp_path: Path) -> None:
      "rho=0.0", "sampling=shuffled", "augmentation.hflip=0.0"],
 )  # fmt: skip
 def test_every_named_choice_trains(world, tmp_path: Path, choice: str) -> None:
-    summary = run(world, tmp_path / "run", "epochs=1", "loss.warmup_epochs=0", choice)
+    """In one step."""
+    summary = run(world, tmp_path / "run", "epochs=1", "loss.warmup_epochs=0", choice, images=6)
     assert summary.epochs == 1
 
 
@@ -244,17 +251,16 @@ def test_outputs_that_are_not_finite_never_become_a_result(world, tmp_path: Path
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_resuming_needs_the_same_backbone_weights_and_selection_images(world, tmp_path: Path) -> None:
-    run(world, tmp_path / "run", "epochs=1")
+def test_resuming_needs_the_same_backbone_weights_and_selection_images(world, begun: Path, tmp_path: Path) -> None:
     torch.save({**build_model(config().model, 3, 128, 512).ir_back.state_dict()}, tmp_path / "ir50.pth")
     with pytest.raises(OrsanetError, match="ir50_sha256: null before"):
-        run(world, tmp_path / "run", "epochs=1", resume=True, ir50=read_weights(tmp_path / "ir50.pth"))
+        run(world, begun, "epochs=1", resume=True, ir50=read_weights(tmp_path / "ir50.pth"))
     table = world.manifest.with_name("samples.csv").read_text()
     (tmp_path / "samples.csv").write_text(table.replace("valid_0.png,anger", "valid_0.png,neutral"))
     shutil.copy(world.manifest, tmp_path / "dataset.toml")
     manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
     with pytest.raises(OrsanetError, match="selection_images_sha256"):
-        train(config("epochs=1"), manifest, world.open_store(), tmp_path / "run", device=CPU, resume=True)
+        train(config("epochs=1"), manifest, world.open_store(), begun, device=CPU, resume=True)
 
 
 def test_the_training_split_cannot_choose_the_best_epoch(world, tmp_path: Path) -> None:
