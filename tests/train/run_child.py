@@ -43,6 +43,8 @@ for module in (
     "torch._dynamo",
     "torch.utils.tensorboard",
     "orsanet_train.evaluation.statistics",
+    "orsanet_train.reference.feed",
+    "orsanet_train.reference.network",
     "orsanet_train.run.seeds",
     "zarr.storage",
     "orsanet_cache.store.reader",

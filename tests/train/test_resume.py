@@ -7,6 +7,7 @@ ORSANET_SEED repeats the random choices, though not their timing.
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -118,8 +119,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before_and_says_so(runner,
 
 
 def test_resuming_a_finished_run_trains_nothing_and_changes_nothing(runner, whole, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    runner.finish(out, *EVERY_STEP)
+    out = shutil.copytree(whole.out, tmp_path / "run")
     told = runner.finish(out, "--resume")
     assert passes(told.points) == 0
     assert "2 epochs; accuracy on 'valid'" in told.out
