@@ -14,7 +14,9 @@ from orsanet_train.commands.options import checkpoint_option
 @click.option(
     "--split", help="The split to show class by class and in pictures.  [default: test, else the first evaluated]"
 )
-@click.option("--images", help="Images whose attention to show, separated by commas.  [default: the most confident mistakes]")
+@click.option(
+    "--images", help="Images whose attention to show, separated by commas.  [default: the most confident mistakes]"
+)
 @click.option("--store", type=FILE, help="The store, if it was moved since the evaluation.")
 @click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/report-CHECKPOINT, of the first RUN]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
