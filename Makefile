@@ -20,7 +20,7 @@ DEMO_IMAGES ?= 1200
 OCCLUDED := erase-10,erase-20,erase-30,sunglasses,mask,hand,half-face,cap,second-face
 
 # Small networks wait for their threads all the time; threads that sleep meanwhile leave the cores to the processes that tests start.
-TESTS = OMP_WAIT_POLICY=passive $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+TESTS = OMP_WAIT_POLICY=passive $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick crash-test check lint types contracts docs lock lock-check newest lowest clean
 

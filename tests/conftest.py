@@ -20,7 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from slow import is_slow
+from slow import is_slow, order
 
 from orsanet_cache import FrozenPriors, Manifest, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
@@ -70,6 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_slow(item):
             item.add_marker("slow")
+    items.sort(key=order)  # pytest-xdist takes the files in this order (--no-loadscope-reorder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

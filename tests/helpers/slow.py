@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+# Files that take most of a minute or more. They come first, so that no process is left with one of them at the end.
+LONGEST = (
+    "test_demo.py", "test_resume.py", "test_crash.py", "test_faces.py", "test_golden.py", "test_step.py", "test_readme.py", "test_parts.py",
+    "test_export.py", "test_pipeline.py", "test_torchrun.py",
+)  # fmt: skip
 PROCESSES = {"Popen", "fork", "multiprocessing", "sync_playwright"}
 TRAINING = {"train", "train_seeds", "train_networks", "ablate"}
 TESTS = str(Path(__file__).parents[1])
@@ -25,6 +30,10 @@ def is_slow(item: pytest.Item) -> bool:
     definitions = item._fixtureinfo.name2fixturedefs
     fixtures = [definition.func for used in item.fixturenames for definition in definitions.get(used, ())[-1:]]
     return any(_starts(function) for function in (item.function, *fixtures))
+
+
+def order(item: pytest.Item) -> int:
+    return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
 
 
 def _starts(function: Any) -> bool:
