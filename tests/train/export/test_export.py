@@ -13,6 +13,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from card_examples import examples, printed
+from PIL import Image
 
 from orsanet_cache import OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
@@ -20,11 +22,12 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation, probability_columns
-from orsanet_train.export.export import MAX_DIFFERENCE, export_onnx, largest_difference
+from orsanet_train.export.export import MAX_DIFFERENCE, export_onnx, largest_difference, stored_rows
 from orsanet_train.export.onnx_graph import (
     EXPRESSION,
     IR_VERSION,
     OPSET,
+    stored_inputs,
 )
 from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
@@ -60,7 +63,7 @@ class Tried:
 def export_command(*arguments: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "orsanet_train", "export", *map(str, arguments)]
     threads = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, capture_output=True, text=True, timeout=240, check=False, env=threads)
+    return subprocess.run(line, capture_output=True, text=True, timeout=600, check=False, env=threads)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,6 +111,21 @@ def test_a_stores_rows_go_in_as_they_are_read_and_give_evaluations_probabilities
     assert difference <= 1e-6  # the same sums of float32 in another order
 
 
+def test_pytorch_is_given_what_the_store_has_to_the_last_bit(world, tried: Tried) -> None:
+    names = (
+        "image",
+        "segmentation_features",
+        "landmark_features",
+        "segmentation_features_scale",
+        "landmark_features_scale",
+    )
+    assert stored_inputs(tried.evaluation.checkpoint) == names
+    assert tuple(port.name for port in tried.session("trainable.onnx").get_inputs()) == names
+    given = stored_rows(tried.evaluation.checkpoint, world.load_priors(), torch.from_numpy(tried.pixels))
+    for name in names:
+        assert np.array_equal(given[name].numpy(), tried.store.read("test", "clean", name, slice(None))), name
+
+
 def test_the_priors_that_come_out_are_the_stores(tried: Tried) -> None:
     store = tried.store
     names = ["landmarks", "segmentation_map", "segmentation_entropy"]
@@ -152,6 +170,25 @@ def test_the_cards_checksums_are_those_of_the_files(tried: Tried) -> None:
         content = (tried.folder / name).read_bytes()
         assert f"| {name} | {len(content) / 1e6:.1f} |" in card
         assert hashlib.sha256(content).hexdigest() in card
+
+
+def test_the_pipelines_example_prints_what_evaluation_said_of_a_picture(world, tried: Tried, tmp_path: Path) -> None:
+    image = world.load_manifest().split("test")[2].image
+    Image.open(world.folder / image).save(tmp_path / "face.jpg", format="PNG")  # without loss, whatever its name
+    (tmp_path / "pipeline.onnx").symlink_to(tried.folder / "pipeline.onnx")
+    lines = printed(examples(tried.folder)["pipeline.onnx"], tmp_path).splitlines()
+    assert [line.split()[1] for line in lines] == ["anger", "happiness", "neutral"]
+    shares = [float(line.split()[0]) for line in lines]
+    np.testing.assert_allclose(shares, tried.expected[2], rtol=0, atol=1.5e-4)  # four digits, and 1e-4 between the two
+
+
+def test_the_card_has_the_files_as_onnxruntime_sees_them_and_no_folder_of_this_machine(tried: Tried) -> None:
+    card = (tried.folder / "MODEL_CARD.md").read_text()
+    assert "| in | pixels | uint8 | batch x 224 x 224 x 3 | RGB, 0 … 255" in card
+    assert card.count("| out | probabilities | float32 | batch x 3 |") == 2
+    assert "| in | landmark_features | int8 | batch x 512 x 7 x 7 |" in card
+    assert set(examples(tried.folder)) == {"trainable.onnx", "pipeline.onnx"}
+    assert str(tried.run.parent) not in card
 
 
 def test_the_card_has_the_settings_that_the_run_folder_keeps(tried: Tried) -> None:

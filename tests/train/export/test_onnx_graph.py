@@ -52,7 +52,6 @@ def identity_of(recipe: dict[str, object], **changes: object) -> Identity:
 @pytest.mark.parametrize(
     ("changes", "feature_dtype", "inputs"),
     [
-        ({}, "int8", ("image", "segmentation_features", "landmark_features", "segmentation_features_scale", "landmark_features_scale")),
         ({"segmentation_prior": "map"}, "float32", ("image", "segmentation_map", "landmark_features")),
         ({"segmentation_prior": "none", "tokens": "spatial"}, "int8", ("image", "landmark_features", "landmark_features_scale")),
     ],
@@ -60,6 +59,7 @@ def identity_of(recipe: dict[str, object], **changes: object) -> Identity:
 def test_every_kind_of_store_and_prior_is_read_as_it_is_stored(
     world, frozen: FrozenPriors, tmp_path: Path, changes: dict[str, str], feature_dtype: str, inputs: tuple[str, ...]
 ) -> None:
+    """But for the features of an int8 store, on which test_export.py exports a run."""
     manifest = world.load_manifest()
     build(
         manifest, tmp_path / "store", frozen, ["clean"], device=CPU, splits=["test"],
