@@ -194,7 +194,7 @@ def test_of_959_real_faces_the_doctor_says_what_is_known_of_them(shared: Path, t
     printed, _ = doctor(faces / "manifest.csv", "--root", faces, "--classes", classes, "--out", tmp_path / "found.json")
     rows = pd.read_csv(faces / "manifest.csv")
     share = (rows.source == "imfdb").groupby(rows.label).mean()  # all film frames are in colour, all photographs grey
-    assert f"coloured are disgust {share.disgust:.0%}, sadness {share.sadness:.0%}" in printed
+    assert f"share of coloured: disgust {share.disgust:.0%}, sadness {share.sadness:.0%}" in printed
     found = said(tmp_path / "found.json")
     assert set(found) == {
         "confound-class",

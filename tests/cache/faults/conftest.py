@@ -33,7 +33,7 @@ def small(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture
 def in_time() -> Iterator[None]:
-    """Five seconds, for what takes milliseconds: a reader that waits or counts for ever fails its test."""
+    """A minute, for what takes a second: a reader that waits or counts for ever fails its test."""
 
     class Hangs(BaseException):
         """No OSError, as TimeoutError would be."""
@@ -42,7 +42,7 @@ def in_time() -> Iterator[None]:
         raise Hangs
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(5)
+    signal.alarm(60)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
