@@ -1,10 +1,12 @@
 """From a file's bytes to the networks' input pixels.
 
-bytes → hash → header check → one decode → upright RGB [H, W, 3] → view → 224x224 (→ 112x112 for two of the networks)
+bytes → hash → check of parts and header → one decode → upright RGB [H, W, 3] → view → 224x224 (→ 112x112 for two of the networks)
 
 Every file yields either pixels or `RejectedImage` with the reason. A truncated file is rejected,
-never filled with grey. The resize is Pillow's, as in the published pipeline; torch's resize differs
-by one level on 18 % of the pixels. A view is applied before the resize, also as published.
+never filled with grey. A file whose decoding would take far longer than its pixels explain is
+rejected before it is decoded (excess.py). The resize is Pillow's, as in the published pipeline;
+torch's resize differs by one level on 18 % of the pixels. A view is applied before the resize, also
+as published.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from orsanet_cache.data.excess import MAX_METADATA, excess
 from orsanet_cache.data.views import ERASED, HFLIP, View
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
@@ -88,6 +91,8 @@ def decode(data: bytes) -> Pixels:
         raise RejectedImage("the file is empty")
     if data.startswith(b"version https://git-lfs"):
         raise RejectedImage("this is a Git LFS pointer, not the image: run `git lfs pull`")
+    if why := excess(data):
+        raise RejectedImage(why)
     # Pillow's warnings about odd metadata appear once and without the file's name; here each file
     # has its own result.
     with NO_WARNINGS:
@@ -178,6 +183,8 @@ def _check_header(image: Image.Image) -> None:
         raise RejectedImage(f"{width}x{height} pixels, each side needs at least {MIN_SIDE}")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo with embedded previews
         raise RejectedImage("an animation or a file of several pages: extract the frame you mean")
+    if len(image.info.get("exif") or b"") > MAX_METADATA:
+        raise RejectedImage(f"more than {MAX_METADATA:,} bytes of metadata: save it again without them")
     if image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})  # TIFF only: 12-bit images also have this mode, and white may be zero
         plain = tags.get(_BITS_PER_SAMPLE, (16,)) == (16,) and tags.get(_PHOTOMETRIC, 1) == 1
