@@ -4,6 +4,8 @@ Any other exception that escapes is a bug and keeps its traceback.
 """
 
 import reprlib
+from collections.abc import Collection
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +22,15 @@ def listed(findings: list[str], limit: int = 20) -> str:
     if len(findings) > limit:
         shown.append(f"  … and {len(findings) - limit} more")
     return "\n".join(shown)
+
+
+def few(names: Collection[str], limit: int = 3) -> str:
+    """The first `limit` names, and the number of further ones, as text.
+
+    Takes the same time for a million names as for a few.
+    """
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(islice(names, limit)) + more
 
 
 def validation_findings(error: "ValidationError") -> list[str]:

@@ -29,13 +29,15 @@ def _tag_lists(_context: click.Context, _parameter: click.Parameter, values: tup
 def _classes(_context: click.Context, _parameter: click.Parameter, value: str) -> dict[str, str]:
     """a,b,c or 1=a,2=b: folder -> class name, in label order."""
     classes: dict[str, str] = {}
+    names: set[str] = set()
     for part in value.split(","):
         folder, _, name = (text.strip() for text in part.partition("="))
         if not folder or ("=" in part and not name):
             raise click.BadParameter(f"{value!r} is not a list of folders in label order, as in a,b,c or 1=a,2=b,3=c")
-        if folder in classes or (name or folder) in classes.values():
+        if folder in classes or (name or folder) in names:
             raise click.BadParameter(f"{part.strip()!r} is named twice")
         classes[folder] = name or folder
+        names.add(name or folder)
     if len(classes) < 2:
         raise click.BadParameter("at least two classes are needed")
     return classes

@@ -18,18 +18,20 @@ import csv
 import io
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orsanet_cache.errors import OrsanetError, listed, validation_findings
+from orsanet_cache.errors import OrsanetError, few, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 
 COLUMNS = ("image", "label", "split")
 DEFAULT_SPLITS = ("train", "valid", "test")
+NAMED = 20  # names of columns, classes or splits in one message
 
 
 @dataclass(frozen=True)
@@ -103,24 +105,24 @@ def load_manifest(
     image_root = root if root is not None else base / descriptor.root
     if check_files and not image_root.is_dir():
         raise OrsanetError(f"{path}: the image root {image_root} is not a folder; set `root` or pass --root")
-    repeated = sorted({name for name in descriptor.classes if descriptor.classes.count(name) > 1})
-    if repeated:
-        raise OrsanetError(f"{path}: class named twice: {', '.join(repeated)}")
+    if twice := _repeated(descriptor.classes):
+        raise OrsanetError(f"{path}: class named twice: {few(twice, NAMED)}")
 
     samples: list[Sample] = []
     findings: list[str] = []
     files = FileCheck(image_root) if check_files else None
+    label_of = {name: label for label, name in enumerate(descriptor.classes)}
+    splits = dict.fromkeys(descriptor.splits)
     first_line: dict[str, int] = {}
     for line, row in _rows(table, findings):
-        problems = list(_row_problems(row, descriptor, files))
+        problems = list(_row_problems(row, label_of, splits, files))
         image = row["image"]
         if image in first_line:
             problems.append(f"image {image!r} is already on line {first_line[image]}")
         first_line.setdefault(image, line)
         findings += [f"line {line}: {problem}" for problem in problems]
         if not problems:
-            label = descriptor.classes.index(row["label"])
-            samples.append(Sample(image, label, row["split"], _tags(row.get("tags", ""))))
+            samples.append(Sample(image, label_of[row["label"]], row["split"], _tags(row.get("tags", ""))))
     if findings:
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
     if not samples:
@@ -148,7 +150,7 @@ def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
     table = as_path(table, "table of tags")
     known = {sample.image for sample in manifest.samples}
     findings: list[str] = []
-    added: dict[str, frozenset[str]] = {}
+    added: dict[str, set[str]] = defaultdict(set)
     for line, row in _rows(table, findings, ("image", "tags")):
         image, tags = row["image"], _tags(row["tags"])
         if image not in known:
@@ -156,10 +158,10 @@ def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
         if not tags:
             findings.append(f"line {line}: no tag")
         findings += [f"line {line}: {problem}" for problem in _tag_problems(row["tags"])]
-        added[image] = added.get(image, frozenset()) | tags
+        added[image] |= tags
     if findings:
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
-    samples = (replace(sample, tags=sample.tags | added.get(sample.image, frozenset())) for sample in manifest.samples)
+    samples = (replace(sample, tags=sample.tags | added.get(sample.image, set())) for sample in manifest.samples)
     return replace(manifest, samples=tuple(samples))
 
 
@@ -225,10 +227,10 @@ def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) ->
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in columns if name not in header]
         if missing:
-            raise OrsanetError(f"{table}: line 1: missing column(s) {', '.join(missing)}; the header has {header}")
-        repeated = sorted({name for name in header if header.count(name) > 1})
-        if repeated:
-            raise OrsanetError(f"{table}: line 1: column named twice: {', '.join(repeated)}")
+            there = few([repr(name) for name in header], NAMED) or "nothing"
+            raise OrsanetError(f"{table}: line 1: missing column(s) {', '.join(missing)}; the header has {there}")
+        if twice := _repeated(header):
+            raise OrsanetError(f"{table}: line 1: column named twice: {few(twice, NAMED)}")
         line = reader.line_num + 1
         for cells in reader:
             if cells:
@@ -241,7 +243,15 @@ def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) ->
         raise OrsanetError(f"{table}: line {line}: not valid CSV: {error}") from error
 
 
-def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "FileCheck | None") -> Iterator[str]:
+def _repeated(names: Sequence[str]) -> list[str]:
+    """The names that occur more than once, in alphabetical order."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def _row_problems(
+    row: dict[str, str], classes: Collection[str], splits: Collection[str], files: "FileCheck | None"
+) -> Iterator[str]:
+    """What is wrong with a row. A table may have as many classes as rows, so both are looked up, not searched."""
     image = row["image"]
     path = PurePosixPath(image)
     if not image:
@@ -252,11 +262,11 @@ def _row_problems(row: dict[str, str], descriptor: Descriptor, files: "FileCheck
         yield f"image {image!r} leaves the root with '..'"
     elif files is not None:
         yield from files.problems(image)
-    if row["label"] not in descriptor.classes:
-        yield f"unknown class '{row['label']}'; the classes are {', '.join(descriptor.classes)}"
+    if row["label"] not in classes:
+        yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}"
     yield from _tag_problems(row.get("tags", ""))
-    if row["split"] not in descriptor.splits:
-        yield f"unknown split '{row['split']}'; the splits are {', '.join(descriptor.splits)}"
+    if row["split"] not in splits:
+        yield f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}"
 
 
 class FileCheck:

@@ -13,9 +13,11 @@ from scipy.stats.contingency import association
 
 from orsanet_cache.doctor.finding import Finding
 from orsanet_cache.doctor.look import DataSet
+from orsanet_cache.errors import few
 
 GREY = 5.0  # chroma; among 959 real faces, grey ones have 0 and coloured ones at least 10
 STRONG = 0.3
+NAMED = 20  # classes in one finding
 FEWEST = 20  # pictures of a value; rarer ones are left out
 CHANCE = 1e-3  # probability that a table of independent properties differs as much
 COLOUR = "colour"
@@ -59,7 +61,7 @@ def _judge(title: str, values: "pd.Series[str]", group: str, groups: "pd.Series[
     share = shares.iloc[telling].sort_values(ascending=False)
     overall = table.iloc[telling].sum() / table.to_numpy().sum()
     guess = shares.max(axis=1).sum() / table.shape[1]
-    listed = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+    listed = few([f"{name} {value:.0%}" for name, value in share.items()], NAMED)
     tagging = (
         "tag the pictures (grey, colour) and read test:grey and test:colour"
         if title == COLOUR

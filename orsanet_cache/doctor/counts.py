@@ -11,7 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.known import PUBLISHED_CAP, Known, meaning
 from orsanet_cache.doctor.look import DataSet
+from orsanet_cache.errors import few
 
+NAMED = 20  # classes in one finding
 IMBALANCE = 10  # times; RAF-DB has 17
 NEARLY = 0.1  # share of the pictures; splits that differ more from the published ones are other splits
 EXCHANGED = 0.1  # share of the differences that may remain after the exchange
@@ -36,12 +38,12 @@ def count(data: DataSet) -> pd.DataFrame:
 
 def _empty(counts: pd.DataFrame) -> list[Finding]:
     findings = []
-    if nowhere := counts.index[counts.sum(axis=1) == 0].tolist():
+    if nowhere := dict.fromkeys(counts.index[counts.sum(axis=1) == 0]):
         findings.append(
             Finding(
                 "error",
                 "empty-class",
-                f"no split has a picture of {', '.join(nowhere)}",
+                f"no split has a picture of {few(nowhere, NAMED)}",
                 "check whether a folder was missed. Complete the table, or remove the class from `classes`: every later label is then one smaller.",
             )
         )
@@ -53,7 +55,7 @@ def _empty(counts: pd.DataFrame) -> list[Finding]:
                 Finding(
                     "error" if train else "warning",
                     "class-missing-in-split",
-                    f"{split} has no picture of {', '.join(missing)}, which "
+                    f"{split} has no picture of {few(missing, NAMED)}, which "
                     + ("training then cannot learn" if train else "its accuracies do not cover"),
                     "complete the table; check that the data set is unpacked completely and that the split has a folder of every class.",
                 )

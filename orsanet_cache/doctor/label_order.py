@@ -7,6 +7,7 @@ same name as its list of basic ones.
 
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -14,7 +15,10 @@ import pandas as pd
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.known import Known, meaning
 from orsanet_cache.doctor.look import DataSet
+from orsanet_cache.errors import few
 
+NAMED = 20  # classes in one finding
+DIGITS = 18  # of a label; a name of more digits is a name
 COMPOUND = 11  # RAF-DB's compound expressions
 _COMPOUND_NAME = re.compile(
     r"(happ|sad|fear|angr|disgust)\w*ly[\W_]*\w+", re.IGNORECASE
@@ -45,7 +49,7 @@ def _compound(data: DataSet, known: Known | None) -> list[Finding]:
 
 def _numbers(data: DataSet) -> list[Finding]:
     names = data.classes
-    if not all(name.isdecimal() for name in names):
+    if not all(map(_is_number, names)):
         return []
     numbers = [int(name) for name in names]
     if numbers != sorted(numbers) and list(names) == sorted(names):
@@ -54,17 +58,16 @@ def _numbers(data: DataSet) -> list[Finding]:
             Finding(
                 "error",
                 "numbers-sorted-as-text",
-                f"the classes are numbers in alphabetical order, {', '.join(names)}: the label of {names[at]} is {at}",
+                f"the classes are numbers in alphabetical order, {few(names, NAMED)}: the label of {names[at]} is {at}",
                 "sort them as numbers, best with the expressions' names: `manifest folders --classes 1=surprise,2=fear,…`.",
             )
         ]
-    gaps = sorted(set(range(min(1, *numbers), max(numbers))) - set(numbers))
-    if gaps:
+    if gaps := _gaps(numbers):
         return [
             Finding(
                 "error",
                 "number-missing",
-                f"the classes are numbers, and {', '.join(map(str, gaps))} is missing: every later label is one too small",
+                f"the classes are numbers, and {few(gaps, NAMED)} is missing: every later label is one too small",
                 "complete the data set, or give the classes the expressions' names.",
             )
         ]
@@ -72,21 +75,33 @@ def _numbers(data: DataSet) -> list[Finding]:
         Finding(
             "warning",
             "classes-are-numbers",
-            f"the classes are numbers, {', '.join(names)}: their expressions are unknown, and the order cannot be checked",
+            f"the classes are numbers, {few(names, NAMED)}: their expressions are unknown, and the order cannot be checked",
             "give them the expressions' names: `manifest folders --classes 1=surprise,2=fear,…`.",
         )
     ]
 
 
+def _is_number(text: str) -> bool:
+    """Whether the text is a number that can be a label: more digits cannot."""
+    return text.isdecimal() and len(text) <= DIGITS
+
+
+def _gaps(numbers: list[int]) -> list[str]:
+    """The numbers missing from 1 (or 0) up to the largest, neighbouring ones as a range."""
+    present = [min(1, *numbers) - 1, *sorted(set(numbers))]
+    missing = [(before + 1, after - 1) for before, after in pairwise(present) if after - before > 1]
+    return [f"{first}" if first == last else f"{first} to {last}" for first, last in missing]
+
+
 def _documented(data: DataSet, known: Known | None) -> list[Finding]:
     """Compare the classes with those documented for a data set of that name."""
-    if known is None or all(name.isdecimal() for name in data.classes):
+    if known is None or all(map(_is_number, data.classes)):
         return []
     ours = [meaning(name) for name in data.classes]
     documented = list(known.classes)
     if sorted(ours) != sorted(documented):
         lost, more = Counter(documented) - Counter(ours), Counter(ours) - Counter(documented)
-        parts = [f"{word} {', '.join(names)}" for word, names in (("without", lost), ("with", more)) if names]
+        parts = [f"{word} {few(names, NAMED)}" for word, names in (("without", lost), ("with", more)) if names]
         return [
             Finding(
                 "error",
@@ -144,7 +159,7 @@ def _folders(data: DataSet, known: Known | None) -> list[Finding]:
                 ),
             )
         )
-    pictures["number"] = [next((part for part in reversed(folders) if part.isdecimal()), "") for folders in parts]
+    pictures["number"] = [next((part for part in reversed(folders) if _is_number(part)), "") for folders in parts]
     return findings + _numbered_folders(data, known, pictures[pictures.number != ""])
 
 
@@ -159,7 +174,7 @@ def _numbered_folders(data: DataSet, known: Known | None, pictures: pd.DataFrame
         return []
     advice = "compare with the data set's description, and make the manifest with `manifest folders --classes 1=surprise,2=fear,…`."
     if numbers == sorted(numbers) and numbers != sorted(numbers, key=int):
-        shown = ", ".join(f"{number} {name}" for number, name in zip(numbers, data.classes, strict=True))
+        shown = few([f"{number} {name}" for number, name in zip(numbers, data.classes, strict=True)], NAMED)
         return [
             Finding(
                 "error",

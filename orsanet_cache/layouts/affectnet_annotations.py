@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
-from orsanet_cache.layouts.found import few, files_below, first_folder
+from orsanet_cache.layouts.found import files_below, first_folder
 
 TRAIN = "train_set"
 _SETS = {"train": TRAIN, "valid": "val_set"}

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import MIN_SIDE, RejectedImage, read_image
 from orsanet_cache.durable import make_folder
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.layouts.found import DataSet, few
+from orsanet_cache.errors import OrsanetError, few
+from orsanet_cache.layouts.found import DataSet
 
 MARK = "face-crops.txt"
 _QUALITY = 95  # of the JPEG, without colour subsampling: a second loss after the original's

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orsanet_cache.data.manifest import Sample
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.layouts.found import DataSet, few, files_below, is_picture
+from orsanet_cache.errors import OrsanetError, few
+from orsanet_cache.layouts.found import DataSet, files_below, is_picture
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # as in manifest.py
 
@@ -52,7 +52,7 @@ def _top_folders(root: Path, classes: Mapping[str, str], splits: Mapping[str, st
     found = _folders(root)
     if set(found) & set(classes):
         raise OrsanetError(
-            f"{root}: class folders ({few(folder for folder in found if folder in classes)}) where split folders should be; "
+            f"{root}: class folders ({few([folder for folder in found if folder in classes])}) where split folders should be; "
             f"move them into a folder train beside valid or test, or give the folder above as ROOT"
         )
     unknown = [folder for folder in found if splits is not None and folder not in splits]
@@ -75,15 +75,15 @@ def _top_folders(root: Path, classes: Mapping[str, str], splits: Mapping[str, st
 
 
 def _check_classes(folder: Path, classes: Mapping[str, str], caller_chose: bool) -> None:
-    found = _folders(folder)
+    found = dict.fromkeys(_folders(folder))
     missing = [name for name in classes if name not in found]
     unknown = [name for name in found if name not in classes]
     findings, advice = [], []
     if missing:
-        findings.append(f"no folder of class {', '.join(missing)}")
+        findings.append(f"no folder of class {few(missing, 20)}")
         advice.append("Unpack it completely, or make an empty folder for a class that has no pictures here")
     if unknown:
-        findings.append(f"folders that are not classes: {', '.join(unknown)}")
+        findings.append(f"folders that are not classes: {few(unknown, 20)}")
         advice.append("Name them in --classes, or move them out" if caller_chose else "Move them out")
     if findings:
         raise OrsanetError(f"{folder}: {'; '.join(findings)}. {'. '.join(advice)}")

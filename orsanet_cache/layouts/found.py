@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from orsanet_cache.data.manifest import Sample
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, few
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 LeftOut = Mapping[str, Sequence[str]]
@@ -91,13 +91,6 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise OrsanetError(f"{path}: line {begun}: not valid CSV: {error}") from error
     except OSError as error:
         raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def few(names: Iterable[str], limit: int = 3) -> str:
-    """Return the first names, and the number of further ones, as text."""
-    names = list(names)
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def require_pictures(root: Path, wanted: Sequence[str], present: Collection[str], listed_in: str) -> None:

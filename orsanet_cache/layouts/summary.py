@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from orsanet_cache.layouts.found import DataSet, few
+from orsanet_cache.errors import few
+from orsanet_cache.layouts.found import DataSet
 from orsanet_cache.layouts.published import Published
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from orsanet_cache.data.manifest import read_text
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.layouts.found import DataSet, few, is_picture
+from orsanet_cache.errors import OrsanetError, few
+from orsanet_cache.layouts.found import DataSet, is_picture
 
 _LABEL_PREFIX = re.compile(r"[0-9]+_(?=.)")
 

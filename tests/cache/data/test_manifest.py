@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -493,3 +494,54 @@ def test_a_list_of_other_images_is_refused_with_every_finding(world, tmp_path: P
     (tmp_path / "lists.csv").write_text("name,tags\n")
     with pytest.raises(OrsanetError, match=r"missing column\(s\) image"):
         with_tags(world.load_manifest(), tmp_path / "lists.csv")
+
+
+MANY = 40_000
+
+
+def at_once(limit: float = 10.0) -> float:
+    """The processor's time by which what begins now must end: linear work needs a tenth of it, quadratic work minutes."""
+    return time.process_time() + limit
+
+
+def test_the_time_of_a_wide_table_grows_with_its_size(root: Path) -> None:
+    names = [f"c{number}" for number in range(MANY)]
+    until = at_once()
+    table = HEADER.strip() + "," + ",".join(names) + "\na.jpg,anger,train," + "," * MANY + "\n"
+    assert len(load_table(root, table).samples) == 1
+    said = table_refusal(root, table.replace("c39999", "c7", 1))
+    assert "column named twice: c7" in said
+    said = table_refusal(root, ",".join(names) + "\n")
+    assert "'c0', 'c1', " in said
+    assert f"and {MANY - 20:,} more" in said
+    assert time.process_time() < until
+
+
+def test_the_time_of_many_classes_grows_with_their_number(root: Path) -> None:
+    names = [f"k{number}" for number in range(MANY)]
+    toml = f'name = "many"\nclasses = {names}\nsamples = "table.csv"\nroot = "."\n'
+    until = at_once()
+    right = HEADER + "".join(f"{number}.jpg,k{number},train,\n" for number in range(MANY))
+    (root / "table.csv").write_text(right)
+    (root / "many.toml").write_text(toml)
+    loaded = load_manifest(root / "many.toml", check_files=False)
+    assert [sample.label for sample in loaded.samples] == list(range(MANY))
+    (root / "table.csv").write_text(right.replace(",k", ",no-k"))
+    with pytest.raises(
+        OrsanetError,
+        match=rf"{MANY} problem.*[\s\S]*unknown class 'no-k0'; the classes are k0, k1, .* and {MANY - 20:,} more",
+    ):
+        load_manifest(root / "many.toml", check_files=False)
+    (root / "many.toml").write_text(toml.replace("'k39999'", "'k5'"))
+    with pytest.raises(OrsanetError, match="class named twice: k5$"):
+        load_manifest(root / "many.toml", check_files=False)
+    assert time.process_time() < until
+
+
+def test_the_time_of_many_tags_grows_with_their_number(world, tmp_path: Path) -> None:
+    manifest = world.load_manifest()
+    image = manifest.samples[0].image
+    until = at_once()
+    (tmp_path / "tags.csv").write_text("image,tags\n" + "".join(f"{image},t{number}\n" for number in range(MANY)))
+    assert len(with_tags(manifest, tmp_path / "tags.csv").samples[0].tags - manifest.samples[0].tags) == MANY
+    assert time.process_time() < until

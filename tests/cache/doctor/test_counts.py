@@ -1,5 +1,7 @@
 """Numbers of pictures."""
 
+import time
+
 import numpy as np
 import pytest
 from doctor_cases import COUNTED, counted, name_of, only, published, topics
@@ -112,3 +114,12 @@ def test_imbalance_is_a_note_from_ten_times_on() -> None:
 
     assert of(11) == []
     assert of(10) == ["imbalance"]
+
+
+def test_the_time_of_many_classes_grows_with_their_number() -> None:
+    classes = [f"k{number}" for number in range(100_000)]
+    began = time.process_time()
+    findings = judge_counts(counted("own", classes, {"train": {"k0": 1}, "test": {"k1": 1}}), None)
+    assert time.process_time() - began < 10
+    assert only(findings, "empty-class").what.startswith("no split has a picture of k2, k3, ")
+    assert only(findings, "empty-class").what.endswith("and 99,978 more")

@@ -74,11 +74,25 @@ def test_the_compound_list_is_one_error(classes: Sequence[str]) -> None:
         (["2", "3", "4"], "error", "number-missing"),
         (["1", "2", "3", "4", "5", "6", "7"], "warning", "classes-are-numbers"),
         (["0", "1", "2"], "warning", "classes-are-numbers"),
+        (["1", "2", "9" * 18], "error", "number-missing"),
     ],
 )
 def test_classes_that_are_numbers_are_a_finding(numbers: list[str], severity: str, topic: str) -> None:
     findings = judge_label_order(table("own", numbers, label=numbers), None)
     assert [(f.severity, f.topic) for f in findings] == [(severity, topic)]
+
+
+def test_missing_numbers_are_named_neighbours_together() -> None:
+    numbers = ["1", "3", "7", "8"]
+    (finding,) = judge_label_order(table("own", numbers, label=numbers), None)
+    assert "2, 4 to 6 is missing" in finding.what
+
+
+def test_a_class_of_thousands_of_digits_is_a_name() -> None:
+    numbers = ["1", "9" * 5000]
+    assert (
+        judge_label_order(table("own", numbers, label=numbers, image=[f"{one}/a.jpg" for one in numbers]), None) == []
+    )
 
 
 def test_a_folder_named_after_another_class_is_an_error_that_names_the_pictures() -> None:
