@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
-from orsanet_cache.errors import few
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet, grey
 from orsanet_cache.doctor.pictures import BLANK
 from orsanet_cache.doctor.similarity import DETAIL, Link, near_copies
+from orsanet_cache.errors import few
 
 
 def find_near_copies(data: DataSet, root: Path) -> list[Link]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import get_args
 
-from orsanet_cache.errors import few
 from orsanet_cache.doctor.counts import count
 from orsanet_cache.doctor.finding import Finding, Place, Severity
 from orsanet_cache.doctor.look import DataSet
+from orsanet_cache.errors import few
 
 SHOWN = 3
 

@@ -533,7 +533,7 @@ def test_the_time_of_many_classes_grows_with_their_number(root: Path) -> None:
     ):
         load_manifest(root / "many.toml", check_files=False)
     (root / "many.toml").write_text(toml.replace("'k39999'", "'k5'"))
-    with pytest.raises(OrsanetError, match="class named twice: k5$"):
+    with pytest.raises(OrsanetError, match=r"class named twice: k5$"):
         load_manifest(root / "many.toml", check_files=False)
     assert time.process_time() < until
 
