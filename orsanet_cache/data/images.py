@@ -178,7 +178,7 @@ def _check_header(image: Image.Image) -> None:
     """Check size and kind by the header alone, before any pixel is decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise RejectedImage(f"{width}x{height} pixels, more than the {MAX_PIXELS:,} an image may have")
+        raise RejectedImage(too_many_pixels(width, height))
     if min(width, height) < MIN_SIDE:
         raise RejectedImage(f"{width}x{height} pixels, each side needs at least {MIN_SIDE}")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo with embedded previews
@@ -192,6 +192,11 @@ def _check_header(image: Image.Image) -> None:
             raise RejectedImage("grey pixels neither of 8 nor of plain 16 bits: convert to 8 bits")
     if image.mode in ("I", "F"):
         raise RejectedImage("32-bit pixels have no fixed white level: convert to 8 or 16 bits")
+
+
+def too_many_pixels(width: int, height: int) -> str:
+    """The reason why a picture of that size is rejected."""
+    return f"{width}x{height} pixels, more than the {MAX_PIXELS:,} an image may have"
 
 
 def _upright(image: Image.Image) -> Image.Image:

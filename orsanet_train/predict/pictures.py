@@ -6,9 +6,11 @@ picture with the reason. Output folders of predict are skipped and named.
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import cv2
@@ -16,14 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.faces import opencv_errors_only
+from orsanet_cache.data.images import MAX_PIXELS, too_many_pixels
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_train.predict.names import are_predictions
+from orsanet_train.predict.video_end import missing_end
 
 VIDEOS = {
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
 }  # fmt: skip
 ROUNDING = 1e-3  # seconds: Matroska and WebM round time stamps to whole milliseconds
-MISSING = 0.02  # of the announced frames, which may be an estimate, that a whole video may lack
+ATTEMPTS = 16  # to go on behind damage: OpenCV gives up after 64 packets that cannot be decoded
+FASTEST = 300  # frames a second; a file that states more states the unit of its time stamps
+USUAL_RATE = 25.0  # frames a second, of a video that states none; FFmpeg supposes the same
+DISORDER = 16  # frames that may have each other's time stamps; codecs reorder at most as many
 
 
 @dataclass(frozen=True)
@@ -100,28 +107,88 @@ def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
         if not video.isOpened():
             yield InputPicture(path, reason="not a video that FFmpeg can read, or damaged")
             return
+        width, height = (_number(video, side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > MAX_PIXELS:
+            yield InputPicture(path, reason=too_many_pixels(int(width), int(height)))
+            return
         announced, rate = _number(video, cv2.CAP_PROP_FRAME_COUNT), _number(video, cv2.CAP_PROP_FPS)
-        seen, taken, time = 0, -1, 0.0
-        while video.grab():
-            # The time stamp, because phones film at a varying rate; without it, the frame's number.
-            time = _number(video, cv2.CAP_PROP_POS_MSEC) / 1000 or (seen / rate if rate else 0.0)
-            due = math.floor((time + ROUNDING) * per_second)
-            if due > taken:
+        clock = Clock(rate)
+        seen, taken = 0, -1
+        while any(video.grab() for _ in range(ATTEMPTS)):
+            in_order = clock.tick(video.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            due = math.floor((clock.time + ROUNDING) * per_second)
+            if due > taken or (not in_order and per_second * clock.step >= 1 - ROUNDING):
                 taken = due
                 decoded, bgr = video.retrieve()
                 if decoded:
-                    yield InputPicture(path, seen, time, np.ascontiguousarray(bgr[..., ::-1]))
+                    yield InputPicture(path, seen, clock.time, np.ascontiguousarray(bgr[..., ::-1]))
                 else:
-                    yield InputPicture(path, seen, time, reason="this frame is damaged")
+                    yield InputPicture(path, seen, clock.time, reason="this frame is damaged")
             seen += 1
     finally:
         video.release()
     if not seen:
         yield InputPicture(path, reason="the video has no frame that can be decoded")
-    elif announced * (1 - MISSING) - 1 > seen:
-        yield InputPicture(
-            path, seen, time, reason=f"the video ends here, after {seen:,} of {announced:,.0f} expected frames"
-        )
+    elif why := missing_end(path, seen, clock.time, announced, rate):
+        yield InputPicture(path, seen, clock.time, reason=why)
+
+
+class Clock:
+    """The time of each frame of a video, by its time stamps, because phones film at a varying rate.
+
+    Time never runs back. Where a stamp is not later than the one before, as in files that were
+    joined or have no stamps, time goes on by one frame and continues with the stamps from there.
+    If the stamps then leap ahead of all before, only a few frames had each other's stamps: time
+    continues as if they had not.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.time = 0.0  # of the present frame, seconds
+        self._stated = 1 / rate if 0 < rate <= FASTEST else math.inf  # seconds a frame
+        self._steps: deque[float] = deque(maxlen=DISORDER)  # between the last frames that were in order
+        self._stamp = -math.inf  # of the present frame
+        self._offset = 0.0  # from stamps to times
+        self._before = (math.inf, 0.0, 0)  # the largest stamp and the offset before stamps ran back, and frames since
+
+    @property
+    def step(self) -> float:
+        """Seconds from a frame to the next: the usual step, as some files state fields and not frames.
+
+        A usual step of many frames is one of stamps in disorder, and then the stated rate is right.
+        """
+        usual = median(self._steps) if self._steps else math.inf
+        step = usual if usual <= 2.5 * self._stated else self._stated
+        return step if math.isfinite(step) else 1 / USUAL_RATE
+
+    def tick(self, stamp: float) -> bool:
+        """Go on to the next frame. Returns whether its stamp is later than the one before.
+
+        `stamp` is in seconds.
+        """
+        if not math.isfinite(stamp):
+            stamp = self._stamp
+        if self._stamp == -math.inf:
+            self._stamp = stamp if math.isfinite(stamp) else 0.0
+            self._offset = max(0.0, -self._stamp)
+            self.time = self._stamp + self._offset
+            return True
+        largest, offset, frames = self._before
+        in_order = stamp > self._stamp
+        if not in_order:
+            if frames > DISORDER or largest == math.inf:
+                self._before = (self._stamp, self._offset, 0)
+            self._offset = self.time + self.step - stamp
+        elif frames <= DISORDER and stamp > largest and stamp - self._stamp > 1.5 * min(self.step, self._stated):
+            self._before = (math.inf, 0.0, 0)
+            self._offset = offset
+        else:
+            self._steps.append(stamp - self._stamp)
+        largest, offset, frames = self._before
+        self._before = (largest, offset, frames + 1)
+        ahead = stamp + self._offset
+        in_order = in_order and ahead > self.time
+        self.time, self._stamp = max(self.time, ahead), stamp
+        return in_order
 
 
 def _number(video: cv2.VideoCapture, name: int) -> float:
