@@ -37,6 +37,7 @@ class Source:
     about: str  # its size, for people
     sha256: str
     size: int | None = None  # bytes, if known exactly
+    at_most: int | None = None  # bytes, if the size is not known exactly
     hub: HubFile | None = None
     instructions: str = ""  # for a download by hand, if the file is not on the hub
     digest_is_the_authors: bool = True  # False: of a copy, so another digest need not be wrong
@@ -59,6 +60,7 @@ SOURCES: dict[Name, Source] = {
         licence="MIT",
         origin="https://huggingface.co/kartiknarayan/SegFace",
         about="1.09 GB",
+        at_most=1_200_000_000,
         sha256="b9fb677ad3d7438d66a4c5811762b66838ccab5d468f3993a64ffd2c2fc5e0f6",
         hub=HubFile("kartiknarayan/SegFace", "swinb_lapa_224/model_299.pt"),
     ),

@@ -22,8 +22,9 @@ from orsanet_cache import OrsanetError
 from orsanet_cache.weights.fetch import fetch
 from orsanet_cache.weights.sources import SOURCES, HubFile, Source
 
-CHUNK = 10 * 1024 * 1024  # huggingface_hub writes a download to the disk in pieces of this size
-STEP = 1 << 18  # the server's
+CHUNK = 10 * 1024 * 1024
+STEP = 1 << 18  # bytes that the server sends at a time
+BROKEN = CHUNK + CHUNK // 8  # where a connection breaks: everything before has been sent
 BODY = np.random.default_rng(0).bytes(CHUNK + CHUNK // 4)
 SIZE = len(BODY)
 OTHER = bytes(1000) + BODY[1000:]  # as long as the published file
@@ -61,12 +62,15 @@ class Hub:
     chunk_delay: float = 0.0  # before every STEP bytes
     cut_at: int | None = None  # the first connection ends at this byte
     stall_at: int | None = None  # the first connection says nothing more from this byte on
+    endless: bool = False  # more and more comes behind the content
+    drips: str = ""  # HEAD or GET: a byte now and then, of the headers or of the content
     url: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)  # method, Range
     paths: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     stalled: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
+    sent: int = 0  # bytes of endless content
 
     def ranges(self) -> list[str]:
         """What was asked for of the content, in order; "" for all of it."""
@@ -80,16 +84,45 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
+    def drip(self, what: bytes) -> None:
+        try:
+            while not self.hub.go_on.wait(0.2):
+                self.wfile.write(what)
+        except OSError:
+            pass
+        self.close_connection = True
+
+    def send_endlessly(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while not self.hub.go_on.is_set():
+                self.wfile.write(b"%x\r\n" % STEP + bytes(STEP) + b"\r\n")
+                self.hub.sent += STEP
+        except OSError:
+            self.close_connection = True
+
     def do_HEAD(self) -> None:
         time.sleep(self.hub.head_delay)
+        if self.hub.drips == "HEAD":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            self.drip(b"X-More: x\r\n")
+            return
         self.answer(self.hub.head_status, 0)
 
     def do_GET(self) -> None:
         hub = self.hub
         begin = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        if hub.endless:
+            self.send_endlessly()
+            return
         status = hub.get_status if hub.get_status != 200 else 206 if self.headers["Range"] else 200
         self.answer(status, begin)
         if status >= 400:
+            return
+        if hub.drips == "GET":
+            self.drip(b"x")
             return
         first = len(hub.ranges()) == 1
         for start in range(begin, len(hub.content), STEP):
@@ -209,25 +242,25 @@ def test_a_slow_server_is_waited_for(hub: Hub, tmp_path: Path) -> None:
 def test_a_connection_that_breaks_or_falls_silent_is_taken_up_where_it_stopped(
     hub: Hub, tmp_path: Path, fault: str
 ) -> None:
-    setattr(hub, fault, CHUNK + CHUNK // 8)
+    setattr(hub, fault, BROKEN)
     assert fetched(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="1") == ""
-    assert hub.ranges() == ["", f"bytes={CHUNK}-"]
+    assert hub.ranges() == ["", f"bytes={BROKEN}-"]
     assert whole(tmp_path)
 
 
 def test_a_killed_download_is_gone_on_with_by_the_next_process(hub: Hub, tmp_path: Path) -> None:
-    hub.stall_at = CHUNK + CHUNK // 8
+    hub.stall_at = BROKEN
     first = start(hub, tmp_path)
     assert hub.stalled.wait(30)
     deadline = time.monotonic() + 30
-    while CHUNK not in files(tmp_path).values():
+    while BROKEN not in files(tmp_path).values():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     first.kill()
     first.communicate()
     assert FILE_NAME not in files(tmp_path)  # nothing has the name of a weights file
     assert fetched(hub, tmp_path) == ""
-    assert hub.ranges() == ["", f"bytes={CHUNK}-"]
+    assert hub.ranges() == ["", f"bytes={BROKEN}-"]
     assert whole(tmp_path)
 
 
@@ -243,7 +276,7 @@ def test_two_processes_do_not_write_one_file(hub: Hub, tmp_path: Path) -> None:
     hub.stall_at = CHUNK
     first = start(hub, tmp_path)
     assert hub.stalled.wait(30)
-    assert "another process is fetching it" in fetched(hub, tmp_path)
+    assert "another process is downloading it" in fetched(hub, tmp_path)
     hub.go_on.set()
     assert ended(first) == ""
     assert whole(tmp_path)
@@ -302,6 +335,48 @@ def test_a_failing_server_is_named_with_its_answer_and_what_came_is_kept(hub: Hu
     assert fetched(hub, tmp_path) == ""
     assert hub.ranges() == [f"bytes={CHUNK}-"]
     assert whole(tmp_path)
+
+
+@pytest.mark.parametrize("begun", [0, CHUNK])
+def test_a_server_that_does_not_stop_is_left_at_the_first_byte_too_many_and_nothing_is_kept(
+    hub: Hub, tmp_path: Path, begun: int
+) -> None:
+    if begun:
+        (tmp_path / f".{FILE_NAME}.{sha256(BODY)[:16]}.partial").write_bytes(BODY[:begun])
+    hub.endless = True
+    said = fetched(hub, tmp_path)
+    assert f"the server sends more than the {SIZE:,} bytes that it announced; what had arrived was deleted" in said
+    assert files(tmp_path) == {}
+    assert hub.sent < SIZE + 16 * 1024 * 1024  # what the system's buffers hold
+    hub.endless = False
+    assert fetched(hub, tmp_path) == ""
+    assert whole(tmp_path)
+
+
+@pytest.mark.parametrize("drips", ["HEAD", "GET"])
+def test_a_server_that_sends_a_byte_now_and_then_is_left_with_a_sentence(hub: Hub, tmp_path: Path, drips: str) -> None:
+    hub.drips = drips
+    began = time.monotonic()
+    said = fetched(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="1")
+    assert time.monotonic() - began < 30
+    assert hub.url in said
+    assert "in 6 s, too little to go on; try again later" in said
+
+
+def test_a_server_that_never_answers_is_left_with_a_sentence(hub: Hub, tmp_path: Path) -> None:
+    hub.stall_at = 0
+    process = start(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="1")
+    assert hub.stalled.wait(30)
+    hub.drips = "GET"  # the next connections, too, bring nothing to speak of
+    assert "too little to go on" in ended(process)
+
+
+def test_a_file_that_is_larger_than_it_can_be_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:
+    wanted = Source(**{**vars(source(size=None)), "at_most": SIZE - 1})
+    said = fetched(hub, tmp_path, wanted)
+    assert f"has {SIZE:,} bytes, more than {SIZE - 1:,}" in said
+    assert hub.ranges() == []
+    assert files(tmp_path) == {}
 
 
 def test_a_file_that_is_not_on_the_hub_any_more_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
