@@ -1,9 +1,10 @@
-"""Errors, signals and options that both command lines share.
+"""Errors, signals, streams and options that both command lines share.
 
 A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143. A bug
 keeps its traceback.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import click
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.streams import prepare_streams, printable
 
 FILE = click.Path(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
 REPEAT_SECONDS = 5.0  # longer than an interrupted command takes to end
+SPINS = "10000"  # docs/benchmarks.md has the measurement; GNU's OpenMP counts to 300,000
 _first: int = signal.SIGINT  # the signal that the alarm repeats
 
 
@@ -30,8 +33,14 @@ class CommandGroup(click.Group):
     """
 
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # The streams make escape codes visible; click would leave them out, and names would change.
+        super().__init__(*args, context_settings={"color": True}, **kwargs)
         self.interrupted = interrupted
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare_streams()
+        bound_spinning()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
@@ -39,7 +48,7 @@ class CommandGroup(click.Group):
         try:
             return super().invoke(ctx)
         except OrsanetError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except OSError as error:  # a full disk, a read-only folder, a name that is too long: the user can fix these
             raise click.ClickException(f"{error.filename or 'writing'}: {error.strerror or error}") from error
         except KeyboardInterrupt as interrupt:
@@ -57,6 +66,17 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     _first = number if number != signal.SIGALRM else _first
     signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
     raise Terminated if _first == signal.SIGTERM else KeyboardInterrupt
+
+
+def bound_spinning() -> None:
+    """Let OpenMP threads that wait for each other sleep soon, unless the user has chosen otherwise.
+
+    On a machine with other work, a thread that spins takes the core of the one it waits for. The
+    setting is read when torch is loaded, so this comes first.
+    """
+    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if not chosen and not any(name.startswith("KMP_") for name in os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def parse_part(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from PIL import Image
 from orsanet_cache.data.images import read_image
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH
+from orsanet_cache.streams import printable
 from orsanet_train.drawing.gallery import said
 from orsanet_train.predict.overlay import MAX_FACES, overlay
 from orsanet_train.predict.pictures import InputPicture
@@ -119,7 +120,7 @@ class PictureResult:
         shown = [str(face) for face in self.faces[:MAX_FACES]]
         if len(self.faces) > MAX_FACES:
             shown.append(f"and {len(self.faces) - MAX_FACES} more faces")
-        return f"{_escaped(self.name)}{where}: {', '.join(shown) or self.reason}"
+        return f"{printable(self.name, one_line=True)}{where}: {', '.join(shown) or self.reason}"
 
 
 def picture_results(
@@ -165,11 +166,3 @@ def _groups(ahead: Iterable[Seen], size: int) -> Iterator[Sequence[Seen]]:
             group, faces = [], 0
     if group:
         yield group
-
-
-def _escaped(text: str) -> str:
-    """The text with \\xNN, \\uNNNN for unprintable characters, which a file name may contain."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for letter in text
-    )

@@ -17,6 +17,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from orsanet_cache.durable import prepare_folder, write_whole
+from orsanet_cache.streams import printable
 from orsanet_train.config import config_toml
 from orsanet_train.evaluation.tables import comparison_text
 from orsanet_train.report.album import ReportPicture
@@ -54,7 +55,7 @@ def _environment() -> Environment:
     )
     environment.globals["zip"] = zip
     environment.filters |= {
-        "percent": percent, "points": points, "between": between, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(text, "    "),
+        "percent": percent, "points": points, "between": between, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(printable(text), "    "),
         "comparison_text": comparison_text, "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
     }  # fmt: skip
     return environment

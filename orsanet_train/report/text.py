@@ -3,6 +3,7 @@
 import html
 from typing import Any
 
+from orsanet_cache.streams import printable
 from orsanet_train.evaluation.statistics import Estimate
 
 
@@ -31,6 +32,6 @@ def images(estimate: Estimate, count: int) -> str:
 
 
 def markdown_text(value: Any) -> str:
-    """A user's text in Markdown: no HTML, no table bars, one line."""
-    text = html.escape(" ".join(str(value).split()), quote=False)
+    """A user's text in Markdown: no HTML, no table bars, no control characters, one line."""
+    text = html.escape(printable(" ".join(str(value).split())), quote=False)
     return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)

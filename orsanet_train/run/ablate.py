@@ -22,6 +22,7 @@ from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
+from orsanet_cache.streams import printable
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.evaluate import evaluate
@@ -288,7 +289,7 @@ def write_summary(out: Path) -> str:
     runs = collect(out)
     table = summary(runs)
     write_whole(out / "ablation.csv", lambda path: runs.to_csv(path, index=False))
-    write_whole(out / "ablation.md", lambda path: path.write_text(table, encoding="utf-8"))
+    write_whole(out / "ablation.md", lambda path: path.write_text(printable(table), encoding="utf-8"))
     return table
 
 

@@ -31,6 +31,7 @@ def test_what_is_not_known_is_a_dash() -> None:
         ("two\n  lines", "two lines"),
         ("`*_[]#\\", "\\`\\*\\_\\[\\]\\#\\\\"),
         (12, "12"),
+        ("a\x1b(0\x07\x9b", "a\\\\x1b(0\\\\x07\\\\x9b"),
     ],
 )
 def test_a_users_text_is_no_markup(text: object, written: str) -> None:
