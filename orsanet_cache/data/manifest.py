@@ -10,7 +10,7 @@ root and classes given by the caller. A descriptor:
     splits = ["train", "valid", "test"]             # optional: the split names that may occur
 
 A sample's id is its image path as written in the CSV. Tags are separated by `;` and contain no `@`.
-Further columns are allowed and ignored. The whole manifest is validated before any work, and all
+Further columns are allowed and ignored. A cell may have a `'` before = + - @ (cells.py). The whole manifest is validated before any work, and all
 findings are reported at once.
 """
 
@@ -26,6 +26,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orsanet_cache.data.cells import unmarked
 from orsanet_cache.errors import OrsanetError, few, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 
@@ -235,7 +236,7 @@ def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) ->
         for cells in reader:
             if cells:
                 if len(cells) == len(header):
-                    yield line, dict(zip(header, cells, strict=True))
+                    yield line, dict(zip(header, map(unmarked, cells), strict=True))
                 else:
                     findings.append(f"line {line}: {len(cells)} cells, but the header has {len(header)}")
             line = reader.line_num + 1

@@ -5,6 +5,7 @@ import io
 import tomllib
 from pathlib import Path
 
+from orsanet_cache.data.cells import unmarked
 from orsanet_cache.data.manifest import read_text
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet
@@ -27,7 +28,7 @@ def read_persons(manifest: Path) -> dict[str, str]:
     if column is None:
         return {}
     image = header.index("image")
-    return {cells[image]: cells[column].strip() for cells in rows if cells}
+    return {unmarked(cells[image]): unmarked(cells[column]).strip() for cells in rows if cells}
 
 
 def judge_persons(data: DataSet) -> list[Finding]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
+from orsanet_cache.data.cells import marked
 from orsanet_cache.durable import make_folder, publish_new
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import DataSet
@@ -56,7 +57,8 @@ def _table(data: DataSet) -> bytes:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("image", "label", "split", "tags"))
     for sample in data.samples:
-        table.writerow((sample.image, data.classes[sample.label], sample.split, ";".join(sorted(sample.tags))))
+        cells = sample.image, data.classes[sample.label], sample.split, ";".join(sorted(sample.tags))
+        table.writerow(map(marked, cells))
     try:
         return text.getvalue().encode()
     except UnicodeEncodeError as error:

@@ -1,7 +1,8 @@
 """The folder of an evaluation: its contents, writing and reading.
 
     evaluation.json    the checkpoint, how it was chosen, the data, and the metrics of every group (metrics.py)
-    predictions.csv    one row per image and view: split, view, image, tags, label, predicted, and p_<class> per class
+    predictions.csv    one row per image and view: split, view, image, tags, label, predicted, and p_<class> per class;
+                       names that a spreadsheet would compute are marked (cells.py)
     features.npy       float32 [rows of predictions.csv, D]: the input of the model's head
 
 Reports, comparisons and pictures are made from this folder, so the model runs only once.
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from orsanet_cache.data.cells import marked, unmarked
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.durable import prepare_folder, write_whole
 from orsanet_cache.errors import OrsanetError
@@ -72,7 +74,8 @@ class Evaluation:
         features = io.BytesIO()
         np.save(features, self.features)
         # All text is quoted, because readers end a row at an unquoted carriage return.
-        write_table = partial(self.table.to_csv, index=False, quoting=csv.QUOTE_NONNUMERIC)
+        written = self.table.assign(**{name: self.table[name].map(marked) for name in NAMES})
+        write_table = partial(written.to_csv, index=False, quoting=csv.QUOTE_NONNUMERIC)
         write_whole(folder / PREDICTIONS, write_table)
         write_whole(folder / FEATURES, lambda path: path.write_bytes(features.getbuffer()))
         content = {
@@ -197,4 +200,4 @@ def _read_table(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
     if list(table.columns) != [*NAMES, *columns]:
         raise ValueError(f"{path.name} has other columns than an evaluation's table")
-    return table
+    return table.assign(**{name: table[name].map(unmarked) for name in NAMES})

@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.data.cells import marked
 from orsanet_cache.durable import prepare_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.evaluation.predictions import probability_columns
@@ -74,7 +75,7 @@ class PredictionFolder:
         prepare_folder(self.path)
         self._csv: IO[str] = self.partial.open("x", encoding="utf-8", newline="")
         self._json: IO[str] = (self.path / f"{JSON}{PARTIAL}").open("x", encoding="utf-8")
-        # All text is quoted, as in an evaluation's file.
+        # All text is quoted, as in an evaluation's file; names that a spreadsheet would compute are marked.
         self._writer = csv.writer(self._csv, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         self._writer.writerow(columns(self.classes))
         head = json.dumps(self._about, indent=2)
@@ -83,7 +84,9 @@ class PredictionFolder:
 
     def add(self, rows: list[Row]) -> None:
         for row in rows:
-            self._writer.writerow(_line(row, self.classes))
+            self._writer.writerow(
+                [marked(cell) if isinstance(cell, str) else cell for cell in _line(row, self.classes)]
+            )
             self._json.write(f"{',' if self._rows else ''}\n    {json.dumps(_entry(row, self.classes))}")
             self._rows += 1
         self._csv.flush()

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orsanet_cache import Manifest, OrsanetError, Sample, load_manifest
+from orsanet_cache.data.cells import marked
 from orsanet_cache.data.manifest import with_tags
 
 CLASSES = ("anger", "happiness", "neutral")
@@ -244,7 +245,7 @@ def test_any_samples_written_with_csv_are_read_back_equal(rows: list[tuple[Sampl
     table = written(
         [
             ("image", "label", "split", "tags", "note"),
-            *((s.image, CLASSES[s.label], s.split, ";".join(sorted(s.tags)), note) for s, note in rows),
+            *((marked(s.image), CLASSES[s.label], s.split, marked(";".join(sorted(s.tags))), note) for s, note in rows),
         ]
     )
     with tempfile.TemporaryDirectory() as folder:

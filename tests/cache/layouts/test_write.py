@@ -56,3 +56,14 @@ def test_the_root_moves_with_the_manifest_where_they_lie_together_and_is_absolut
 
 def test_an_out_that_is_no_descriptor_is_refused(raf: Path, tmp_path: Path) -> None:
     assert ".toml" in refused("rafdb", raf, "--out", tmp_path / "rafdb")
+
+
+def test_names_that_a_spreadsheet_would_compute_are_marked_and_read_back(class_folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own.toml"
+    manifest, _ = made("folders", class_folders, "--classes", "anger==1+1,happiness=@home,neutral=-'", "--out", out)
+    assert list(manifest.classes) == ["=1+1", "@home", "-'"]
+    for sample in manifest.samples:
+        assert Path(sample.image).parent.name == ("anger", "happiness", "neutral")[sample.label]
+    cells = [cell for line in out.with_suffix(".csv").read_text().splitlines() for cell in line.split(",")]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert {"'=1+1", "'@home", "'-'"} <= set(cells)

@@ -1,5 +1,6 @@
 """An evaluation's folder reads back as it was written, whole or not at all."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,11 +73,21 @@ def test_half_an_evaluation_is_refused(evaluation: Evaluation, tmp_path: Path, f
         Evaluation.read(tmp_path)
 
 
-def test_names_that_look_like_something_else_come_back_as_text(evaluation: Evaluation, tmp_path: Path) -> None:
-    names = ["NA", "1", "1.0", "a\rb", 'a,"b', "two\nlines"]
-    odd = evaluation.table.assign(image=names)
+@pytest.mark.parametrize(
+    "names",
+    [["NA", "1", "1.0", "a\rb", 'a,"b', "two\nlines"], ["=1+1", "+1", "-1", "@a", "\ta", "'=1"], ["'", "''", "'-'", "\r=", "'a", "="]],
+)  # fmt: skip
+def test_names_that_look_like_something_else_come_back_as_text(
+    evaluation: Evaluation, tmp_path: Path, names: list[str]
+) -> None:
+    odd = evaluation.table.assign(image=names, tags=names, predicted=names)
     replace(evaluation, table=odd).write(tmp_path)
-    assert Evaluation.read(tmp_path).table["image"].tolist() == names
+    read = Evaluation.read(tmp_path).table
+    for column in ("image", "tags", "predicted"):
+        assert read[column].tolist() == names
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        cells = [cell for row in csv.DictReader(file) for cell in (row["image"], row["tags"], row["predicted"])]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
 def test_an_evaluation_that_was_edited_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:

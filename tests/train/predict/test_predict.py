@@ -24,6 +24,7 @@ from PIL import Image
 
 from orsanet_cache import FaceDetector, OrsanetError, PriorStore, crop_face
 from orsanet_cache.builder.build import build
+from orsanet_cache.data.cells import unmarked
 from orsanet_cache.synthetic.picture import draw
 from orsanet_train.cli import main
 from orsanet_train.commands.predict import predict
@@ -206,6 +207,21 @@ def test_every_face_has_a_row_and_a_picture_without_one_a_reason(
     )
     assert (summary.pictures, summary.with_prediction, summary.faces) == (2, 1, 3)
     assert summary.text() == "3 faces in 1 of 2 pictures; not predicted: 1 (1 x no face found)"
+
+
+def test_a_name_that_a_spreadsheet_would_compute_is_marked_in_the_table_and_plain_in_the_json(
+    predictor: Predictor, heads: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "-2.png", "@a.png", "plain.png"]
+    for name in names:
+        heads[0].save(name)
+    predict_files(predictor, names, "out", crop="none", overlays=0)
+    cells = table(tmp_path / "out")["path"].tolist()
+    assert cells == ["'=1+1.png", "'-2.png", "'@a.png", "plain.png"]
+    assert [unmarked(cell) for cell in cells] == names
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["path"] for entry in content["predictions"]] == names
 
 
 def test_the_json_says_what_the_table_says(predictor: Predictor, group: Path, tmp_path: Path) -> None:
