@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.shortage import shortage
 from orsanet_cache.streams import prepare_streams, printable
 
 FILE = click.Path(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
@@ -48,9 +49,17 @@ class CommandGroup(click.Group):
         try:
             return super().invoke(ctx)
         except OrsanetError as error:
-            raise click.ClickException(printable(str(error))) from error
+            # The advice for a failed write does not help against a shortage.
+            short = shortage(error.__cause__) if isinstance(error.__cause__, OSError) else None
+            raise click.ClickException(printable(str(short or error))) from error
         except OSError as error:  # a full disk, a read-only folder, a name that is too long: the user can fix these
-            raise click.ClickException(f"{error.filename or 'writing'}: {error.strerror or error}") from error
+            short = shortage(error, error.filename)
+            message = str(short or f"{error.filename or 'writing'}: {error.strerror or error}")
+            raise click.ClickException(printable(message)) from error
+        except Exception as error:  # a lack of memory has many types
+            if (short := shortage(error)) is None:
+                raise
+            raise click.ClickException(str(short)) from error
         except KeyboardInterrupt as interrupt:
             signal.setitimer(signal.ITIMER_REAL, 0)
             click.echo(f"\nInterrupted. {self.interrupted}", err=True)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.shortage import refuse_shortage
 
 HELD_OUT = "held-out"  # as selection_split: a part of the training split
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
@@ -159,6 +160,7 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
         try:
             text = Path(preset).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
+            refuse_shortage(error, preset)
             raise OrsanetError(f"{preset}: cannot be read as a configuration ({error})") from error
     else:
         raise OrsanetError(f"--preset {preset}: neither a preset ({', '.join(PRESETS)}) nor a .toml file")

@@ -27,6 +27,7 @@ from PIL import Image
 
 from orsanet_cache.data.images import Pixels
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.shortage import refuse_shortage
 
 MODEL = Path(__file__).parent / "face_detector" / "face_detection_yunet_2023mar.onnx"
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -89,7 +90,8 @@ class FaceDetector:
     def __init__(self) -> None:
         try:
             intact = hashlib.sha256(MODEL.read_bytes()).hexdigest() == MODEL_SHA256
-        except OSError:
+        except OSError as error:
+            refuse_shortage(error, MODEL)
             intact = False
         if not intact:
             raise OrsanetError(f"{MODEL}: the face detector is missing or damaged; install the package again")

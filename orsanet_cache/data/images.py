@@ -27,6 +27,7 @@ from orsanet_cache.data.excess import MAX_METADATA, excess
 from orsanet_cache.data.views import ERASED, HFLIP, View
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 
 Pixels = NDArray[np.uint8]
 
@@ -105,6 +106,7 @@ def decode(data: bytes) -> Pixels:
         except (RejectedImage, MemoryError):
             raise
         except Exception as error:  # on damaged or hostile bytes Pillow's plug-ins raise nearly every exception type
+            refuse_shortage(error)
             raise RejectedImage(f"damaged image ({type(error).__name__}: {error})") from error
 
 
@@ -155,6 +157,7 @@ def read_file(path: Path) -> bytes:
                 raise RejectedImage(f"{status.st_size:,} bytes, more than the {MAX_BYTES:,} an image may have")
             return file.read()
     except OSError as error:
+        refuse_shortage(error, path)
         raise RejectedImage(f"cannot be read ({error.strerror})") from error
 
 
@@ -206,7 +209,8 @@ def _upright(image: Image.Image) -> Image.Image:
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # the EXIF parser reads the same untrusted bytes as the decoder
+    except Exception as error:  # the EXIF parser reads the same untrusted bytes as the decoder
+        refuse_shortage(error)
         return image
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)

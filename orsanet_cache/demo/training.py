@@ -34,6 +34,7 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import TRAINING_KEY, WEIGHTS, NetworkName
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
 
@@ -183,6 +184,7 @@ def _restore(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly every type on damaged bytes
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: damaged ({type(error).__name__}); remove it to train from the start") from error
     if state["described"] != described:
         raise OrsanetError(f"{path}: a training with other settings; choose another --out, or remove it")

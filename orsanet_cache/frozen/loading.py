@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 
 # Keys under which the published training scripts keep the tensors, innermost last.
 CONTAINERS = ("state_dict_backbone", "state_dict", "model_state_dict")
@@ -61,6 +62,7 @@ def read_weights(path: StrPath) -> Weights:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: weights cannot be read ({error.strerror})") from error
     metadata: dict[str, str] = {}
     if start[8:9] == b"{":  # eight bytes of header length (they may look like a pickle), then JSON
@@ -138,6 +140,7 @@ def _unpickle(path: Path) -> object:
             f"ask its author for a safetensors file"
         ) from error
     except Exception as error:  # on damaged bytes the unpickler raises nearly every exception type
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: damaged weights file ({type(error).__name__}); download it again") from error
 
 
@@ -168,5 +171,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
         return safetensors.torch.load_file(path), metadata
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:  # torch maps the file itself
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: damaged safetensors file ({error}); download or convert it again") from error

@@ -14,6 +14,7 @@ import safetensors
 import tomli_w
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.shortage import refuse_shortage
 
 NetworkName = Literal["segmenter", "landmarks"]
 
@@ -61,8 +62,10 @@ def trained_how(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {})[TRAINING_KEY])
     except OSError as error:
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: weights cannot be read ({error.strerror or error})") from error
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: has no training settings in its header; use weights of `demo-train`") from error
 
 
@@ -71,6 +74,7 @@ def card() -> dict[str, Any]:
     try:
         return tomllib.loads((_SHIPPED / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        refuse_shortage(error, _SHIPPED / CARD)
         raise OrsanetError(f"{_SHIPPED / CARD}: missing or damaged ({error}); install the package again") from error
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
 from orsanet_cache.layouts.found import files_below, first_folder
+from orsanet_cache.shortage import refuse_shortage
 
 TRAIN = "train_set"
 _SETS = {"train": TRAIN, "valid": "val_set"}
@@ -49,6 +50,7 @@ def _expression(path: Path) -> int:
         values = np.load(path, allow_pickle=False)
         expression = int(values.item())
     except (ValueError, EOFError, OSError) as error:
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: not an annotation of one number ({error}); unpack it again") from error
     if expression not in EXPRESSIONS:
         raise OrsanetError(f"{path}: unknown expression {expression}; AffectNet has 0 to 10")

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.durable import leave_to_disk, locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.weights.sources import HubFile, Source, difference, fingerprint
 from orsanet_cache.weights.watched import Arrivals, Silent, watched
 
@@ -208,6 +209,7 @@ def _hub_errors(url: str, partial: Path) -> Iterator[None]:
             f"{url}: the server answered {error.response.status_code}; try again later{kept()}"
         ) from error
     except httpx2.HTTPError as error:
+        refuse_shortage(error, url)
         what = str(error) or type(error).__name__
         raise OrsanetError(f"{url}: cannot be reached ({what}); check the network connection{kept()}") from error
     except OSError as error:

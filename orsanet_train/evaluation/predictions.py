@@ -27,6 +27,7 @@ from orsanet_cache.data.manifest import Sample
 from orsanet_cache.durable import prepare_folder, write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, how_chosen, read_identity
 
@@ -120,6 +121,7 @@ class Evaluation:
                 features,
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            refuse_shortage(error, folder)
             raise OrsanetError(
                 f"{folder}: not a complete evaluation ({error}); run `orsanet-train evaluate` again"
             ) from error

@@ -18,6 +18,7 @@ from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.config import ModelConfig
 from orsanet_train.model.orsanet import ORSANet, build_model
 
@@ -131,9 +132,11 @@ def read_identity(path: Path) -> Identity:
     Raises OrsanetError for any other file.
     """
     try:
+        path.open("rb").close()  # safetensors calls a file missing whatever the reason that it cannot be opened
         with safetensors.safe_open(path, framework="pt") as file:
             return _identity(path, file.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # torch maps the file itself
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: cannot be read as weights ({error})") from error
 
 

@@ -23,6 +23,7 @@ from orsanet_cache.data.images import MAX_PIXELS, MIN_SIDE, NO_WARNINGS, Rejecte
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.predict.names import MARGIN
 from orsanet_train.predict.pictures import InputPicture, is_video, pictures
 from orsanet_train.predict.predictor import CropPredictor
@@ -214,6 +215,7 @@ def _picture(given: Given, number: int) -> InputPicture:
         except RejectedImage as reason:
             return InputPicture(name, reason=str(reason))
         except OSError as error:  # Pillow reads lazily, so damage is found here
+            refuse_shortage(error)
             return InputPicture(name, reason=f"damaged ({error})")
     if isinstance(given, np.ndarray):
         return InputPicture(name, rgb=_rgb(given))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from orsanet_cache.data.faces import opencv_errors_only
 from orsanet_cache.data.images import MAX_PIXELS, too_many_pixels
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.predict.names import are_predictions
 from orsanet_train.predict.video_end import missing_end
 
@@ -77,6 +78,8 @@ def _below(folder: Path, left_out: list[Path]) -> list[Path]:
             continue
         links = [name for name in folders if os.path.islink(os.path.join(where, name))]
         found += [Path(where, name) for name in files + links]
+    for error in unlisted:
+        refuse_shortage(error, error.filename)
     # A folder that cannot be listed is kept as a file: reading it gives the reason.
     found += [Path(error.filename) for error in unlisted]
     return sorted(found)
@@ -105,6 +108,7 @@ def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not video.isOpened():
+            _refuse_shortage(path)
             yield InputPicture(path, reason="not a video that FFmpeg can read, or damaged")
             return
         width, height = (_number(video, side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
@@ -189,6 +193,14 @@ class Clock:
         in_order = in_order and ahead > self.time
         self.time, self._stamp = max(self.time, ahead), stamp
         return in_order
+
+
+def _refuse_shortage(path: Path) -> None:
+    """Raise ShortageError if a lack of open files explains why OpenCV could not open the file."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        refuse_shortage(error, path)
 
 
 def _number(video: cv2.VideoCapture, name: int) -> float:

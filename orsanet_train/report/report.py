@@ -20,6 +20,7 @@ from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.paths import StrPath, as_path, as_paths
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
@@ -107,6 +108,7 @@ def _history(path: Path) -> pd.DataFrame | None:
         history = pd.read_csv(path)
         history["selection_accuracy"].astype(float).iloc[-1]
     except (ValueError, KeyError, IndexError) as error:
+        refuse_shortage(error, path)
         raise OrsanetError(
             f"{path}: damaged ({error}); restore it from a copy, or delete it to report without it"
         ) from error

@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.durable import make_folder, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.shortage import refuse_shortage
 
 TENSORS = "tensors.safetensors"
 NUMBERS = "state.json"
@@ -145,7 +146,8 @@ def _read(path: Path) -> TrainingState:
             state = TrainingState(**numbers, tensors={name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
         if state.name != path.name.removesuffix(".replaced"):
             raise ValueError(f"it contains the state {state.name}")
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # torch maps the file itself
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: damaged ({error})") from error
     return state
 
@@ -265,6 +267,7 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        refuse_shortage(error, what)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "make room there" if full else "make this folder readable and writable"
         raise OrsanetError(f"{what} ({error.strerror or error}); {advice}, then continue with --resume") from error
