@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
 from orsanet_cache.store.schema import MARK, SCHEMA_VERSION, Field
@@ -40,7 +41,8 @@ class ContainerWriter(Protocol):
     def rows(self, group: str, field: Field, count: int, units: Iterable[NDArray[Any]]) -> None: ...
 
 
-DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)  # raised when damaged bytes are read
+# Raised when damaged bytes are read; also for a lack of open files, memory or threads (`refuse_shortage`).
+DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 
 
 def open_container(path: Path) -> Container:
@@ -59,6 +61,7 @@ def open_container(path: Path) -> Container:
             container = Hdf5File(path)
         attributes = container.attributes("")
     except DAMAGE as error:
+        refuse_shortage(error, path)
         raise OrsanetError(f"{path}: not a store (no readable Zarr v3 group or HDF5 file: {error})") from error
     root = attributes.get(MARK)
     if not isinstance(root, Mapping):
@@ -67,7 +70,7 @@ def open_container(path: Path) -> Container:
     if written != SCHEMA_VERSION:
         raise OrsanetError(
             f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
-            f"rebuild it with `orsanet-cache build`"
+            f"build it again with `orsanet-cache build`, into another folder"
         )
     recipe, rows_per_unit = root.get("recipe"), root.get("rows_per_unit")
     sane = isinstance(recipe, Mapping) and type(rows_per_unit) is int and 1 <= rows_per_unit <= MAX_ROWS_PER_SHARD

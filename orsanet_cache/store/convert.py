@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from orsanet_cache.durable import locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
@@ -57,6 +58,7 @@ def convert(source: StrPath, target: StrPath) -> PriorStore:
             staged.rename(target)
             sync_folder(target.absolute().parent)
     except OSError as error:
+        refuse_shortage(error, target)
         raise OrsanetError(
             f"{target}: cannot be written ({error.strerror or error}), and the incomplete copy was deleted; "
             f"free some space or choose another place, and run the same command again"
@@ -137,6 +139,7 @@ def _check_copy(store: PriorStore, staged: Path, target: Path, progress: "tqdm[A
                 if not same:
                     raise ValueError(f"{split}/{view} differs")
     except (OrsanetError, *DAMAGE) as error:
+        refuse_shortage(error, target)
         raise OrsanetError(
             f"{target}: data read back from disk differs from what was written ({error}); choose another place"
         ) from error

@@ -3,7 +3,7 @@
     STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
         sample_id   uint8 [N, L]    image paths of the manifest, UTF-8, zero-padded
-        <view>/                     attributes, once finished: seal, rejected = {sample id: reason}, provenance
+        <view>/                     attributes, once finished: seal, place = split/view, rejected = {sample id: reason}, provenance
           image_sha256 uint8 [N, 32]       of the image files
           unit_sha256  uint8 [U, F, 32]    of every unit of work in every field, fields by name
           crc32c/<field> uint32 [N]        of every row's bytes
@@ -20,12 +20,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, open_container
-from orsanet_cache.store.rows import Rows
+from orsanet_cache.store.rows import Records, Rows
 from orsanet_cache.store.schema import MARK, decode_ids
-from orsanet_cache.store.seal import SealedView, read_sealed
+from orsanet_cache.store.seal import MisplacedViewError, SealedView, read_sealed
 from orsanet_cache.store.zarr_folder import Layout
 
 
@@ -66,6 +67,7 @@ class PriorStore:
         try:
             return self._container.groups("")
         except DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise OrsanetError(
                 f"{self.path}: a split's zarr.json is damaged ({error}); run the same `orsanet-cache build` again, or restore it from a copy"
             ) from error
@@ -111,15 +113,20 @@ class PriorStore:
     def sealed(self, split: str, view: str) -> SealedView:
         """A finished view's records.
 
-        Raises OrsanetError if the view does not exist, is not finished, or is damaged.
+        Raises OrsanetError if the view does not exist, is not finished, is damaged, is another one
+        by its seal, or was computed from other image files than a view that was read before.
         """
         if (split, view) not in self._sealed:
             self._check_view(split, view)
             name = f"{split}/{view}"
             try:
-                self._sealed[split, view] = read_sealed(self._container, self._root, split, view)
+                sealed = read_sealed(self._container, self._root, split, view)
+            except MisplacedViewError as error:
+                raise OrsanetError(f"{self.path}: {name}: {error}") from error
             except DAMAGE as error:
                 raise self._damaged(name, error) from error
+            self._check_same_files(split, view, sealed)
+            self._sealed[split, view] = sealed
         return self._sealed[split, view]
 
     def read(
@@ -173,6 +180,23 @@ class PriorStore:
             raise self._damaged(f"{split}/{view}/{field}", error) from error
         return out
 
+    def check_unchanged(self, split: str | None = None) -> None:
+        """Check that the files that rows were read from have not changed since they were verified.
+
+        A row is verified when a process first reads it. A program that reads rows again calls this
+        after each pass over them: it costs one `stat` per file, which is one per unit and field in a
+        Zarr folder. The file's size, time of change and inode are compared. Only rows of `split` are
+        checked if it is given.
+
+        Raises OrsanetError, with the file and its rows, if one has changed.
+        """
+        for (of_split, view, field), rows in list(self._rows.items()):
+            if isinstance(rows, Records) and split in (None, of_split):  # others verify every read
+                try:
+                    rows.check_unchanged()
+                except DAMAGE as error:
+                    raise self._damaged(f"{of_split}/{view}/{field}", error) from error
+
     def nbytes(self) -> int:
         """Bytes on disk."""
         if self.path.is_file():
@@ -207,7 +231,19 @@ class PriorStore:
                 f"{self.path}: view '{view}' of split '{split}' is not finished; run the same `orsanet-cache build` again"
             )
 
+    def _check_same_files(self, split: str, view: str, sealed: SealedView) -> None:
+        for (of_split, other), known in list(self._sealed.items()):
+            if of_split == split and not np.array_equal(known.image_sha256, sealed.image_sha256):
+                rows = np.flatnonzero((known.image_sha256 != sealed.image_sha256).any(axis=1)).tolist()
+                images = self.sample_ids(split)
+                raise OrsanetError(
+                    f"{self.path}: {split}/{view} and {split}/{other} were computed from different files of {len(rows)} image(s); "
+                    f"run `orsanet-cache build … --accept-changed`, which computes their units again:\n{listed([images[row] for row in rows])}"
+                )
+
     def _damaged(self, what: str, error: Exception) -> OrsanetError:
+        """What to say of damage. Raises ShortageError if a shortage caused the exception."""
+        refuse_shortage(error, self.path)
         return OrsanetError(
             f"{self.path}: {what} is damaged ({error}); `orsanet-cache verify {self.path} --deep` prints all damage, "
             f"and with --repair repairs it"

@@ -8,7 +8,7 @@ Training reads every row hundreds of times.
 A shard file is written in one piece. A reader parses the index once per shard and reads a row with
 one `preadv` into the caller's array. At a process's first read of a row, its bytes are compared
 with the CRC-32C that the view's seal covers, which also detects exchanged rows (`Records`, shared
-with HDF5 files). `ShardedRows.of` returns None for arrays with any other layout; zarr-python reads
+with HDF5 files). `check_unchanged` notices files that have changed since. `ShardedRows.of` returns None for arrays with any other layout; zarr-python reads
 those.
 """
 
@@ -21,12 +21,14 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import google_crc32c
 import numpy as np
 from numcodecs import zstd
 from numpy.typing import NDArray
+
+from orsanet_cache.shortage import refuse_shortage
 
 CHECKSUM_BYTES = 4
 ZSTD_LEVEL = 3
@@ -75,6 +77,20 @@ def open_regular(path: Path) -> int:
         os.close(descriptor)
         raise OSError(f"{path} is not a regular file")
     return descriptor
+
+
+class _Identity(NamedTuple):
+    """What is compared to notice that a file has changed."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int  # ns; a program can set it
+    status_changed: int  # ns, last; no program can set it, but links, names and owners change it too
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class DamagedRecordError(ValueError):
@@ -166,6 +182,28 @@ class Records(ABC):
             while len(self._files) > MAX_OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
 
+    def check_unchanged(self) -> None:
+        """Check that the files that rows were read from are still as they were when first read.
+
+        Each file costs one `stat`. If its inode has another time of change only, for instance
+        because of another owner or name, the rows that were read are verified again.
+
+        Raises DamagedRecordError for a file of another size, time or inode, and for a row that does
+        not match its checksum any more; OSError for a file that is gone.
+        """
+        if self._owner != os.getpid():  # a forked process that has read nothing yet
+            return
+        with self._lock:
+            for file, known in list(self._known.items()):
+                now = _identity(os.stat(self.file_path(file)))
+                if now[:-1] != known[:-1]:
+                    first, end = file * self.rows_per_file, min((file + 1) * self.rows_per_file, self.shape[0])
+                    raise DamagedRecordError(
+                        f"rows {first} to {end - 1}: {self.file_path(file)} has changed since it was first read"
+                    )
+                if now != known:
+                    self._verify_again(file)
+
     def _read_block(self, rows: NDArray[np.integer], target: NDArray[np.uint8], positions: list[int]) -> None:
         files = (rows // self.rows_per_file).tolist()
         for file in set(files) - self._files.keys():
@@ -195,6 +233,7 @@ class Records(ABC):
             try:
                 self.decompress(record, raw)
             except Exception as error:  # zlib.error, zstd's RuntimeError, an unexpected size
+                refuse_shortage(error, self.name)
                 raise self._damaged(row, f"does not decompress: {error}") from error
         if not self._verified[row]:
             if self.checksums is not None and google_crc32c.value(raw) != self.checksums[row]:
@@ -206,7 +245,7 @@ class Records(ABC):
         self._owner = os.getpid()
         self._files: OrderedDict[int, int] = OrderedDict()  # file -> descriptor, the longest open first
         files = -(-self.shape[0] // self.rows_per_file)
-        self._known: dict[int, tuple[int, ...]] = {}  # file whose part of the index is filled -> identity of that file
+        self._known: dict[int, _Identity] = {}  # file whose part of the index is filled -> identity of that file
         self._index = np.zeros((files * self.rows_per_file, 2), np.uint64)  # row -> offset and length
         self._verified = np.zeros(self.shape[0], np.bool_)
 
@@ -214,10 +253,9 @@ class Records(ABC):
         """Open a file, and read its index unless it is known."""
         descriptor = open_regular(self.file_path(file))
         try:
-            status = os.fstat(descriptor)
-            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            identity = _identity(os.fstat(descriptor))
             if self._known.get(file) != identity:  # opened for the first time, or replaced since
-                span = slice(file * self.rows_per_file, (file + 1) * self.rows_per_file)
+                span = self._span(file)
                 self._index[span] = self.file_index(file, descriptor)
                 self._verified[span] = False
                 self._known[file] = identity
@@ -225,6 +263,19 @@ class Records(ABC):
             os.close(descriptor)
             raise
         self._files[file] = descriptor
+
+    def _verify_again(self, file: int) -> None:
+        """Open a file again and verify the rows that were read of it."""
+        rows = np.flatnonzero(self._verified[self._span(file)]) + file * self.rows_per_file
+        if file in self._files:
+            os.close(self._files.pop(file))
+        self._open(file)
+        raw = np.empty(self.row_bytes, np.uint8)
+        for row in rows.tolist():
+            self._read_carefully(row, self._files[file], self._index[row].tolist(), raw)
+
+    def _span(self, file: int) -> slice:
+        return slice(file * self.rows_per_file, (file + 1) * self.rows_per_file)
 
     def _damaged(self, row: int, how: str) -> DamagedRecordError:
         return DamagedRecordError(f"{self.name}: row {row} is damaged ({how})")
@@ -295,7 +346,8 @@ class ShardedRows(Records):
             )
             understood = understood and type(shard[0]) is int and 1 <= shard[0] <= MAX_ROWS_PER_SHARD
             dtype = np.dtype(TYPES[array["data_type"]]).newbyteorder("<")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            refuse_shortage(error, folder)
             return None
         return cls(folder, shape, dtype, shard[0], bool(compression), checksums) if understood else None
 

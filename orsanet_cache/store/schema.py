@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MARK = "orsanet_store"  # the root attribute that marks a folder or file as a store of this package
 ROWS_PER_UNIT = 256
 

@@ -1,6 +1,7 @@
 """The records of a finished view and its seal, both computed from the markers of its units.
 
-    a unit's values ─ SHA-256 ─▶ unit digests, with recipe, sample ids, fields, rejected images, image digests, row checksums ─ SHA-256 ─▶ seal
+    a unit's values ─ SHA-256 ─▶ unit digests, with place, recipe, sample ids, fields, rejected images, image digests, row checksums
+    ─ SHA-256 ─▶ seal
     every unit's marker ─ read back from the disk ─ fold ─▶ records, seal ─ unfold, unit by unit ─▶ its marker
 
 Only `write_records` writes to a store; writer.py holds the locks. Shapes: N = samples, U = units,
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import Checksums, Rows
@@ -44,8 +46,13 @@ class SealedView:
     fields: dict[str, Layout]  # by name
 
 
+class MisplacedViewError(ValueError):
+    """A sealed view lies at the place of another one."""
+
+
 def view_seal(
     root: Mapping[str, Any],
+    place: str,
     sample_id: NDArray[np.uint8],
     fields: Mapping[str, Layout],
     rejected: Mapping[str, str],
@@ -59,6 +66,7 @@ def view_seal(
 
     Args:
         root: the root mark of the store.
+        place: the view's group, split/view.
         sample_id: encoded sample ids, [N, L].
         fields: the view's fields.
         rejected: sample id -> reason.
@@ -68,6 +76,7 @@ def view_seal(
     """
     header = {
         **root,
+        "place": place,
         "fields": [[name, layout.shape, str(layout.dtype)] for name, layout in sorted(fields.items())],
         "rejected": rejected,
     }
@@ -82,10 +91,16 @@ def view_seal(
 def read_sealed(container: Container, root: Mapping[str, Any], split: str, view: str) -> SealedView:
     """A finished view's records. `root` is the root mark of the store.
 
-    Raises one of DAMAGE if they are damaged or do not match the seal.
+    Raises one of DAMAGE if they are damaged or do not match the seal: MisplacedViewError, if they
+    say that they are those of another view.
     """
     name = f"{split}/{view}"
     attributes = container.attributes(name)
+    if (place := attributes["place"]) != name:
+        raise MisplacedViewError(
+            f"it says that it is {place}, so it is not at its place; put every view back to its place, or let "
+            f"`orsanet-cache verify … --repair` compute {name} again"
+        )
     fields = {field: layout for field, layout in container.arrays(name).items() if field not in RECORDS}
     sample_id = container.small(f"{split}/sample_id")
     for field, (shape, dtype) in fields.items():
@@ -94,10 +109,20 @@ def read_sealed(container: Container, root: Mapping[str, Any], split: str, view:
     image_sha256, unit_sha256 = (container.small(f"{name}/{record}") for record in RECORDS)
     crc32c = {field: container.small(f"{name}/{CHECKSUMS}/{field}") for field in fields}
     rejected = attributes["rejected"]
-    seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
+    seal = view_seal(root, name, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
     if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
         raise ValueError("its records do not match its seal")
     return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
+
+
+def sealed_attributes(split: str, view: str, sealed: SealedView) -> dict[str, Any]:
+    """The attributes of a finished view, which `read_sealed` reads."""
+    return {
+        "place": f"{split}/{view}",
+        "provenance": sealed.provenance,
+        "rejected": sealed.rejected,
+        "seal": sealed.seal,
+    }
 
 
 def write_records(writer: ContainerWriter, split: str, view: str, sealed: SealedView) -> None:
@@ -135,14 +160,16 @@ def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker
     name = f"{next(iter(markers)).split}/{view}"
     try:
         layouts = container.arrays(name)
-    except DAMAGE:
+    except DAMAGE as error:
+        refuse_shortage(error, container.path)
         return set(markers)
 
     def is_damaged(unit: Unit, field: str, sha256: str) -> bool:
         try:
             rows = container.rows(f"{name}/{field}", None)  # one per job: a shared one lets one thread read at a time
             return unit_digest(rows, layouts[field], unit.start, unit.stop).hex() != sha256
-        except DAMAGE:
+        except DAMAGE as error:
+            refuse_shortage(error, container.path)
             return True
 
     jobs = [
@@ -174,13 +201,15 @@ def fold(
     written = markers[0].shards
     fields = {name: layout for name, layout in container.arrays(f"{split}/{view}").items() if name in written}
     rejected = {image: reason for marker in markers for image, reason in marker.record.rejected.items()}
-    image_sha256 = _bytes([digest for marker in markers for digest in marker.record.image_sha256])
-    unit_sha256 = np.stack([_bytes([marker.shards[name]["sha256"] for name in sorted(fields)]) for marker in markers])
+    image_sha256 = byte_digests([digest for marker in markers for digest in marker.record.image_sha256])
+    unit_sha256 = np.stack(
+        [byte_digests([marker.shards[name]["sha256"] for name in sorted(fields)]) for marker in markers]
+    )
     crc32c = {
         name: np.concatenate([np.array(marker.shards[name]["crc32c"], np.uint32) for marker in markers])
         for name in fields
     }
-    seal = view_seal(root, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
+    seal = view_seal(root, f"{split}/{view}", sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
     return SealedView(seal, dict(provenance), rejected, image_sha256, unit_sha256, crc32c, fields)
 
 
@@ -208,6 +237,6 @@ def hex_digests(digests: NDArray[np.uint8]) -> list[str]:
     return [row.tobytes().hex() if row.any() else "" for row in digests]
 
 
-def _bytes(digests: Sequence[str]) -> NDArray[np.uint8]:
+def byte_digests(digests: Sequence[str]) -> NDArray[np.uint8]:
     """The inverse of `hex_digests`."""
     return np.frombuffer(bytes.fromhex("".join(digest or "00" * 32 for digest in digests)), np.uint8).reshape(-1, 32)

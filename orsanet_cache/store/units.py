@@ -60,21 +60,36 @@ class Marker:
     # field -> {bytes: size of its file, sha256: of its values, in hex, crc32c: of every row}
     shards: dict[str, dict[str, Any]]
 
-    def encode(self) -> bytes:
-        content = {"image_sha256": self.record.image_sha256, "rejected": self.record.rejected, "shards": self.shards}
+    def encode(self, unit: Unit, view: str) -> bytes:
+        """The marker's file. It names the unit and the view, so that it counts at no other place."""
+        content = {
+            "place": _place(unit, view),
+            "image_sha256": self.record.image_sha256,
+            "rejected": self.record.rejected,
+            "shards": self.shards,
+        }
         text = json.dumps(content, sort_keys=True).encode()
         return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """The inverse of `encode`. Raises ValueError for damaged data."""
+    def decode(cls, data: bytes, unit: Unit, view: str) -> Self:
+        """The inverse of `encode`.
+
+        Raises ValueError for damaged data, and for the marker of another unit or view.
+        """
         checksum, _, text = data.partition(b"\n")
         if hashlib.sha256(text).hexdigest().encode() != checksum:
             raise ValueError("a marker has a wrong checksum")
         content = json.loads(text)
+        if content["place"] != _place(unit, view):
+            raise ValueError(f"a marker of {content['place']} lies at the place of {_place(unit, view)}")
         if not all(isinstance(shard, dict) for shard in content["shards"].values()):
             raise ValueError("a marker does not describe its shards")
         return cls(UnitRecord(content["image_sha256"], content["rejected"]), content["shards"])
+
+
+def _place(unit: Unit, view: str) -> str:
+    return f"{unit.split}/{view}/{unit.index}"
 
 
 def marker_path(store: Path, unit: Unit, view: str) -> Path:

@@ -33,12 +33,22 @@ from numpy.typing import NDArray
 
 from orsanet_cache.durable import locked, make_folder, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import row_checksums
 from orsanet_cache.store.schema import MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
-from orsanet_cache.store.seal import CHECKSUMS, damaged_units, fold, hex_digests, unfold, write_records
+from orsanet_cache.store.seal import (
+    CHECKSUMS,
+    byte_digests,
+    damaged_units,
+    fold,
+    hex_digests,
+    sealed_attributes,
+    unfold,
+    write_records,
+)
 from orsanet_cache.store.units import COMMITS, WHOLE, Marker, Share, Unit, UnitRecord, marker_path, units_of
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, read_whole
 from orsanet_cache.store.zarr_writer import ZarrWriter, group_document
@@ -57,6 +67,7 @@ class StoreWriter:
         self._fields = {field.name: field for field in fields}
         self._container = ZarrFolder(path)
         self._ids: dict[str, tuple[str, ...]] = {}
+        self._of_seal: dict[tuple[str, str], tuple[str, NDArray[np.uint8]]] = {}  # (split, view) -> seal, image digests
         self._held = ExitStack()
         self._commits = path / COMMITS
         self._parts = self._commits / "parts"
@@ -145,6 +156,7 @@ class StoreWriter:
         try:
             stored = decode_ids(self._container.small(f"{split}/sample_id"))
         except DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise OrsanetError(
                 f"{self.path}: {split}/sample_id is damaged ({error}); delete {self.path / split} and run the same command again"
             ) from error
@@ -182,6 +194,7 @@ class StoreWriter:
         try:
             return self._container.groups(split)
         except DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise OrsanetError(
                 f"{self.path}: a zarr.json in {split} is damaged ({error}); delete the folder that contains it and run the same command again"
             ) from error
@@ -201,14 +214,14 @@ class StoreWriter:
         None if the unit is not committed, or its marker or one of its shards is damaged.
         """
         try:
-            marker = Marker.decode(read_whole(self._marker_path(unit, view)))
+            marker = Marker.decode(read_whole(self._marker_path(unit, view)), unit, view)
             if marker.shards.keys() == self._fields.keys() and all(
                 self._shard_path(unit, view, name).stat().st_size == shard["bytes"]
                 for name, shard in marker.shards.items()
             ):
                 return marker
-        except DAMAGE:
-            pass
+        except DAMAGE as error:
+            refuse_shortage(error, self.path)
         return None
 
     def is_sealed(self, split: str, view: str) -> bool:
@@ -217,6 +230,7 @@ class StoreWriter:
         except FileNotFoundError:
             return False
         except DAMAGE as error:
+            refuse_shortage(error, self.path)
             raise OrsanetError(
                 f"{self.path}: {split}/{view} is damaged ({error}); "
                 f"delete {self.path / split / view} and run the same command again, which computes only that view"
@@ -226,6 +240,9 @@ class StoreWriter:
         """Write a unit's shards, then its marker.
 
         If another process has committed the unit meanwhile, its data is kept.
+
+        Raises OrsanetError, naming the images, if another view of the unit was computed from other
+        image files. Nothing is committed then.
         """
         shards: dict[str, dict[str, Any]] = {}
         written: dict[Path, Path] = {}
@@ -244,11 +261,12 @@ class StoreWriter:
         with locked(self.path / METADATA):
             if self.is_sealed(unit.split, view) or self.marker(unit, view) is not None:
                 return
+            self._check_same_files(unit, view, record)
             self._discard(marker)
             for temporary, path in written.items():
                 os.replace(temporary, path)
                 sync_folder(path.parent)
-            if not publish_new(marker, [Marker(record, shards).encode()], self._temporary / "marker"):
+            if not publish_new(marker, [Marker(record, shards).encode(unit, view)], self._temporary / "marker"):
                 raise OrsanetError(f"{marker} is in the way; remove it and run the same command again")
 
     def uncommit(self, units: Sequence[Unit], view: str) -> None:
@@ -292,10 +310,35 @@ class StoreWriter:
                 if all(self.marker(unit, view) == marker for unit, marker in markers.items()):
                     sealed = fold(self._container, split, view, list(markers.values()), provenance)
                     write_records(self._files, split, view, sealed)
-                    attributes = {"provenance": sealed.provenance, "seal": sealed.seal, "rejected": sealed.rejected}
-                    self._files.group(f"{split}/{view}", attributes)
+                    self._files.group(f"{split}/{view}", sealed_attributes(split, view, sealed))
                     self._discard_markers(split, view)
             return []
+
+    def _check_same_files(self, unit: Unit, view: str, record: UnitRecord) -> None:
+        """Raises OrsanetError if another view of the unit was computed from other image files."""
+        digests = byte_digests(record.image_sha256)
+        for other in self.views(unit.split):
+            known = None if other == view else self._committed_digests(unit, other)
+            if known is None or np.array_equal(known, digests):
+                continue
+            ids = self._ids[unit.split][unit.rows]
+            changed = [f"{unit.split}: {ids[row]!r}" for row in np.flatnonzero((known != digests).any(axis=1)).tolist()]
+            raise OrsanetError(
+                f"{self.path}: {len(changed)} image(s) changed while the store was built: {view} would be of other files than {other}. "
+                f"Finished units are kept. Restore the images and run the same command again, or run `orsanet-cache build … --accept-changed`, "
+                f"which computes their units again in every view:\n{listed(changed)}"
+            )
+
+    def _committed_digests(self, unit: Unit, view: str) -> NDArray[np.uint8] | None:
+        """The image digests [rows, 32] of a unit in a view, zeros for an unreadable file; None if not committed."""
+        if not self.is_sealed(unit.split, view):
+            marker = self.marker(unit, view)
+            return None if marker is None else byte_digests(marker.record.image_sha256)
+        seal = self._container.attributes(f"{unit.split}/{view}")["seal"]
+        if self._of_seal.get((unit.split, view), ("",))[0] != seal:
+            sealed = PriorStore(self._container).sealed(unit.split, view)
+            self._of_seal[unit.split, view] = sealed.seal, sealed.image_sha256
+        return self._of_seal[unit.split, view][1][unit.rows]
 
     def _take_part(self) -> None:
         """Lock the part, and delete the temporary files of processes that have ended."""
@@ -318,8 +361,8 @@ class StoreWriter:
 
     def _other_locks(self, free: bool) -> Iterator[Path]:
         """Lock files of other parts and of sealing that are free, or that a process holds."""
-        for path in sorted(self._parts.glob("*.lock")):
-            if path.stem == self._temporary.name:
+        for path in sorted(self._parts.iterdir()):  # not glob, which passes over folders that it cannot open
+            if path.suffix != ".lock" or path.stem == self._temporary.name:
                 continue
             try:
                 with locked(path, wait=False):
@@ -347,7 +390,7 @@ class StoreWriter:
                 shards = {field: self._shard_path(unit, view, field) for field in sealed.fields}
                 file_bytes = {field: path.stat().st_size for field, path in shards.items() if path.exists()}
                 marker = unfold(sealed, unit, self._ids[split][unit.rows], file_bytes)
-                self._files.publish(self._marker_path(unit, view), [marker.encode()])
+                self._files.publish(self._marker_path(unit, view), [marker.encode(unit, view)])
         self._files.group(f"{split}/{view}", {})
 
     def _shard_path(self, unit: Unit, view: str, field: str) -> Path:

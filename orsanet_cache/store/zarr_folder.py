@@ -16,6 +16,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.rows import (
     CHECKSUM_BYTES,
     TYPES,
@@ -83,7 +84,8 @@ class ZarrFolder:
         return ShardedRows.of(self.path / array, checksums) or LibraryRows(self.path / array, checksums)
 
     def _members(self, group: str, kind: str) -> tuple[str, ...]:
-        found = sorted(entry.parent.name for entry in (self.path / group).glob(f"*/{METADATA}"))
+        with os.scandir(self.path / group) as entries:  # not glob, which passes over folders that it cannot open
+            found = sorted(entry.name for entry in entries if os.path.exists(os.path.join(entry.path, METADATA)))
         return tuple(name for name in found if self._metadata(f"{group}/{name}")["node_type"] == kind)
 
     def _layout(self, array: str) -> Layout:
@@ -116,6 +118,7 @@ class LibraryRows:
                 raise ValueError(f"{folder} would have {math.prod(counts):,} files")
             names = [array.metadata.encode_chunk_key(place) for place in itertools.product(*map(range, counts))]
         except Exception as error:  # zarr-python raises nearly every type for damaged or unknown metadata
+            refuse_shortage(error, folder)
             raise ValueError(
                 f"{folder} does not have the layout of a store's arrays, and zarr-python cannot read it: {error}"
             ) from error
@@ -130,6 +133,7 @@ class LibraryRows:
             try:
                 out[position] = self.array[row]
             except Exception as error:  # as above, for damaged values
+                refuse_shortage(error, self.array.path)
                 raise DamagedRecordError(f"{self.array.path}: row {row} is damaged ({error})") from error
             if self.checksums is not None and row_checksums(out[position : position + 1])[0] != self.checksums[row]:
                 raise DamagedRecordError(f"{self.array.path}: row {row} is damaged (wrong checksum)")

@@ -347,3 +347,64 @@ def test_a_view_placed_by_another_clean_view_is_refused(world: Any, changing: Ch
     build_test(world.load_manifest(), store, changing, ["mask"])
     opened = PriorStore.open(store)
     assert opened.provenance("test", "mask")["placed_by"] == opened.sealed("test", "clean").seal
+
+
+class Replacing(Changing):
+    """The same networks. When they run for the `at`-th time, somebody puts one picture in the place of another."""
+
+    at = 1
+    picture: Path
+    place: Path
+
+    def forward(self, images: torch.Tensor) -> Any:
+        self.at -= 1
+        if self.at == 0:
+            shutil.copy(self.picture, self.place)
+        return super().forward(images)
+
+
+def replacing(world: Any, manifest: Manifest, image: str, at: int) -> Replacing:
+    networks = Replacing(changing(world).segmenter, changing(world).landmark_network, "published")
+    networks.files = world.load_priors().files
+    networks.picture, networks.place, networks.at = manifest.root / "images/test_0.png", manifest.root / image, at
+    return networks
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_a_picture_replaced_between_the_clean_and_a_placed_view_ends_the_build(
+    world: Any, copied: Manifest, whole: Path, tmp_path: Path, accept: bool
+) -> None:
+    out, image, views = tmp_path / "store.zarr", "images/test_5.png", ["mask", "clean", "hand-seed1"]
+    before = (copied.root / image).read_bytes()
+    with pytest.raises(
+        OrsanetError,
+        match=r"1 image\(s\) changed while the store was built: \S+ would be of other files than clean.*\n.*test_5\.png",
+    ):
+        build_test(copied, out, replacing(world, copied, image, at=3), views)  # the clean view's last unit
+    assert PriorStore.open(out).views("test") == ("clean",)
+    if not accept:
+        (copied.root / image).write_bytes(before)
+        assert build_test(copied, out, world.load_priors(), views).computed < 2 * 6  # finished units were kept
+        assert digests(out) == digests(whole)
+        return
+    with pytest.raises(OrsanetError, match="accept-changed"):
+        build_test(copied, out, world.load_priors(), views)
+    build_test(copied, out, world.load_priors(), views, accept_changed=True)
+    assert verify(out, deep=True) == (9, [])
+    now = hashlib.sha256((copied.root / image).read_bytes()).digest()
+    store = PriorStore.open(out)
+    assert all(store.sealed("test", view).image_sha256[5].tobytes() == now for view in views)
+
+
+def test_a_picture_replaced_while_another_view_is_added_ends_the_build(
+    world: Any, copied: Manifest, tmp_path: Path
+) -> None:
+    """After the pictures were compared, and before this one is decoded."""
+    out = tmp_path / "store.zarr"
+    options: dict[str, Any] = {"device": CPU, "splits": ["train"], "rows_per_unit": ROWS}
+    build(copied, out, world.load_priors(), ["clean"], **options)
+    with pytest.raises(
+        OrsanetError, match=r"hflip would be of other files than clean.*\n.*train: 'images/train_13\.png'"
+    ):
+        build(copied, out, replacing(world, copied, "images/train_13.png", at=1), ["hflip"], **options)
+    assert PriorStore.open(out).views("train") == ("clean",)

@@ -87,7 +87,10 @@ def reseal(store: Path) -> None:
     document = json.loads(path.read_bytes())
     root = container.attributes("")["orsanet_store"]
     rejected = document["attributes"]["rejected"]
-    document["attributes"]["seal"] = view_seal(root, container.small("train/sample_id"), fields, rejected, **records)
+    place = document["attributes"]["place"]
+    document["attributes"]["seal"] = view_seal(
+        root, place, container.small("train/sample_id"), fields, rejected, **records
+    )
     path.write_text(json.dumps(document))
 
 

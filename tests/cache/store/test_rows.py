@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +278,69 @@ def test_a_file_put_in_the_place_of_another_is_verified_anew(tmp_path: Path, mon
     os.replace(second, first)
     with pytest.raises(DamagedRecordError, match="row 3 is damaged"):
         read(reader, [3])
+
+
+def read_whole(tmp_path: Path) -> tuple[ShardedRows, Path, Path, NDArray[Any]]:
+    """A reader that has read all rows, and its two shards of 8 rows each."""
+    values = values_of(2 * ROWS_PER_SHARD, (4,), "uint8")
+    folder = write(tmp_path / "a", values)
+    reader = opened(folder, values)
+    read(reader, list(range(len(values))))
+    reader.check_unchanged()
+    first, second = sorted(folder.glob("c.*"))
+    time.sleep(0.05)  # longer than a tick of the file system's clock
+    return reader, first, second, values
+
+
+@pytest.mark.parametrize("how", ["overwritten", "touched", "replaced by its copy", "cut", "grown"])
+def test_a_file_that_changed_under_a_reader_is_refused_with_its_rows(tmp_path: Path, how: str) -> None:
+    reader, first, second, _ = read_whole(tmp_path)
+    content = second.read_bytes()
+    if how == "overwritten":
+        second.write_bytes(first.read_bytes())
+    elif how == "touched":
+        os.utime(second)
+    elif how == "replaced by its copy":
+        shutil.copy2(second, tmp_path / "copy")
+        os.replace(tmp_path / "copy", second)
+    else:
+        second.write_bytes(content[:-1] if how == "cut" else content + b"\0")
+    with pytest.raises(DamagedRecordError, match=rf"rows 8 to 15: {second} has changed since it was first read"):
+        reader.check_unchanged()
+
+
+def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    reader, first, _, _ = read_whole(tmp_path)
+    first.unlink()
+    with pytest.raises(FileNotFoundError, match=str(first)):
+        reader.check_unchanged()
+
+
+def test_a_change_whose_time_was_set_back_is_found_in_the_rows(tmp_path: Path) -> None:
+    reader, first, second, _ = read_whole(tmp_path)
+    before = second.stat()
+    second.write_bytes(first.read_bytes())
+    os.utime(second, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DamagedRecordError, match="row 8 is damaged"):
+        reader.check_unchanged()
+
+
+def test_another_name_or_other_permissions_change_nothing(tmp_path: Path) -> None:
+    reader, first, second, values = read_whole(tmp_path)
+    os.link(first, tmp_path / "backup")
+    second.chmod(0o600)
+    reader.check_unchanged()
+    reader.check_unchanged()
+    assert np.array_equal(read(reader, [15, 0]), values[[15, 0]])
+
+
+def test_a_read_costs_no_stat_and_a_check_one_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, _, _, values = read_whole(tmp_path)
+    calls = []
+    for name in ("stat", "fstat"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, real=real: (calls.append(given), real(*given))[1])
+    assert np.array_equal(read(reader, [3, 12]), values[[3, 12]])
+    assert not calls
+    reader.check_unchanged()
+    assert len(calls) == 2

@@ -1,11 +1,12 @@
 """Markers and sealed records say the same, and what was not committed does not read back."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from orsanet_cache import PriorStore
+from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.seal import damaged_units, fold, hex_digests, unfold
 from orsanet_cache.store.units import Marker, Unit, UnitRecord
@@ -89,3 +90,37 @@ def test_without_the_arrays_metadata_every_unit_is_damaged(writer: StoreWriter) 
     markers = markers_of(writer)
     (writer.path / "train" / "clean" / "wide" / "zarr.json").write_text("{")
     assert damaged_units(ZarrFolder(writer.path), "clean", markers) == set(markers)
+
+
+def test_a_marker_counts_for_its_own_unit_and_view_only(writer: StoreWriter) -> None:
+    first, second, _ = units = writer.units("train")
+    markers = writer.path / ".commits" / "train"
+    writer.add_view("train", "hflip")
+    shutil.rmtree(writer.path / "train" / "hflip")
+    shutil.copytree(writer.path / "train" / "clean", writer.path / "train" / "hflip")
+    shutil.copytree(markers / "clean", markers / "hflip")
+    assert [writer.marker(unit, "hflip") for unit in units] == [None] * 3
+    shutil.copy(markers / "clean" / f"{first.index:06d}.json", markers / "clean" / f"{second.index:06d}.json")
+    assert writer.missing("train", "clean") == [second]
+
+
+def test_a_unit_of_other_pictures_than_another_view_is_not_committed(writer: StoreWriter) -> None:
+    """Whether the other view is sealed or not; a picture that could not be read is another one too."""
+    unit = writer.units("train")[1]
+    arrays = {f.name: np.zeros((unit.stop - unit.start, *f.shape), f.dtype) for f in FIELDS}
+    right = markers_of(writer)[unit].record
+    writer.add_view("train", "hflip")
+    for sealed in (False, True):
+        if sealed:
+            assert writer.seal("train", "clean", {}) == []
+        for digests in (
+            [f"{99:064x}", *right.image_sha256[1:]],
+            [right.image_sha256[0], f"{5:064x}", right.image_sha256[2]],
+        ):
+            with pytest.raises(
+                OrsanetError, match=r"1 image\(s\) changed while the store was built.*\n.*images/[34].png"
+            ):
+                writer.commit(unit, "hflip", arrays, UnitRecord(digests, {}))
+            assert writer.marker(unit, "hflip") is None
+    writer.commit(unit, "hflip", arrays, right)
+    assert writer.marker(unit, "hflip") is not None
