@@ -62,20 +62,34 @@ def verify(
     store: Path, deep: bool, sample: tuple[int, int] | None, repair: bool, manifest: Path | None, classes: list[str] | None,
     root: Path | None, segmenter: Path | None, landmarks: Path | None, device: str,
 ) -> None:  # fmt: skip
-    """Check that STORE is unchanged since it was built, and print each damaged unit."""
+    """Check that STORE is finished and unchanged since it was built.
+
+    Each damaged unit and each view that is not finished is printed, and the command then ends with
+    exit code 1.
+    """
     from orsanet_cache.errors import OrsanetError, listed
     from orsanet_cache.store.units import Share
+    from orsanet_cache.store.verify import unfinished
     from orsanet_cache.store.verify import verify as verify_store
 
     units, damage = verify_store(store, deep, Share(*(sample or (1, 1))))
     extent = "all their rows" if deep else "their first and last rows; --deep reads all"
     click.echo(f"{store}: read {units:,} units, {extent}")
+    remedy = (
+        "an HDF5 file cannot be finished; convert the finished Zarr store again"
+        if store.is_file()
+        else "run the same `orsanet-cache build` again, which goes on where it stopped"
+    )
+    begun = unfinished(store)
+    not_finished = f"{store}: not finished; {remedy}:\n{listed(begun)}" if begun else ""
     if not damage:
+        if begun:
+            raise OrsanetError(not_finished)
         click.echo("no damage found")
         return
     found = f"{store}: {len(damage)} unit(s) are damaged:\n{listed([str(one) for one in damage])}"
     if not repair:
-        raise OrsanetError(f"{found}\nrepair them with --repair --manifest …")
+        raise OrsanetError(f"{found}\nrepair them with --repair --manifest …\n{not_finished}".rstrip())
     if manifest is None:
         raise OrsanetError(f"{found}\n--repair computes them again from the images: pass --manifest too")
     click.echo(found, err=True)
@@ -86,7 +100,10 @@ def verify(
 
     described = load_manifest(manifest, root, classes)
     computed = repair_store(store, damage, described, segmenter, landmarks, choose_device(device))
-    click.echo(f"computed {computed:,} views again; {store} is sealed")
+    click.echo(f"computed {computed:,} views again")
+    if begun:
+        raise OrsanetError(not_finished)
+    click.echo(f"{store} is sealed")
 
 
 @click.command()

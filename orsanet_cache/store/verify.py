@@ -5,7 +5,9 @@ It lists damaged units, so that only those are computed again.
     seal ─ over recipe, sample ids, image digests and unit digests ─▶ unit digest ─ over a unit's values in one field ─▶ the values
 
 Without `deep`, the first and last row of every unit are read in every field, which finds files that
-are missing, cut short or exchanged. With `deep`, all rows are read.
+are missing, cut short or exchanged. With `deep`, all rows are read. A view that is not at its place,
+or that was computed from other image files than another view, is found in any case. A view that is
+not finished is no damage; `unfinished` names it.
 """
 
 import os
@@ -19,6 +21,7 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums
@@ -57,8 +60,9 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
 
     With `sample` i/n, every n-th unit from the i-th is checked.
 
-    Units of unfinished views are compared with their markers. Raises OrsanetError if `path` is not
-    a store, or if a split's metadata is damaged.
+    Units of unfinished views are compared with their markers; that a view is not finished is no
+    damage, and `unfinished` says it. Raises OrsanetError if `path` is not a store, or if a split's
+    metadata is damaged.
     """
     path = as_path(path, "store")
     store, container = PriorStore.open(path), open_container(path)
@@ -66,9 +70,9 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
     checks: list[_Check] = []
     for split in store.splits:
         count = len(store.sample_ids(split))
+        units = units_of(split, count, store.rows_per_unit)
         for view, sealed in store.all_views(split).items():
             try:
-                units = units_of(split, count, store.rows_per_unit)
                 checks += (
                     _sealed(store.sealed(split, view), view, units) if sealed else _marked(path, view, units, count)
                 )
@@ -81,6 +85,25 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
         for result in tqdm(results, total=len(checks), unit="unit", desc="verify", disable=not checks):
             damage += result
     return len(checks), damage
+
+
+def unfinished(path: StrPath) -> list[str]:
+    """What a build has begun and not finished, one description per view, or per split without a view.
+
+    The list is empty for a store whose views are all sealed. Raises OrsanetError as `verify`.
+    """
+    path = as_path(path, "store")
+    store = PriorStore.open(path)
+    found = []
+    for split in store.splits:
+        views = store.all_views(split)
+        if not views:
+            found.append(f"{split}: no view")
+        for view in [view for view, is_sealed in views.items() if not is_sealed]:
+            done, units = progress(path, split, view)
+            found.append(f"{split}/{view}: {done:,} of {units:,} units of {store.rows_per_unit} images")
+    found += [f"{name}: no unit" for name in _without_group(path)]
+    return found or ([] if store.splits else ["no split"])
 
 
 def progress(path: Path, split: str, view: str) -> tuple[int, int]:
@@ -103,12 +126,13 @@ def _marked(path: Path, view: str, units: Sequence[Unit], count: int) -> Iterato
     crc32c: dict[str, Checksums] = {}
     for unit in units:
         try:
-            shards = Marker.decode(read_whole(marker_path(path, unit, view))).shards
+            shards = Marker.decode(read_whole(marker_path(path, unit, view)), unit, view).shards
             for field, shard in shards.items():
                 of_view = crc32c.setdefault(field, np.zeros(count, np.uint32))
                 of_view[unit.rows] = shard["crc32c"]
             digests = {field: bytes.fromhex(shard["sha256"]) for field, shard in shards.items()}
-        except DAMAGE:  # not committed: the next build computes it
+        except DAMAGE as error:  # not committed: the next build computes it
+            refuse_shortage(error, path)
             continue
         yield _Check(unit.split, view, unit, digests, crc32c)
 
@@ -125,6 +149,14 @@ def _without_metadata(path: Path) -> Iterator[Damage]:
                 yield Damage(view.parent.name, view.name, None, f"{group / METADATA} is missing")
 
 
+def _without_group(path: Path) -> list[str]:
+    """Splits and views with arrays but no group: a build that was killed had just begun them."""
+    arrays = [*path.glob(f"*/sample_id/{METADATA}"), *path.glob(f"*/*/*/{METADATA}")]
+    groups = {array.parent.parent for array in arrays}
+    begun = (group for group in groups if not (group / METADATA).exists() and not any(group.rglob(RECORDS[1])))
+    return sorted(group.relative_to(path).as_posix() for group in begun)
+
+
 def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
     """At most one finding: the unit's first damaged field."""
     unit, name = check.unit, f"{check.split}/{check.view}"
@@ -138,5 +170,6 @@ def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
                 ends = np.array([unit.start, unit.stop - 1])
                 rows.read(ends, np.empty((2, *layout.shape[1:]), layout.dtype), np.arange(2))
         except DAMAGE as error:
+            refuse_shortage(error, container.path)
             return [Damage(check.split, check.view, unit, f"{field}: {error}")]
     return []

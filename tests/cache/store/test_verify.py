@@ -4,19 +4,23 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from command_lines import Ended, in_process
+from hdf5_stores import FIELDS
 
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.builder.repair import repair
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
+from orsanet_cache.store.convert import convert
 from orsanet_cache.store.units import Share
-from orsanet_cache.store.verify import progress, verify
+from orsanet_cache.store.verify import progress, unfinished, verify
+from orsanet_cache.store.writer import StoreWriter
 
 pytestmark = pytest.mark.slow  # many stores are built
 
@@ -195,3 +199,55 @@ def test_exchanged_shards_of_an_unfinished_view_are_found(world, tmp_path: Path)
     assert str(damage).endswith("row 0 is damaged (wrong checksum)")
     with pytest.raises(OrsanetError, match="is not finished; run the same `orsanet-cache build` again"):
         repair(out, [damage], world.load_manifest(), world.segmenter, world.landmarks, CPU)
+
+
+def test_exchanged_views_are_named_and_put_right(world, sound: Path, store: Path) -> None:
+    for source, target in (("clean", "aside"), ("hflip", "clean"), ("aside", "hflip")):
+        (store / "test" / source).rename(store / "test" / target)
+    damage = verify(store)[1]
+    assert [(one.split, one.view, one.unit) for one in damage] == [("test", "clean", None), ("test", "hflip", None)]
+    assert "it says that it is test/hflip" in str(damage[0])
+    assert repair(store, damage, world.load_manifest(), world.segmenter, world.landmarks, CPU) == 2 * 6
+    assert digests(store) == digests(sound)
+
+
+def test_what_is_not_finished_is_named_with_how_to_finish_it(world, store: Path) -> None:
+    assert unfinished(store) == []
+    build(
+        world.load_manifest(), store, world.load_priors(), ["erase-10"],
+        device=CPU, splits=["train"], part=Share(1, 2),
+    )  # fmt: skip
+    ended = in_process(main, "verify", store)
+    assert ended.returncode == 1
+    assert "no damage found" not in ended.stdout
+    assert "not finished; run the same `orsanet-cache build` again" in ended.stderr
+    assert "  train/erase-10: 2 of 4 units of 4 images" in ended.stderr.splitlines()
+    assert "clean" not in ended.stderr
+    (store / "train/erase-10/zarr.json").unlink()  # as a kill leaves a view that has just been begun
+    assert unfinished(store) == ["train/erase-10: no unit"]
+    (store / "test/clean/landmarks/c.0.0.0").unlink()
+    ended = in_process(main, "verify", store)
+    assert ended.returncode == 1
+    assert "1 unit(s) are damaged" in ended.stderr
+    assert "  train/erase-10: no unit" in ended.stderr.splitlines()
+
+
+def test_a_store_without_a_finished_view_is_not_finished(world, tmp_path: Path) -> None:
+    with StoreWriter.open(tmp_path / "store.zarr", {}, FIELDS) as writer:
+        assert unfinished(writer.path) == ["no split"]
+        writer.add_split("train", ["a.png"])
+        assert unfinished(writer.path) == ["train: no view"]
+        writer.add_view("train", "clean")
+        assert unfinished(writer.path) == ["train/clean: 0 of 1 units of 256 images"]
+        assert in_process(main, "verify", writer.path, "--deep").returncode == 1
+
+
+def test_an_hdf5_file_whose_view_has_no_seal_is_not_finished(sound: Path, tmp_path: Path) -> None:
+    path = convert(sound, tmp_path / "store.h5").path
+    assert in_process(main, "verify", path).returncode == 0
+    with h5py.File(path, "r+") as file:
+        del file["valid/clean"].attrs["seal"]
+    ended = in_process(main, "verify", path)
+    assert ended.returncode == 1
+    assert "an HDF5 file cannot be finished; convert the finished Zarr store again" in ended.stderr
+    assert "  valid/clean: 0 of 2 units of 4 images" in ended.stderr.splitlines()
