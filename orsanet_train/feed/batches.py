@@ -28,7 +28,13 @@ class Batches(Protocol):
     def own_labels(self) -> NDArray[np.int64]: ...  # of the samples that `in_order` yields
 
     def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The augmented training batches of an epoch, from number `start` on."""
+        """The augmented training batches of an epoch, from number `start` on.
+
+        After the last batch, this and `in_order` do what `check_unchanged` does.
+        """
 
     def in_order(self, batch_size: int, view: str = CLEAN) -> Iterator[Batch]:
         """Every sample once, in the manifest's order, unaugmented."""
+
+    def check_unchanged(self) -> None:
+        """Raises OrsanetError if files that batches were made of have changed since they were verified."""

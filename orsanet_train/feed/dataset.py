@@ -47,7 +47,8 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
     `samples[n % len(samples)]` in `views[n // len(samples)]`. Items are not augmented.
 
     Forked and spawned workers of a DataLoader can use the dataset. Every row's checksum is verified
-    when a process first reads the row.
+    when a process first reads the row. Each process also notices, whenever it has read as many items
+    as the dataset has, that a file of the store has changed since, and raises OrsanetError.
 
     Example: `DataLoader(PriorDataset("store.zarr", "faces.toml", "train"), batch_size=32, shuffle=True, num_workers=2)`
     """
@@ -79,6 +80,7 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         loaded = as_manifest(manifest)
         self.classes = loaded.classes
         self._joined = join(loaded, self.store, split, views)
+        self._unchecked = 0  # items read since the files were last checked
         self._stored = [name for name in self.store.fields(split, views[0]) if not name.endswith(SCALE)]
         self.fields = tuple(self._stored if fields is None else as_names(fields, "fields"))
         if unknown := [name for name in self.fields if name not in self._stored]:
@@ -115,6 +117,10 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         places = np.array([self._place(index) for index in indices], np.int64).reshape(-1)
         view, sample = np.divmod(places, max(1, len(self.samples)))
         columns = {name: self._read(name, view, sample) for name in self.fields}
+        self._unchecked += len(places)
+        if self._unchecked >= len(self):
+            self.store.check_unchanged(self.split)
+            self._unchecked = 0
         columns["label"] = torch.from_numpy(self._joined.labels[sample])
         return [{name: values[n] for name, values in columns.items()} for n in range(len(places))]
 

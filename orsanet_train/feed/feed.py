@@ -109,13 +109,26 @@ class Feed:
         """The augmented training batches of an epoch, from number `start` on.
 
         Each contains this rank's rows. The last one may be short. Leaving the iterator at any point
-        ends its thread.
+        ends its thread. After the last batch the files are checked (`check_unchanged`).
         """
         return self._batches(*training_draws(self.split, config, epoch, start, self.ranks))
 
     def in_order(self, batch_size: int, view: str = CLEAN) -> Iterator[PriorBatch]:
-        """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
+        """Every sample (of this rank's part) once, in the manifest's order, unaugmented.
+
+        After the last batch the files are checked (`check_unchanged`).
+        """
         return self._batches(*ordered_draws(self.split, batch_size, view, self.ranks))
+
+    def check_unchanged(self) -> None:
+        """Check the files of the split that were read: one `stat` for each shard, or for the HDF5 file.
+
+        Rows are verified when they are first read, and read again in every epoch. Loaded data needs
+        no check: every row was verified when it was loaded. Raises OrsanetError if a file has
+        changed since.
+        """
+        if not self._loaded:
+            self.store.check_unchanged(self.split.name)
 
     @property
     def reason(self) -> str:
@@ -142,6 +155,7 @@ class Feed:
             largest = max((batch.stop - batch.start for batch in batches), default=0)
             slots = [Slot({**self._fields, **carried}, largest, self.device) for _ in range(RING)]
             yield from ahead_in_ring((draws.part(batch) for batch in batches), slots, self._fill, self._taken)
+            self.check_unchanged()
 
     def _fill(self, draws: Draws, slot: "Slot") -> None:
         """Fill a slot; runs in the background thread."""

@@ -74,13 +74,14 @@ def join(
                 f"split '{split}' has no image with the tag '{tag}'; its tags: {', '.join(tags) or 'none'}"
             )
         samples = tuple(sample for sample in samples if tag in sample.tags)
+    # The seals first: of exchanged splits, a seal says so, and the images only that some are missing.
+    accepted = np.all([store.accepted(split, view) for view in views], axis=0)
     row_of = {image: row for row, image in enumerate(store.sample_ids(split))}
     missing = [sample.image for sample in samples if sample.image not in row_of]
     if missing:
         raise OrsanetError(
             f"{store.path} lacks {len(missing)} image(s) of split '{split}'; build a store of this manifest:\n{listed(missing)}"
         )
-    accepted = np.all([store.accepted(split, view) for view in views], axis=0)
     usable = tuple(sample for sample in samples if accepted[row_of[sample.image]])
     reasons = {image: reason for view in views for image, reason in store.rejected(split, view).items()}
     return LabelledSplit(

@@ -100,6 +100,9 @@ class OnlineFeed:
         """Every sample (of this rank's part) once, in the manifest's order, unaugmented."""
         return self._batches(*ordered_draws(self.split, batch_size, view, self.ranks))
 
+    def check_unchanged(self) -> None:
+        """Nothing to check here: every picture is compared with the store's digest when it is decoded."""
+
     @property
     def reason(self) -> str:
         """A sentence on where the data comes from."""

@@ -124,6 +124,7 @@ class Loop:
                     self._check_finite(glanced, feed, epoch)
                 asked = self.signals.asked()
                 if asked or time.monotonic() - self.last_save >= self.save_seconds:
+                    feed.check_unchanged()  # what other data has trained must not become a state
                     self._save(reached(done))
                 if asked:
                     raise self.signals.interrupt()

@@ -1,5 +1,7 @@
 """A PriorDataset gives the rows that the store has, in whichever process; the feed beside it gives the batches of a training."""
 
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,14 @@ def test_what_is_not_there_or_not_meant_is_named(world) -> None:
     with pytest.raises(TypeError, match=r"store: expected a path \(str or os.PathLike\), not int 3"):
         PriorDataset(3, world.manifest, "test")  # type: ignore[arg-type]
     assert np.shape(PriorDataset(world.store, world.manifest, "test").classes) == (3,)
+
+
+def test_files_that_changed_are_noticed_once_every_item_was_read(world, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(world.store, tmp_path / "store.zarr"))
+    data = PriorDataset(store, world.manifest, "test", fields=["landmarks"])
+    for index in range(len(data)):
+        data[index]
+    time.sleep(0.05)  # longer than a tick of the file system's clock
+    shutil.copy(store / "test/hflip/landmarks/c.0.0.0", store / "test/clean/landmarks")
+    with pytest.raises(OrsanetError, match=r"test/clean/landmarks.*rows 0 to 5: .* has changed"):
+        list(map(data.__getitem__, range(len(data))))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.store.convert import convert
 from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.plan import epoch_plan
@@ -512,3 +514,30 @@ def test_auto_is_resident_on_a_gpu_up_to_half_of_its_free_memory(store: PriorSto
     assert choose_residence("auto", int(0.6 * free_memory(cuda)), cuda).mode == "stream"
     with pytest.raises(OrsanetError, match=r"--resident device: .* free on cuda:0; use --resident stream"):
         choose_residence("device", 2 * free_memory(cuda), cuda)
+
+
+# --- files that change meanwhile ---
+
+
+@pytest.mark.parametrize("form", ["zarr", "hdf5"])
+def test_a_pass_over_files_that_changed_ends_with_their_rows(
+    form: str, world: Any, manifest: Manifest, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(world.store, tmp_path / "store.zarr"))
+    store = PriorStore.open(copy) if form == "zarr" else convert(copy, tmp_path / "store.h5")
+    feed, kept = joined_feed(store, manifest, "stream"), joined_feed(store, manifest, "host")
+    config, time_passes = RunConfig(batch_size=4), 0.05  # longer than a tick of the file system's clock
+    before = list(feed.epoch(config, 0))
+    time.sleep(time_passes)
+    batches = feed.epoch(config, 0)
+    next(batches)
+    if form == "zarr":
+        shutil.copy(copy / "train/hflip/landmark_features/c.0.0.0.0", copy / "train/clean/landmark_features")
+    else:
+        with h5py.File(store.path, "r+") as file:
+            file["train/clean/landmark_features"][3] = 0
+    with pytest.raises(OrsanetError, match=r"train/\w+/\w+ is damaged"):
+        list(batches)
+    with pytest.raises(OrsanetError, match=r"rows 0 to 13: .* has changed since it was first read"):
+        feed.check_unchanged()
+    assert_same_batches(list(kept.epoch(config, 0)), before)  # every row was verified when it was loaded

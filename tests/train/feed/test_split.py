@@ -1,5 +1,6 @@
 """Labels find their rows by image path; what chooses the best epoch is not trained on, and the choice depends on names alone."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -200,3 +201,12 @@ def test_a_missing_view_is_answered_with_the_command_that_adds_it(damaged: Any) 
         join(damaged.manifest, PriorStore.open(damaged.clean), "train", ["clean", "hflip"])
     for part in ("hflip", "orsanet-cache build", "--views hflip", str(damaged.clean)):
         assert part in str(caught.value)
+
+
+def test_exchanged_splits_are_told_by_their_seals_not_by_images_that_are_missing(world: Any, tmp_path: Path) -> None:
+    """Training and evaluation join before they read anything."""
+    store = Path(shutil.copytree(world.store, tmp_path / "store.zarr"))
+    for source, target in (("train", "aside"), ("valid", "train"), ("aside", "valid")):
+        (store / source).rename(store / target)
+    with pytest.raises(OrsanetError, match="train/clean: it says that it is valid/clean"):
+        join(world.load_manifest(), PriorStore.open(store), "train", ["clean"])

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from orsanet_cache import OrsanetError, load_manifest
+from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.frozen.loading import read_weights
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model.checkpoint import load_weights
@@ -266,3 +267,39 @@ def test_resuming_needs_the_same_backbone_weights_and_selection_images(world, be
 def test_the_training_split_cannot_choose_the_best_epoch(world, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match="choose images not trained on"):
         run(world, tmp_path / "run", "selection_split=train")
+
+
+class Disturbed(PriorStore):
+    """Another program overwrites a shard of the training split once `begun` exists."""
+
+    begun: Path
+    done = False
+
+    def read(self, split, *arguments, **options):
+        found = super().read(split, *arguments, **options)
+        if split == "train" and not self.done and self.begun.exists():
+            self.done = True
+            time.sleep(0.05)  # longer than a tick of the file system's clock
+            clean = self.path / "train/clean/landmark_features"
+            shutil.copy(self.path / "train/hflip/landmark_features/c.0.0.0.0", clean)
+        return found
+
+
+def test_what_other_data_has_trained_does_not_become_a_state(world, tmp_path: Path) -> None:
+    """After the first epoch a shard is overwritten in place: the run ends with its rows, and resumes to the same weights."""
+    every_row = config(
+        "epochs=2", "sampling=shuffled", "augmentation.hflip=0.0"
+    )  # of the first epoch: none is read first later
+    train(every_row, world.load_manifest(), world.open_store(), tmp_path / "undisturbed", device=CPU)
+    path, out = Path(shutil.copytree(world.store, tmp_path / "store.zarr")), tmp_path / "run"
+    store = Disturbed.open(path)
+    store.begun = out / "metrics.csv"
+    with pytest.raises(
+        OrsanetError, match=r"train/clean/landmark_features is damaged \(rows 0 to 13: .* has changed since"
+    ):
+        train(every_row, world.load_manifest(), store, out, device=CPU, save_minutes=0)
+    assert max(entry.name for entry in (out / "checkpoints").iterdir()) == "00000001-000000"
+    shutil.rmtree(path)
+    shutil.copytree(world.store, path)
+    train(every_row, world.load_manifest(), path, out, device=CPU, resume=True)
+    assert equal(weights(out / "last.safetensors"), weights(tmp_path / "undisturbed" / "last.safetensors"))
