@@ -9,7 +9,6 @@ raise OrsanetError.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.reading import MAX_JSON_BYTES, json_of, read_limited
 
 Content = Sequence[bytes | bytearray | memoryview]
 
@@ -103,12 +103,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises OrsanetError for a damaged file."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The content of a JSON file whose outermost value is a `kind`, dict or list.
+
+    Raises OrsanetError for a file that is missing, damaged, or not a regular file.
+    """
     try:
-        return json.loads(path.read_bytes())
+        content = json_of(read_limited(path, MAX_JSON_BYTES))
+        if not isinstance(content, kind):
+            raise ValueError(f"a {type(content).__name__}, not a {kind.__name__}")
+    except OSError as error:
+        raise OrsanetError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise OrsanetError(f"{path}: damaged ({error}); start a new run") from error
+        raise OrsanetError(f"{path}: damaged ({error}); restore it from a copy, or start a new run") from error
+    return content
 
 
 def prepare_folder(path: Path) -> None:

@@ -12,7 +12,6 @@ as published.
 import hashlib
 import io
 import os
-import stat
 import threading
 import warnings
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from orsanet_cache.data.excess import MAX_METADATA, excess
 from orsanet_cache.data.views import ERASED, HFLIP, View
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.reading import NotRegularError, open_regular
 from orsanet_cache.shortage import refuse_shortage
 
 Pixels = NDArray[np.uint8]
@@ -147,15 +147,12 @@ def read_file(path: Path) -> bytes:
     Raises RejectedImage if it cannot be read, is not a regular file, or exceeds MAX_BYTES.
     """
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise RejectedImage("not a regular file")
-            if status.st_size > MAX_BYTES:
-                raise RejectedImage(f"{status.st_size:,} bytes, more than the {MAX_BYTES:,} an image may have")
+        with open(open_regular(path), "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise RejectedImage(f"{size:,} bytes, more than the {MAX_BYTES:,} an image may have")
             return file.read()
+    except NotRegularError as error:
+        raise RejectedImage("not a regular file") from error
     except OSError as error:
         refuse_shortage(error, path)
         raise RejectedImage(f"cannot be read ({error.strerror})") from error

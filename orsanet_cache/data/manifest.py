@@ -5,7 +5,7 @@ root and classes given by the caller. A descriptor:
 
     name = "my-faces"
     classes = ["anger", "happiness", "neutral"]     # label order: index 0, 1, 2
-    samples = "my-faces.csv"                        # relative to this file
+    samples = "my-faces.csv"                        # in the folder of this file, or below it
     root = "."                                      # folder that the image paths start from, relative to this file
     splits = ["train", "valid", "test"]             # optional: the split names that may occur
 
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orsanet_cache.data.cells import unmarked
 from orsanet_cache.errors import OrsanetError, few, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.reading import MAX_SETTINGS_BYTES, MAX_TABLE_BYTES, below, read_limited
 
 COLUMNS = ("image", "label", "split")
 DEFAULT_SPLITS = ("train", "valid", "test")
@@ -101,9 +102,9 @@ def load_manifest(
     opens no image. Raises OrsanetError with every finding and its line number.
     """
     path, root = as_path(path, "manifest"), None if root is None else as_path(root, "root")
-    descriptor, base = _descriptor(path, root, None if classes is None else as_names(classes, "classes"), check_files)
-    table = base / descriptor.samples
-    image_root = root if root is not None else base / descriptor.root
+    descriptor = _descriptor(path, root, None if classes is None else as_names(classes, "classes"), check_files)
+    table = table_of(path, descriptor.samples) if path.suffix.lower() == ".toml" else path
+    image_root = root if root is not None else path.parent / descriptor.root
     if check_files and not image_root.is_dir():
         raise OrsanetError(f"{path}: the image root {image_root} is not a folder; set `root` or pass --root")
     if twice := _repeated(descriptor.classes):
@@ -175,16 +176,23 @@ def _tag_problems(cell: str) -> Iterator[str]:
         yield f"tag {cell!r} contains '@', which precedes a view in the name of a group of images (test:occluded@erase-20)"
 
 
-def _descriptor(
-    path: Path, root: Path | None, classes: Sequence[str] | None, check_files: bool
-) -> tuple[Descriptor, Path]:
-    """The descriptor, and the folder its relative paths start from."""
+def table_of(descriptor: Path, samples: str) -> Path:
+    """The table that a descriptor names. Raises OrsanetError if it is not in the descriptor's folder."""
+    try:
+        return below(descriptor.parent, samples)
+    except ValueError as error:
+        raise OrsanetError(
+            f"{descriptor}: samples: {error}; copy the table into this folder, and give its name there"
+        ) from error
+
+
+def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None, check_files: bool) -> Descriptor:
+    """The descriptor: that of the file, or one for a table alone."""
     if path.suffix.lower() == ".toml":
         if classes is not None:
             raise OrsanetError(f"{path}: its `classes` set the label order; --classes is for a CSV alone")
         try:
-            fields = tomllib.loads(read_text(path))
-            return Descriptor.model_validate(fields), path.parent
+            return Descriptor.model_validate(tomllib.loads(read_text(path, MAX_SETTINGS_BYTES)))
         except ValidationError as error:
             raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
         except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a huge number or deep nesting
@@ -195,16 +203,19 @@ def _descriptor(
         needed = "--root (image folder) and --classes" if check_files else "--classes"
         raise OrsanetError(f"{path}: a CSV alone needs {needed} (names in label order)")
     try:
-        table = Descriptor(name=path.stem, classes=list(classes), samples=path.name)
+        return Descriptor(name=path.stem, classes=list(classes), samples=path.name)
     except ValidationError as error:
         raise OrsanetError(f"--classes:\n{listed(validation_findings(error))}") from error
-    return table, path.parent
 
 
-def read_text(path: Path) -> str:
-    """A table's or descriptor's text. Raises OrsanetError if it cannot be read as UTF-8."""
+def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+    """A table's or descriptor's text.
+
+    Raises OrsanetError if it cannot be read as UTF-8, is not a regular file, or has more than
+    `limit` bytes.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_limited(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise OrsanetError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
@@ -228,8 +239,10 @@ def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) ->
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in columns if name not in header]
         if missing:
-            there = few([repr(name) for name in header], NAMED) or "nothing"
-            raise OrsanetError(f"{table}: line 1: missing column(s) {', '.join(missing)}; the header has {there}")
+            # The first line of a file that is no table is not printed: it may be anybody's.
+            there = few([repr(name) for name in header], NAMED)
+            there = f"; the header has {there}" if len(missing) < len(columns) else "; this is no such table"
+            raise OrsanetError(f"{table}: line 1: missing column(s) {', '.join(missing)}{there}")
         if twice := _repeated(header):
             raise OrsanetError(f"{table}: line 1: column named twice: {few(twice, NAMED)}")
         line = reader.line_num + 1

@@ -34,6 +34,7 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import TRAINING_KEY, WEIGHTS, NetworkName
+from orsanet_cache.reading import check_regular
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
@@ -182,6 +183,7 @@ def _restore(
     if not path.exists():
         return 0
     try:
+        check_regular(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly every type on damaged bytes
         refuse_shortage(error, path)

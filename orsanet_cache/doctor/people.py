@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from orsanet_cache.data.cells import unmarked
-from orsanet_cache.data.manifest import read_text
+from orsanet_cache.data.manifest import read_text, table_of
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet
 
@@ -21,7 +21,7 @@ def read_persons(manifest: Path) -> dict[str, str]:
     """
     table = manifest
     if manifest.suffix.lower() == ".toml":
-        table = manifest.parent / tomllib.loads(read_text(manifest))["samples"]
+        table = table_of(manifest, tomllib.loads(read_text(manifest))["samples"])
     rows = csv.reader(io.StringIO(read_text(table), newline=""))
     header = [name.strip() for name in next(rows)]
     column = next((header.index(name) for name in COLUMNS if name in header), None)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.reading import open_regular
 from orsanet_cache.shortage import refuse_shortage
 
 # Keys under which the published training scripts keep the tensors, innermost last.
@@ -59,7 +60,7 @@ def read_weights(path: StrPath) -> Weights:
     """
     path = as_path(path, "weights")
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             start = file.read(9)
     except OSError as error:
         refuse_shortage(error, path)

@@ -5,7 +5,6 @@ They use the code of SegFace and MobileFaceNet and are trained on synthetic face
 """
 
 import hashlib
-import json
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import safetensors
 import tomli_w
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.reading import check_regular, json_of
 from orsanet_cache.shortage import refuse_shortage
 
 NetworkName = Literal["segmenter", "landmarks"]
@@ -59,8 +59,12 @@ def trained_how(path: Path) -> dict[str, Any]:
     Raises OrsanetError for any other file.
     """
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {})[TRAINING_KEY])
+            settings = json_of((file.metadata() or {})[TRAINING_KEY].encode())
+            if not isinstance(settings, dict) or "seed" not in settings:
+                raise ValueError("no seed")
+            return settings
     except OSError as error:
         refuse_shortage(error, path)
         raise OrsanetError(f"{path}: weights cannot be read ({error.strerror or error})") from error

@@ -8,16 +8,17 @@ set of 2021 has 3,999 pictures.
 
 from pathlib import Path
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
 from orsanet_cache.layouts.found import files_below, first_folder
+from orsanet_cache.reading import array_of, read_limited
 from orsanet_cache.shortage import refuse_shortage
 
 TRAIN = "train_set"
 _SETS = {"train": TRAIN, "valid": "val_set"}
+MAX_BYTES = 64 * 1024  # of an annotation
 _EXPRESSION = "_exp.npy"  # beside _aro, _val and _lnd, which are not used
 
 
@@ -47,9 +48,8 @@ def read_annotations(root: Path) -> Release:
 
 def _expression(path: Path) -> int:
     try:
-        values = np.load(path, allow_pickle=False)
-        expression = int(values.item())
-    except (ValueError, EOFError, OSError) as error:
+        expression = int(array_of(read_limited(path, MAX_BYTES)).item())
+    except (ValueError, OverflowError, OSError) as error:
         refuse_shortage(error, path)
         raise OrsanetError(f"{path}: not an annotation of one number ({error}); unpack it again") from error
     if expression not in EXPRESSIONS:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
-from orsanet_cache.layouts.found import csv_rows, first_file, first_folder
+from orsanet_cache.layouts.found import csv_rows, first_file, first_folder, is_count
 
 _FOLDER = "Manually_Annotated_file_lists"
 LISTS = {
@@ -57,7 +57,7 @@ def _rows(table: Path, split: str, pictures: str) -> list[Annotation]:
             )
         row = dict(zip(header, cells, strict=True))
         expression = row[EXPRESSION].strip()
-        if not expression.isdecimal() or int(expression) not in EXPRESSIONS:
+        if not is_count(expression) or int(expression) not in EXPRESSIONS:
             raise OrsanetError(f"{table}: line {number}: unknown expression {expression!r}; AffectNet has 0 to 10")
         box = tuple(row[column] for column in BOX)
         annotations.append(Annotation(f"{pictures}/{row[PATH].strip()}", int(expression), split, box))

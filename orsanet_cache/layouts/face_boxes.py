@@ -75,7 +75,7 @@ def _crop(root: Path, folder: Path, job: tuple[str, tuple[str, ...], str]) -> st
     image, box, name = job
     try:
         left, top, width, height = (round(float(number)) for number in box)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, nan, or inf
         return "a face box that is not four numbers"
     try:
         rgb = read_image(root / image).rgb

@@ -20,6 +20,7 @@ from orsanet_cache.layouts.found import (
     files_below,
     first_file,
     first_folder,
+    is_count,
     require_pictures,
     require_train_is_largest,
 )
@@ -96,6 +97,6 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _votes(table: Path, number: int, cell: str) -> int:
-    if not cell.strip().isdecimal():
+    if not is_count(cell.strip()):
         raise OrsanetError(f"{table}: line {number}: {cell!r} is not a number of votes; use the original list")
     return int(cell)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError, few
+from orsanet_cache.reading import open_regular
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 LeftOut = Mapping[str, Sequence[str]]
@@ -79,7 +80,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     begun = 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open(open_regular(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             for cells in reader:
                 if cells:
@@ -91,6 +92,11 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise OrsanetError(f"{path}: line {begun}: not valid CSV: {error}") from error
     except OSError as error:
         raise OrsanetError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def is_count(cell: str) -> bool:
+    """Return whether a cell is a whole number of at most nine digits."""
+    return cell.isdecimal() and len(cell) <= 9
 
 
 def require_pictures(root: Path, wanted: Sequence[str], present: Collection[str], listed_in: str) -> None:

@@ -16,6 +16,7 @@ from orsanet_cache.layouts.found import (
     files_below,
     first_file,
     first_folder,
+    is_count,
     require_pictures,
     require_train_is_largest,
 )
@@ -59,8 +60,9 @@ def read_rafdb(root: Path) -> DataSet:
 def _entry(table: Path, number: int, line: str) -> tuple[str, int]:
     """Return (picture's name, label 1 … 7)."""
     fields = line.split()
-    if len(fields) != 2 or not fields[1].isdecimal() or fields[0].partition("_")[0] not in SPLITS:
-        raise OrsanetError(f"{table}: line {number}: {line.strip()!r} is not of the form 'train_00001.jpg 5'")
+    if len(fields) != 2 or not is_count(fields[1]) or fields[0].partition("_")[0] not in SPLITS:
+        # Without the line: it may be of any file.
+        raise OrsanetError(f"{table}: line {number} is not of the form 'train_00001.jpg 5'; use the original list")
     label = int(fields[1])
     if label > len(CLASSES):
         raise OrsanetError(

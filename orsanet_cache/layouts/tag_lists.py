@@ -59,8 +59,10 @@ def _named(data: DataSet, tag_list: TagList) -> tuple[set[str], str]:
     entries = list(zip(lines, found, strict=True))[1 if headed else 0 :]
     unknown = [line for line, pictures in entries if not pictures]
     if not entries or unknown:
+        # A file of which no line fits is no such list, and may be any file: none of its lines is printed.
+        examples = f": {few(unknown)}" if len(unknown) < len(entries) else ""
         what = (
-            f"{len(unknown):,} of {len(entries):,} lines name no picture of {data.name}: {few(unknown)}"
+            f"{len(unknown):,} of {len(entries):,} lines name no picture of {data.name}{examples}"
             if entries
             else "is empty"
         )

@@ -34,7 +34,7 @@ def write_manifest(data: DataSet, root: Path, out: Path) -> bool:
         out: _descriptor(data, root, out),
     }  # the descriptor last: it completes the manifest
     for path, content in contents.items():
-        if path.exists() and path.read_bytes() != content:
+        if path.exists() and (not path.is_file() or path.read_bytes() != content):
             raise _taken(path)
     make_folder(out.absolute().parent)
     written = False

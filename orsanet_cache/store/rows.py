@@ -15,7 +15,6 @@ those.
 import json
 import math
 import os
-import stat
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -28,12 +27,14 @@ import numpy as np
 from numcodecs import zstd
 from numpy.typing import NDArray
 
+from orsanet_cache.reading import open_regular, read_limited
 from orsanet_cache.shortage import refuse_shortage
 
 CHECKSUM_BYTES = 4
 ZSTD_LEVEL = 3
 MAX_ROWS_PER_SHARD = 65536
 TYPES = {name: name for name in ("uint8", "int8", "uint32", "float16", "float32", "int64")}
+MAX_METADATA_BYTES = 256 * 1024**2  # a view's metadata may list hundreds of thousands of rejected images
 NEVER_WRITTEN = 2**64 - 1  # a row's offset and length in the index
 BLOCK = 256  # rows read at a time, from as many files at most
 MAX_OPEN_FILES = 64  # between two reads, per array; a process may usually have 1024 files open
@@ -65,18 +66,6 @@ def shard_name(shard: int, dimensions: int) -> str:
     All shards are in one folder, so one fsync of the folder secures their names.
     """
     return ".".join(["c", str(shard), *["0"] * (dimensions - 1)])
-
-
-def open_regular(path: Path) -> int:
-    """Open a regular file for reading -> descriptor.
-
-    Raises OSError for anything else, such as a pipe, which would wait for a writer.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is not a regular file")
-    return descriptor
 
 
 class _Identity(NamedTuple):
@@ -325,7 +314,7 @@ class ShardedRows(Records):
     def of(cls, folder: Path, checksums: Checksums | None = None) -> Self | None:
         """The array in `folder`, or None if it has another layout."""
         try:
-            array = json.loads((folder / "zarr.json").read_bytes())
+            array = json.loads(read_limited(folder / "zarr.json", MAX_METADATA_BYTES))
             (sharding,) = array["codecs"]
             inner = sharding["configuration"]
             shape, row = array["shape"], inner["chunk_shape"]

@@ -16,22 +16,22 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.reading import open_regular
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.rows import (
     CHECKSUM_BYTES,
+    MAX_METADATA_BYTES,
     TYPES,
     Checksums,
     DamagedRecordError,
     Rows,
     ShardedRows,
-    open_regular,
     row_checksums,
     shard_name,
 )
 from orsanet_cache.store.schema import MAX_ROW_BYTES
 
 METADATA = "zarr.json"
-MAX_METADATA_BYTES = 256 * 1024**2  # a view's metadata may list hundreds of thousands of rejected images
 MAX_SIZE = 2**40  # of an axis
 MAX_FILES = 10**7  # of an array
 

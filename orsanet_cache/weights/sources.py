@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.reading import open_regular
 
 Name = Literal["segface", "mobilefacenet", "ir50"]
 
@@ -101,7 +102,7 @@ def default_folder() -> Path:
 def fingerprint(path: Path) -> Fingerprint:
     """Return size and SHA-256 of a file. Raises OrsanetError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return Fingerprint(file.tell(), digest)
     except OSError as error:
