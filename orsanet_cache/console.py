@@ -4,6 +4,7 @@ A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM
 keeps its traceback.
 """
 
+import math
 import os
 import signal
 import sys
@@ -21,6 +22,21 @@ FILE = click.Path(path_type=Path)  # type of an argument or option that names a 
 REPEAT_SECONDS = 5.0  # longer than an interrupted command takes to end
 SPINS = "10000"  # docs/benchmarks.md has the measurement; GNU's OpenMP counts to 300,000
 _first: int = signal.SIGINT  # the signal that the alarm repeats
+
+
+# Above every sensible value, so that a typing error is refused before it costs memory or days.
+MOST_IMAGES, MOST_SEED, MOST_ROUNDS, MOST_BATCH = 10**8, 2**63 - 1, 10**6, 2**16
+PART_DIGITS = 6  # of I and N in --part I/N
+
+
+class Number(click.FloatRange):
+    """A finite number in the range. Python reads "nan" and "inf" as numbers too; they are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 class Terminated(KeyboardInterrupt):
@@ -93,7 +109,8 @@ def parse_part(_context: click.Context, _parameter: click.Parameter, value: str 
     if value is None:
         return None
     index, slash, count = value.partition("/")
-    if not slash or not index.isdecimal() or not count.isdecimal() or not 1 <= int(index) <= int(count):
+    numbers = all(text.isdecimal() and len(text) <= PART_DIGITS for text in (index, count))
+    if not slash or not numbers or not 1 <= int(index) <= int(count):
         raise click.BadParameter(f"{value} is not I/N with I from 1 to N, as in 2/4")
     return int(index), int(count)
 

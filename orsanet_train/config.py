@@ -10,7 +10,6 @@ import os
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
@@ -18,12 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.reading import MAX_SETTINGS_BYTES, read_limited
 from orsanet_cache.shortage import refuse_shortage
 
 HELD_OUT = "held-out"  # as selection_split: a part of the training split
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
 
-Positive = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=0, le=1_000_000)]  # more is a typing error, as are larger values of those below
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
 Size = Annotated[int, Field(ge=1, le=8192)]  # of a network: a larger one is a typing error
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -70,12 +72,12 @@ class ModelConfig(_Strict):
 class LossConfig(_Strict):
     """Warm-up: CE + smoothed_weight x label-smoothed CE. Afterwards: CE + dare_weight x DARELoss."""
 
-    warmup_epochs: Annotated[int, Field(ge=0)] = 5
-    smoothed_weight: Annotated[float, Field(ge=0)] = 2.0
+    warmup_epochs: Epochs = 5
+    smoothed_weight: Weight = 2.0
     smoothing: Probability = 0.2
     dare: Literal["published", "paper", "none"] = "published"
     """The rival's logit z becomes z + a (published in code) or z + a z (paper, Eq. 11); none is the ablation."""
-    dare_weight: Annotated[float, Field(ge=0)] = 0.1
+    dare_weight: Weight = 0.1
 
 
 class AugmentationConfig(_Strict):
@@ -102,12 +104,12 @@ class AugmentationConfig(_Strict):
 class RunConfig(_Strict):
     """Everything that determines a run's numbers, besides the data."""
 
-    epochs: Positive = 400
-    batch_size: Positive = 20
-    learning_rate: Annotated[float, Field(gt=0)] = 4e-5
+    epochs: Annotated[Epochs, Field(ge=1)] = 400
+    batch_size: BatchSize = 20
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 4e-5
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
     """Factor per epoch."""
-    rho: Annotated[float, Field(ge=0)] = 0.05
+    rho: Annotated[float, Field(ge=0, le=100)] = 0.05
     """Radius of the sharpness-aware perturbation; 0 is plain Adam, at half the cost."""
     second_pass_buffers: Literal["moved", "kept"] = "moved"
     """Batch statistics and spectral vectors. moved: the pass at the perturbed weights changes them,
@@ -158,8 +160,8 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
         text = (files("orsanet_train") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
     elif preset.endswith(".toml"):
         try:
-            text = Path(preset).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_limited(preset, MAX_SETTINGS_BYTES).decode("utf-8-sig")
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
             refuse_shortage(error, preset)
             raise OrsanetError(f"{preset}: cannot be read as a configuration ({error})") from error
     else:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import FILE, MOST_BATCH, MOST_IMAGES, MOST_ROUNDS, Number
 
 
 @click.group()
@@ -14,8 +14,10 @@ def bench() -> None:
 
 @bench.command()
 @click.argument("store", type=FILE, required=False)
-@click.option("--gigabytes", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Size of each copy.")
-@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Number of rounds.")
+@click.option("--gigabytes", type=Number(min=0.01, max=1000), default=1.0, show_default=True, help="Size of each copy.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1, max=MOST_ROUNDS), default=9, show_default=True, help="Number of rounds."
+)
 @click.option("--folder", type=FILE, help="Folder for the temporary copies.  [default: the system's]")
 def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None) -> None:
     """Read shuffled batches from warm copies of STORE (or random data), every format in turn."""
@@ -34,13 +36,17 @@ def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None)
 
 @bench.command()
 @click.argument("manifest", type=FILE, required=False)
-@click.option("--images", type=click.IntRange(min=1), help="Number of images.  [default: 64 on a CPU, 4096 on a GPU]")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1, max=MOST_IMAGES),
+    help="Number of images.  [default: 64 on a CPU, 4096 on a GPU]",
+)
 @click.option("--views", default="clean,hflip", show_default=True, help="Views to compute, separated by commas.")
 @click.option("--segmenter", type=FILE, help="SegFace weights, or demo.  [default: published sizes, random values]")
 @click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.  [default: random values]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images at a time.  [default: as build]")
+@click.option("--batch-size", type=click.IntRange(min=1, max=MOST_BATCH), help="Images at a time.  [default: as build]")
 @click.option("--folder", type=FILE, help="Folder for the temporary store.  [default: the system's]")
 def build(
     manifest: Path | None, images: int | None, views: str, segmenter: Path | None, landmarks: Path | None, device: str,

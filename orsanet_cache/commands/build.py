@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, classes_option, parse_part
+from orsanet_cache.console import FILE, MOST_BATCH, classes_option, parse_part
 from orsanet_cache.data.views import POSSIBLE_VIEWS
 
 
@@ -52,7 +52,11 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
     show_default=True,
     help="Type of the stored features; int8 has one scale per image and channel.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images at a time.  [default: 8 on a CPU, 64 on a GPU]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1, max=MOST_BATCH),
+    help="Images at a time.  [default: 8 on a CPU, 64 on a GPU]",
+)
 @click.option(
     "--part",
     callback=parse_part,

@@ -4,13 +4,21 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import FILE, MOST_IMAGES, MOST_ROUNDS, MOST_SEED
 
 
 @click.command()
 @click.option("--out", required=True, type=FILE, help="Folder to write the data set to.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of people and pictures.")
-@click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of pictures.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=MOST_SEED),
+    default=0,
+    show_default=True,
+    help="Seed of people and pictures.",
+)
+@click.option(
+    "--images", type=click.IntRange(min=1, max=MOST_IMAGES), default=2000, show_default=True, help="Number of pictures."
+)
 @click.option("--truth", is_flag=True, help="Also keep landmarks, part maps and covered pixels, as truth.npz.")
 def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
     """Draw a data set of synthetic faces: seven expressions, three splits, occluders as tags.
@@ -31,13 +39,29 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
 @click.command()
 @click.option("--out", required=True, type=FILE, help="Folder for the faces, the training state and the weights.")
 @click.option("--only", type=click.Choice(["segmenter", "landmarks"]), help="Train one of the two.  [default: both]")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of faces and training.")
-@click.option("--images", type=click.IntRange(min=64), default=8000, show_default=True, help="Number of faces.")
 @click.option(
-    "--segmenter-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Steps of 16 faces each."
+    "--seed",
+    type=click.IntRange(min=0, max=MOST_SEED),
+    default=1,
+    show_default=True,
+    help="Seed of faces and training.",
 )
 @click.option(
-    "--landmarks-steps", type=click.IntRange(min=1), default=1300, show_default=True, help="Steps of 32 faces each."
+    "--images", type=click.IntRange(min=64, max=MOST_IMAGES), default=8000, show_default=True, help="Number of faces."
+)
+@click.option(
+    "--segmenter-steps",
+    type=click.IntRange(min=1, max=MOST_ROUNDS),
+    default=2000,
+    show_default=True,
+    help="Steps of 16 faces each.",
+)
+@click.option(
+    "--landmarks-steps",
+    type=click.IntRange(min=1, max=MOST_ROUNDS),
+    default=1300,
+    show_default=True,
+    help="Steps of 32 faces each.",
 )
 def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_steps: int, landmarks_steps: int) -> None:
     """Train the small frozen networks that come with the package, on synthetic faces alone.
@@ -59,8 +83,12 @@ def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_st
 
 @click.command()
 @click.option("--weights", type=FILE, help="Folder of weights that `demo-train` wrote.  [default: the package's own]")
-@click.option("--seed", type=click.IntRange(min=0), default=2, show_default=True, help="Seed of the faces.")
-@click.option("--images", type=click.IntRange(min=20), default=600, show_default=True, help="Number of faces.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=MOST_SEED), default=2, show_default=True, help="Seed of the faces."
+)
+@click.option(
+    "--images", type=click.IntRange(min=20, max=MOST_IMAGES), default=600, show_default=True, help="Number of faces."
+)
 @click.option("--card", is_flag=True, help="Write digests, training and these numbers to networks.toml in --weights.")
 def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> None:
     """Measure F1 of face parts, and landmark error, on synthetic faces outside the training set."""

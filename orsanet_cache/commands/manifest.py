@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import FILE, MOST_IMAGES
 
 if TYPE_CHECKING:
     from orsanet_cache.layouts.found import DataSet
@@ -102,7 +102,9 @@ def rafdb(root: Path, out: Path, tag_lists: list[tuple[str, Path]]) -> None:
     "--crops", type=FILE, help="First release: cut the faces out by the lists' boxes and write them to this folder."
 )
 @click.option(
-    "--cap-per-class", type=click.IntRange(min=1), help="Maximum number of training images of a class; published: 5000."
+    "--cap-per-class",
+    type=click.IntRange(min=1, max=MOST_IMAGES),
+    help="Maximum number of training images of a class; published: 5000.",
 )
 def affectnet(
     root: Path,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, classes_option, parse_part
+from orsanet_cache.console import FILE, MOST_IMAGES, classes_option, parse_part
 
 
 @click.command()
@@ -109,7 +109,9 @@ def verify(
 @click.command()
 @click.argument("store", type=FILE)
 @click.option("--split", required=True, help="The split to show.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="Number of samples.")
+@click.option(
+    "-n", "count", type=click.IntRange(min=1, max=MOST_IMAGES), default=16, show_default=True, help="Number of samples."
+)
 @click.option("--out", required=True, type=FILE, help="The picture to write, a .png.")
 def show(store: Path, split: str, count: int, out: Path) -> None:
     """Draw a contact sheet of STORE: image with landmarks, and segmentation map, in every view."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, classes_option
+from orsanet_cache.console import FILE, MOST_BATCH, MOST_ROUNDS, classes_option
 
 
 @click.group()
@@ -17,8 +17,18 @@ def bench() -> None:
 @bench.command()
 @click.option("--preset", default="rafdb", show_default=True, help="Model and settings: a preset or a .toml file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. model.depth=4.")
-@click.option("--batch-size", type=click.IntRange(min=2), help="Images per step.  [default: 4 on a CPU, 20 on a GPU]")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of every kind of step.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2, max=MOST_BATCH),
+    help="Images per step.  [default: 4 on a CPU, 20 on a GPU]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1, max=MOST_ROUNDS),
+    default=5,
+    show_default=True,
+    help="Turns of every kind of step.",
+)
 @click.option("--compiled/--not-compiled", default=True, show_default=True, help="Compiling takes minutes on a CPU.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def step(
@@ -83,7 +93,11 @@ def evaluate(
 
 @bench.command()
 @click.option(
-    "--seeds", type=click.IntRange(min=2), default=20, show_default=True, help="How often every training is repeated."
+    "--seeds",
+    type=click.IntRange(min=2, max=MOST_ROUNDS),
+    default=20,
+    show_default=True,
+    help="How often every training is repeated.",
 )
 def dare(seeds: int) -> None:
     """Train a small network with and without DARELoss, on data sets other than faces that come with

@@ -1,27 +1,16 @@
 """The command `orsanet-train predict`: a run on one's own pictures and videos."""
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import FILE, MOST_BATCH, Number
 from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
 from orsanet_train.predict.names import MARGIN
 
 if TYPE_CHECKING:
     from orsanet_train.predict.seen import Crop
-
-
-class _Number(click.FloatRange):
-    """A number in the range. "nan" is refused, although Python parses it as a float."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
 
 
 @click.command()
@@ -36,12 +25,12 @@ class _Number(click.FloatRange):
     help="auto: every face is found, cropped and turned upright. none: every picture is a face's crop already.",
 )  # fmt: skip
 @click.option(
-    "--margin", type=_Number(min=0.5, max=4),
+    "--margin", type=Number(min=0.5, max=4),
     help="Side of a crop relative to the longest side of the face's box; larger for a run that was trained on wider crops.  "
     f"[default: {MARGIN}]",
 )  # fmt: skip
 @click.option(
-    "--fps", type=_Number(min=0, max=1000, min_open=True), default=1.0, show_default=True,
+    "--fps", type=Number(min=0, max=1000, min_open=True), default=1.0, show_default=True,
     help="Frames to take from every second of a video.",
 )  # fmt: skip
 @click.option(
@@ -49,7 +38,11 @@ class _Number(click.FloatRange):
 )  # fmt: skip
 @segmenter_option
 @landmarks_option
-@click.option("--batch-size", type=click.IntRange(min=1), help="Faces per batch.  [default: 8 on a CPU, 64 on a GPU]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1, max=MOST_BATCH),
+    help="Faces per batch.  [default: 8 on a CPU, 64 on a GPU]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def predict(
     run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, overlays: str,

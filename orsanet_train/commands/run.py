@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, classes_option
+from orsanet_cache.console import FILE, Number, classes_option
 from orsanet_train.commands.options import PRESET_HELP, resident_option
 
 if TYPE_CHECKING:
     from orsanet_train.feed.residence import Resident
 
 RANDOM_START = "IR50 starts from random weights (no --ir50); the published runs start from face-recognition weights"
+MOST_MINUTES = 60 * 24 * 366  # a year
 CHOSEN_ON_TEST = (
     "the best epoch is chosen on 'test', as in the published runs, so its accuracy there is optimistic; "
     "pass --set selection_split=valid or held-out to choose it on other images"
@@ -38,7 +39,7 @@ CHOSEN_ON_TEST = (
     "--compile", "compiled", is_flag=True, help="Compile the model with torch.compile: slow to start, then faster."
 )
 @click.option(
-    "--save-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True,
+    "--save-minutes", type=Number(min=0, max=MOST_MINUTES), default=5.0, show_default=True,
     help="Minutes between saved states: the most work that a kill or a power cut can lose.",
 )  # fmt: skip
 @click.option("--segmenter", type=FILE, help="For priors = online: the store's SegFace weights, or demo.")

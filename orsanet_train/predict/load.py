@@ -33,6 +33,9 @@ from orsanet_train.predict.seen import Crop, Looker
 Given = StrPath | Image.Image | NDArray[np.uint8]  # a path, a Pillow image, or RGB uint8 [H, W, 3]
 
 
+MOST_PER_SECOND = 1000  # frames of a video
+
+
 class Predictor:
     """A run's model with the frozen networks of its training: pictures to faces with probabilities.
 
@@ -147,6 +150,8 @@ class Predictor:
             batch_size: Number of faces predicted at a time. None: a default for the device.
             per_second: Frames taken of every second of a video; each has its own result.
         """
+        if not 0 < per_second <= MOST_PER_SECOND:
+            raise OrsanetError(f"per_second {per_second!r}: give a number above 0, at most {MOST_PER_SECOND}")
         chosen = (picture for number, one in enumerate(given, 1) for picture in _pictures(one, number, per_second))
         looker = self.looker(crop, margin)
         return picture_results(self.crops, looker, chosen, batch_size=batch_size, wants_preview=lambda: True)

@@ -24,6 +24,7 @@ from orsanet_train.predict.pictures import is_video, pictures
 from orsanet_train.predict.results import PictureResult, picture_results
 from orsanet_train.predict.seen import Crop
 
+DIGITS = 9  # of a number of pictures
 SHOWN = 10  # pictures whose faces are printed
 QUALITY_JPEG = 90
 
@@ -117,7 +118,7 @@ def parse_overlays(text: str) -> float:
     """A number from `none`, `all` or digits. Raises OrsanetError for anything else."""
     if text in ("none", "all"):
         return math.inf if text == "all" else 0
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > DIGITS:
         raise OrsanetError(f"--overlays {text}: give none, all or a number of pictures")
     return int(text)
 

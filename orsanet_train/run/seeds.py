@@ -13,6 +13,8 @@ from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.run.train import RunSummary
 
+DIGITS = 19  # of 2^63
+
 
 def parse_seeds(text: str) -> list[int]:
     """`1,2,3` -> [1, 2, 3].
@@ -23,7 +25,7 @@ def parse_seeds(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise OrsanetError(f"--seeds {text}: write numbers separated by commas, for example 0,1,2")
-    seeds = [int(part) for part in parts]
+    seeds = [int(part) if len(part) <= DIGITS else 2**63 for part in parts]  # int refuses thousands of digits
     if max(seeds) >= 2**63:
         raise OrsanetError(f"--seeds {text}: a seed must be less than 2^63")
     if len(set(seeds)) < len(seeds):

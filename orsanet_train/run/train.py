@@ -5,6 +5,7 @@ The order is: check that all arguments fit (prepare.py), create the run folder, 
 step of any epoch ends exactly like an uninterrupted run.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
+from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, read_weights
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
@@ -83,6 +85,10 @@ def train(
 
     Raises OrsanetError for arguments that do not fit, before the first step.
     """
+    if not 0 <= save_minutes < math.inf:
+        raise OrsanetError(f"save_minutes {save_minutes!r}: give a finite number of minutes, 0 or more")
+    if images is not None and images < 1:
+        raise OrsanetError(f"images {images!r}: give 1 or more, or None for all images")
     manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
     if ir50 is not None and not isinstance(ir50, Weights):
         ir50 = read_weights(ir50)

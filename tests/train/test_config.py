@@ -20,8 +20,7 @@ from orsanet_train.config import (
 )
 
 COUNT = st.integers(1, 8192)
-POSITIVE = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
-NOT_NEGATIVE = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+WEIGHT = st.floats(0, 1000)
 SHARE = st.floats(0, 1)
 SPLIT_NAME = st.text(st.characters(exclude_categories=["Cs"]))  # surrogates cannot be written as UTF-8
 SCALE = st.tuples(*[st.floats(0, 0.3, exclude_min=True)] * 2).map(lambda pair: (min(pair), max(pair)))
@@ -29,9 +28,9 @@ CONFIGS = st.builds(
     RunConfig,
     epochs=COUNT,
     batch_size=COUNT,
-    learning_rate=POSITIVE,
+    learning_rate=st.floats(0, 100, exclude_min=True),
     learning_rate_decay=st.floats(0, 1, exclude_min=True),
-    rho=NOT_NEGATIVE,
+    rho=st.floats(0, 100),
     sampling=st.sampled_from(["balanced", "shuffled"]),
     train_split=SPLIT_NAME,
     selection_split=SPLIT_NAME,
@@ -51,10 +50,10 @@ CONFIGS = st.builds(
     loss=st.builds(
         LossConfig,
         warmup_epochs=st.integers(0, 10**6),
-        smoothed_weight=NOT_NEGATIVE,
+        smoothed_weight=WEIGHT,
         smoothing=SHARE,
         dare=st.sampled_from(["published", "paper", "none"]),
-        dare_weight=NOT_NEGATIVE,
+        dare_weight=WEIGHT,
     ),
     augmentation=st.builds(AugmentationConfig, hflip=SHARE, erasing=SHARE, erasing_scale=SCALE),
 )
