@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,18 +22,23 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orsanet_cache.data.cells import marked, unmarked
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.durable import prepare_folder, write_whole
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, validation_findings
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.reading import MAX_JSON_BYTES, array_of, below, json_of, read_limited
 from orsanet_cache.shortage import refuse_shortage
+from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, how_chosen, read_identity
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
 PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")
+MAX_BYTES = 4 * 1024**3  # of predictions.csv and of features.npy
+FINDINGS = 3  # of a damaged evaluation.json, to name
 NAMES = ("split", "view", "image", "tags", "label", "predicted")
 
 
@@ -100,31 +106,77 @@ class Evaluation:
                 f"{folder}: no evaluation found; make one with `orsanet-train evaluate RUN --store … --manifest …`"
             )
         try:
-            content = json.loads((folder / EVALUATION).read_bytes())
-            checkpoint = dict(content["checkpoint"])
-            weights = checkpoint.pop("file")
-            identity = Identity.model_validate_json(json.dumps(checkpoint))
-            if changed := [name for name, digest in content["sha256"].items() if _sha256(folder / name) != digest]:
+            content = _Content.model_validate(json_of(read_limited(folder / EVALUATION, MAX_JSON_BYTES)))
+            weights = content.checkpoint.pop("file", None)
+            if not isinstance(weights, str) or Path(weights).name != weights:
+                raise ValueError("its checkpoint has no file name")
+            identity = Identity.model_validate_json(json.dumps(content.checkpoint))
+            # Only these two: a name in the file is no permission to open what it names.
+            files = {name: read_limited(below(folder, name), MAX_BYTES) for name in (PREDICTIONS, FEATURES)}
+            digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            if changed := [name for name, digest in digests.items() if content.sha256.get(name) != digest]:
                 raise ValueError(f"{', '.join(changed)} changed since the evaluation")
-            table = _read_table(folder / PREDICTIONS, identity.classes)
-            features = np.load(folder / FEATURES)
-            groups = tuple(GroupReport.from_json(group) for group in content["groups"])
-            return cls(
-                identity,
-                weights,
-                content["manifest"],
-                content["store"],
-                content["seals"],
-                tuple(content["notes"]),
-                groups,
-                table,
-                features,
-            )
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            if extra := content.sha256.keys() - files.keys():
+                raise ValueError(f"it names files that no evaluation has: {', '.join(sorted(extra))}")
+            table = _read_table(files[PREDICTIONS], identity.classes)
+            groups = tuple(GroupReport.from_json(group) for group in content.groups)
+            features = array_of(files[FEATURES])
+            _check_whole(identity.classes, groups, table, features)
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             refuse_shortage(error, folder)
             raise OrsanetError(
-                f"{folder}: not a complete evaluation ({error}); run `orsanet-train evaluate` again"
+                f"{folder}: not a complete evaluation ({_reason(error)}); run `orsanet-train evaluate` again"
             ) from error
+        return cls(
+            identity,
+            weights,
+            content.manifest,
+            content.store,
+            content.seals,
+            content.notes,
+            groups,
+            table,
+            features,
+        )
+
+
+class _Content(BaseModel):
+    """What is read of evaluation.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    checkpoint: dict[str, Any]
+    manifest: str
+    store: str
+    seals: dict[str, str]
+    sha256: dict[str, str]
+    notes: tuple[str, ...]
+    groups: list[Any]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(validation_findings(error)[:FINDINGS])
+    return " ".join(str(error).split())
+
+
+def _check_whole(
+    classes: tuple[str, ...], groups: Sequence[GroupReport], table: pd.DataFrame, features: NDArray[Any]
+) -> None:
+    """Raises ValueError unless the parts of an evaluation belong together."""
+    if features.dtype != np.float32 or features.ndim != 2 or len(features) != len(table):
+        raise ValueError(f"{FEATURES} is not float32 with a row for each of the {len(table):,} rows of {PREDICTIONS}")
+    if not table["label"].isin(classes).all() or not table["predicted"].isin(classes).all():
+        raise ValueError(f"{PREDICTIONS} has other classes than the checkpoint")
+    if not np.isfinite(table[probability_columns(classes)].to_numpy()).all() or not np.isfinite(features).all():
+        raise ValueError("a probability or feature is not finite")
+    for report in groups:
+        counts = report.confusion
+        whole = len(counts) == len(classes) and all(len(row) == len(classes) and min(row) >= 0 for row in counts)
+        if not whole or tuple(report.classes) != classes or sum(map(sum, counts)) != report.images:
+            raise ValueError(f"the counts of group '{report.name}' are not those of its classes and images")
+        if Group.parse(report.name).of(table).sum() != report.images or not report.images:
+            raise ValueError(f"group '{report.name}' has other images in {PREDICTIONS}")
 
 
 def read_evaluation(run: StrPath, checkpoint: str = "best") -> Evaluation:
@@ -195,11 +247,11 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _read_table(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
+def _read_table(content: bytes, classes: tuple[str, ...]) -> pd.DataFrame:
     """Read predictions.csv. Names stay text, even "NA" and "1"."""
     columns = probability_columns(classes)
     dtypes: dict[str, Any] = {**dict.fromkeys(NAMES, str), **dict.fromkeys(columns, np.float32)}
-    table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
+    table = pd.read_csv(io.BytesIO(content), dtype=dtypes, keep_default_na=False)
     if list(table.columns) != [*NAMES, *columns]:
-        raise ValueError(f"{path.name} has other columns than an evaluation's table")
+        raise ValueError(f"{PREDICTIONS} has other columns than an evaluation's table")
     return table.assign(**{name: table[name].map(unmarked) for name in NAMES})

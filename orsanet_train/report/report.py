@@ -20,12 +20,12 @@ from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.paths import StrPath, as_path, as_paths
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import compare, run_names, seed_folders
 from orsanet_train.evaluation.groups import Group
+from orsanet_train.evaluation.history import read_history
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
 from orsanet_train.report.contents import Beside, Report, RunReport, Source
 from orsanet_train.report.paper import published
@@ -71,7 +71,7 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
     config = load_config(str(run / "config.toml"))
     detailed = evaluation.group(str(group))
     assert detailed is not None  # _detailed_group chose it from the evaluation
-    history = _history(run / "metrics.csv")
+    history = read_history(run)
     report = RunReport(
         name=name,
         stamp=stamp(evaluation, detailed, history),
@@ -100,21 +100,6 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
     return Source(run, evaluation, opened, group, rows, quality, history, report)
 
 
-def _history(path: Path) -> pd.DataFrame | None:
-    """Read metrics.csv; None if it does not exist."""
-    if not path.exists():
-        return None
-    try:
-        history = pd.read_csv(path)
-        history["selection_accuracy"].astype(float).iloc[-1]
-    except (ValueError, KeyError, IndexError) as error:
-        refuse_shortage(error, path)
-        raise OrsanetError(
-            f"{path}: damaged ({error}); restore it from a copy, or delete it to report without it"
-        ) from error
-    return history
-
-
 def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Group:
     plain = [group for report in evaluation.groups if (group := Group.parse(report.name)).tag is None]
     splits = list(dict.fromkeys(group.split for group in plain if group.view == CLEAN))
@@ -135,7 +120,7 @@ def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -
     store = PriorStore.open(path)
     if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
-    if store.sealed(group.split, group.view).seal != evaluation.seals[f"{group.split}/{group.view}"]:
+    if store.sealed(group.split, group.view).seal != evaluation.seals.get(f"{group.split}/{group.view}"):
         raise OrsanetError(
             f"{store.path}: split '{group.split}' is not the one that was evaluated (its seal differs); name the evaluated store with --store, or "
             f"run `orsanet-train evaluate` again"

@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.durable import make_folder, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.reading import MAX_JSON_BYTES, open_regular, read_limited
 from orsanet_cache.shortage import refuse_shortage
 
 TENSORS = "tensors.safetensors"
@@ -137,7 +138,7 @@ def _read(path: Path) -> TrainingState:
     Raises OrsanetError unless it is, to the last bit, the state that was saved under this name.
     """
     try:
-        numbers, checksum = _checked_numbers((path / NUMBERS).read_bytes())
+        numbers, checksum = _checked_numbers(read_limited(path / NUMBERS, MAX_JSON_BYTES))
         if _file_crc32c(path / TENSORS) != checksum:
             raise ValueError(f"{TENSORS} does not match its checksum")
         # Copies, not views of the file: torch aligns its own memory, and kernels may round
@@ -146,7 +147,8 @@ def _read(path: Path) -> TrainingState:
             state = TrainingState(**numbers, tensors={name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
         if state.name != path.name.removesuffix(".replaced"):
             raise ValueError(f"it contains the state {state.name}")
-    except (OSError, RuntimeError, ValueError) as error:  # torch maps the file itself
+    except (OSError, RuntimeError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        # RuntimeError: torch maps the file itself
         refuse_shortage(error, path)
         raise OrsanetError(f"{path}: damaged ({error})") from error
     return state
@@ -224,7 +226,7 @@ def _file_crc32c(path: Path) -> int:
     read_only = piece.view()
     read_only.setflags(write=False)
     checksum = 0
-    with open(path, "rb", buffering=0) as file:
+    with open(open_regular(path), "rb", buffering=0) as file:
         while count := file.readinto(piece.data):
             checksum = google_crc32c.extend(checksum, read_only[:count])
     return checksum
