@@ -43,7 +43,7 @@ def evaluate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.evaluation.evaluate import evaluate as evaluate_run
-    from orsanet_train.evaluation.tables import text_table
+    from orsanet_train.evaluation.tables import known_text, text_table
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     for table in tag_tables:
@@ -56,6 +56,7 @@ def evaluate(
     )  # fmt: skip
     click.echo(text_table(evaluation.groups))
     click.echo(evaluation.protocol)
+    click.echo(known_text(evaluation.groups), err=True)
     for note in evaluation.notes:
         click.echo(note, err=True)
     click.echo(f"wrote {folder}")

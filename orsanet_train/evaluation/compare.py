@@ -210,8 +210,12 @@ def _left_out(first: _Run, run: _Run) -> Iterator[str]:
 
 def _trained_on(run: _Run) -> Iterator[str]:
     for group in run.groups:
-        if any(report.trained_on for report in run.reports(group)):
+        trained = [report for report in run.reports(group) if report.trained_on]
+        if any(report.all_trained_on for report in trained):
             yield f"{run.name} was trained on the images of {group}"
+        elif trained:
+            most = max(trained, key=lambda report: report.trained_images or 0)
+            yield f"{run.name} was trained on {most.trained_images:,} of the {most.images:,} images of {group}"
 
 
 def _enumerated(items: Sequence[object]) -> str:

@@ -25,7 +25,7 @@ from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import LabelledSplit, join
+from orsanet_train.feed.split import LabelledSplit, image_digests, join
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
 
 
@@ -94,20 +94,21 @@ def evaluate(
     probabilities = table[probability_columns(manifest.classes)].to_numpy()
 
     reports = []
-    here = manifest.name == identity.data_set  # another data set's splits may have the same names
     for group in chosen:
         rows = np.flatnonzero(group.of(table))
+        trained, chose = _known(identity, manifest, store, parts[group], len(rows))
         reports.append(
             group_report(
                 str(group), labels[rows], probabilities[rows], manifest.classes,
                 rejected=len(parts[group].rejected),
-                chose_checkpoint=here and group.split == identity.selection_split and identity.selection != "last",
-                trained_on=here and group.split == identity.train_split,
+                chose_checkpoint=chose > 0, trained_on=trained > 0,
+                chose_images=None if identity.images is None else chose,
+                trained_images=None if identity.images is None else trained,
             )
         )  # fmt: skip
     notes += [*_notes(reports, splits, identity)]
     evaluation = Evaluation(
-        identity, weights.name, manifest.name, str(store.path.absolute()),
+        identity.model_copy(update={"images": None}), weights.name, manifest.name, str(store.path.absolute()),
         {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits},
         tuple(notes), tuple(reports), table, np.concatenate(features),
     )  # fmt: skip
@@ -115,13 +116,44 @@ def evaluate(
     return evaluation
 
 
+def _known(
+    identity: Identity, manifest: Manifest, store: PriorStore, part: LabelledSplit, images: int
+) -> tuple[int, int]:
+    """How many of a group's images the model was trained on, and how many chose the checkpoint.
+
+    They are counted by their digests. Weights without digests are judged by the names of manifest
+    and split: all images of the group, or none.
+    """
+    if identity.images is None:
+        here = manifest.name == identity.data_set  # another data set's splits may have the same names
+        trained = images if here and part.name == identity.train_split else 0
+        chose = images if here and part.name == identity.selection_split else 0
+    else:
+        digests = image_digests(store, part)
+        trained, chose = identity.images.trained_on(digests), identity.images.chosen_by(digests)
+    return trained, 0 if identity.selection == "last" else chose
+
+
 def _notes(
     reports: Sequence[GroupReport], splits: Mapping[tuple[str, str], LabelledSplit], identity: Identity
 ) -> Iterator[str]:
-    if trained := [report.name for report in reports if report.trained_on]:
+    if identity.images is None:
+        yield (
+            "the weights do not have the digests of their training's images: which images they were trained on and chosen by "
+            "is judged by the names of manifest and split"
+        )
+    if trained := [report.name for report in reports if report.all_trained_on]:
         held_out = ", except for the held-out part, on which the checkpoint was chosen"
-        part = held_out if identity.selection_split == HELD_OUT else ""
+        part = held_out if identity.images is None and identity.selection_split == HELD_OUT else ""
         yield f"the model was trained on the images of {', '.join(trained)}{part}"
+    for report in reports:
+        if report.trained_on and not report.all_trained_on:
+            yield f"the model was trained on {report.trained_images:,} of the {report.images:,} images of {report.name}"
+        if report.chose_checkpoint and not report.all_chose_checkpoint:
+            yield (
+                f"the checkpoint was chosen on {report.chose_images:,} of the {report.images:,} images of {report.name}, "
+                "so their numbers are optimistic"
+            )
     rejected: dict[str, set[str]] = {}
     for (name, _), split in splits.items():
         rejected.setdefault(name, set()).update(split.rejected)

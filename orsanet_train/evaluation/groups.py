@@ -42,13 +42,27 @@ class Group:
 
 
 def all_groups(manifest: Manifest, store: PriorStore, identity: Identity) -> list[Group]:
-    """Every split except the training split, each with its tags and its occluded views."""
+    """Every split except the training split, each with its tags and its occluded views.
+
+    The training split is known by its images, whatever the names of split and manifest: it is a
+    split with more than half of its images from training.
+    """
     groups = []
     for split in manifest.splits:
-        if split == identity.train_split and manifest.name == identity.data_set:
+        if _is_training_split(manifest, store, split, identity):
             continue
         tags = sorted(set().union(*(sample.tags for sample in manifest.split(split))))
         views = [view for view in store.views(split) if view not in NOT_A_TEST] if split in store.splits else []
         groups += [Group(split, None, CLEAN), *(Group(split, tag, CLEAN) for tag in tags)]
         groups += [Group(split, None, view) for view in views]
     return groups
+
+
+def _is_training_split(manifest: Manifest, store: PriorStore, split: str, identity: Identity) -> bool:
+    if identity.images is not None and split in store.splits and CLEAN in store.views(split):
+        wanted = {sample.image for sample in manifest.split(split)}
+        rows = [row for row, image in enumerate(store.sample_ids(split)) if image in wanted]
+        if rows:  # a split that the store lacks is refused when it is read
+            digests = store.sealed(split, CLEAN).image_sha256[rows]
+            return 2 * identity.images.trained_on(digests) > len(rows)
+    return split == identity.train_split and manifest.name == identity.data_set

@@ -62,9 +62,12 @@ class GroupReport:
     classes: dict[str, ClassReport]  # in label order
     confusion: list[list[int]]  # [true][predicted], in label order
     reliability: list[Bin]  # the non-empty ones of 15 equally wide bins
-    chose_checkpoint: bool  # by this split's accuracy, so the numbers are optimistic
-    trained_on: bool
+    chose_checkpoint: bool  # some of these images did, so the numbers are optimistic
+    trained_on: bool  # some of these images
     label_warning: str | None  # some classes look exchanged
+    # How many of the images; None: not counted, because the weights have no digests.
+    chose_images: int | None = None
+    trained_images: int | None = None
 
     @property
     def headlines(self) -> dict[str, Estimate]:
@@ -75,6 +78,26 @@ class GroupReport:
             "macro_f1": self.macro_f1,
             "top2_accuracy": self.top2_accuracy,
         }
+
+    @property
+    def all_chose_checkpoint(self) -> bool:
+        """Whether all of its images chose the checkpoint."""
+        return self.chose_checkpoint and self.chose_images in (None, self.images)
+
+    @property
+    def all_trained_on(self) -> bool:
+        """Whether the model was trained on all of its images."""
+        return self.trained_on and self.trained_images in (None, self.images)
+
+    @property
+    def mostly_trained_on(self) -> bool:
+        """Whether the model was trained on more than half of its images."""
+        return self.trained_on and (self.trained_images is None or 2 * self.trained_images > self.images)
+
+    @property
+    def training_mark(self) -> str:
+        """What stands behind the group's name in tables if the model was trained on its images."""
+        return "(training images)" if self.all_trained_on else f"({self.trained_images:,} training images)"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,6 +117,8 @@ def group_report(
     rejected: int = 0,
     chose_checkpoint: bool = False,
     trained_on: bool = False,
+    chose_images: int | None = None,
+    trained_images: int | None = None,
     seed: int = 0,
 ) -> GroupReport:
     """Metrics of one group of images.
@@ -107,8 +132,10 @@ def group_report(
         probabilities: [N, K].
         classes: The names of the K classes in label order, K > 1.
         rejected: Number of images of the group that the build rejected.
-        chose_checkpoint: Whether the checkpoint was chosen by the accuracy on this split.
-        trained_on: Whether the model was trained on these images.
+        chose_checkpoint: Whether the checkpoint was chosen by the accuracy on some of these images.
+        trained_on: Whether the model was trained on some of these images.
+        chose_images: How many of the images chose the checkpoint; None: not counted.
+        trained_images: How many of the images the model was trained on; None: not counted.
         seed: Seed of the resamples for the intervals (see `headlines`).
     """
     labels, probabilities, classes = np.asarray(labels), np.asarray(probabilities), as_names(classes, "classes")
@@ -145,6 +172,8 @@ def group_report(
         chose_checkpoint=chose_checkpoint,
         trained_on=trained_on,
         label_warning=label_warning(confusion, classes),
+        chose_images=chose_images,
+        trained_images=trained_images,
     )
 
 

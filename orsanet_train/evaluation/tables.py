@@ -12,7 +12,7 @@ from orsanet_train.evaluation.statistics import Estimate
 def text_table(reports: Sequence[GroupReport]) -> str:
     """The headlines of several groups, columns two spaces apart.
 
-    A `*` marks groups on which the checkpoint was chosen. Metrics, including the calibration error
+    A `*` marks groups on which the checkpoint was chosen; training images are named. Metrics, including the calibration error
     ECE, are in per cent. `width` is the width of the accuracy's interval as a number of images.
     """
     columns = [
@@ -20,7 +20,9 @@ def text_table(reports: Sequence[GroupReport]) -> str:
     ]  # fmt: skip
     rows = [
         [
-            report.name + (" *" if report.chose_checkpoint else ""),
+            report.name
+            + (" *" if report.chose_checkpoint else "")
+            + (f" {report.training_mark}" if report.trained_on else ""),
             report.images,
             report.rejected,
             _percent(report.accuracy.value),
@@ -37,6 +39,16 @@ def text_table(reports: Sequence[GroupReport]) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
+
+
+def known_text(reports: Sequence[GroupReport]) -> str:
+    """How many images of each group the run trained on, and how many chose its checkpoint."""
+    counts = [
+        f"{report.name} {report.trained_images:,} and {report.chose_images:,}"
+        for report in reports
+        if report.trained_images is not None and report.chose_images is not None
+    ]
+    return f"images that the run trained on, and that chose its checkpoint: {'; '.join(counts) or 'not known'}"
 
 
 def comparison_text(comparison: Comparison) -> str:

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.durable import read_json
+from orsanet_cache.errors import OrsanetError
 from orsanet_cache.weights.networks import NAMES
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
@@ -103,7 +104,10 @@ def training_of(run: Path, identity: Identity) -> Training | None:
     """
     if identity.selection == "published" or not (run / "run.json").exists():
         return None
-    return Training(load_config(str(run / "config.toml")), read_json(run / "run.json")["training_images_sha256"])
+    digest = read_json(run / "run.json").get("training_images_sha256")
+    if not isinstance(digest, str):
+        raise OrsanetError(f"{run / 'run.json'}: damaged (no training_images_sha256); restore it from a copy")
+    return Training(load_config(str(run / "config.toml")), digest)
 
 
 def model_card(
@@ -146,6 +150,7 @@ def model_card(
         evaluation=evaluation,
         whole=whole,
         optimistic=evaluation is not None and evaluation.optimistic,
+        flattered=[report.name for report in reports if report.chose_checkpoint and _is_split(report)],
         views=_views(reports),
         example_split=_example_split(identity, whole),
         drops=[] if evaluation is None else _drops(evaluation),
@@ -217,13 +222,19 @@ def _drops(evaluation: Evaluation) -> list[Drop]:
 
 def _is_whole(report: GroupReport) -> bool:
     """Whether the group is a whole split in the clean view that the model was not trained on."""
+    return _is_split(report) and not report.mostly_trained_on
+
+
+def _is_split(report: GroupReport) -> bool:
+    """Whether the group is a whole split in the clean view."""
     group = Group.parse(report.name)
-    return group.tag is None and group.view == CLEAN and not report.trained_on
+    return group.tag is None and group.view == CLEAN
 
 
 def _example_split(identity: Identity, whole: Sequence[GroupReport]) -> str:
     """An evaluated split used neither for training nor for choosing; else the training split."""
-    return next((report.name for report in whole if not report.chose_checkpoint), identity.train_split)
+    unused = (report.name for report in whole if not report.chose_checkpoint and not report.trained_on)
+    return next(unused, identity.train_split)
 
 
 def _views(reports: Sequence[GroupReport]) -> dict[str, str]:

@@ -94,6 +94,11 @@ def join(
     )
 
 
+def image_digests(store: PriorStore, split: LabelledSplit) -> NDArray[np.uint8]:
+    """SHA-256 of the image files of a split's samples, [views * N, 32], view after view."""
+    return np.concatenate([store.sealed(split.name, view).image_sha256[split.rows] for view in split.views])
+
+
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
     """The images that a run of this configuration trains on.
 

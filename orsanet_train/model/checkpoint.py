@@ -1,10 +1,12 @@
 """Weights files that contain their origin.
 
 The header of `best.safetensors` and `last.safetensors` has the classes in label order, the model's
-configuration, the recipe of the training store and the choice of the epoch. Each file is written
-under another name and then renamed, so a kill leaves the previous file whole.
+configuration, the recipe of the training store, the choice of the epoch and the digests of the
+images of training and choice. Each file is written under another name and then renamed, so a kill
+leaves the previous file whole.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,10 +20,13 @@ from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.reading import check_regular
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.config import ModelConfig
+from orsanet_train.model.known_images import KnownImages
 from orsanet_train.model.orsanet import ORSANet, build_model
 
+MAX_CHANNELS = 65536  # of a feature map: far above every network's
 HEADER = "orsanet"  # of a weights file: Identity as JSON
 WEIGHTS_FILES = ("best.safetensors", "last.safetensors")
 # Beside the weights of a published checkpoint: the frozen networks of that checkpoint.
@@ -35,8 +40,8 @@ class Identity(BaseModel):
 
     classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in label order
     model: ModelConfig
-    segmentation_channels: Annotated[int, Field(ge=1)]
-    landmark_channels: Annotated[int, Field(ge=1)]
+    segmentation_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+    landmark_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
     store_recipe: dict[str, Any]
     ir50_sha256: str | None  # of the backbone's initial weights; None: random, or not known (published)
     epoch: int | None  # counted from 1, as in metrics.csv; None: of a published checkpoint
@@ -46,6 +51,8 @@ class Identity(BaseModel):
     selection_split: str
     selection_accuracy: float | None  # None: of a published checkpoint
     tensors_sha256: str = ""  # filled in when saved
+    # Only in the weights file. None: published, or from before the digests were kept.
+    images: Annotated[KnownImages | None, Field(exclude=True)] = None
 
     @property
     def published_choice(self) -> str:
@@ -90,7 +97,8 @@ def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     """Write a weights file with its identity."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     identity = identity.model_copy(update={"tensors_sha256": tensors_digest(tensors)})
-    header = {HEADER: identity.model_dump_json()}
+    images = None if identity.images is None else identity.images.model_dump(mode="json")
+    header = {HEADER: json.dumps({**identity.model_dump(mode="json"), "images": images})}
     # Bytes, not save_file, which makes the file readable by its owner only.
     content = safetensors.torch.save(tensors, metadata=header)
     write_whole(path, lambda temporary: temporary.write_bytes(content))
@@ -132,7 +140,7 @@ def read_identity(path: Path) -> Identity:
     Raises OrsanetError for any other file.
     """
     try:
-        path.open("rb").close()  # safetensors calls a file missing whatever the reason that it cannot be opened
+        check_regular(path)  # and safetensors calls a file missing whatever the reason that it cannot be opened
         with safetensors.safe_open(path, framework="pt") as file:
             return _identity(path, file.metadata() or {})
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # torch maps the file itself

@@ -18,12 +18,12 @@ LAST_SHARE, LAST_AT_LEAST = 8, 5  # mean of the last eighth of the epochs (50 of
 def stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame | None) -> str:
     """How the checkpoint was chosen, in short, for the top of the report."""
     epochs = None if history is None else len(history)
-    return chosen_in_short(evaluation.checkpoint, epochs, optimistic=detailed.chose_checkpoint)
+    return chosen_in_short(evaluation.checkpoint, epochs, optimistic=detailed.all_chose_checkpoint)
 
 
 def warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
     """The warnings to show before the numbers."""
-    if not detailed.chose_checkpoint:
+    if not detailed.all_chose_checkpoint:  # if some of its images did, the notes have their number
         return list(evaluation.notes)
     return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic", *evaluation.notes]
 

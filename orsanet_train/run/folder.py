@@ -23,10 +23,12 @@ from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
 from orsanet_train.engine.engine import Engine
+from orsanet_train.evaluation.history import HISTORY, read_history
 from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.run.watch import tensorboard_installed, write_events
 
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
+IMAGE_FILES = "image_files_sha256"  # of run.json: identifies the contents of the images of training and choice
 _BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all files that a kill before run.json can leave
 
 
@@ -42,11 +44,13 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
         before = load_config(str(out / "config.toml")).model_dump(mode="json")
         if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
             raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
-        if changed := list(recipe_differences(read_json(out / "run.json"), data)):
+        begun = {IMAGE_FILES: data[IMAGE_FILES], **read_json(out / "run.json")}  # older runs do not have it
+        if changed := list(recipe_differences(begun, data)):
             raise OrsanetError(
                 f"{out}: resumed with other data, weights or options; pass the same, or start a new run:\n{listed(changed)}"
             )
-        finished = len(pd.read_csv(out / "metrics.csv")) if (out / "metrics.csv").exists() else 0
+        history = read_history(out)
+        finished = 0 if history is None else len(history)
         if finished > config.epochs:  # even if the saved state is older: the best weights may be of a later epoch
             raise OrsanetError(
                 f"{out}: already trained for {finished} epochs, not {config.epochs}; set epochs to at least {finished}, or start a new run"
@@ -70,7 +74,9 @@ def record_versions(out: Path, epoch: int) -> str | None:
     """
     path = out / "versions.json"
     now = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    known = read_json(path) if path.exists() else []
+    known = read_json(path, list) if path.exists() else []
+    if not all(isinstance(entry, dict) and isinstance(entry.get("versions"), dict) for entry in known):
+        raise OrsanetError(f"{path}: damaged (an entry without versions); restore it from a copy, or delete it")
     if known and known[-1]["versions"] == now:
         return None
     content = json.dumps([*known, {"from_epoch": epoch, "versions": now}], indent=2)
@@ -102,7 +108,7 @@ def write_epoch(
     if row["selection_accuracy"] > max((earlier["selection_accuracy"] for earlier in before), default=-math.inf):
         _write_weights(out, engine, identity.model_copy(update={"selection": "best"}))
     table = pd.DataFrame(history).astype({"epoch": int})
-    write_whole(out / "metrics.csv", lambda path: table.to_csv(path, index=False))
+    write_whole(out / HISTORY, lambda path: table.to_csv(path, index=False))
     if tensorboard_installed():
         write_events(out / "tensorboard", history, restart=restart)
 

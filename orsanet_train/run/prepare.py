@@ -25,10 +25,11 @@ from orsanet_train.engine.engine import Companion, Engine, build_engine
 from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import LabelledSplit, selection_split, training_split
+from orsanet_train.feed.split import LabelledSplit, image_digests, selection_split, training_split
 from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model.known_images import KnownImages
 from orsanet_train.model.orsanet import backbone_weights
-from orsanet_train.run.folder import check_folder
+from orsanet_train.run.folder import IMAGE_FILES, check_folder
 from orsanet_train.run.state import TrainingState, load_state
 
 
@@ -82,7 +83,8 @@ def prepare(
     selection = selection_split(config, manifest, store)
     if images is not None:
         training, selection = training.first(images), selection.first(images)
-    identity = _identity(config, manifest, store, ir50)
+    known = KnownImages.of([image_digests(store, training)], [image_digests(store, selection)])
+    identity = _identity(config, manifest, store, ir50).model_copy(update={"images": known})
     torch.manual_seed(config.seed)
     model = identity.build()
     if ir50 is not None:
@@ -92,6 +94,7 @@ def prepare(
         "store": store.recipe,
         "training_images_sha256": training.sha256(),
         "selection_images_sha256": selection.sha256(),
+        IMAGE_FILES: known.sha256,
         "ir50_sha256": identity.ir50_sha256,
         "compiled": compiled,
     }

@@ -16,7 +16,7 @@ from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.compare import compare, seed_folders
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import group_report
-from orsanet_train.evaluation.predictions import Evaluation, probability_columns
+from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns
 from orsanet_train.evaluation.statistics import Estimate, paired
 from orsanet_train.model.checkpoint import Identity, save_weights
 
@@ -216,12 +216,21 @@ def test_a_run_on_images_it_was_trained_on_is_named(tmp_path: Path) -> None:
     trained = replace(trained, groups=(replace(trained.groups[0], trained_on=True),))
     runs = [write(tmp_path / "a", trained), write(tmp_path / "b", evaluation(outcomes(1), ["test"]))]
     assert compare(runs, "last").notes == ("a was trained on the images of test",)
+    some = replace(trained, groups=(replace(trained.groups[0], trained_images=7),))
+    runs[0] = write(tmp_path / "a", some)
+    assert compare(runs, "last").notes == (f"a was trained on 7 of the {IMAGES} images of test",)
 
 
 def test_other_images_are_refused_with_examples(tmp_path: Path) -> None:
     first = write(tmp_path / "a", evaluation(outcomes(0)))
     whole = evaluation(outcomes(1))
-    fewer = replace(whole, table=whole.table.drop(index=[0, 5]), features=whole.features[2:])
+    table = whole.table.drop(index=[0, 5])
+    reports = []
+    for name in ("test", "test:occluded"):
+        rows = table[Group.parse(name).of(table)]
+        shares = rows[probability_columns(CLASSES)].to_numpy()
+        reports.append(group_report(name, labels_of(rows, CLASSES), shares, CLASSES))
+    fewer = replace(whole, table=table, features=whole.features[2:], groups=tuple(reports))
     second = write(tmp_path / "b", fewer)
     with pytest.raises(
         OrsanetError, match=r"(?s)b: 'test' has other images than in .*a; .*images/0.png\n  images/5.png"

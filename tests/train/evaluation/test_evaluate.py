@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import accuracy_score
 
-from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
+from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.model.checkpoint import load_weights
+from orsanet_train.evaluation.predictions import Evaluation
+from orsanet_train.evaluation.tables import known_text
+from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -243,3 +246,95 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_model_runs(
     with pytest.raises(OrsanetError, match=r"file: cannot be created .*--out"):
         evaluated(world, run, tmp_path / "file")
     assert "evaluate" not in capfd.readouterr().err
+
+
+# --- what the run knows, by the images' digests ---
+
+
+def counts(evaluation: Evaluation) -> dict[str, tuple[int | None, int | None]]:
+    return {report.name: (report.trained_images, report.chose_images) for report in evaluation.groups}
+
+
+def renamed(world, folder: Path, name: str = "other", **splits: str) -> Manifest:
+    """The same images under another name of the data set, and of splits."""
+    table = world.manifest.with_name("samples.csv").read_text()
+    for before, after in splits.items():
+        table = table.replace(f",{before},", f",{after},")
+    (folder / "samples.csv").write_text(table)
+    text = world.manifest.read_text().replace('name = "small"', f'name = "{name}"')
+    (folder / "dataset.toml").write_text(text + f"splits = {['train', 'valid', 'test', *splits.values()]}\n")
+    shutil.copytree(world.folder / "images", folder / "images")
+    return load_manifest(folder / "dataset.toml")
+
+
+def test_every_group_says_how_many_of_its_images_the_run_knows(world, run: Path, tmp_path: Path) -> None:
+    best = evaluated(world, run, tmp_path / "best", ["train", "valid", "valid:occluded", "test"])
+    assert counts(best) == {"train": (14, 0), "valid": (0, 6), "valid:occluded": (0, 3), "test": (0, 0)}
+    assert best.notes == ("the model was trained on the images of train",)
+    assert known_text(best.groups).endswith(": train 14 and 0; valid 0 and 6; valid:occluded 0 and 3; test 0 and 0")
+    content = json.loads((tmp_path / "best" / "evaluation.json").read_text())
+    assert [(group["trained_images"], group["chose_images"]) for group in content["groups"]][:2] == [(14, 0), (0, 6)]
+    assert "images" not in content["checkpoint"]
+    last = evaluated(world, run, tmp_path / "last", ["train", "valid"], checkpoint="last")
+    assert counts(last) == {"train": (14, 0), "valid": (0, 0)}  # nothing chose it
+
+
+def test_the_runs_images_are_known_under_any_name(world, run: Path, tmp_path: Path) -> None:
+    manifest = renamed(world, tmp_path, train="test2", valid="valid2")
+    build(manifest, tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+    best, store = run / "best.safetensors", PriorStore.open(tmp_path / "s")
+    evaluation = evaluate(best, manifest, store, tmp_path / "out", groups=["test2", "valid2", "test"], device=CPU)
+    assert counts(evaluation) == {"test2": (14, 0), "valid2": (0, 6), "test": (0, 0)}
+    assert [report.trained_on for report in evaluation.groups] == [True, False, False]
+    assert [report.chose_checkpoint for report in evaluation.groups] == [False, True, False]
+    assert evaluation.notes == ("the model was trained on the images of test2",)
+    by_default = evaluate(best, manifest, store, tmp_path / "out", device=CPU)
+    assert [report.name for report in by_default.groups] == ["valid2", "valid2:occluded", "test", "test:occluded"]
+
+
+def test_another_data_set_of_the_same_name_is_not_marked(world, run: Path, tmp_path: Path) -> None:
+    manifest = renamed(world, tmp_path, name="small")
+    for path in (tmp_path / "images").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    shutil.copy(world.folder / "images" / "train_3.png", tmp_path / "images" / "valid_0.png")
+    shutil.copy(world.folder / "images" / "valid_3.png", tmp_path / "images" / "test_0.png")
+    build(manifest, tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+    store = PriorStore.open(tmp_path / "s")
+    evaluation = evaluate(run / "best.safetensors", manifest, store, tmp_path / "out", device=CPU)
+    assert counts(evaluation) == {
+        "train": (0, 0), "train:occluded": (0, 0), "valid": (1, 0), "valid:occluded": (0, 0), "test": (0, 1), "test:occluded": (0, 0)
+    }  # fmt: skip
+    assert evaluation.notes == (
+        "the model was trained on 1 of the 6 images of valid",
+        "the checkpoint was chosen on 1 of the 6 images of test, so their numbers are optimistic",
+    )
+    assert evaluation.groups[2].training_mark == "(1 training images)"
+
+
+def test_weights_without_digests_are_judged_by_names_and_say_so(world, run: Path, tmp_path: Path) -> None:
+    model, identity = load_weights(run / "best.safetensors")
+    save_weights(tmp_path / "best.safetensors", model, identity.model_copy(update={"images": None}))
+    manifest, store = world.load_manifest(), world.open_store()
+    groups = ["train", "valid", "test"]
+    evaluation = evaluate(tmp_path / "best.safetensors", manifest, store, tmp_path / "out", groups=groups, device=CPU)
+    assert counts(evaluation) == dict.fromkeys(groups, (None, None))
+    assert [report.trained_on for report in evaluation.groups] == [True, False, False]
+    assert [report.chose_checkpoint for report in evaluation.groups] == [False, True, False]
+    assert "judged by the names of manifest and split" in evaluation.notes[0]
+    assert evaluation.notes[1] == "the model was trained on the images of train"
+    assert known_text(evaluation.groups).endswith("not known")
+
+
+def test_a_held_out_part_is_counted(world, tmp_path: Path) -> None:
+    config = load_config("small", [*SMALL, "epochs=1", "selection_split=held-out", "held_out_share=0.3"])
+    train(config, world.load_manifest(), world.open_store(), tmp_path / "run", device=CPU)
+    evaluation = evaluated(world, tmp_path / "run", tmp_path / "out", ["train"])
+    trained, chose = counts(evaluation)["train"]
+    assert trained is not None
+    assert chose is not None
+    assert trained + chose == 14
+    assert 0 < chose < trained
+    assert evaluation.notes == (
+        f"the model was trained on {trained} of the 14 images of train",
+        f"the checkpoint was chosen on {chose} of the 14 images of train, so their numbers are optimistic",
+    )

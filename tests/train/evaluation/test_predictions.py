@@ -1,8 +1,13 @@
 """An evaluation's folder reads back as it was written, whole or not at all."""
 
 import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,3 +101,103 @@ def test_an_evaluation_that_was_edited_is_refused(evaluation: Evaluation, tmp_pa
     path.write_text(path.read_text().replace("images/test_0.png", "images/test_9.png"))
     with pytest.raises(OrsanetError, match=r"predictions\.csv changed since"):
         Evaluation.read(tmp_path)
+
+
+# --- a folder from somebody else ---
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """What is said of the evaluation after a change of evaluation.json that leaves the digests right."""
+    path = folder / "evaluation.json"
+    content = json.loads(path.read_text())
+    for name in ("predictions.csv", "features.npy"):
+        content["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        OrsanetError, match=r"not a complete evaluation \(.*run `orsanet-train evaluate` again"
+    ) as refused:
+        Evaluation.read(folder)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["../outside.csv", "pipe", "/dev/stdin", "/etc/hostname"])
+def test_nothing_that_an_evaluation_names_is_opened(evaluation: Evaluation, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "evaluation"
+    evaluation.write(folder)
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(tmp_path / "outside.csv")  # whoever opens it waits
+    assert "files that no evaluation has" in edited(folder, lambda content: content["sha256"].update({name: "0"}))
+    evaluation.write(folder)
+    if "/" in name:
+        assert "no file name" in edited(folder, lambda content: content["checkpoint"].update(file=name))
+
+
+@pytest.mark.parametrize("file", ["evaluation.json", "predictions.csv", "features.npy"])
+@pytest.mark.parametrize("target", ["/dev/zero", "../outside"])
+def test_a_file_of_the_folder_that_is_elsewhere_is_not_opened(
+    evaluation: Evaluation, tmp_path: Path, file: str, target: str
+) -> None:
+    evaluation.write(tmp_path / "evaluation")
+    os.mkfifo(tmp_path / "outside")
+    (tmp_path / "evaluation" / file).unlink()
+    (tmp_path / "evaluation" / file).symlink_to(target)
+    with pytest.raises(OrsanetError, match="orsanet-train evaluate"):
+        Evaluation.read(tmp_path / "evaluation")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "[]", "null", '{"checkpoint": ' * 300 + "1" + "}" * 300, "NaN"])
+def test_an_evaluation_that_is_no_evaluation_is_refused(evaluation: Evaluation, tmp_path: Path, text: str) -> None:
+    evaluation.write(tmp_path)
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(OrsanetError, match=r"not a complete evaluation \(.*run `orsanet-train evaluate` again"):
+        Evaluation.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("groups"),
+        lambda content: content.update(store=7),
+        lambda content: content.update(sha256=[]),
+        lambda content: content["checkpoint"].pop("file"),
+        lambda content: content["checkpoint"].update(landmark_channels=10**15),
+        lambda content: content["groups"][0].update(images=10**400),
+        lambda content: content["groups"][0].update(name="valid"),
+        lambda content: content["groups"][0].update(confusion=[[6]]),
+        lambda content: content["groups"][0].update(confusion=[[], [], []]),
+        lambda content: content["groups"][0]["classes"].pop("anger"),
+        lambda content: content["groups"][0].update(accuracy={"value": "high", "low": None, "high": None}),
+    ],
+)
+def test_an_evaluation_whose_parts_do_not_fit_is_refused(
+    evaluation: Evaluation, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    evaluation.write(tmp_path)
+    edited(tmp_path, change)
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000,)", "(6, 5)", "(4294967296, 4294967296)", "(24,)"])
+def test_features_that_announce_another_size_are_refused(evaluation: Evaluation, tmp_path: Path, shape: str) -> None:
+    evaluation.write(tmp_path)
+    start = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    header = b"\x93NUMPY\x01\x00" + len(start).to_bytes(2, "little") + start
+    (tmp_path / "features.npy").write_bytes(header + b"\0" * 96)
+    edited(tmp_path, lambda content: None)
+
+
+@pytest.mark.parametrize("table", ["", "\n", "split,view\n", '"' * 100, "\0" * 100])
+def test_a_table_that_is_none_is_refused(evaluation: Evaluation, tmp_path: Path, table: str) -> None:
+    evaluation.write(tmp_path)
+    (tmp_path / "predictions.csv").write_text(table)
+    edited(tmp_path, lambda content: None)
+
+
+def test_an_evaluation_from_before_the_counts_of_known_images_is_read(evaluation: Evaluation, tmp_path: Path) -> None:
+    evaluation.write(tmp_path)
+    path = tmp_path / "evaluation.json"
+    content = json.loads(path.read_text())
+    for group in content["groups"]:
+        del group["chose_images"], group["trained_images"]
+    path.write_text(json.dumps(content))
+    assert [group.trained_images for group in Evaluation.read(tmp_path).groups] == [None, None]

@@ -17,6 +17,7 @@ from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.report.album import album
 from orsanet_train.report.contents import Report, Source
+from orsanet_train.report.page import write_report
 from orsanet_train.report.report import make_report
 from orsanet_train.run.train import train
 
@@ -198,15 +199,23 @@ def test_weights_that_changed_since_the_evaluation_are_refused(run: Path, seeds:
         reported(copy)
 
 
-def test_another_data_sets_splits_were_not_trained_on_whatever_their_names(
+def test_the_training_images_are_marked_under_another_name_of_the_manifest(
     world, store: PriorStore, run: Path, tmp_path: Path
 ) -> None:
+    copy = copied(run, tmp_path)
     shutil.copy(world.manifest.with_name("samples.csv"), tmp_path)
     (tmp_path / "dataset.toml").write_text(world.manifest.read_text().replace('name = "small"', 'name = "other"'))
     other = load_manifest(tmp_path / "dataset.toml", check_files=False)
-    evaluation = evaluate(run / "best.safetensors", other, store, tmp_path / "out", groups=None, device=CPU)
-    assert evaluation.groups[0].name == "train"
-    assert not any(group.trained_on or group.chose_checkpoint for group in evaluation.groups)
+    out = copy / "evaluation-best"
+    evaluate(copy / "best.safetensors", other, store, out, groups=["train", "valid", "test"], device=CPU)
+    report, _ = make_report([copy])
+    assert report.runs[0].warnings == ("the model was trained on the images of train",)
+    (tmp_path / "page").mkdir()
+    write_report(report, [[]], tmp_path / "page")
+    for name in ("report.html", "report.md"):
+        page = (tmp_path / "page" / name).read_text()
+        assert "train (training images)" in page
+        assert page.count("training images)") == 1
 
 
 def test_a_damaged_history_is_named(run: Path, tmp_path: Path) -> None:
