@@ -165,10 +165,11 @@ def check_batches(config: RunConfig, split: LabelledSplit, ranks: Ranks) -> None
         )
 
 
-def frozen_networks(weights: tuple[Path | None, Path | None], store: PriorStore) -> FrozenPriors:
+def frozen_networks(weights: tuple[Path | None, Path | None], store: PriorStore, mode: OnlineMode) -> FrozenPriors:
     """The store's frozen networks from their weights files (segmenter, landmarks).
 
-    Raises OrsanetError unless they are the store's.
+    Raises OrsanetError unless they are the store's, and if `mode` is published and they cannot be
+    put into training mode.
     """
     segmenter, landmarks = weights
     if segmenter is None or landmarks is None:
@@ -178,7 +179,32 @@ def frozen_networks(weights: tuple[Path | None, Path | None], store: PriorStore)
     paths = weights_path(segmenter, "segmenter"), weights_path(landmarks, "landmarks")
     frozen = FrozenPriors.load(*paths, store.recipe["landmarks"]["input"])
     check_same_networks(frozen, store)
+    if mode == "published":
+        for network, path in zip((frozen.segmenter, frozen.landmark_network), paths, strict=True):
+            check_statistics(network, path)
     return frozen
+
+
+def check_statistics(network: nn.Module, path: Path) -> None:
+    """Raises OrsanetError if the network's batch statistics were folded into its weights.
+
+    Such a layer has the same statistics in every channel, usually mean 0 and variance 1, and its
+    scale and shift are no longer those of training. In training mode it would normalise by the
+    statistics of the batch, which its weights contain already. A layer that nobody has trained has
+    the same statistics too, and the initial scale 1 and shift 0.
+    """
+    for name, layer in network.named_modules():
+        if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) or layer.running_mean is None:
+            continue
+        mean, variance = layer.running_mean, layer.running_var
+        assert variance is not None  # nn.BatchNorm has both or neither
+        untrained = bool((layer.weight == 1).all() and (layer.bias == 0).all())
+        if len(mean) > 1 and bool((mean == mean[0]).all() and (variance == variance[0]).all()) and not untrained:
+            raise OrsanetError(
+                f"{path}: cannot be trained as published, because the batch statistics of its layer '{name}' were folded into the weights "
+                f"(mean {mean[0]:.5g} and variance {variance[0]:.5g} in every channel); pass the weights before they were folded, or "
+                f'train with online = "clean" or "erased"'
+            )
 
 
 def drop_residual_branches(segmenter: SegFace) -> None:

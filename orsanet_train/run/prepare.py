@@ -115,7 +115,8 @@ def prepare(
         from orsanet_train.reference.network import OnlineORSANet, check_batches, frozen_networks
 
         check_batches(config, training, ranks)
-        network = companion = OnlineORSANet(model, frozen_networks(frozen_weights, store), config.online).to(device)
+        frozen = frozen_networks(frozen_weights, store, config.online)
+        network = companion = OnlineORSANet(model, frozen, config.online).to(device)
         batches = partial(OnlineFeed, manifest.root, store, device=device, ranks=ranks)
     else:
         batches = partial(Feed, store, model=config.model, device=device, resident=resident, ranks=ranks)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torchvision.models import swin_b
@@ -13,7 +14,9 @@ from torchvision.ops import StochasticDepth
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
+from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.priors import load_landmark_network
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import ModelConfig, RunConfig
@@ -29,7 +32,9 @@ from orsanet_train.reference.network import (
     OnlineORSANet,
     check_batches,
     check_same_networks,
+    check_statistics,
     drop_residual_branches,
+    frozen_networks,
 )
 
 CPU = torch.device("cpu")
@@ -451,3 +456,62 @@ def test_statistics_of_another_mode_are_refused(frozen: FrozenPriors) -> None:
     with pytest.raises(OrsanetError, match="saved with the statistics"):
         clean.load_frozen_state(published.frozen_state())
     clean.load_frozen_state(clean.frozen_state())
+
+
+# --- networks that cannot be trained ---
+
+
+def folded(network: MobileFaceNet) -> MobileFaceNet:
+    """The same outputs in evaluation mode, with the statistics of every BatchNorm in its scale and shift."""
+    network = copy.deepcopy(network)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            with torch.no_grad():
+                scale = layer.weight / torch.sqrt(layer.running_var + layer.eps)
+                layer.bias -= layer.running_mean * scale
+                layer.weight.copy_(scale)
+                layer.running_mean.zero_()
+                layer.running_var.fill_(1 - layer.eps)
+    return network.eval()
+
+
+def trained_a_little() -> MobileFaceNet:
+    """With statistics of its own in every layer."""
+    torch.manual_seed(3)
+    network = MobileFaceNet().train()
+    with torch.no_grad():
+        for _ in range(2):
+            network(torch.rand(4, 3, 112, 112))
+    return network.eval()
+
+
+def test_folded_statistics_are_refused_with_the_file_and_what_to_do() -> None:
+    network = trained_a_little()
+    check_statistics(network, Path("whole.pth"))
+    check_statistics(MobileFaceNet(), Path("untrained.pth"))
+    image = torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(network)(image)[1], network(image)[1], rtol=1e-3, atol=1e-4)
+    with pytest.raises(
+        OrsanetError, match=r"folded\.pth: cannot be trained as published.*folded into the weights.*online"
+    ):
+        check_statistics(folded(network), Path("folded.pth"))
+
+
+def test_the_landmark_network_of_a_converted_model_is_refused(shared: Path) -> None:
+    path = shared / "landmark_weights" / "mobilefacenet_model_best.pth.tar"
+    with pytest.raises(OrsanetError, match="cannot be trained as published"):
+        check_statistics(load_landmark_network(path), path)
+
+
+def test_a_folded_network_trains_no_published_run_but_a_clean_one(world, tmp_path: Path) -> None:
+    network = folded(trained_a_little())
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "landmarks.safetensors")
+    frozen = FrozenPriors.load(world.segmenter, tmp_path / "landmarks.safetensors")
+    build(world.load_manifest(), tmp_path / "s", frozen, ["clean"], device=CPU, splits=["test"])
+    paths = (world.segmenter, tmp_path / "landmarks.safetensors")
+    with pytest.raises(OrsanetError, match=r"landmarks\.safetensors: cannot be trained as published"):
+        frozen_networks(paths, PriorStore.open(tmp_path / "s"), "published")
+    assert frozen_networks(paths, PriorStore.open(tmp_path / "s"), "clean")
