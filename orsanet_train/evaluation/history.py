@@ -8,6 +8,7 @@ import pandas as pd
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.reading import read_limited
+from orsanet_cache.shortage import refuse_shortage
 
 HISTORY = "metrics.csv"
 MAX_BYTES = 256 * 1024**2
@@ -32,6 +33,7 @@ def read_history(run: Path) -> pd.DataFrame | None:
         if not len(history) or not np.isfinite(history[[*COLUMNS]].to_numpy(np.float64)).all():
             raise ValueError("not a row of numbers for every epoch")
     except (OSError, ValueError, TypeError, OverflowError) as error:
+        refuse_shortage(error, path)
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise OrsanetError(
             f"{path}: damaged ({reason}); restore it from a copy, or delete it to go on without it"
