@@ -44,7 +44,7 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
         before = load_config(str(out / "config.toml")).model_dump(mode="json")
         if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
             raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
-        begun = {IMAGE_FILES: data[IMAGE_FILES], **read_json(out / "run.json")}  # older runs do not have it
+        begun = {IMAGE_FILES: data.get(IMAGE_FILES), **read_json(out / "run.json")}  # older runs do not have it
         if changed := list(recipe_differences(begun, data)):
             raise OrsanetError(
                 f"{out}: resumed with other data, weights or options; pass the same, or start a new run:\n{listed(changed)}"

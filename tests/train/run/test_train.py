@@ -248,7 +248,7 @@ def test_every_named_choice_trains(world, tmp_path: Path, choice: str) -> None:
 def test_outputs_that_are_not_finite_never_become_a_result(world, tmp_path: Path) -> None:
     """The step's loss is finite, the weights after it are not: the epoch must not be saved as if it were one."""
     with pytest.raises(OrsanetError, match="outputs on 'valid' are not finite"):
-        run(world, tmp_path / "run", "epochs=1", "learning_rate=1e30", "batch_size=100")
+        run(world, tmp_path / "run", "epochs=1", "learning_rate=100", "batch_size=100")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
