@@ -43,10 +43,10 @@ def test_the_demo_landmark_network_takes_no_input_that_it_was_not_trained_on(tmp
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["demo-train", "--images", 63], "63 is not in the range x>=64"),
-        (["demo-train", "--landmarks-steps", 0], "0 is not in the range x>=1"),
+        (["demo-train", "--images", 63], "63 is not in the range 64<=x<="),
+        (["demo-train", "--landmarks-steps", 0], "0 is not in the range 1<=x<="),
         (["demo-train", "--only", "eyes"], "'eyes' is not one of 'segmenter', 'landmarks'"),
-        (["demo-quality", "--images", 19], "19 is not in the range x>=20"),
+        (["demo-quality", "--images", 19], "19 is not in the range 20<=x<="),
         (["demo-faces", "--images", 19], "draw at least 20"),
     ],
 )
