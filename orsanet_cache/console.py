@@ -1,12 +1,13 @@
 """Errors, signals, streams and options that both command lines share.
 
-A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143. A bug
-keeps its traceback.
+A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143, SIGHUP (a
+closed terminal) with 129. A bug keeps its traceback.
 """
 
 import math
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 from types import FrameType
@@ -40,7 +41,11 @@ class Number(click.FloatRange):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM was received. Code that cleans up after Ctrl-C handles it in the same way."""
+    """SIGTERM or SIGHUP was received. Code that cleans up after Ctrl-C handles it in the same way."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = number
 
 
 class CommandGroup(click.Group):
@@ -60,7 +65,7 @@ class CommandGroup(click.Group):
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        for number in (*stop_signals(), signal.SIGALRM):
             signal.signal(number, _interrupt)
         try:
             return super().invoke(ctx)
@@ -79,18 +84,51 @@ class CommandGroup(click.Group):
         except KeyboardInterrupt as interrupt:
             signal.setitimer(signal.ITIMER_REAL, 0)
             click.echo(f"\nInterrupted. {self.interrupted}", err=True)
-            sys.exit(143 if isinstance(interrupt, Terminated) else 130)
+            sys.exit(128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT))
+
+
+def stop_signals() -> tuple[int, ...]:
+    """The signals that end a command in order: of Ctrl-C, `kill`, and a terminal that is closed.
+
+    SIGHUP is left out where it is ignored, as by nohup.
+    """
+    hangup = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hangup)
+
+
+def interruption(number: int) -> KeyboardInterrupt:
+    """The exception for a signal that ends a command."""
+    if number == signal.SIGHUP:
+        leave_terminal()
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
+def leave_terminal() -> None:
+    """Send output to /dev/null instead of a terminal.
+
+    Every write to a terminal that was closed fails, and would end the command before it has saved
+    its results.
+    """
+    for descriptor in (1, 2):
+        try:
+            is_terminal = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        except OSError:  # closed
+            continue
+        if is_terminal:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Raise for Ctrl-C or SIGTERM, and again after REPEAT_SECONDS.
+    """Raise for Ctrl-C, SIGTERM or SIGHUP, and again after REPEAT_SECONDS.
 
     Python prints an exception that is raised in a destructor and then ignores it.
     """
     global _first
     _first = number if number != signal.SIGALRM else _first
     signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
-    raise Terminated if _first == signal.SIGTERM else KeyboardInterrupt
+    raise interruption(_first)
 
 
 def bound_spinning() -> None:

@@ -6,12 +6,17 @@ A process that is killed at any point leaves no incomplete file except temporary
 
 `prepare_folder`, `write_whole` and `read_json` are for results in folders that users name. They
 raise OrsanetError.
+
+`own_temporary` gives a process a temporary file that no other process uses, and removes those of
+processes that have ended.
 """
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.reading import MAX_JSON_BYTES, json_of, read_limited
 
 Content = Sequence[bytes | bytearray | memoryview]
+_TEMPORARY = re.compile(r"\..+\.orsanet-[0-9a-f]{8}", re.DOTALL)
 
 
 def write_temporary(path: Path, content: Content) -> None:
@@ -83,24 +89,77 @@ def publish_new(path: Path, content: Content, temporary: Path) -> bool:
     return True
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `own_temporary` gives."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+@contextmanager
+def own_temporary(path: Path) -> Iterator[Path]:
+    """A new empty file beside `path` for this process alone, removed at the end if it is still there.
+
+    It is locked meanwhile. Such files that are not locked are of processes that have ended; all of
+    them in the folder are removed first.
+    """
+    _sweep(path.parent)
+    while True:
+        temporary = path.with_name(f".{path.name}.orsanet-{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not temporary.exists():  # swept before it was locked
+                continue
+            yield temporary
+            return
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files whose processes have ended."""
+    with os.scandir(folder) as found:
+        names = [entry.path for entry in found if is_temporary(entry.name)]
+    for name in names:
+        with suppress(OSError), locked(Path(name), wait=False):  # in use, of another user, or gone meanwhile
+            os.unlink(name)
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary file beside `path`, fsync it, then rename it.
 
     A reader gets the old file or the new one, never a part. Raises OrsanetError if the file cannot
     be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    write_all({path: write})
+
+
+def write_all(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write several files as `write_whole` does. None is replaced before all of them are written.
+
+    Only a kill between their renames leaves some old and some new.
+    """
+    path = next(iter(files))
     try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with ExitStack() as stack:
+            written = {}
+            for path, write in files.items():
+                written[path] = stack.enter_context(own_temporary(path))
+                write(written[path])
+                with open(written[path], "rb") as content:
+                    os.fsync(content.fileno())
+            for path, temporary in written.items():
+                os.replace(temporary, path)
+                sync_folder(path.parent)
     except OSError as error:
         raise OrsanetError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+def write_new(path: Path, content: Content) -> bool:
+    """Write a complete file, only if `path` does not exist. Returns whether it was created."""
+    with own_temporary(path) as temporary:
+        return publish_new(path, content, temporary)
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

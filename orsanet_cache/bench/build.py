@@ -4,7 +4,6 @@ The same images run through the whole build, and through the networks alone with
 memory.
 """
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH, FrozenPriors, Precision, in_half_precision
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
+from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.store.schema import schema
 
 PICTURE_SIZE = 100  # RAF-DB's aligned faces
@@ -69,8 +69,7 @@ def bench_build(
         batch_size: Images at a time; None means the build's default.
         folder: Folder for the temporary folder; None means the system's.
     """
-    with tempfile.TemporaryDirectory(prefix="orsanet-bench-", dir=folder) as temporary:
-        out = Path(temporary)
+    with temporary_folder("orsanet-bench-", folder) as out:
         if manifest is None:
             manifest = synthetic_pictures(out, images)
         samples = tuple(Sample(one.image, one.label, "train", one.tags) for one in manifest.samples[:images])

@@ -7,7 +7,6 @@ np.take from a memmap into a reused array: a single copy from the page cache.
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.store.convert import convert
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import Field, schema
@@ -56,8 +56,7 @@ def bench_read(
     the published sizes. Raises OrsanetError for a store without a sealed view, or with fewer images
     than a batch.
     """
-    with tempfile.TemporaryDirectory(prefix="orsanet-bench-", dir=folder) as temporary:
-        out = Path(temporary)
+    with temporary_folder("orsanet-bench-", folder) as out:
         rows, row_bytes = _write_store(out / "store.zarr", store, int(gigabytes * 1e9))
         convert(out / "store.zarr", out / "store.h5")
         contenders = _contenders(out, rows)

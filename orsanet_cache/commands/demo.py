@@ -95,7 +95,7 @@ def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> No
     from orsanet_cache.demo.quality import measure
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.frozen.priors import FrozenPriors
-    from orsanet_cache.frozen.shipped import DEMO, WEIGHTS, trained_how, weights_path, write_card
+    from orsanet_cache.frozen.shipped import DEMO, WEIGHTS, check_card, trained_how, weights_path, write_card
 
     if card and weights is None:
         raise OrsanetError("--card writes networks.toml into the folder of --weights; pass --weights too")
@@ -106,6 +106,8 @@ def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> No
     for path in (segmenter, landmarks):
         if trained_how(path)["seed"] == seed:
             raise OrsanetError(f"{path}: was trained on the faces of seed {seed}; measure with another --seed")
+    if card and weights is not None:
+        check_card(weights)
     report = measure(FrozenPriors.load(segmenter, landmarks), seed, images)
     click.echo(report.table())
     if card and weights is not None:

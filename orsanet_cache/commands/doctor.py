@@ -26,7 +26,7 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
 
     from orsanet_cache.doctor.examine import examine
     from orsanet_cache.doctor.report import as_json, as_text
-    from orsanet_cache.durable import publish_new
+    from orsanet_cache.durable import write_new
     from orsanet_cache.errors import OrsanetError
 
     if manifest.suffix.lower() == ".csv" and root is None:
@@ -40,9 +40,7 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
     data, findings = examine(manifest, root, classes)
     click.echo(as_text(data, findings))
     if out is not None:
-        content = [as_json(data, findings).encode()]
-        temporary = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")
-        if not publish_new(out.absolute(), content, temporary):
+        if not write_new(out.absolute(), [as_json(data, findings).encode()]):
             raise OrsanetError(_taken(out))
         click.echo(f"wrote {out}")
     if any(finding.severity == "error" for finding in findings):

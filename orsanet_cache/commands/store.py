@@ -112,18 +112,16 @@ def verify(
 @click.option(
     "-n", "count", type=click.IntRange(min=1, max=MOST_IMAGES), default=16, show_default=True, help="Number of samples."
 )
-@click.option("--out", required=True, type=FILE, help="The picture to write, a .png.")
+@click.option(
+    "--out", required=True, type=FILE, help="The picture to write, a .png; an earlier one of this command is replaced."
+)
 def show(store: Path, split: str, count: int, out: Path) -> None:
     """Draw a contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
-    from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.inspection.sheet import prior_sheet
+    from orsanet_cache.inspection.sheet import check_sheet, prior_sheet, write_sheet
     from orsanet_cache.store.reader import PriorStore
 
-    sheet = prior_sheet(PriorStore.open(store), split, count)
-    try:
-        sheet.save(out, format="PNG")
-    except OSError as error:
-        raise OrsanetError(f"{out}: cannot be written ({error.strerror})") from error
+    check_sheet(out)
+    write_sheet(prior_sheet(PriorStore.open(store), split, count), out)
     click.echo(f"wrote {out}")
 
 

@@ -13,6 +13,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_cache.frozen.shipped import TRAINING_KEY, WEIGHTS, NetworkName
+from orsanet_cache.frozen.shipped import TRAINING_KEY, WEIGHTS, NetworkName, trained_how
+from orsanet_cache.outputs import lock_file
 from orsanet_cache.reading import check_regular
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.schema import LAPA_CLASSES
@@ -62,10 +65,13 @@ class Recipe:
 def train_networks(out: Path, names: tuple[NetworkName, ...], recipe: Recipe) -> list[Path]:
     """Train the named networks, or continue an interrupted call. Returns the weights files.
 
-    Raises OrsanetError if `out` contains a training of another recipe.
+    Raises OrsanetError if `out` contains a training of another recipe, or weights of another origin,
+    and if another process trains one of the networks there.
     """
+    for name in names:
+        _check_weights(out / WEIGHTS[name])
     write_dataset(out / "faces", recipe.seed, recipe.images, truth=True)
-    return [_train(out, name, recipe) for name in names]
+    return [_train_alone(out, name, recipe) for name in names]
 
 
 def segmentation_loss(logits: Tensor, truth: Tensor) -> Tensor:
@@ -92,6 +98,26 @@ class _Faces:
         images = imagenet_normalised(unit_range(torch.from_numpy(pixels)))
         truth = torch.from_numpy(self.truth[index])
         return (images, truth.long()) if self.name == "segmenter" else (images[..., ::2, ::2].contiguous(), truth)
+
+
+def _check_weights(path: Path) -> None:
+    """Raises OrsanetError for weights that `demo-train` did not write, which must not be replaced."""
+    try:
+        if path.exists():
+            trained_how(path)
+    except OrsanetError as error:
+        raise OrsanetError(
+            f"{path}: was not written by `orsanet-cache demo-train`, so it was not replaced; choose another --out, or move it away"
+        ) from error
+
+
+def _train_alone(out: Path, name: NetworkName, recipe: Recipe) -> Path:
+    with ExitStack() as held:  # the other network may be trained by another process in the same folder
+        try:
+            held.enter_context(lock_file(out / f".{name}.orsanet-lock"))
+        except BlockingIOError:
+            raise OrsanetError(f"{out}: another command is training the {name} network in this folder") from None
+        return _train(out, name, recipe)
 
 
 def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
@@ -166,14 +192,12 @@ def _save(
     path: Path, described: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer,
     schedule: OneCycleLR, step: int,
 ) -> None:  # fmt: skip
-    temporary = path.with_suffix(".tmp")
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     content = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
     torch.save(
         {"described": described, "step": step, **{key: part.state_dict() for key, part in parts.items()}}, content
     )
-    temporary.write_bytes(content.getbuffer())
-    temporary.replace(path)
+    write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
 def _restore(
@@ -208,4 +232,5 @@ def _export(path: Path, network: nn.Module, described: dict[str, Any]) -> None:
     header = {TRAINING_KEY: json.dumps(described)}
     if isinstance(network, SegFace):
         header[ARCHITECTURE_KEY] = network.config.model_dump_json()
-    path.write_bytes(safetensors.torch.save(tensors, metadata=header))
+    _check_weights(path)
+    write_whole(path, lambda temporary: temporary.write_bytes(safetensors.torch.save(tensors, metadata=header)))

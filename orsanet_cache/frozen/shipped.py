@@ -5,6 +5,7 @@ They use the code of SegFace and MobileFaceNet and are trained on synthetic face
 """
 
 import hashlib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,9 @@ from typing import Any, Literal
 import safetensors
 import tomli_w
 
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.outputs import check_file
 from orsanet_cache.reading import check_regular, json_of
 from orsanet_cache.shortage import refuse_shortage
 
@@ -44,13 +47,20 @@ def write_card(folder: Path, quality: dict[str, Any]) -> None:
     """Write the card of the weights in `folder`: digests, training settings, measured quality.
 
     Training settings are copied from the weights' headers. Raises OrsanetError for weights that
-    `demo-train` did not write.
+    `demo-train` did not write, and if another file has the card's name.
     """
+    check_card(folder)
     content: dict[str, Any] = {}
     for network, file_name in WEIGHTS.items():
         path = folder / file_name
         content[network] = {"sha256": _sha256(path), "training": trained_how(path)}
-    (folder / CARD).write_text(_PREFACE + tomli_w.dumps({**content, "quality": quality}), encoding="utf-8")
+    text = _PREFACE + tomli_w.dumps({**content, "quality": quality})
+    write_whole(folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def check_card(folder: Path) -> None:
+    """Raises OrsanetError if the folder has a file with the card's name that is not a card."""
+    check_file(folder / CARD, re.escape(_PREFACE.encode()), "a card of `orsanet-cache demo-quality`")
 
 
 def trained_how(path: Path) -> dict[str, Any]:

@@ -1,16 +1,21 @@
 """Contact sheets: pictures that show at once whether the priors make sense."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from orsanet_cache.data.images import Pixels
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.inspection.tiles import shortened, with_landmarks, with_map
+from orsanet_cache.outputs import check_file
 from orsanet_cache.store.reader import PriorStore
 
 CAPTION = 16
+MARK = "orsanet-cache show"  # in a sheet's PNG file, as the Software that wrote it
+_BEGINS = rb"\x89PNG\r\n\x1a\n.{25}.{4}tEXtSoftware\0" + MARK.encode()  # IHDR comes first
 
 
 def contact_sheet(tiles: Sequence[Pixels], captions: Sequence[str], columns: int) -> Image.Image:
@@ -56,3 +61,16 @@ def prior_sheet(store: PriorStore, split: str, count: int) -> Image.Image:
             captions += [ids[row].rsplit("/", 1)[-1], view]
     per_sample = 2 * len(views)
     return contact_sheet(tiles, captions, columns=per_sample * max(1, 8 // per_sample))
+
+
+def check_sheet(out: Path) -> None:
+    """Raises OrsanetError if `out` is anything but a sheet that `write_sheet` wrote."""
+    check_file(out, _BEGINS, f"a contact sheet of `{MARK}`")
+
+
+def write_sheet(sheet: Image.Image, out: Path) -> None:
+    """Write a PNG file whole, in place of an earlier sheet. Raises OrsanetError if it cannot."""
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", MARK)
+    check_sheet(out)
+    write_whole(out.resolve(), lambda path: sheet.save(path, format="PNG", pnginfo=mark))

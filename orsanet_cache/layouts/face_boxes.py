@@ -18,11 +18,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import MIN_SIDE, RejectedImage, read_image
-from orsanet_cache.durable import make_folder
+from orsanet_cache.durable import is_temporary, write_whole
 from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.found import DataSet
+from orsanet_cache.outputs import begins, entries, held
 
 MARK = "face-crops.txt"
+MARKED = b"Written by orsanet-cache manifest; the same command replaces pictures here.\n"
 _QUALITY = 95  # of the JPEG, without colour subsampling: a second loss after the original's
 
 
@@ -35,6 +37,11 @@ def crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
     """
     if not data.face_boxes:
         raise OrsanetError("--crops: the pictures of this release are faces already; run without --crops")
+    with held(folder):
+        return _crop_faces(data, root, folder)
+
+
+def _crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
     _claim(folder)
     common = PurePosixPath(os.path.commonpath([PurePosixPath(sample.image).parent for sample in data.samples]))
     names = [str(PurePosixPath(s.image).relative_to(common).with_suffix(".jpg")) for s in data.samples]
@@ -63,11 +70,12 @@ def crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder and its marker file, or accept a folder that has the marker file."""
-    if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    """Write the marker file into an empty folder, or accept a folder that has it."""
+    if begins(folder / MARK, MARKED):
+        return
+    if any(not is_temporary(name) for name in entries(folder)):
         raise OrsanetError(f"--crops {folder}: exists and is not a folder of face crops; name a new or empty folder")
-    make_folder(folder)
-    (folder / MARK).write_text("Written by orsanet-cache manifest; the same command replaces pictures here.\n")
+    write_whole(folder / MARK, lambda path: path.write_bytes(MARKED))
 
 
 def _crop(root: Path, folder: Path, job: tuple[str, tuple[str, ...], str]) -> str | None:
@@ -89,7 +97,7 @@ def _crop(root: Path, folder: Path, job: tuple[str, tuple[str, ...], str]) -> st
     target = folder / name
     if not target.is_file() or target.read_bytes() != encoded.getvalue():
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f".{target.name}.tmp")  # of this process alone, which holds the folder
         temporary.write_bytes(encoded.getvalue())
         os.replace(temporary, target)
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 import tomli_w
 
 from orsanet_cache.data.cells import marked
-from orsanet_cache.durable import make_folder, publish_new
+from orsanet_cache.durable import make_folder, write_new
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import DataSet
 
@@ -40,7 +40,7 @@ def write_manifest(data: DataSet, root: Path, out: Path) -> bool:
     written = False
     for path, content in contents.items():
         if not path.exists():
-            if not publish_new(path, [content], path.with_name(f".{path.name}.{os.getpid()}.tmp")):
+            if not write_new(path, [content]):
                 raise _taken(path)
             written = True
     return written

@@ -23,10 +23,12 @@ import numpy as np
 import tomli_w
 from tqdm.auto import tqdm
 
+from orsanet_cache.durable import is_temporary, write_whole
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.outputs import entries, held
 from orsanet_cache.synthetic.expression import CLASSES
 from orsanet_cache.synthetic.picture import SyntheticFace, draw
-from orsanet_cache.synthetic.plan import LANES, plan
+from orsanet_cache.synthetic.plan import LANES, Plan, plan
 
 DESCRIPTOR, TABLE, TRUTH, IMAGES = "faces.toml", "samples.csv", "truth.npz", "images"
 BEGUN = "faces.toml.begun"  # the descriptor's name until everything else is complete
@@ -55,7 +57,8 @@ def image_name(index: int) -> str:
 def write_dataset(out: Path, seed: int, images: int, truth: bool = False, processes: int | None = None) -> DemoSummary:
     """Draw pictures of `seed` into `out`, unless the folder has them already.
 
-    Raises OrsanetError if the folder contains anything else.
+    Raises OrsanetError if the folder contains anything else, if another process draws there, and if
+    the disk is full. The same call then continues.
 
     Args:
         out: The data set's folder.
@@ -70,39 +73,51 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
     splits = {split: sum(planned.split == split for planned in plans) for split in dict.fromkeys(LANES)}
     descriptor = _descriptor(seed, images)
     summary = DemoSummary(out / DESCRIPTOR, splits, len({planned.identity for planned in plans}), drawn=False)
-    try:
-        if _complete(out, descriptor) and (not truth or (out / TRUTH).is_file()):
-            return summary
-        out.mkdir(parents=True, exist_ok=True)
-        (out / BEGUN).write_text(descriptor, encoding="utf-8")  # first: marks the folder as ours
-        (out / IMAGES).mkdir(exist_ok=True)
-        for stale in (DESCRIPTOR, TRUTH):
-            (out / stale).unlink(missing_ok=True)
-        kept: list[SyntheticFace] = []
-        with tqdm(total=images, unit="img", desc="draw", smoothing=0.05) as progress:
-            for index, face in enumerate(_drawn(seed, images, processes)):
-                (out / image_name(index)).write_bytes(face.jpeg)
-                if truth:
-                    kept.append(face)
-                progress.update()
-        if truth:
-            np.savez_compressed(
-                out / TRUTH,
-                landmarks=np.stack([face.landmarks for face in kept]),
-                segmentation_map=np.stack([face.segmentation_map for face in kept]),
-                covered=np.stack([face.covered for face in kept]),
-            )
-        table = io.StringIO(newline="")
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["image", "label", "split", "tags", "identity"])
-        for planned in plans:
-            tags = ";".join(planned.tags)
-            rows.writerow([image_name(planned.index), planned.label, planned.split, tags, planned.identity])
-        (out / TABLE).write_text(table.getvalue(), encoding="utf-8")
-        (out / BEGUN).replace(out / DESCRIPTOR)
-    except OSError as error:
-        raise OrsanetError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
+    if _complete(out, descriptor) and (not truth or (out / TRUTH).is_file()):
+        return summary
+    with held(out):
+        complete = _complete(out, descriptor)  # another process may just have drawn it
+        try:
+            if not complete:
+                write_whole(out / BEGUN, lambda path: path.write_text(descriptor, encoding="utf-8"))  # marks the folder
+                (out / IMAGES).mkdir(exist_ok=True)
+            kept: list[SyntheticFace] = []
+            with tqdm(total=images, unit="img", desc="draw", smoothing=0.05) as progress:
+                for index, face in enumerate(_drawn(seed, images, processes)):
+                    if not complete:
+                        (out / image_name(index)).write_bytes(face.jpeg)
+                    if truth:
+                        kept.append(face)
+                    progress.update()
+            if truth:
+                write_whole(out / TRUTH, partial(_write_truth, kept))
+            if not complete:
+                table = _table(plans)
+                write_whole(out / TABLE, lambda path: path.write_text(table, encoding="utf-8"))
+                (out / BEGUN).replace(out / DESCRIPTOR)
+        except OSError as error:
+            raise OrsanetError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
     return DemoSummary(summary.manifest, splits, summary.people, drawn=True)
+
+
+def _write_truth(faces: list[SyntheticFace], path: Path) -> None:
+    with path.open("wb") as file:  # of a path without .npz, numpy would write another file
+        np.savez_compressed(
+            file,
+            landmarks=np.stack([face.landmarks for face in faces]),
+            segmentation_map=np.stack([face.segmentation_map for face in faces]),
+            covered=np.stack([face.covered for face in faces]),
+        )
+
+
+def _table(plans: list[Plan]) -> str:
+    table = io.StringIO(newline="")
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["image", "label", "split", "tags", "identity"])
+    for planned in plans:
+        tags = ";".join(planned.tags)
+        rows.writerow([image_name(planned.index), planned.label, planned.split, tags, planned.identity])
+    return table.getvalue()
 
 
 def _descriptor(seed: int, images: int) -> str:
@@ -136,7 +151,7 @@ def _complete(out: Path, descriptor: str) -> bool:
         if (out / BEGUN).read_text(encoding="utf-8") == descriptor:
             return False
         raise OrsanetError(f"{out}: holds a part of another data set; choose another --out, or remove the folder")
-    if strange := sorted(entry.name for entry in out.iterdir()):
+    if strange := [name for name in entries(out) if not is_temporary(name)]:
         raise OrsanetError(f"{out}: already holds {', '.join(strange[:3])}; choose another --out")
     return False
 
@@ -153,5 +168,7 @@ def _drawn(seed: int, images: int, processes: int | None) -> Iterator[SyntheticF
 
 
 def _one_thread() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    # Ctrl-C and a closed terminal reach the whole group; the parent ends its workers.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)  # the processes run in parallel already

@@ -5,7 +5,6 @@ header. Published files are pickles and contain optimiser states or unused layer
 values do not change, so both files give a store the same recipe.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from orsanet_cache.durable import leave_to_disk, make_folder, sync_folder
+from orsanet_cache.durable import make_folder, write_new
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, load_landmark_network, load_segmenter
@@ -85,23 +84,13 @@ def convert_weights(path: Path, out: Path) -> Converted:
         raise OrsanetError(f"{path}: is already converted; use it as it is")
     tensors, header = used_tensors(weights)
     converted = Converted(network_of(weights), fingerprint(path))
-    folder = out.absolute().parent
-    make_folder(folder)
-    temporary = folder / f".{out.name}.{os.getpid()}.partial"
-    try:
-        safetensors.torch.save_file(
-            {key: tensor.contiguous() for key, tensor in tensors.items()},
-            temporary,
-            metadata={**header, ORIGIN_KEY: converted.origin.sha256},
-        )
-        with temporary.open("rb") as file:
-            leave_to_disk(file.fileno())
-        os.link(temporary, out)
-    except FileExistsError as error:
-        raise taken from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(folder)
+    make_folder(out.absolute().parent)
+    content = safetensors.torch.save(
+        {key: tensor.contiguous() for key, tensor in tensors.items()},
+        metadata={**header, ORIGIN_KEY: converted.origin.sha256},
+    )
+    if not write_new(out.absolute(), [content]):
+        raise taken
     return converted
 
 

@@ -6,7 +6,6 @@ The forward runs repeatedly on one batch in memory. Half of it runs before and h
 evaluation, so that a machine that becomes slower affects both alike.
 """
 
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import torch
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.forward import EVALUATION_BATCH
@@ -51,9 +51,9 @@ def bench_evaluate(
     model = model.to(device)
     _forward(model, batch, len(batch.label), device)  # chooses kernels, allocates memory
     before = _forward(model, batch, len(split.rows) // 2, device)
-    with tempfile.TemporaryDirectory(prefix="orsanet-bench-") as folder:
+    with temporary_folder("orsanet-bench-") as folder:
         began = time.perf_counter()
-        evaluate(weights, manifest, store, Path(folder), groups=[split_name], device=device)
+        evaluate(weights, manifest, store, folder / "evaluation", groups=[split_name], device=device)
         seconds = time.perf_counter() - began
     after = _forward(model, batch, len(split.rows) - len(split.rows) // 2, device)
     return EvaluationSpeed(len(split.rows), seconds, before + after)

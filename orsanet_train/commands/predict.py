@@ -65,11 +65,13 @@ def predict(
             f"left out, because an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True
         )
 
+    from orsanet_cache.outputs import check_not_held
     from orsanet_train.predict.folder import check_new_folder
     from orsanet_train.predict.load import load
     from orsanet_train.predict.predict import parse_overlays, predict_files
 
     drawn = parse_overlays(overlays)
+    check_not_held(out)
     check_new_folder(out)  # made once everything is loaded: an error before leaves no folder
     predictor = load(
         run_folder, checkpoint=checkpoint, crop=crop, margin=margin or MARGIN,

@@ -18,7 +18,11 @@ from orsanet_train.commands.options import checkpoint_option
     "--images", help="Images whose attention to show, separated by commas.  [default: the most confident mistakes]"
 )
 @click.option("--store", type=FILE, help="The store, if it was moved since the evaluation.")
-@click.option("--out", type=FILE, help="Folder for the report.  [default: RUN/report-CHECKPOINT, of the first RUN]")
+@click.option(
+    "--out",
+    type=FILE,
+    help="Folder for the report.  [default: RUN/report-CHECKPOINT; of several RUNs: in the first, with the names of the others]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def report(
     runs: tuple[Path, ...],
@@ -38,7 +42,8 @@ def report(
     from orsanet_train.report.save import save_report
 
     wanted = None if images is None else [name.strip() for name in images.split(",")]
-    folder = out or runs[0] / f"report-{checkpoint}"
+    others = "".join(f"-{run.resolve().name}" for run in runs[1:])
+    folder = out or runs[0] / f"report-{checkpoint}{others and f'-with{others}'}"
     made = save_report(runs, folder, checkpoint=checkpoint, split=split, images=wanted, store=store, device=device)
     for run in made.runs:
         click.echo(f"{run.name}: {run.stamp}")
@@ -61,12 +66,16 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     import json
 
     from orsanet_cache.durable import write_whole
+    from orsanet_cache.outputs import check_file
+    from orsanet_train.evaluation.compare import FILE_BEGINS
     from orsanet_train.evaluation.compare import compare as compare_runs
     from orsanet_train.evaluation.tables import comparison_text
 
+    if out is not None:
+        check_file(out, FILE_BEGINS, "a comparison of `orsanet-train compare`")
     comparison = compare_runs(runs, checkpoint)
     click.echo(comparison_text(comparison))
     if out is not None:
         text = json.dumps(comparison.as_json(), indent=2)
-        write_whole(out, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(out.resolve(), lambda path: path.write_text(text, encoding="utf-8"))
         click.echo(f"wrote {out}")

@@ -70,6 +70,7 @@ def run(
     from orsanet_train.evaluation.statistics import spread
     from orsanet_train.feed.residence import memory_advice
     from orsanet_train.run import watch
+    from orsanet_train.run.folder import held_by_main
     from orsanet_train.run.seeds import parse_seeds, train_seeds
     from orsanet_train.run.train import RunSummary, dev_run, train
 
@@ -112,7 +113,8 @@ def run(
             return start(seeded, out=folder, resume=begun, save_minutes=save_minutes)
 
         if numbers is not None:
-            table = train_seeds(numbers, out, lambda seed, folder: train_into(folder, seed), main=ranks.main)
+            with held_by_main(out, ranks):
+                table = train_seeds(numbers, out, lambda seed, folder: train_into(folder, seed), main=ranks.main)
             echo(table.to_string(index=False))
             echo(
                 f"{out}: {len(table)} seeds; accuracy on '{config.selection_split}': last {spread(table['last_accuracy'])}, "

@@ -24,6 +24,7 @@ from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, ri
 from orsanet_train.evaluation.statistics import Estimate, Paired, mean_over_seeds, paired
 from orsanet_train.model.checkpoint import how_chosen
 
+FILE_BEGINS = rb'\{\n  "runs": \[\n    ".*?\n  \],\n  "protocols": \[\n'  # of `compare --out`
 EXAMPLES = 5  # images to name where two evaluations do not fit
 
 

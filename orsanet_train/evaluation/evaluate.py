@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
-from orsanet_cache.durable import prepare_folder
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.outputs import output_folder
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
@@ -22,11 +22,12 @@ from orsanet_train.config import HELD_OUT
 from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.evaluation.groups import Group, all_groups
 from orsanet_train.evaluation.metrics import GroupReport, group_report
-from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns
+from orsanet_train.evaluation.predictions import FOLDER, Evaluation, labels_of, predictions_table, probability_columns
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, join
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
+from orsanet_train.model.orsanet import ORSANet
 
 
 def evaluate(
@@ -41,8 +42,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint on groups of images, and write the evaluation folder `out`.
 
-    Raises OrsanetError before the model runs if the class order or the store's recipe differs from
-    the checkpoint's, or if a named group is empty.
+    An earlier evaluation there is replaced when the new one is whole. Raises OrsanetError before
+    the model runs if the class order or the store's recipe differs from the checkpoint's, if a
+    named group is empty, and if `out` has anything but an evaluation or another command writes it.
 
     Args:
         weights: A weights file, or a run folder, whose best.safetensors is then evaluated.
@@ -62,7 +64,16 @@ def evaluate(
     groups, device = None if groups is None else as_names(groups, "groups"), as_device(device)
     model, identity = load_weights(weights)
     _check_fit(identity, manifest, store, weights)
-    prepare_folder(out)
+    with output_folder(out, FOLDER) as staged:
+        evaluation = _evaluated(model, identity, weights, manifest, store, groups, device, resident)
+        evaluation.write_files(staged)
+    return evaluation
+
+
+def _evaluated(
+    model: ORSANet, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
+    device: torch.device, resident: Resident,
+) -> Evaluation:  # fmt: skip
     named = None if groups is None else [Group.parse(group) for group in groups]
     chosen = list(dict.fromkeys(all_groups(manifest, store, identity) if named is None else named))
     if not chosen:
@@ -107,13 +118,11 @@ def evaluate(
             )
         )  # fmt: skip
     notes += [*_notes(reports, splits, identity)]
-    evaluation = Evaluation(
+    return Evaluation(
         identity.model_copy(update={"images": None}), weights.name, manifest.name, str(store.path.absolute()),
         {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits},
         tuple(notes), tuple(reports), table, np.concatenate(features),
     )  # fmt: skip
-    evaluation.write(out)
-    return evaluation
 
 
 def _known(

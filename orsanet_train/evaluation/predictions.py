@@ -14,7 +14,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -26,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orsanet_cache.data.cells import marked, unmarked
 from orsanet_cache.data.manifest import Sample
-from orsanet_cache.durable import prepare_folder, write_whole
 from orsanet_cache.errors import OrsanetError, validation_findings
+from orsanet_cache.outputs import Kind, output_folder, read_steadily
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import MAX_JSON_BYTES, array_of, below, json_of, read_limited
 from orsanet_cache.shortage import refuse_shortage
@@ -40,6 +39,15 @@ PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")
 MAX_BYTES = 4 * 1024**3  # of predictions.csv and of features.npy
 FINDINGS = 3  # of a damaged evaluation.json, to name
 NAMES = ("split", "view", "image", "tags", "label", "predicted")
+FOLDER = Kind(
+    "an evaluation",
+    {
+        EVALUATION: rb'\{\s*"checkpoint": \{\s*"file": ',
+        PREDICTIONS: rb'"split","view","image","tags","label","predicted"',
+        FEATURES: rb"\x93NUMPY",
+    },
+    marks=(EVALUATION, PREDICTIONS),
+)
 
 
 @dataclass(frozen=True)
@@ -75,16 +83,21 @@ class Evaluation:
         return how_chosen(self.checkpoint) + marked
 
     def write(self, folder: Path) -> None:
-        """Write the folder. evaluation.json is written last: if it exists, the others match it."""
-        prepare_folder(folder)
-        (folder / EVALUATION).unlink(missing_ok=True)
-        features = io.BytesIO()
-        np.save(features, self.features)
+        """Write the folder whole, in place of an earlier evaluation.
+
+        Raises OrsanetError if the folder has anything else, or cannot be written.
+        """
+        with output_folder(folder, FOLDER) as staged:
+            self.write_files(staged)
+
+    def write_files(self, folder: Path) -> None:
+        """Write the files into an empty folder."""
         # All text is quoted, because readers end a row at an unquoted carriage return.
         written = self.table.assign(**{name: self.table[name].map(marked) for name in NAMES})
-        write_table = partial(written.to_csv, index=False, quoting=csv.QUOTE_NONNUMERIC)
-        write_whole(folder / PREDICTIONS, write_table)
-        write_whole(folder / FEATURES, lambda path: path.write_bytes(features.getbuffer()))
+        written.to_csv(folder / PREDICTIONS, index=False, quoting=csv.QUOTE_NONNUMERIC)
+        features = io.BytesIO()
+        np.save(features, self.features)  # to a path it reports a full disk in other ways
+        (folder / FEATURES).write_bytes(features.getbuffer())
         content = {
             "checkpoint": {"file": self.weights, **self.checkpoint.model_dump(mode="json")},
             "protocol": self.protocol,
@@ -96,7 +109,7 @@ class Evaluation:
             "notes": self.notes,
             "groups": [report.as_json() for report in self.groups],
         }
-        write_whole(folder / EVALUATION, lambda path: path.write_text(json.dumps(content, indent=2), encoding="utf-8"))
+        (folder / EVALUATION).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -191,7 +204,7 @@ def read_evaluation(run: StrPath, checkpoint: str = "best") -> Evaluation:
             f"{run}: its {checkpoint} checkpoint has not been evaluated; run `orsanet-train evaluate {run} --checkpoint {checkpoint} "
             f"--store … --manifest …`"
         )
-    evaluation = Evaluation.read(folder)
+    evaluation = read_steadily(folder, Evaluation.read)
     weights = run / evaluation.weights
     if weights.exists() and read_identity(weights).tensors_sha256 != evaluation.checkpoint.tensors_sha256:
         raise OrsanetError(

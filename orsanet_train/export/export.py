@@ -8,8 +8,6 @@ The folder is written under a temporary name and renamed when every file has pas
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orsanet_cache.durable import prepare_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import kept
 from orsanet_cache.frozen.priors import FrozenPriors
+from orsanet_cache.outputs import output_folder
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of
@@ -97,38 +95,33 @@ def export_onnx(
         raise OrsanetError(
             "--part trainable has no frozen networks in it; leave out --segmenter and --landmarks, or export --part both"
         )
+    with output_folder(out, None) as folder:
+        graphs = _write(run_folder, checkpoint, folder, part, segmenter, landmarks, check)
+    return Exported(out, tuple(graphs))
+
+
+def _write(
+    run_folder: Path, checkpoint: str, folder: Path, part: ExportedPart, segmenter: StrPath | None, landmarks: StrPath | None,
+    check: StrPath | None,
+) -> list[WrittenGraph]:  # fmt: skip
+    """Write the files into an empty folder."""
     model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
     evaluation = evaluation_of(run_folder, checkpoint)
     frozen = None if part == "trainable" else frozen_priors(run_folder, identity, segmenter, landmarks)
     pictures, described = check_pictures(None if check is None else as_path(check, "check"))
     pixels = torch.from_numpy(pictures)
     stored = random_rows(identity, pixels) if frozen is None else stored_rows(identity, frozen, pixels)
-
-    parent = out.absolute().parent
-    prepare_folder(parent)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=parent) as temporary:
-            folder = Path(temporary) / "export"
-            folder.mkdir()
-            export = partial(_export, identity=identity, folder=folder)
-            graphs = []
-            expected = probabilities(model, identity, stored)
-            if part != "pipeline":
-                graphs.append(export(TrainablePart(model, identity), TRAINABLE, stored, EXPRESSION, expected))
-            if frozen is not None:
-                network = WholePipeline(model, identity, frozen)
-                graphs.append(export(network, PIPELINE, {"pixels": pixels}, (*EXPRESSION, *PRIORS), expected))
-            card = model_card(checkpoint, identity, evaluation, graphs, described, training_of(run_folder, identity))
-            (folder / CARD).write_text(card, encoding="utf-8")
-            for path in folder.iterdir():
-                with path.open("rb") as written:
-                    os.fsync(written.fileno())
-            sync_folder(folder)
-            folder.rename(out)
-        sync_folder(parent)
-    except OSError as error:
-        raise OrsanetError(f"{out}: cannot be written ({error.strerror or error})") from error
-    return Exported(out, tuple(graphs))
+    export = partial(_export, identity=identity, folder=folder)
+    graphs = []
+    expected = probabilities(model, identity, stored)
+    if part != "pipeline":
+        graphs.append(export(TrainablePart(model, identity), TRAINABLE, stored, EXPRESSION, expected))
+    if frozen is not None:
+        network = WholePipeline(model, identity, frozen)
+        graphs.append(export(network, PIPELINE, {"pixels": pixels}, (*EXPRESSION, *PRIORS), expected))
+    card = model_card(checkpoint, identity, evaluation, graphs, described, training_of(run_folder, identity))
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return graphs
 
 
 def stored_rows(identity: Identity, frozen: FrozenPriors, pixels: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -19,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.cells import marked
-from orsanet_cache.durable import prepare_folder, sync_folder
+from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.outputs import entries, held
 from orsanet_train.evaluation.predictions import probability_columns
 from orsanet_train.predict.names import CSV, JSON, PARTIAL
 from orsanet_train.predict.predictor import QUALITY
@@ -53,7 +55,7 @@ class Row:
 
 
 class PredictionFolder:
-    """Writes the output folder.
+    """Writes the output folder, and holds it meanwhile.
 
     `add` flushes its rows to the file. Both files get their final names when the context ends
     without an exception; otherwise the rows so far remain in `partial`.
@@ -72,14 +74,17 @@ class PredictionFolder:
 
     def __enter__(self) -> Self:
         check_new_folder(self.path)
-        prepare_folder(self.path)
-        self._csv: IO[str] = self.partial.open("x", encoding="utf-8", newline="")
-        self._json: IO[str] = (self.path / f"{JSON}{PARTIAL}").open("x", encoding="utf-8")
-        # All text is quoted, as in an evaluation's file; names that a spreadsheet would compute are marked.
-        self._writer = csv.writer(self._csv, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        self._writer.writerow(columns(self.classes))
-        head = json.dumps(self._about, indent=2)
-        self._json.write(f'{head.removesuffix("}").rstrip()},\n  "predictions": [')
+        with ExitStack() as entered:
+            entered.enter_context(held(self.path))
+            check_new_folder(self.path)  # another command may just have written it
+            self._csv: IO[str] = self.partial.open("x", encoding="utf-8", newline="")
+            self._json: IO[str] = (self.path / f"{JSON}{PARTIAL}").open("x", encoding="utf-8")
+            # All text is quoted, as in an evaluation's file; names that a spreadsheet would compute are marked.
+            self._writer = csv.writer(self._csv, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+            self._writer.writerow(columns(self.classes))
+            head = json.dumps(self._about, indent=2)
+            self._json.write(f'{head.removesuffix("}").rstrip()},\n  "predictions": [')
+            self._held = entered.pop_all()
         return self
 
     def add(self, rows: list[Row]) -> None:
@@ -92,6 +97,10 @@ class PredictionFolder:
         self._csv.flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._held:
+            self._end(kind)
+
+    def _end(self, kind: type[BaseException] | None) -> None:
         if kind is None:
             self._json.write("\n  ]\n}\n")
         for file in (self._csv, self._json):
@@ -116,7 +125,7 @@ def check_new_folder(path: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "cannot be written into" if there.is_dir() else "is not a folder"
         raise OrsanetError(f"{there}: {why}; choose another folder with --out")
-    if there == path and any(path.iterdir()):
+    if there == path and entries(path):
         raise OrsanetError(f"{path} is not empty; choose a new folder with --out, or remove this one")
 
 

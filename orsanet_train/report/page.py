@@ -16,7 +16,8 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from orsanet_cache.durable import prepare_folder, write_whole
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.outputs import Kind
 from orsanet_cache.streams import printable
 from orsanet_train.config import config_toml
 from orsanet_train.evaluation.tables import comparison_text
@@ -25,10 +26,38 @@ from orsanet_train.report.contents import Report
 from orsanet_train.report.text import between, images, markdown_text, percent, points
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
+FOLDER = Kind(
+    "a report",
+    {
+        NUMBERS: rb'\{\s*"runs": \[\s*\{\s*"name": ',
+        MARKDOWN: rb"# ",
+        PAGE: rb"<!DOCTYPE html>.{,1000}<title>ORSANet report: ",
+    },
+    marks=(NUMBERS, PAGE),
+)
+
+
+def check_same_runs(report: Report, folder: Path) -> None:
+    """Raises OrsanetError if the folder has a report of other runs, which must not be replaced."""
+    if not (folder / NUMBERS).exists():
+        return
+    try:
+        before = [run["name"] for run in json.loads((folder / NUMBERS).read_bytes())["runs"]]
+    except (ValueError, LookupError, TypeError, RecursionError):  # damaged: of no use to anybody
+        return
+    if _runs(before) != _runs(now := [run.name for run in report.runs]):
+        raise OrsanetError(
+            f"{folder}: has the report of {', '.join(map(str, before))}, not of {', '.join(now)}; choose another folder with --out"
+        )
+
+
+def _runs(names: Sequence[object]) -> list[str]:
+    """The runs' folders, without the seeds that they have at present."""
+    return [str(name).partition(", seed ")[0] for name in names]
 
 
 def write_report(report: Report, pictures: Sequence[Sequence[ReportPicture]], out: Path) -> None:
-    """Write report.html, report.md and report.json into the folder `out`.
+    """Write report.html, report.md and report.json into the folder `out`, which exists.
 
     `pictures` has the pictures of each run of the report.
     """
@@ -40,9 +69,8 @@ def write_report(report: Report, pictures: Sequence[Sequence[ReportPicture]], ou
         **values, style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     )
     markdown = environment.get_template("report.md").render(**values)
-    prepare_folder(out)
     for name, text in ((NUMBERS, json.dumps(content, indent=2, allow_nan=False)), (MARKDOWN, markdown), (PAGE, page)):
-        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+        (out / name).write_text(text, encoding="utf-8")
 
 
 def _environment() -> Environment:

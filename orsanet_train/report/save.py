@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from orsanet_cache.device import as_device
-from orsanet_cache.durable import prepare_folder
+from orsanet_cache.outputs import output_folder
 from orsanet_cache.paths import StrPath, as_names, as_path, as_paths
 from orsanet_train.report.album import album
 from orsanet_train.report.contents import Report
-from orsanet_train.report.page import write_report
+from orsanet_train.report.page import FOLDER, check_same_runs, write_report
 from orsanet_train.report.report import make_report
 
 
@@ -25,8 +25,9 @@ def save_report(
 ) -> Report:
     """Write the report of evaluated runs, as `orsanet-train report` does, and return its contents.
 
-    Raises OrsanetError for a run without an evaluation, if the store is not the evaluated one, or
-    if matplotlib is not installed.
+    An earlier report of the same runs is replaced when the new one is whole. Raises OrsanetError for
+    a run without an evaluation, if the store is not the evaluated one, if matplotlib is not
+    installed, and if `out` has anything else or another command writes it.
 
     Args:
         runs: Run folders, or folders of seeds. Several are compared with the first.
@@ -40,7 +41,8 @@ def save_report(
     """
     folders, folder, chosen = as_paths(runs, "runs"), as_path(out, "out"), as_device(device)
     wanted = None if images is None else as_names(images, "images")
-    report, sources = make_report(folders, checkpoint, split, store)
-    prepare_folder(folder)
-    write_report(report, [album(source, wanted, chosen) for source in sources], folder)
+    with output_folder(folder, FOLDER) as staged:
+        report, sources = make_report(folders, checkpoint, split, store)
+        check_same_runs(report, folder)
+        write_report(report, [album(source, wanted, chosen) for source in sources], staged)
     return report

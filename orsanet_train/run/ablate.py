@@ -5,7 +5,8 @@
 
 All variants but one use the same store. A store is built with one input of the landmark network, so
 the variant with the other input has a second store. Finished epochs are kept: another call, with
-the same or with further variants and seeds, trains only what is missing.
+the same or with further variants and seeds, trains only what is missing. Several processes may share
+OUT, each with its own variants or seeds; whoever ends last writes the table of all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,10 @@ import pandas as pd
 import torch
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
-from orsanet_cache.durable import read_json, write_whole
+from orsanet_cache.durable import read_json, write_all
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
+from orsanet_cache.outputs import check_file, held, lock_file, read_steadily
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
@@ -50,6 +52,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 # `full`, trained on the second store, by the input of the landmark network there.
 LANDMARK_VARIANTS = {"native": "native-landmarks", "published": "published-landmarks"}
 LAST = "evaluation-last"  # of the last checkpoint, which is not chosen by any result
+RUNS, TABLE = "ablation.csv", "ablation.md"
+_BEGINS = {RUNS: rb"variant,seed,epochs,group,", TABLE: rb"\| variant \| seeds \|"}
 LEAST_SEEDS = 3  # for an interval: that of two seeds is about ten times as wide as their spread
 
 
@@ -85,8 +89,8 @@ def ablate(
         ir50: initial weights of every run's backbone, or their file; None: random weights.
         resident: where the data is kept: "auto", "device", "host" or "stream".
 
-    Raises OrsanetError for a variant that does not exist or has no store, and for the errors of
-    `train` and `evaluate`.
+    Raises OrsanetError for a variant that does not exist or has no store, for runs or tables in
+    `out` that do not belong there, and for the errors of `train` and `evaluate`.
     """
     manifest, store, out = as_manifest(manifest), as_store(store), as_path(out, "out")
     landmark_store = None if landmark_store is None else as_store(landmark_store)
@@ -95,6 +99,7 @@ def ablate(
     stores = stores_of_variants(store, landmark_store)
     variants = list(stores) if variants is None else variants
     _check_variants(variants, store, landmark_store)
+    _check_tables(out)
     _check_settings(out, preset, overrides, manifest, store)
     config = load_config(preset, overrides)
     chosen = [Group.parse(group) for group in groups]
@@ -105,15 +110,20 @@ def ablate(
         parts = [training_split(config, manifest, store), selection_split(config, manifest, store)]
         views = [(part.name, view) for part in parts for view in part.views]
         _check_landmark_store(store, landmark_store, [*views, *((group.split, group.view) for group in chosen)])
-    for seed in seeds:  # the outer loop: after an interruption every variant has the same seeds
-        for variant in variants:
-            run = out / variant / f"seed-{seed}"
-            config = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
-            yield f"{variant}, seed {seed}"
-            begun = (run / "run.json").is_file()
-            train(config, manifest, stores[variant], run, device=device, ir50=ir50, resume=begun, resident=resident)
-            weights = run / "last.safetensors"
-            evaluate(weights, manifest, stores[variant], run / LAST, groups=groups, device=device, resident=resident)
+    with held(out, shared=True):
+        for seed in seeds:  # the outer loop: after an interruption every variant has the same seeds
+            for variant in variants:
+                run = out / variant / f"seed-{seed}"
+                config = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
+                yield f"{variant}, seed {seed}"
+                begun = (run / "run.json").is_file()
+                train(config, manifest, stores[variant], run, device=device, ir50=ir50, resume=begun, resident=resident)
+                weights = run / "last.safetensors"
+                evaluate(
+                    weights, manifest, stores[variant], run / LAST, groups=groups, device=device, resident=resident
+                )
+                # Of another process too, which may have begun at the same moment as this one.
+                _check_settings(out, preset, overrides, manifest, store)
 
 
 def stores_of_variants(store: PriorStore, landmark_store: PriorStore | None) -> dict[str, PriorStore]:
@@ -222,7 +232,7 @@ def collect(out: Path) -> pd.DataFrame:
     for variant, seed, run in _runs(out):
         if not (run / LAST / EVALUATION).is_file():
             continue
-        evaluation = Evaluation.read(run / LAST)
+        evaluation = read_steadily(run / LAST, Evaluation.read)
         rows += [
             {
                 "variant": variant,
@@ -285,12 +295,26 @@ def summary(runs: pd.DataFrame) -> str:
 
 
 def write_summary(out: Path) -> str:
-    """Write ablation.csv and ablation.md of every finished run, and return the table."""
-    runs = collect(out)
-    table = summary(runs)
-    write_whole(out / "ablation.csv", lambda path: runs.to_csv(path, index=False))
-    write_whole(out / "ablation.md", lambda path: path.write_text(printable(table), encoding="utf-8"))
+    """Write ablation.csv and ablation.md of every finished run, and return the table.
+
+    Raises OrsanetError if one of them is another file.
+    """
+    with lock_file(out / ".orsanet-table", wait=True):  # of processes that end together, the last has all runs
+        _check_tables(out)
+        runs = collect(out)
+        table = summary(runs)
+        write_all(
+            {
+                out / RUNS: lambda path: runs.to_csv(path, index=False),
+                out / TABLE: lambda path: path.write_text(printable(table), encoding="utf-8"),
+            }
+        )
     return table
+
+
+def _check_tables(out: Path) -> None:
+    for name, pattern in _BEGINS.items():
+        check_file(out / name, pattern, "a table of `orsanet-train ablate`")
 
 
 def _spread(values: "pd.Series[float]", form: str = ".2f") -> str:

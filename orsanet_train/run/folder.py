@@ -10,6 +10,8 @@ metrics.csv, curves.png, tensorboard/, train_batch*.png      to inspect the run
 import json
 import math
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from typing import Any
 import pandas as pd
 import safetensors.torch
 
-from orsanet_cache.durable import read_json, write_whole
+from orsanet_cache.durable import is_temporary, read_json, write_whole
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.outputs import entries, held
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
+from orsanet_train.engine.distributed import Ranks, any_rank
 from orsanet_train.engine.engine import Engine
 from orsanet_train.evaluation.history import HISTORY, read_history
 from orsanet_train.model.checkpoint import Identity, save_weights
@@ -29,7 +33,24 @@ from orsanet_train.run.watch import tensorboard_installed, write_events
 
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
 IMAGE_FILES = "image_files_sha256"  # of run.json: identifies the contents of the images of training and choice
-_BEGUN = {"config.toml", ".config.toml.tmp", ".run.json.tmp"}  # all files that a kill before run.json can leave
+
+
+@contextmanager
+def held_by_main(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold a folder of runs, on the main rank for all.
+
+    Raises OrsanetError on every rank if another command holds it.
+    """
+    with ExitStack() as stack:
+        refused = None
+        if ranks.main:
+            try:
+                stack.enter_context(held(out))
+            except OrsanetError as error:
+                refused = error
+        if any_rank(refused is not None, ranks):
+            raise refused or OrsanetError(f"{out}: cannot be written; the first process says why")
+        yield
 
 
 def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: bool) -> None:
@@ -55,7 +76,8 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
             raise OrsanetError(
                 f"{out}: already trained for {finished} epochs, not {config.epochs}; set epochs to at least {finished}, or start a new run"
             )
-    elif out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGUN):
+    elif out.exists() and any(name != "config.toml" and not is_temporary(name) for name in entries(out)):
+        # These names are all that a kill before run.json can leave.
         raise OrsanetError(f"{out}: already exists; continue with --resume, or choose another --out")
 
 

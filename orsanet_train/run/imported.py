@@ -12,7 +12,6 @@ built with exactly these.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +20,13 @@ import torch
 from torch import nn
 
 from orsanet_cache.data.images import PREPROCESSING
-from orsanet_cache.durable import make_folder, sync_folder, write_whole
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY, FrozenPriors
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
+from orsanet_cache.outputs import output_folder
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_train.config import ModelConfig, RunConfig, parse_config
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, save_weights
@@ -100,17 +100,11 @@ def import_checkpoint(
         source = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     data = {"classes": list(classes), "store": recipe, "published_checkpoint": source}
     trained = parse_config({**config.model_dump(mode="json"), **TRAINED}, "the preset")
-    make_folder(out.absolute().parent)
-    # Written beside `out` and renamed when it is whole, so that an existing folder can be
-    # evaluated.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as temporary:
-        folder = Path(temporary) / "run"
+    with output_folder(out, None) as folder:
         begin_folder(folder, trained, data)
         _save(folder / SEGMENTER_FILE, segmenter, {ARCHITECTURE_KEY: segmenter_config.model_dump_json()})
         _save(folder / LANDMARKS_FILE, landmarks)
         save_weights(folder / "best.safetensors", model, identity)
-        folder.rename(out)
-    sync_folder(out.absolute().parent)
     return identity
 
 

@@ -11,8 +11,11 @@ import pandas as pd
 
 from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.outputs import check_file
 from orsanet_train.run.train import RunSummary
 
+TABLE = "seeds.csv"
+_TABLE_BEGINS = rb"seed,epochs,last_accuracy,"
 DIGITS = 19  # of 2^63
 
 
@@ -39,8 +42,9 @@ def train_seeds(
     """Call train(seed, OUT/seed-<seed>) for every seed. Returns a table of the results.
 
     The `main` process writes the table to OUT/seeds.csv after every run, so that an interrupted
-    series has the finished runs.
+    series has the finished runs. Raises OrsanetError if OUT/seeds.csv is another file.
     """
+    check_file(out / TABLE, _TABLE_BEGINS, "a table of `orsanet-train run --seeds`")
     rows = []
     for seed in seeds:
         summary = train(seed, out / f"seed-{seed}")
@@ -55,7 +59,7 @@ def train_seeds(
         )
         table = pd.DataFrame(rows)
         if main:
-            write_whole(out / "seeds.csv", partial(_write, table))
+            write_whole(out / TABLE, partial(_write, table))
     return table
 
 

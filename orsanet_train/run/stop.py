@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM take effect at the end of the current training step.
+"""Ctrl-C, SIGTERM and SIGHUP take effect at the end of the current training step.
 
 The saved state is therefore whole. A second signal stops the run immediately.
 """
@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-from orsanet_cache.console import Terminated
+from orsanet_cache.console import interruption, leave_terminal, stop_signals
 from orsanet_train.engine.distributed import Ranks, any_rank
 
 
@@ -26,7 +26,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals():
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -40,7 +40,9 @@ class StopSignals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self._noted is not None:
-            raise _interrupt(number)
+            raise interruption(number)
+        if number == signal.SIGHUP:
+            leave_terminal()
         self._noted = number
 
     def asked(self) -> bool:
@@ -59,8 +61,4 @@ class StopSignals:
 
     def interrupt(self) -> KeyboardInterrupt:
         """The exception to raise once everything is saved."""
-        return _interrupt(self._noted or signal.SIGINT)
-
-
-def _interrupt(number: int) -> KeyboardInterrupt:
-    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        return interruption(self._noted or signal.SIGINT)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from tqdm.auto import tqdm
@@ -20,6 +19,7 @@ from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, read_weights
+from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_train.config import RunConfig
@@ -28,7 +28,7 @@ from orsanet_train.drawing.plots import write_picture
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import load_weights
-from orsanet_train.run.folder import begin_folder, record_versions
+from orsanet_train.run.folder import begin_folder, held_by_main, record_versions
 from orsanet_train.run.loop import Loop
 from orsanet_train.run.prepare import prepare
 from orsanet_train.run.stop import StopSignals
@@ -65,7 +65,7 @@ def train(
 ) -> RunSummary:
     """Train into the run folder `out`.
 
-    On Ctrl-C or SIGTERM the state is saved before the signal is passed on.
+    On Ctrl-C, SIGTERM or SIGHUP the state is saved before the signal is passed on.
 
     Args:
         config: the settings of the run.
@@ -83,7 +83,8 @@ def train(
         images: use only the first images of both splits, at most this many; None: all images.
         ranks: the processes that share every batch. The results are the same except for rounding.
 
-    Raises OrsanetError for arguments that do not fit, before the first step.
+    Raises OrsanetError for arguments that do not fit, and if another command writes `out`, before the
+    first step.
     """
     if not 0 <= save_minutes < math.inf:
         raise OrsanetError(f"save_minutes {save_minutes!r}: give a finite number of minutes, 0 or more")
@@ -92,6 +93,19 @@ def train(
     manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
     if ir50 is not None and not isinstance(ir50, Weights):
         ir50 = read_weights(ir50)
+    with held_by_main(out, ranks):
+        return _train(
+            config, manifest, store, out,
+            device=device, ir50=ir50, resume=resume, resident=resident, compiled=compiled,
+            frozen_weights=frozen_weights, save_minutes=save_minutes, images=images, ranks=ranks,
+        )  # fmt: skip
+
+
+def _train(
+    config: RunConfig, manifest: Manifest, store: PriorStore, out: Path, *, device: torch.device, ir50: Weights | None, resume: bool,
+    resident: Resident, compiled: bool, frozen_weights: tuple[Path | None, Path | None], save_minutes: float, images: int | None,
+    ranks: Ranks,
+) -> RunSummary:  # fmt: skip
     run = prepare(
         config, manifest, store, out,
         device=device, ir50=ir50, resume=resume, resident=resident, compiled=compiled,
@@ -122,8 +136,8 @@ def dev_run(config: RunConfig, train: Callable[..., RunSummary], ranks: Ranks) -
     A single process resumes the second epoch from the state after the first. Several processes have
     no temporary folder in common, and train both epochs at once.
     """
-    with TemporaryDirectory(prefix="orsanet-dev-run-") as folder:
-        out = Path(folder) / "run"
+    with temporary_folder("orsanet-dev-run-") as folder:
+        out = folder / "run"
         for epochs in (1, 2) if ranks.world == 1 else (2,):
             short = config.model_copy(update={"epochs": epochs})
             train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2, resume=(out / "run.json").exists())

@@ -20,7 +20,9 @@ class Ended(NamedTuple):
 
 def in_process(main: click.Command, *arguments: object) -> Ended:
     """How a process of the command line would have ended; a bug is raised. The signals' handlers are as before."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    }
     try:
         result = CliRunner().invoke(main, [*map(str, arguments)])
     finally:

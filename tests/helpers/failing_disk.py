@@ -4,6 +4,7 @@ import builtins
 import errno
 import io
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,17 @@ def faults(call: str, at: int = 0, number: int = errno.EIO, lasting: bool = Fals
 
             patch.setattr(os, call, wrapped)
         yield found
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Writes beyond `limit` bytes of a file fail with an OSError, as on a full disk (Python ignores the signal)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 FAULTS = {  # kind of call -> what goes wrong, does it last, how many calls a build has at least

@@ -33,6 +33,7 @@ import orsanet_train.cli
 import orsanet_train.engine.step
 import orsanet_train.run.loop
 import orsanet_train.run.train
+from orsanet_cache.outputs import IN_USE
 from orsanet_train.run.stop import StopSignals
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
@@ -163,8 +164,9 @@ class Points:
     def changed(self, operation: str, path: str) -> str | None:
         """The name of the point: the same for what differs in a number only. None outside the run folder."""
         place = os.path.relpath(path, self._out)
-        if place.startswith(".."):
+        if place.startswith("..") or place.endswith(IN_USE):
             return None
+        place = re.sub(r"orsanet-[0-9a-f]{8}$", "TEMPORARY", place)
         place = re.sub(r"\d{8}-\d{6}", "STATE", place)
         place = re.sub(r"events\.out.*", "EVENTS", place)
         return f"{operation} {re.sub(r'(?<=batch)[0-9]+', '0', place)}"
@@ -178,6 +180,7 @@ def run_and_leave(order: dict[str, Any]) -> None:
     temporary = log.with_suffix(".tmp")
     temporary.mkdir(exist_ok=True)
     tempfile.tempdir = str(temporary)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     os.environ.update(order["environment"])
     points = Points(Path(order["out"]), order["at"], order["number"], order["sent"], order["linger"])
     points.watch()

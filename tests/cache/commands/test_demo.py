@@ -79,6 +79,16 @@ def test_quality_names_every_part_and_writes_the_card_of_the_folder(tmp_path: Pa
             assert float(shown) == pytest.approx(quality[group]["part_f1"][part], abs=6e-4)  # three places and four
 
 
+def test_a_card_replaces_no_other_file(tmp_path: Path) -> None:
+    for file_name in WEIGHTS.values():
+        shutil.copy(weights_path(DEMO, "segmenter").with_name(file_name), tmp_path)
+    (tmp_path / CARD).write_text("mine")
+    result = command("demo-quality", "--weights", tmp_path, "--images", 20, "--seed", 5, "--card")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{tmp_path / CARD}: is not a card of `orsanet-cache demo-quality`, so it was not replaced" in result.stderr
+    assert (tmp_path / CARD).read_text() == "mine"
+
+
 def test_the_word_demo_builds_a_store_of_drawn_faces_with_the_shipped_networks(tmp_path: Path) -> None:
     faces, store = tmp_path / "faces", tmp_path / "store.zarr"
     drawn = command("demo-faces", "--out", faces, "--images", 20)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 from forks import Fork, ForkServer
 from hypothesis import given, settings
@@ -151,6 +152,17 @@ def test_another_recipe_is_refused_and_nothing_touched(copied: Path, change: dic
     ):
         train_networks(copied, ("landmarks",), replace(RECIPE, **change))  # type: ignore[arg-type]
     assert {path: path.read_bytes() for path in copied.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("file_name", FILES)
+def test_weights_of_another_origin_are_refused_before_anything_is_drawn(tmp_path: Path, file_name: str) -> None:
+    mine = tmp_path / file_name
+    safetensors.torch.save_file({"weight": torch.zeros(1)}, mine)
+    before = mine.read_bytes()
+    with pytest.raises(OrsanetError, match=f"^{mine}: was not written by `orsanet-cache demo-train`, so it was not"):
+        train_networks(tmp_path, ("segmenter", "landmarks"), RECIPE)
+    assert mine.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [file_name]
 
 
 def test_other_faces_are_refused(copied: Path) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_lines import in_process
+from failing_disk import full_disk
 
 from orsanet_cache import OrsanetError, load_manifest
 from orsanet_cache.cli import main
 from orsanet_cache.data.images import read_image
+from orsanet_cache.outputs import held
 from orsanet_cache.synthetic.dataset import MIN_IMAGES, image_name, write_dataset
 from orsanet_cache.synthetic.expression import CLASSES
 from orsanet_cache.synthetic.picture import draw
@@ -120,3 +122,23 @@ def test_the_command(tmp_path: Path) -> None:
     assert other.returncode == 1
     assert "holds another data set" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+def test_after_a_full_disk_the_same_call_draws_and_what_was_complete_is_untouched(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "faces"
+    for limit in (0, 2000):  # the mark; a picture
+        with full_disk(limit), pytest.raises(OrsanetError, match=r"cannot be written .File too large"):
+            write_dataset(out, seed=4, images=40, processes=1)
+    assert write_dataset(out, seed=4, images=40, processes=1).drawn
+    before = digests(out)
+    assert before.items() <= digests(folder).items()
+    with full_disk(20_000), pytest.raises(OrsanetError, match=r"truth\.npz: cannot be written"):
+        write_dataset(out, seed=4, images=40, truth=True, processes=1)
+    assert digests(out) == before
+    assert write_dataset(out, seed=4, images=40, truth=True, processes=1).drawn
+    assert digests(out) == digests(folder)
+
+
+def test_a_folder_in_which_another_command_draws_is_refused(tmp_path: Path) -> None:
+    with held(tmp_path / "faces"), pytest.raises(OrsanetError, match="faces: another command is writing this folder"):
+        write_dataset(tmp_path / "faces", seed=4, images=40)

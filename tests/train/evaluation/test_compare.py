@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from command_lines import Ended, in_process
+from failing_disk import full_disk
 from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
 from orsanet_cache import OrsanetError
+from orsanet_train.cli import main
 from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.compare import compare, seed_folders
 from orsanet_train.evaluation.groups import Group
@@ -308,3 +311,24 @@ def test_weights_trained_anew_since_they_were_evaluated_are_refused(tmp_path: Pa
         OrsanetError, match=r"has changed since it was evaluated; run `orsanet-train evaluate .*/b --checkpoint last"
     ):
         compare([tmp_path / "a", tmp_path / "b"], "last")
+
+
+def test_the_file_of_a_comparison_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    runs = [write(tmp_path / name, evaluation(outcomes(seed))) for seed, name in enumerate("ab")]
+    out = tmp_path / "compared.json"
+
+    def compared() -> Ended:
+        return in_process(main, "compare", *runs, "--checkpoint", "last", "--out", out)
+
+    assert compared().returncode == 0
+    before = out.read_bytes()
+    assert compared().returncode == 0
+    with full_disk(100):
+        assert f"Error: {out}: cannot be written (File too large)" in compared().stderr
+    assert out.read_bytes() == before
+    for mine in ('{"runs": ["mine"]}', '{"mine": 1}', ""):
+        out.write_text(mine)
+        refused = compared()
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert f"{out}: is not a comparison of `orsanet-train compare`, so it was not replaced" in refused.stderr
+        assert out.read_text() == mine

@@ -8,16 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from failing_disk import full_disk
 from PIL import Image
 from sklearn.metrics import accuracy_score
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.outputs import output_folder
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.evaluation.predictions import Evaluation
+from orsanet_train.evaluation.predictions import FOLDER, Evaluation
 from orsanet_train.evaluation.tables import known_text
 from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
@@ -246,6 +248,40 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_model_runs(
     with pytest.raises(OrsanetError, match=r"file: cannot be created .*--out"):
         evaluated(world, run, tmp_path / "file")
     assert "evaluate" not in capfd.readouterr().err
+
+
+def test_on_a_full_disk_the_earlier_evaluation_stays_as_it_is(world, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "evaluation"
+    evaluated(world, run, out, ["valid"])
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for limit in (0, len(before["predictions.csv"]) + 100):  # of the table, of the metrics
+        with full_disk(limit), pytest.raises(OrsanetError, match=f"^{out}: cannot be written .File too large"):
+            evaluated(world, run, out, ["test"])
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("predictions.csv", "mine\n"), ("predictions.json", "{}"), ("notes.txt", "mine"), ("evaluation.json", "{}")],
+)
+def test_a_folder_of_other_files_is_refused_by_the_name_of_the_first(
+    world, run: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    evaluated(world, run, tmp_path, ["valid"])
+    evaluated(world, run, tmp_path, ["test"])  # its own may be replaced
+    (tmp_path / name).write_text(text)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OrsanetError, match=f"^{tmp_path}/{name}: is not a file of an evaluation, so nothing"):
+        evaluated(world, run, tmp_path, ["valid"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_another_command_writes_is_refused(world, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "evaluation"
+    with output_folder(out, FOLDER), pytest.raises(OrsanetError, match=f"^{out}: another command is writing"):
+        evaluated(world, run, out)
+    assert list(out.iterdir()) == []
 
 
 # --- what the run knows, by the images' digests ---

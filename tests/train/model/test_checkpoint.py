@@ -4,10 +4,8 @@ import copy
 import json
 import os
 import re
-import resource
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from failing_disk import full_disk
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
@@ -226,17 +225,6 @@ def test_a_folder_that_cannot_be_written_into_is_an_orsanet_error(
     assert str(tmp_path / folder / "best") in str(caught.value)
 
 
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """Writes beyond `limit` bytes of a file fail with an OSError, as on a full disk (Python ignores the signal)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @WRITERS
 def test_a_full_disk_is_an_orsanet_error_and_leaves_the_old_file(write: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -263,11 +251,11 @@ def test_written_files_have_the_permissions_of_any_new_file(
 
 @WRITERS
 def test_a_write_replaces_the_old_file_and_a_stale_temporary(write: Callable[[Path], None], tmp_path: Path) -> None:
-    """A kill leaves a temporary behind; the next write of the same file takes its place."""
+    """A kill leaves a temporary behind; the next write in the folder removes it."""
     (tmp_path / "fresh").mkdir()
     write(tmp_path / "fresh" / "file")
     (tmp_path / "file").write_text("the old file")
-    (tmp_path / ".file.tmp").write_text("stale" * 100_000)
+    (tmp_path / ".file.orsanet-0123abcd").write_text("stale" * 100_000)
     write(tmp_path / "file")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "fresh"]
     assert (tmp_path / "file").read_bytes() == (tmp_path / "fresh" / "file").read_bytes()

@@ -25,6 +25,7 @@ from PIL import Image
 from orsanet_cache import FaceDetector, OrsanetError, PriorStore, crop_face
 from orsanet_cache.builder.build import build
 from orsanet_cache.data.cells import unmarked
+from orsanet_cache.outputs import held
 from orsanet_cache.synthetic.picture import draw
 from orsanet_train.cli import main
 from orsanet_train.commands.predict import predict
@@ -410,6 +411,12 @@ def test_a_folder_with_something_in_it_is_left_alone(predictor: Predictor, group
     with pytest.raises(OrsanetError, match="is not empty; choose a new folder with --out"):
         predict_files(predictor, [group / "three.png"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_another_command_writes_is_refused(predictor: Predictor, group: Path, tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(OrsanetError, match=f"^{tmp_path}: another command is writing this folder"):
+        predict_files(predictor, [group / "three.png"], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_earlier_predicts_folder_is_left_out_and_named(

@@ -9,16 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_lines import in_process
+from failing_disk import full_disk
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest, prior_quality
 from orsanet_cache.builder.build import build
+from orsanet_cache.outputs import output_folder
+from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.report.album import album
 from orsanet_train.report.contents import Report, Source
-from orsanet_train.report.page import write_report
+from orsanet_train.report.page import FOLDER, write_report
 from orsanet_train.report.report import make_report
+from orsanet_train.report.save import save_report
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -225,3 +230,39 @@ def test_a_damaged_history_is_named(run: Path, tmp_path: Path) -> None:
         reported(copy)
     (copy / "metrics.csv").unlink()
     assert reported(copy).report.choices == ()
+
+
+def test_a_report_is_replaced_whole_by_one_of_the_same_runs_and_by_no_other(
+    run: Path, seeds: Path, store: PriorStore, tmp_path: Path
+) -> None:
+    other = seeds / "seed-11"
+    out = tmp_path / "report"
+
+    def write(*runs: Path, split: str | None = None) -> None:
+        save_report(runs, out, split=split, images=["images/test_0.png"], device="cpu")
+
+    write(run)
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert files.keys() == {"report.html", "report.md", "report.json"}
+    with full_disk(len(files["report.json"]) * 2), pytest.raises(OrsanetError, match=f"^{out}: cannot be written"):
+        write(run)  # where the page does not fit
+    with pytest.raises(OrsanetError, match=f"^{out}: has the report of seed-3, not of seed-3, seed-11; choose another"):
+        write(run, other)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    save_report([run], out, split="valid", images=["images/valid_0.png"], device="cpu")
+    assert all((out / name).read_bytes() != content for name, content in files.items())
+    (out / "report.html").write_text("mine")
+    with pytest.raises(OrsanetError, match=r"report/report\.html: is not a file of a report, so nothing"):
+        write(run)
+    assert (out / "report.html").read_text() == "mine"
+
+
+def test_the_report_of_several_runs_has_a_folder_of_its_own(run: Path, seeds: Path) -> None:
+    other = seeds / "seed-11"
+    for runs, name in (((run,), "report-best"), ((run, other), "report-best-with-seed-11")):
+        with output_folder(run / name, FOLDER):
+            ended = in_process(main, "report", *runs)
+        (run / name).rmdir()
+        assert ended.returncode == 1
+        assert ended.stderr.startswith(f"Error: {run / name}: another command is writing this folder; let it finish")

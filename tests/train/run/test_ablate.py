@@ -13,6 +13,7 @@ from command_lines import Ended, in_process
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.durable import read_json
+from orsanet_cache.outputs import held
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
@@ -433,3 +434,38 @@ def test_mistakes_end_in_one_sentence(world, tmp_path: Path, option: str, value:
     assert result.stderr.count("Error: ") == 1
     assert said in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+# --- several processes ---
+
+
+def test_two_processes_share_a_folder_and_the_table_has_the_runs_of_both(world, tmp_path: Path) -> None:
+    """Each begins before the other has a run. With the same variant, one of them would be refused."""
+    out = tmp_path / "out"
+
+    def begun(variant: str, *settings: str) -> Iterator[str]:
+        steps = ablate(
+            world.load_manifest(), world.open_store(), out,
+            preset="small", overrides=(*SMALL, "epochs=1", *settings), variants=[variant], seeds=[0], groups=["test"], device=CPU,
+        )  # fmt: skip
+        assert next(steps) == f"{variant}, seed 0"
+        return steps
+
+    first, second, same = begun("full"), begun("no-dare"), begun("full")
+    with held(out / "full" / "seed-0"), pytest.raises(OrsanetError, match="full/seed-0: another command is writing"):
+        next(same)
+    assert [*first, *second] == []
+    table = write_summary(out)
+    assert [row[:2] for row in table_cells(table)[1:]] == [["full", "1"], ["no-dare", "1"]]
+    assert not list(out.rglob(".*"))
+    third = begun("map")
+    with pytest.raises(OrsanetError, match="out: another command is writing"), held(out):
+        pass
+    assert third is not None
+
+
+def test_a_table_that_is_not_ours_is_refused_before_training(world, tmp_path: Path) -> None:
+    (tmp_path / "ablation.md").write_text("my notes")
+    with pytest.raises(OrsanetError, match=r"ablation\.md: is not a table of `orsanet-train ablate`, so it was not"):
+        run_all(world, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ablation.md"]

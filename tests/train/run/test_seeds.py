@@ -92,3 +92,14 @@ def test_the_table_on_the_disk_has_every_finished_run_when_a_later_one_fails(tmp
     assert table.to_dict("list") == {
         "seed": [1, 3], "epochs": [4, 4], "last_accuracy": [0.25, 0.25], "best_accuracy": [0.6, 0.8], "best_epoch": [1, 3],
     }  # fmt: skip
+
+
+def test_a_table_that_is_not_ours_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "seeds.csv").write_text("seed,yield\n1,2\n")
+
+    def train(seed: int, out: Path) -> RunSummary:
+        raise AssertionError(f"seed {seed} was trained into {out}")
+
+    with pytest.raises(OrsanetError, match=r"seeds\.csv: is not a table of `orsanet-train run --seeds`, so it was not"):
+        train_seeds([1], tmp_path, train)
+    assert (tmp_path / "seeds.csv").read_text() == "seed,yield\n1,2\n"

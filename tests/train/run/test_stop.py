@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step under way, with its state saved; a second one ends it at once.
+"""Ctrl-C, SIGTERM and SIGHUP end a run after the step under way, with its state saved; a second one ends it at once.
 
 run_child.py says what a point is: the process sends itself the signal there.
 """
@@ -38,6 +38,7 @@ def check_ended(ended, code: int) -> None:
         ("SIGTERM", 143, "pass one", 5, "00000001-000002"),
         ("SIGINT", 130, "pass two", 2, "00000000-000002"),
         ("SIGTERM", 143, "evaluating", 1, "00000000-000003"),
+        ("SIGHUP", 129, "pass one", 5, "00000001-000002"),
         # The epoch is written whole, and the next one's first step is the step under way.
         ("SIGTERM", 143, "rename metrics.csv", 1, "00000001-000001"),
     ],
@@ -164,10 +165,11 @@ def test_an_error_is_not_hidden_by_a_signal_noted_before_it() -> None:
 
 
 def test_afterwards_signals_do_what_they_did_before() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     with StopSignals(ONE):
         assert signal.getsignal(signal.SIGINT) is not before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_outside_the_main_thread_nothing_changes() -> None:

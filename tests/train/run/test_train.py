@@ -16,6 +16,7 @@ from PIL import Image
 
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.frozen.loading import read_weights
+from orsanet_cache.outputs import entries, held
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import build_model, published_unused
@@ -267,6 +268,16 @@ def test_resuming_needs_the_same_backbone_weights_and_selection_images(world, be
 def test_the_training_split_cannot_choose_the_best_epoch(world, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match="choose images not trained on"):
         run(world, tmp_path / "run", "selection_split=train")
+
+
+def test_a_run_that_another_command_trains_is_refused_and_untouched(world, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with held(out):
+        for resume in (False, True):
+            with pytest.raises(OrsanetError, match=f"^{out}: another command is writing this folder"):
+                run(world, out, "epochs=1", resume=resume)
+        assert entries(out) == []
+    assert not out.exists()
 
 
 class Disturbed(PriorStore):
