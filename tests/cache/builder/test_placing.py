@@ -363,16 +363,16 @@ class Replacing(Changing):
         return super().forward(images)
 
 
-def replacing(world: Any, manifest: Manifest, image: str, at: int) -> Replacing:
-    networks = Replacing(changing(world).segmenter, changing(world).landmark_network, "published")
-    networks.files = world.load_priors().files
+def replacing(priors: Remembering, manifest: Manifest, image: str, at: int) -> Replacing:
+    networks = Replacing(priors)
+    networks.files = priors.files
     networks.picture, networks.place, networks.at = manifest.root / "images/test_0.png", manifest.root / image, at
     return networks
 
 
 @pytest.mark.parametrize("accept", [False, True])
 def test_a_picture_replaced_between_the_clean_and_a_placed_view_ends_the_build(
-    world: Any, copied: Manifest, whole: Path, tmp_path: Path, accept: bool
+    priors: Remembering, copied: Manifest, whole: Path, tmp_path: Path, accept: bool
 ) -> None:
     out, image, views = tmp_path / "store.zarr", "images/test_5.png", ["mask", "clean", "hand-seed1"]
     before = (copied.root / image).read_bytes()
@@ -380,16 +380,16 @@ def test_a_picture_replaced_between_the_clean_and_a_placed_view_ends_the_build(
         OrsanetError,
         match=r"1 image\(s\) changed while the store was built: \S+ would be of other files than clean.*\n.*test_5\.png",
     ):
-        build_test(copied, out, replacing(world, copied, image, at=3), views)  # the clean view's last unit
+        build_test(copied, out, replacing(priors, copied, image, at=3), views)  # the clean view's last unit
     assert PriorStore.open(out).views("test") == ("clean",)
     if not accept:
         (copied.root / image).write_bytes(before)
-        assert build_test(copied, out, world.load_priors(), views).computed < 2 * 6  # finished units were kept
+        assert build_test(copied, out, priors, views).computed < 2 * 6  # finished units were kept
         assert digests(out) == digests(whole)
         return
     with pytest.raises(OrsanetError, match="accept-changed"):
-        build_test(copied, out, world.load_priors(), views)
-    build_test(copied, out, world.load_priors(), views, accept_changed=True)
+        build_test(copied, out, priors, views)
+    build_test(copied, out, priors, views, accept_changed=True)
     assert verify(out, deep=True) == (9, [])
     now = hashlib.sha256((copied.root / image).read_bytes()).digest()
     store = PriorStore.open(out)
@@ -397,14 +397,14 @@ def test_a_picture_replaced_between_the_clean_and_a_placed_view_ends_the_build(
 
 
 def test_a_picture_replaced_while_another_view_is_added_ends_the_build(
-    world: Any, copied: Manifest, tmp_path: Path
+    priors: Remembering, copied: Manifest, tmp_path: Path
 ) -> None:
     """After the pictures were compared, and before this one is decoded."""
     out = tmp_path / "store.zarr"
     options: dict[str, Any] = {"device": CPU, "splits": ["train"], "rows_per_unit": ROWS}
-    build(copied, out, world.load_priors(), ["clean"], **options)
+    build(copied, out, priors, ["clean"], **options)
     with pytest.raises(
         OrsanetError, match=r"hflip would be of other files than clean.*\n.*train: 'images/train_13\.png'"
     ):
-        build(copied, out, replacing(world, copied, "images/train_13.png", at=1), ["hflip"], **options)
+        build(copied, out, replacing(priors, copied, "images/train_13.png", at=1), ["hflip"], **options)
     assert PriorStore.open(out).views("train") == ("clean",)

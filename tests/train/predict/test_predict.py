@@ -448,7 +448,7 @@ def test_an_earlier_predicts_folder_is_left_out_and_named(
 def test_a_refusal_leaves_no_folder(world, run: Path, group: Path, tmp_path: Path) -> None:
     out, picture = tmp_path / "new" / "out", group / "three.png"
     refusals: list[tuple[str, list[object]]] = [
-        (f"{group} is not a run folder: it has no best.safetensors; give one that", [group, picture, *networks(world)]),
+        (f"{group} is not a run folder: it has no best.safetensors; pass one that", [group, picture, *networks(world)]),
         (f"{run} has no last.safetensors, only best", [run, picture, *networks(world), "--checkpoint", "last"]),
         ("needs the SegFace", [run, picture]),
         ("not available here", [run, picture, *networks(world), "--device", "cuda:99"]),
