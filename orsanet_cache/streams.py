@@ -38,7 +38,8 @@ def prepare_streams() -> None:
         elif descriptor and stream is getattr(sys, f"__{name}__") and not isinstance(stream, _Text):
             stream.flush()
             buffer = io.BufferedWriter(_Forgiving(descriptor, "wb", closefd=False))
-            setattr(sys, name, _Text(buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering))
+            in_lines = stream.line_buffering or descriptor == 2  # errors and progress bars are printed at once
+            setattr(sys, name, _Text(buffer, stream.encoding, "backslashreplace", line_buffering=in_lines))
             setattr(sys, f"__{name}__", getattr(sys, name))
 
 

@@ -155,14 +155,14 @@ def test_a_card_comes_back_as_it_was_written(
 ) -> None:
     folder = tmp_path_factory.mktemp("card")
     for number, file_name in enumerate(WEIGHTS.values()):
-        header = {TRAINING_KEY: json.dumps({**training, "number": number})}
+        header = {TRAINING_KEY: json.dumps({**training, "seed": 0, "number": number})}
         save_file({"weight": np.full(3, number, np.float16)}, folder / file_name, metadata=header)
     write_card(folder, quality)
     text = (folder / CARD).read_bytes()
     content = tomllib.loads(text.decode())
     assert content["quality"] == quality
     for number, (network, file_name) in enumerate(WEIGHTS.items()):
-        assert content[network]["training"] == {**training, "number": number}
+        assert content[network]["training"] == {**training, "seed": 0, "number": number}
         assert content[network]["sha256"] == hashlib.sha256((folder / file_name).read_bytes()).hexdigest()
     write_card(folder, quality)
     assert (folder / CARD).read_bytes() == text
