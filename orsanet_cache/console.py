@@ -139,8 +139,7 @@ def bound_spinning() -> None:
     On a machine with other work, a thread that spins takes the core of the one it waits for. The
     setting is read when torch is loaded, so this comes first.
     """
-    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
-    if not chosen and not any(name.startswith("KMP_") for name in os.environ):
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 

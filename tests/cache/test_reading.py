@@ -44,7 +44,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: st
     (tmp_path / "a").write_text("outside")
     (folder / "out").symlink_to(tmp_path)
     (folder / "link").symlink_to("../a")
-    with pytest.raises(ValueError, match=r"leads out of the folder|null byte"):
+    with pytest.raises(ValueError, match=r"leads out of the folder|null"):
         below(folder, name)
 
 
