@@ -12,8 +12,9 @@ from orsanet_train.evaluation.statistics import Estimate
 def text_table(reports: Sequence[GroupReport]) -> str:
     """The headlines of several groups, columns two spaces apart.
 
-    A `*` marks groups on which the checkpoint was chosen; training images are named. Metrics, including the calibration error
-    ECE, are in per cent. `width` is the width of the accuracy's interval as a number of images.
+    A `*` marks groups on which the checkpoint was chosen, and training images are named. Metrics,
+    including the calibration error ECE, are in per cent. `width` is the width of the accuracy's
+    interval as a number of images.
     """
     columns = [
         "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
