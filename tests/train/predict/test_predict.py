@@ -462,8 +462,8 @@ def test_a_refusal_leaves_no_folder(world, run: Path, group: Path, tmp_path: Pat
     ("options", "sentence"),
     [
         (["--fps", "inf"], "'--fps': inf is not in the range 0<x<=1000"),
-        (["--fps", "nan"], "'--fps': 'nan' is not a number"),
-        (["--margin", "nan"], "'--margin': 'nan' is not a number"),
+        (["--fps", "nan"], "'--fps': 'nan' is not a finite number"),
+        (["--margin", "nan"], "'--margin': 'nan' is not a finite number"),
         (["--crop", "none", "--margin", "1"], "--crop none does not crop pictures, so --margin has no effect"),
     ],
 )
