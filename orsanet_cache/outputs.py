@@ -54,26 +54,26 @@ class Kind:
     files: Mapping[str, bytes]
     marks: tuple[str, ...]
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Path, shown: Path) -> None:
         """Raises OrsanetError if the folder exists and has anything but files of this kind.
 
-        The message names the first file that is not one.
+        The message names the first file that is not one, and the folder as `shown`.
         """
         if not folder.exists():
             return
         if not folder.is_dir():
-            raise OrsanetError(f"{folder}: cannot be created (a file has this name); choose another folder with --out")
+            raise OrsanetError(f"{shown}: cannot be created (a file has this name); choose another folder with --out")
         names = sorted(os.listdir(folder))
         foreign = [name for name in names if name not in self.files or not begins(folder / name, self.files[name])]
         if not foreign and not set(names) & set(self.marks):
             foreign = names
         if foreign:
             raise OrsanetError(
-                f"{folder / foreign[0]}: is not a file of {self.what}, so nothing in {folder} was replaced; "
+                f"{shown / foreign[0]}: is not a file of {self.what}, so nothing in {shown} was replaced; "
                 f"choose another folder with --out, or move this one away"
             )
         if not os.access(folder, os.W_OK):
-            raise OrsanetError(f"{folder}: is not writable; choose another folder with --out")
+            raise OrsanetError(f"{shown}: is not writable; choose another folder with --out")
 
 
 def begins(path: Path, pattern: bytes) -> bool:
@@ -283,7 +283,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _check(folder: Path, kind: Kind | None, out: Path) -> None:
     if kind is not None:
-        kind.check(folder)
+        kind.check(folder, out)
     elif os.path.lexists(folder):
         raise OrsanetError(f"{out}: already exists; remove it, or choose another --out")
 
