@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite_in_the_very_first_step_leaves_the_weights_as_
 
 
 def test_a_loss_that_is_not_finite_in_the_second_pass_alone_stops_too() -> None:
-    config = settings("rho=1e38")
+    config = settings().model_copy(update={"rho": 1e38})  # beyond what a configuration may have
     step = new_step(config)
     begun = {name: p.detach().clone() for name, p in step.parameters.items()}
     batch = random_batch(config, 4, 0)
