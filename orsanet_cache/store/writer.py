@@ -351,8 +351,12 @@ class StoreWriter:
             raise OrsanetError(
                 f"another process is building part {self.part} of {self.path}; let it finish, or give each process its own --part"
             ) from None
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        make_folder(self._temporary)
+        try:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            make_folder(self._temporary)
+        except BaseException:
+            self._held.close()  # no `with` block does it yet
+            raise
 
     def _lock_file(self, name: str) -> Path:
         path = self._parts / f"{name}.lock"
