@@ -10,6 +10,7 @@ deprecated what we call: with `--list-warnings` such warnings fail nothing, and 
 import importlib.util
 import os
 import tempfile
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from slow import is_slow, order
+from tqdm.auto import tqdm
 
 from orsanet_cache import FrozenPriors, Manifest, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
@@ -29,6 +31,8 @@ from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 
 torch.set_num_threads(2)
+# tqdm's own lock is shared with forks and is two locks: a killed fork, or a signal between the two, would leave it held for ever.
+tqdm.set_lock(threading.RLock())
 pytest.register_assert_rewrite(*{path.stem for path in Path(__file__).with_name("helpers").glob("*.py")} - {"slow"})
 
 # How a dependency says that something will change; torch and zarr take FutureWarning and UserWarning for it. Pytest's own are errors.
