@@ -128,14 +128,14 @@ def test_after_a_full_disk_the_same_call_draws_and_what_was_complete_is_untouche
     out = tmp_path / "faces"
     for limit in (0, 2000):  # the mark; a picture
         with full_disk(limit), pytest.raises(OrsanetError, match=r"cannot be written .File too large"):
-            write_dataset(out, seed=4, images=40, processes=1)
-    assert write_dataset(out, seed=4, images=40, processes=1).drawn
+            write_dataset(out, seed=4, images=24, processes=1)
+    assert write_dataset(out, seed=4, images=24, processes=1).drawn
     before = digests(out)
     assert before.items() <= digests(folder).items()
     with full_disk(20_000), pytest.raises(OrsanetError, match=r"truth\.npz: cannot be written"):
-        write_dataset(out, seed=4, images=40, truth=True, processes=1)
+        write_dataset(out, seed=4, images=24, truth=True, processes=1)
     assert digests(out) == before
-    assert write_dataset(out, seed=4, images=40, truth=True, processes=1).drawn
+    assert write_dataset(out, seed=4, images=24, truth=True, processes=1).drawn
     assert digests(out) == digests(folder)
 
 
