@@ -31,7 +31,7 @@ _TEXTS = (
 
 
 class ShortageError(Exception):
-    """The system refused open files, memory or threads. The message says which, and what to do.
+    """The system refused open files, memory or threads. The message names which, and what to do.
 
     It is not an OrsanetError: code that goes on after a mistake of the user must not go on after
     this.

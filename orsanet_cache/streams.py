@@ -28,7 +28,7 @@ def printable(text: str, *, one_line: bool = False) -> str:
 
 
 def prepare_streams() -> None:
-    """Make the standard streams what this module says. Streams that a caller replaced are left as they are."""
+    """Replace the standard streams as described above. Streams that a caller replaced are left as they are."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         _occupy(descriptor)
         stream = getattr(sys, name)

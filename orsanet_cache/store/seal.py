@@ -98,7 +98,7 @@ def read_sealed(container: Container, root: Mapping[str, Any], split: str, view:
     attributes = container.attributes(name)
     if (place := attributes["place"]) != name:
         raise MisplacedViewError(
-            f"it says that it is {place}, so it is not at its place; put every view back to its place, or let "
+            f"it is recorded as {place}, so it is not at its place; put every view back to its place, or let "
             f"`orsanet-cache verify … --repair` compute {name} again"
         )
     fields = {field: layout for field, layout in container.arrays(name).items() if field not in RECORDS}

@@ -61,7 +61,7 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
     With `sample` i/n, every n-th unit from the i-th is checked.
 
     Units of unfinished views are compared with their markers; that a view is not finished is no
-    damage, and `unfinished` says it. Raises OrsanetError if `path` is not a store, or if a split's
+    damage; `unfinished` lists it. Raises OrsanetError if `path` is not a store, or if a split's
     metadata is damaged.
     """
     path = as_path(path, "store")

@@ -10,7 +10,7 @@ HF_ENDPOINT (another server), HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOW
 (seconds).
 
 A server is not trusted. The size is known before the first byte, and a download ends with the first
-byte too many. A server that says nothing, or next to nothing, is left after PATIENCE timeouts
+byte too many. A server that sends nothing, or next to nothing, is left after PATIENCE timeouts
 (watched.py).
 """
 

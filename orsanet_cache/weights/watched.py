@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class Silent(Exception):
-    """Next to nothing arrived for a long time. The message says so."""
+    """Next to nothing arrived for a long time."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ def watched(work: Callable[[Arrivals], Result], patience: float) -> Result:
     """The result of `work`, which counts the bytes that it gets.
 
     Raises Silent if less than SLOWEST bytes a second arrive within `patience` seconds, and what
-    `work` raises. The work's thread is then left to end by itself: it waits for the system, and
+    `work` raises. The work's thread is then left to end on its own: it waits for the system, and
     nothing interrupts that.
     """
     arrivals = Arrivals()

@@ -74,7 +74,7 @@ def join(
                 f"split '{split}' has no image with the tag '{tag}'; its tags: {', '.join(tags) or 'none'}"
             )
         samples = tuple(sample for sample in samples if tag in sample.tags)
-    # The seals first: of exchanged splits, a seal says so, and the images only that some are missing.
+    # The seals first: for exchanged splits their message names the exchange; the images' only names missing ones.
     accepted = np.all([store.accepted(split, view) for view in views], axis=0)
     row_of = {image: row for row, image in enumerate(store.sample_ids(split))}
     missing = [sample.image for sample in samples if sample.image not in row_of]

@@ -6,7 +6,7 @@
 All variants but one use the same store. A store is built with one input of the landmark network, so
 the variant with the other input has a second store. Finished epochs are kept: another call, with
 the same or with further variants and seeds, trains only what is missing. Several processes may share
-OUT, each with its own variants or seeds; whoever ends last writes the table of all.
+OUT, each with its own variants or seeds; the last to end writes the table of all.
 """
 
 from collections.abc import Iterator, Sequence

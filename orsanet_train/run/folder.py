@@ -49,7 +49,7 @@ def held_by_main(out: Path, ranks: Ranks) -> Iterator[None]:
             except OrsanetError as error:
                 refused = error
         if any_rank(refused is not None, ranks):
-            raise refused or OrsanetError(f"{out}: cannot be written; the first process says why")
+            raise refused or OrsanetError(f"{out}: cannot be written; the first process prints the reason")
         yield
 
 

@@ -87,15 +87,15 @@ def test_a_view_at_the_place_of_another_is_refused_by_name(
         lambda: PriorStore.open(store).read(split, view, "landmarks", np.array([0])),
         lambda: PriorStore.open(store).accepted(split, view),
     ):
-        with pytest.raises(OrsanetError, match=rf"{place}: it says that it is {lies}, so it is not at its place"):
+        with pytest.raises(OrsanetError, match=rf"{place}: it is recorded as {lies}, so it is not at its place"):
             ask()
-    with pytest.raises(OrsanetError, match="it says that it is"):
+    with pytest.raises(OrsanetError, match="it is recorded as"):
         convert(store, store.with_name("copy.h5"))
     for deep in (False, True):
         assert (place, True) in {(f"{one.split}/{one.view}", lies in one.what) for one in verify(store, deep)[1]}
     ended = in_process(main, "verify", store)
     assert ended.returncode == 1
-    assert f"{place}: it says that it is {lies}" in ended.stderr
+    assert f"{place}: it is recorded as {lies}" in ended.stderr
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "unit_sha256", "image_sha256", "crc32c"])
@@ -127,10 +127,10 @@ def test_a_linked_or_exchanged_group_of_an_hdf5_file_is_refused_by_name(sound: P
         path = convert(sound, tmp_path / f"{change.__name__}.h5").path
         with h5py.File(path, "r+") as file:
             change(file)
-        with pytest.raises(OrsanetError, match=f"train/clean: it says that it is {lies}"):
+        with pytest.raises(OrsanetError, match=f"train/clean: it is recorded as {lies}"):
             PriorStore.open(path).read("train", "clean", "landmarks", np.array([0]))
         assert ("train", "clean") in [(one.split, one.view) for one in verify(path)[1]]
-        with pytest.raises(OrsanetError, match="it says that it is"):
+        with pytest.raises(OrsanetError, match="it is recorded as"):
             convert(path, tmp_path / "back.zarr")
 
 

@@ -206,7 +206,7 @@ def test_exchanged_views_are_named_and_put_right(world, sound: Path, store: Path
         (store / "test" / source).rename(store / "test" / target)
     damage = verify(store)[1]
     assert [(one.split, one.view, one.unit) for one in damage] == [("test", "clean", None), ("test", "hflip", None)]
-    assert "it says that it is test/hflip" in str(damage[0])
+    assert "it is recorded as test/hflip" in str(damage[0])
     assert repair(store, damage, world.load_manifest(), world.segmenter, world.landmarks, CPU) == 2 * 6
     assert digests(store) == digests(sound)
 

@@ -208,5 +208,5 @@ def test_exchanged_splits_are_told_by_their_seals_not_by_images_that_are_missing
     store = Path(shutil.copytree(world.store, tmp_path / "store.zarr"))
     for source, target in (("train", "aside"), ("valid", "train"), ("aside", "valid")):
         (store / source).rename(store / target)
-    with pytest.raises(OrsanetError, match="train/clean: it says that it is valid/clean"):
+    with pytest.raises(OrsanetError, match="train/clean: it is recorded as valid/clean"):
         join(world.load_manifest(), PriorStore.open(store), "train", ["clean"])
