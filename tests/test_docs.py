@@ -573,7 +573,7 @@ def test_the_python_reference_has_every_key_of_a_configuration(site: Site) -> No
 def test_the_command_reference_has_every_command_and_option(site: Site) -> None:
     page = site.pages["commands.html"]
     ids = {tag["id"] for tag in page.select("[id]")}
-    titles = {tag.get_text().removesuffix("¶").removesuffix("#").strip() for tag in page.select("h1, h2, h3, h4")}
+    titles = {tag.get_text().removesuffix("¶").removesuffix("#").strip() for tag in page.select("h1, h2, h3, h4, h5")}
     for name, command in ALL_COMMANDS:
         slug = name.replace(" ", "-")
         assert slug in ids
