@@ -30,6 +30,7 @@ import torch
 import torch.utils.serialization.config
 import zarr.storage  # noqa: F401
 from PIL import Image
+from tqdm.auto import tqdm
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, load_manifest
 from orsanet_cache.builder.build import build
@@ -203,6 +204,8 @@ def look_after(pid: int, state: str) -> str:
 def serve(manifest_path: str, segmenter: str, landmarks: str) -> None:
     """Fork builders, and say what became of them, until stdin ends."""
     torch.set_num_threads(1)
+    # tqdm's lock is shared with forks: one killed with it would keep it from all others. A process that starts has its own.
+    tqdm.set_lock(threading.RLock())
     manifest = load_manifest(Path(manifest_path))
     networks = Counted(FrozenPriors.load(Path(segmenter), Path(landmarks)))
     Image.preinit()

@@ -15,10 +15,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 
 class Fork:
@@ -116,6 +119,8 @@ def become(main: Any, arguments: list[str], log: str) -> None:
 def serve(module: str, before: str) -> None:
     """Fork commands, and say what became of them, until stdin ends."""
     main = importlib.import_module(module).main
+    # tqdm's lock is shared with forks: one killed with it would keep it from all others. A process that starts has its own.
+    tqdm.set_lock(threading.RLock())
     exec(before, {})
     gc.freeze()  # else a fork's collector copies every page
     for line in sys.stdin:

@@ -28,6 +28,7 @@ from typing import Any
 
 import PIL.Image
 import torch
+from tqdm.auto import tqdm
 
 import orsanet_train.cli
 import orsanet_train.engine.step
@@ -205,6 +206,8 @@ def run_and_leave(order: dict[str, Any]) -> None:
 def serve() -> None:
     """Fork commands, and say how they ended, until stdin does."""
     torch.set_num_threads(1)
+    # tqdm's lock is shared with forks: one killed with it would keep it from all others. A process that starts has its own.
+    tqdm.set_lock(threading.RLock())
     gc.freeze()  # what is loaded by now is no garbage for any fork to look through
     running: set[int] = set()
     for line in sys.stdin:
