@@ -1,12 +1,12 @@
 """Labels and class probabilities -> the numbers of a report.
 
-These are metrics with their intervals (statistics.py), calibration, and the warning of
-label_order.py.
+These are metrics with their intervals (statistics.py), calibration, what baselines reach on the same
+images (baselines.py), and the warning of label_order.py.
 
 Shapes: N = images, K = classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import as_names
+from orsanet_train.evaluation.baselines import Baseline, BaselinePredictions, against, commonest_class
 from orsanet_train.evaluation.label_order import label_warning
 from orsanet_train.evaluation.statistics import Estimate, headlines
 
@@ -68,6 +69,8 @@ class GroupReport:
     # How many of the images; None: not counted, because the weights have no digests.
     chose_images: int | None = None
     trained_images: int | None = None
+    # What a model has to beat, on the same images. None: not recorded, in evaluations from before.
+    baselines: tuple[Baseline, ...] | None = None
 
     @property
     def headlines(self) -> dict[str, Estimate]:
@@ -119,6 +122,7 @@ def group_report(
     trained_on: bool = False,
     chose_images: int | None = None,
     trained_images: int | None = None,
+    baselines: Sequence[BaselinePredictions] = (),
     seed: int = 0,
 ) -> GroupReport:
     """Metrics of one group of images.
@@ -136,6 +140,7 @@ def group_report(
         trained_on: Whether the model was trained on some of these images.
         chose_images: How many of the images chose the checkpoint; None: not counted.
         trained_images: How many of the images the model was trained on; None: not counted.
+        baselines: Predictions to compare the model with, besides the commonest class.
         seed: Seed of the resamples for the intervals (see `headlines`).
     """
     labels, probabilities, classes = np.asarray(labels), np.asarray(probabilities), as_names(classes, "classes")
@@ -174,6 +179,7 @@ def group_report(
         label_warning=label_warning(confusion, classes),
         chose_images=chose_images,
         trained_images=trained_images,
+        baselines=tuple(against(one, labels, best) for one in (commonest_class(labels, classes), *baselines)),
     )
 
 
@@ -194,3 +200,21 @@ def _reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]
 
 def _or_none(score: float) -> float | None:
     return None if np.isnan(score) else float(score)
+
+
+def not_beaten(reports: Sequence[GroupReport]) -> Iterator[str]:
+    """A warning for each baseline that the model does not beat on some groups (`Baseline.beaten`)."""
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        for baseline in report.baselines or ():
+            if not baseline.beaten:
+                gap, low, high = (
+                    f"{100 * (end or 0.0):+.1f}"
+                    for end in (baseline.difference.value, baseline.difference.low, baseline.difference.high)
+                )
+                found.setdefault(baseline.name, []).append(
+                    f"{report.name} ({baseline.meaning}: {baseline.accuracy:.1%}; the model: {report.accuracy.value:.1%}, "
+                    f"difference {gap} points, 95 % {low} … {high})"
+                )
+    for name, groups in found.items():
+        yield f"the model is not shown to be better than the baseline '{name}' on {', '.join(groups)}"

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
-from orsanet_train.evaluation.metrics import GroupReport, group_report
+from orsanet_train.evaluation.metrics import GroupReport, group_report, not_beaten
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns, right
 from orsanet_train.evaluation.statistics import paired
 from orsanet_train.model.checkpoint import chosen_in_short
@@ -23,9 +23,10 @@ def stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame |
 
 def warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
     """The warnings to show before the numbers."""
+    found = [*evaluation.notes, *not_beaten(evaluation.groups)]
     if not detailed.all_chose_checkpoint:  # if some of its images did, the notes have their number
-        return list(evaluation.notes)
-    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic", *evaluation.notes]
+        return found
+    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic", *found]
 
 
 def choices(history: pd.DataFrame, split: str) -> list[Choice]:
