@@ -43,6 +43,7 @@ class Accuracy:
     chose_checkpoint: bool  # a checkpoint was chosen on these images, so the number is optimistic
     # Accuracy of each baseline by name, mean over the seeds. None: not recorded, in evaluations from before.
     baselines: dict[str, float] | None
+    images: int
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,9 @@ def _accuracy(run: _Run, group: str) -> Accuracy:
     values = [report.accuracy.value for report in reports]
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     chose = any(report.chose_checkpoint for report in reports)
-    return Accuracy(run.name, group, run.seeds, float(np.mean(values)), deviation, chose, _baselines(reports))
+    return Accuracy(
+        run.name, group, run.seeds, float(np.mean(values)), deviation, chose, _baselines(reports), reports[0].images
+    )
 
 
 def _baselines(reports: Sequence[GroupReport]) -> dict[str, float] | None:

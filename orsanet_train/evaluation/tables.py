@@ -43,11 +43,11 @@ def text_table(reports: Sequence[GroupReport]) -> str:
     return pd.DataFrame(rows, columns=apart).astype(str).to_string(index=False)
 
 
-def baseline_text(report: GroupReport, name: str) -> str:
+def baseline_text(report: GroupReport, name: str, digits: int = 2) -> str:
     """A baseline's accuracy in per cent."""
     if report.baselines is None:
         return NOT_RECORDED
-    return "-" if (one := report.baseline(name)) is None else _percent(one.accuracy)
+    return "-" if (one := report.baseline(name)) is None else f"{100 * one.accuracy:.{digits}f}"
 
 
 def _percent(share: float | None) -> str:

@@ -33,7 +33,7 @@ def comparison(*seeds: int, chose: bool = False) -> Comparison:
     for run, values in (("a", [pair.first for pair in pairs]), ("b", [pair.second for pair in pairs])):
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         accuracies.append(
-            Accuracy(run, "test", seeds, float(np.mean(values)), deviation, chose, {"commonest class": 0.4})
+            Accuracy(run, "test", seeds, float(np.mean(values)), deviation, chose, {"commonest class": 0.4}, 60)
         )
     over_seeds, p_value = mean_over_seeds(pairs) if seeds else (None, None)
     differences = (Difference("b", "test", seeds, tuple(pairs), over_seeds, p_value),)
