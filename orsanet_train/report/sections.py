@@ -30,10 +30,15 @@ def stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame |
 
 def warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
     """The warnings to show before the numbers."""
-    found = [*_drawn_only(evaluation.checkpoint), *evaluation.notes, *not_beaten(evaluation.groups)]
-    if not detailed.all_chose_checkpoint:  # if some of its images did, the notes have their number
-        return found
-    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic", *found]
+    optimistic = f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic"
+    return [
+        *_drawn_only(evaluation.checkpoint),
+        *(
+            [optimistic] if detailed.all_chose_checkpoint else []
+        ),  # if some of its images did, the notes have their number
+        *evaluation.notes,
+        *not_beaten(evaluation.groups),
+    ]
 
 
 def _drawn_only(checkpoint: Identity) -> list[str]:
