@@ -1,7 +1,9 @@
 """What differs between runs besides their numbers: settings, training data, frozen networks, evaluated views.
 
-RUN/config.toml, RUN/run.json ─┐
-evaluation: recipe, seals ─────┴─▶ setting by setting ─▶ those in which the runs differ
+    RUN/config.toml, RUN/run.json ─┐
+    evaluation: recipe, seals ─────┴─▶ setting by setting ─▶ those in which the runs differ
+
+What is not recorded is named, not guessed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
