@@ -20,7 +20,10 @@ LINE = TEXT + 10
 ABOVE_TITLE = 20
 Tile = NDArray[np.uint8]  # [224, 224, 3]
 
-# One colour per LaPa class, in label order.
+# Name and colour of every LaPa class, in label order. Sources differ on the side that LaPa calls left.
+PARTS = (
+    "background", "face", "left brow", "right brow", "left eye", "right eye", "nose", "upper lip", "inner mouth", "lower lip", "hair",
+)  # fmt: skip
 PALETTE = np.array(
     [
         (0, 0, 0), (244, 196, 160), (150, 75, 0), (205, 133, 63), (30, 144, 255), (0, 206, 209),

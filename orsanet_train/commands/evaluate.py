@@ -43,7 +43,7 @@ def evaluate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.evaluation.evaluate import evaluate as evaluate_run
-    from orsanet_train.evaluation.metrics import not_beaten
+    from orsanet_train.evaluation.metrics import baseline_meanings, not_beaten
     from orsanet_train.evaluation.tables import known_text, text_table
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
@@ -56,6 +56,8 @@ def evaluate(
         resident=resident,
     )  # fmt: skip
     click.echo(text_table(evaluation.groups))
+    for line in baseline_meanings(evaluation.groups):
+        click.echo(line)
     click.echo(evaluation.protocol)
     click.echo(known_text(evaluation.groups), err=True)
     for note in (*evaluation.notes, *not_beaten(evaluation.groups)):

@@ -107,10 +107,13 @@ def run(
             echo("the whole run works; no files were kept")
             return
 
+        ended: dict[int, RunSummary] = {}  # by seed
+
         def train_into(folder: Path, seed: int) -> RunSummary:
             begun = resume and (numbers is None or (folder / "run.json").is_file())
             seeded = config.model_copy(update={"seed": seed})
-            return start(seeded, out=folder, resume=begun, save_minutes=save_minutes)
+            ended[seed] = start(seeded, out=folder, resume=begun, save_minutes=save_minutes)
+            return ended[seed]
 
         if numbers is not None:
             with held_by_main(out, ranks):
@@ -118,13 +121,18 @@ def run(
             echo(table.to_string(index=False))
             echo(
                 f"{out}: {len(table)} seeds; accuracy on '{config.selection_split}': last {spread(table['last_accuracy'])}, "
-                f"best {spread(table['best_accuracy'])} (mean ± standard deviation)"
+                f"best {spread(table['best_accuracy'])} (mean ± standard deviation); {ended[numbers[0]].beside}"
             )
+            for seed, summary in ended.items():
+                if summary.warning is not None:
+                    echo(f"seed {seed}: {summary.warning}", err=True)
             return
         summary = train_into(out, config.seed)
     echo(
         f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
-        f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch})"
+        f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch}); {summary.beside}"
     )
+    if summary.warning is not None:
+        echo(summary.warning, err=True)
     names = "" if classes is None else f" --classes {','.join(classes)}"
     echo(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")

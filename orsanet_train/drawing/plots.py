@@ -42,6 +42,7 @@ COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip # distinguishable for colour-blind readers (Petroff 2021)
 BLUE, ORANGE, RED = COLOURS[:3]
+GREY = COLOURS[8]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven and ten have no common divisor: 70 pairs of colour and marker
 SHOWN = 2000  # images of a t-SNE map
 TSNE_STEPS = 500  # half of scikit-learn's default: half the time, with a final divergence 2 % higher
@@ -68,8 +69,12 @@ def data_uri(picture: "Figure | Image.Image") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(_encoded(picture, kind)).decode()}"
 
 
-def curves(history: pd.DataFrame, selection_split: str) -> "Figure":
-    """Loss and accuracy per epoch."""
+def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warmup: int) -> "Figure":
+    """Loss and accuracy per epoch, with lines at the chosen epoch and at the end of the warm-up.
+
+    `chosen` is the epoch of the weights, counted from 1; None: not known. `warmup` is the number of
+    epochs with the warm-up's loss; its end is marked if further epochs follow.
+    """
     figure = _figure(6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
     epoch = history["epoch"]
@@ -88,9 +93,15 @@ def curves(history: pd.DataFrame, selection_split: str) -> "Figure":
             axes.plot(epoch, values, style, color=colour, marker=".")[0]
             for values, style, colour in zip(series.values(), ("-", "--"), (BLUE, RED), strict=True)
         ]
+        marks: dict[str, Artist] = {}
+        if chosen is not None:
+            name = f"chosen epoch, {chosen}"
+            marks[name] = axes.axvline(chosen, color="black", linestyle=":", linewidth=1.4)
+        if 0 < warmup < epoch.max():
+            marks["end of the loss's warm-up"] = axes.axvline(warmup + 0.5, color=GREY, linestyle="-.", linewidth=1.4)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        _legend(axes, lines, series)
+        _legend(axes, [*lines, *marks.values()], [*series, *marks])
     lower.set_xlabel("epoch")
     lower.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -144,7 +155,7 @@ def reliability(report: GroupReport) -> "Figure":
     _title(
         upper, _name(report.name), f"calibration error {100 * report.calibration_error:.1f} %, {report.images} images"
     )
-    lower.bar(low, 100 * images / report.images, width, align="edge", color="#717581", edgecolor="white")
+    lower.bar(low, 100 * images / report.images, width, align="edge", color=GREY, edgecolor="white")
     lower.set(xlabel="probability of the predicted class", ylabel="images, %")
     return figure
 

@@ -1,5 +1,7 @@
 """Evaluated runs against the first of them, image by image; seeds as mean and spread.
 
+What differs between the runs' settings and stores stands before the numbers (differing.py).
+
 Both models are evaluated on the same images, so what they have in common cancels: only images that
 exactly one of them predicts correctly distinguish them (exact McNemar test). The test compares two
 trained models. To compare two methods, train each with several seeds.
@@ -18,8 +20,9 @@ import pandas as pd
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.paths import StrPath, as_paths
+from orsanet_train.evaluation.differing import Compared, Differing, differing
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.metrics import GroupReport, baseline_names, not_beaten
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
 from orsanet_train.evaluation.statistics import Estimate, Paired, mean_over_seeds, paired
 from orsanet_train.model.checkpoint import how_chosen
@@ -38,6 +41,9 @@ class Accuracy:
     mean: float
     deviation: float | None  # sample standard deviation over the seeds; None: fewer than two seeds
     chose_checkpoint: bool  # a checkpoint was chosen on these images, so the number is optimistic
+    # Accuracy of each baseline by name, mean over the seeds. None: not recorded, in evaluations from before.
+    baselines: dict[str, float] | None
+    images: int
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,10 @@ class Comparison:
 
     runs: tuple[str, ...]
     protocols: tuple[str, ...]  # of each run
+    differing: tuple[Differing, ...]  # settings, training data and stores, only what differs
     accuracies: tuple[Accuracy, ...]
     differences: tuple[Difference, ...]
-    notes: tuple[str, ...]  # what was left out, which numbers are optimistic
+    notes: tuple[str, ...]  # what was left out, which numbers are optimistic, which baselines are not beaten
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,13 +96,14 @@ def compare(runs: Sequence[StrPath], checkpoint: str = "best") -> Comparison:
     notes: list[str] = []
     for run in read:
         _check_same(first, run)
-        notes += [*_left_out(first, run), *_trained_on(run)]
+        notes += [*_left_out(first, run), *_trained_on(run), *_not_beaten(run)]
     accuracies = tuple(_accuracy(run, group) for group in first.groups for run in read if group in run.groups)
     if any(one.chose_checkpoint for one in accuracies):
         notes.append("* the checkpoint was chosen on these images, so the number is optimistic")
     return Comparison(
         runs=tuple(run.name for run in read),
         protocols=tuple(run.protocol for run in read),
+        differing=tuple(differing([Compared(run.name, bool(run.seeds), run.by_folder) for run in read])),
         accuracies=accuracies,
         differences=tuple(
             _difference(first, run, group) for group in first.groups for run in others if group in run.groups
@@ -111,6 +119,14 @@ class _Run:
     name: str
     folder: Path
     by_seed: dict[int | None, Evaluation]  # None: a single run
+
+    @property
+    def by_folder(self) -> dict[Path, Evaluation]:
+        """The evaluations by run folder."""
+        return {
+            self.folder if seed is None else self.folder / f"seed-{seed}": evaluation
+            for seed, evaluation in self.by_seed.items()
+        }
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -219,6 +235,23 @@ def _trained_on(run: _Run) -> Iterator[str]:
             yield f"{run.name} was trained on {most.trained_images:,} of the {most.images:,} images of {group}"
 
 
+def _not_beaten(run: _Run) -> Iterator[str]:
+    """A warning for each baseline that the run does not beat on some groups, or not with every seed."""
+    if not run.seeds:
+        (evaluation,) = run.by_seed.values()
+        yield from (f"{run.name}: {warning}" for warning in not_beaten(evaluation.groups))
+        return
+    by_name: dict[str, list[str]] = {}
+    for group in run.groups:
+        reports = run.reports(group)
+        for name in baseline_names(reports):
+            found = [one for report in reports if (one := report.baseline(name)) is not None and not one.beaten]
+            if found:
+                by_name.setdefault(name, []).append(f"{group} ({len(found)} of {len(reports)} seeds)")
+    for name, groups in by_name.items():
+        yield f"{run.name}: the model is not shown to be better than the baseline '{name}' on {', '.join(groups)}"
+
+
 def _enumerated(items: Sequence[object]) -> str:
     return ", ".join(map(str, items)) or "nothing"
 
@@ -228,7 +261,18 @@ def _accuracy(run: _Run, group: str) -> Accuracy:
     values = [report.accuracy.value for report in reports]
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     chose = any(report.chose_checkpoint for report in reports)
-    return Accuracy(run.name, group, run.seeds, float(np.mean(values)), deviation, chose)
+    return Accuracy(
+        run.name, group, run.seeds, float(np.mean(values)), deviation, chose, _baselines(reports), reports[0].images
+    )
+
+
+def _baselines(reports: Sequence[GroupReport]) -> dict[str, float] | None:
+    if any(report.baselines is None for report in reports):
+        return None
+    return {
+        name: float(np.mean([one.accuracy for report in reports if (one := report.baseline(name)) is not None]))
+        for name in baseline_names(reports)
+    }
 
 
 def _difference(first: _Run, run: _Run, group: str) -> Difference:

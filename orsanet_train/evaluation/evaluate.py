@@ -5,6 +5,8 @@ groups ─▶ (split, view) ─ model, once ─▶ predictions, features ─┬�
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, join
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
 from orsanet_train.model.orsanet import ORSANet
+
+PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")  # whose versions an evaluation records
 
 
 def evaluate(
@@ -130,6 +134,7 @@ def _evaluated(
         identity.model_copy(update={"images": None}), weights.name, manifest.name, str(store.path.absolute()),
         {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits},
         tuple(notes), tuple(reports), table, np.concatenate(features),
+        datetime.now(UTC).isoformat(timespec="seconds"), {package: version(package) for package in PACKAGES},
     )  # fmt: skip
 
 

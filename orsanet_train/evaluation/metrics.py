@@ -102,6 +102,10 @@ class GroupReport:
         """What stands behind the group's name in tables if the model was trained on its images."""
         return "(training images)" if self.all_trained_on else f"({self.trained_images:,} training images)"
 
+    def baseline(self, name: str) -> Baseline | None:
+        """The baseline with this name; None if the group has none."""
+        return next((one for one in self.baselines or () if one.name == name), None)
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -204,17 +208,31 @@ def _or_none(score: float) -> float | None:
 
 def not_beaten(reports: Sequence[GroupReport]) -> Iterator[str]:
     """A warning for each baseline that the model does not beat on some groups (`Baseline.beaten`)."""
-    found: dict[str, list[str]] = {}
-    for report in reports:
-        for baseline in report.baselines or ():
-            if not baseline.beaten:
-                gap, low, high = (
-                    f"{100 * (end or 0.0):+.1f}"
-                    for end in (baseline.difference.value, baseline.difference.low, baseline.difference.high)
-                )
-                found.setdefault(baseline.name, []).append(
-                    f"{report.name} ({baseline.meaning}: {baseline.accuracy:.1%}; the model: {report.accuracy.value:.1%}, "
-                    f"difference {gap} points, 95 % {low} … {high})"
-                )
-    for name, groups in found.items():
-        yield f"the model is not shown to be better than the baseline '{name}' on {', '.join(groups)}"
+    for name in baseline_names(reports):
+        found = [
+            f"{report.name} ({report.accuracy.value:.1%} against {one.accuracy:.1%}, 95 % of the difference "
+            f"{100 * (one.difference.low or 0):+.1f} … {100 * (one.difference.high or 0):+.1f} points)"
+            for report in reports
+            if (one := report.baseline(name)) is not None and not one.beaten
+        ]
+        if found:
+            yield f"the model is not shown to be better than the baseline '{name}' on {', '.join(found)}"
+
+
+def baseline_names(reports: Sequence[GroupReport]) -> list[str]:
+    """The names of all baselines of some groups, in their order."""
+    return list(dict.fromkeys(one.name for report in reports for one in report.baselines or ()))
+
+
+def baseline_meanings(reports: Sequence[GroupReport]) -> list[str]:
+    """What each baseline of some groups predicts: a line each, which names the groups where they differ."""
+    lines = []
+    for name in baseline_names(reports):
+        of_meaning: dict[str, list[str]] = {}
+        for report in reports:
+            if (one := report.baseline(name)) is not None:
+                of_meaning.setdefault(one.meaning, []).append(report.name)
+        several = len(of_meaning) > 1
+        said = [meaning + (f" ({', '.join(groups)})" if several else "") for meaning, groups in of_meaning.items()]
+        lines.append(f"{name}: {'; '.join(said)}")
+    return lines

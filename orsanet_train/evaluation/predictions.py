@@ -13,8 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,7 +34,6 @@ from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, how_chosen, read_identity
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
-PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")
 MAX_BYTES = 4 * 1024**3  # of predictions.csv and of features.npy
 FINDINGS = 3  # of a damaged evaluation.json, to name
 NAMES = ("split", "view", "image", "tags", "label", "predicted")
@@ -63,6 +61,8 @@ class Evaluation:
     groups: tuple[GroupReport, ...]
     table: pd.DataFrame  # predictions.csv
     features: NDArray[np.float32]  # [rows of the table, D]
+    date: str | None = None  # of the evaluation: ISO 8601, UTC. None: from before it was kept
+    versions: dict[str, str] = field(default_factory=dict)  # of the packages that made it
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -104,7 +104,8 @@ class Evaluation:
             "manifest": self.manifest,
             "store": self.store,
             "seals": self.seals,
-            "versions": {package: version(package) for package in PACKAGES},
+            "date": self.date,
+            "versions": self.versions,
             "sha256": {name: _sha256(folder / name) for name in (PREDICTIONS, FEATURES)},
             "notes": self.notes,
             "groups": [report.as_json() for report in self.groups],
@@ -150,6 +151,8 @@ class Evaluation:
             groups,
             table,
             features,
+            content.date,
+            content.versions,
         )
 
 
@@ -162,6 +165,8 @@ class _Content(BaseModel):
     manifest: str
     store: str
     seals: dict[str, str]
+    date: str | None = None
+    versions: dict[str, str] = {}
     sha256: dict[str, str]
     notes: tuple[str, ...]
     groups: list[Any]

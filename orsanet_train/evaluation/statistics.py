@@ -85,10 +85,13 @@ def interval(value: float, resamples: NDArray[np.float64]) -> Estimate:
 
 
 def _wilson_at_the_ends(share: Estimate, images: int) -> Estimate:
-    if share.value not in (0.0, 1.0):
-        return share
-    wilson = binomtest(round(share.value * images), images).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(share.value, float(wilson.low), float(wilson.high))
+    return share if share.value not in (0.0, 1.0) else share_interval(round(share.value * images), images)
+
+
+def share_interval(count: int, images: int) -> Estimate:
+    """The share of `count` in `images` with Wilson's interval."""
+    wilson = binomtest(count, images).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(count / images, float(wilson.low), float(wilson.high))
 
 
 def averages(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:

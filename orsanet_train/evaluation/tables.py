@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from orsanet_train.evaluation.baselines import COMMONEST
 from orsanet_train.evaluation.compare import Accuracy, Comparison, Difference
-from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.differing import NOT_RECORDED, Differing
+from orsanet_train.evaluation.metrics import GroupReport, baseline_names
 from orsanet_train.evaluation.statistics import Estimate
 
 
@@ -14,10 +16,12 @@ def text_table(reports: Sequence[GroupReport]) -> str:
 
     A `*` marks groups on which the checkpoint was chosen, and training images are named. Metrics,
     including the calibration error ECE, are in per cent. `width` is the width of the accuracy's
-    interval as a number of images.
+    interval as a number of images. Each baseline has a column with its accuracy.
     """
+    baselines = baseline_names(reports) or [COMMONEST]
     columns = [
-        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
+        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", *(f"{name}, %" for name in baselines),
+        "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
     ]  # fmt: skip
     rows = [
         [
@@ -29,6 +33,7 @@ def text_table(reports: Sequence[GroupReport]) -> str:
             _percent(report.accuracy.value),
             "–".join(map(_percent, (report.accuracy.low, report.accuracy.high))),
             "-" if (width := report.accuracy.images(report.images)) is None else f"{width:.0f}",
+            *(baseline_text(report, name) for name in baselines),
             *(_percent(metric.value) for metric in (report.balanced_accuracy, report.macro_f1, report.top2_accuracy)),
             _percent(report.calibration_error),
         ]
@@ -36,6 +41,13 @@ def text_table(reports: Sequence[GroupReport]) -> str:
     ]
     apart = [columns[0], *(f" {column}" for column in columns[1:])]  # pandas puts one space between columns
     return pd.DataFrame(rows, columns=apart).astype(str).to_string(index=False)
+
+
+def baseline_text(report: GroupReport, name: str, digits: int = 2) -> str:
+    """A baseline's accuracy in per cent."""
+    if report.baselines is None:
+        return NOT_RECORDED
+    return "-" if (one := report.baseline(name)) is None else f"{100 * one.accuracy:.{digits}f}"
 
 
 def _percent(share: float | None) -> str:
@@ -53,8 +65,10 @@ def known_text(reports: Sequence[GroupReport]) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The tables of a comparison in per cent and points, then the runs' protocols and the notes."""
+    """What differs between the runs, the tables in per cent and points, then the protocols and notes."""
     parts = [_accuracy_table(comparison.accuracies)]
+    if len(comparison.runs) > 1:
+        parts.insert(0, _differing_text(comparison.runs, comparison.differing))
     if comparison.differences:
         first = comparison.runs[0]
         parts.append(f"Against {first}, image by image (exact McNemar test):\n{_pair_table(comparison.differences)}")
@@ -64,18 +78,34 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n\n".join([*parts, "\n".join([*stated, *comparison.notes])])
 
 
+def _differing_text(runs: Sequence[str], differing: Sequence[Differing]) -> str:
+    """A row for each setting, a column for each run."""
+    if not differing:
+        return "The runs' configurations, training data and stores do not differ."
+    rows = [[f"{one.what}: {one.key}", *(one.values[run] for run in runs)] for one in differing]
+    table = pd.DataFrame(rows, columns=["setting", *runs])
+    return f"What differs between the runs:\n{table.to_string(index=False)}"
+
+
 def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:
+    names = accuracy_baselines(accuracies)
     rows = [
         {
             "group": one.group + (" *" if one.chose_checkpoint else ""),
             "run": one.run,
             "seeds": len(one.seeds),
             "accuracy": f"{100 * one.mean:.2f}" + ("" if one.deviation is None else f" ± {100 * one.deviation:.2f}"),
+            **{name: NOT_RECORDED if one.baselines is None else _percent(one.baselines.get(name)) for name in names},
         }
         for one in accuracies
     ]
     table = pd.DataFrame(rows)
     return (table if any(one.seeds for one in accuracies) else table.drop(columns="seeds")).to_string(index=False)
+
+
+def accuracy_baselines(accuracies: Sequence[Accuracy]) -> list[str]:
+    """Names of the baselines to show beside accuracies."""
+    return list(dict.fromkeys(name for one in accuracies for name in one.baselines or ())) or [COMMONEST]
 
 
 def _pair_table(differences: Sequence[Difference]) -> str:

@@ -45,6 +45,10 @@ class LabelledSplit:
         samples = tuple(sample for sample, taken in zip(self.samples, chosen, strict=True) if taken)
         return replace(self, samples=samples, rows=self.rows[mask], labels=self.labels[mask])
 
+    def class_counts(self, classes: Sequence[str]) -> dict[str, int]:
+        """Number of usable samples of each class, in label order."""
+        return dict(zip(classes, np.bincount(self.labels, minlength=len(classes)).tolist(), strict=True))
+
     def sha256(self) -> str:
         """Identifies the usable images, their labels and their order."""
         lines = (f"{sample.label} {sample.image}\0" for sample in self.samples)

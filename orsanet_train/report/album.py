@@ -39,6 +39,7 @@ class ReportPicture:
     title: str
     caption: str
     source: str | None  # data URI
+    maps: bool = False  # it shows segmentation maps, so their colours are explained
 
 
 def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[ReportPicture]:
@@ -93,10 +94,13 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
         )  # fmt: skip
     if source.history is not None:
         history = source.history
-        split = evaluation.checkpoint.selection_split
+        checkpoint, warmup = evaluation.checkpoint, report.config.loss.warmup_epochs
         pictures.append(
-            _picture("curves", "Training", "Loss and accuracy per epoch.", lambda: plots.curves(history, split))
-        )
+            _picture(
+                "curves", "Training", _curves_caption(checkpoint.epoch, warmup, len(history)),
+                lambda: plots.curves(history, checkpoint.selection_split, checkpoint.epoch, warmup),
+            )
+        )  # fmt: skip
     pictures += [
         _picture(
             "t-sne", "Features before the head", "t-SNE: neighbourhoods are meaningful, distances and sizes are not.",
@@ -113,10 +117,12 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
             lambda: gallery.attention_columns(
                 seen, labels[chosen], probabilities[chosen], classes, _attention(source, model, seen.rows, labels[chosen], device)
             ),
+            maps=True,
         ),
         _picture(
             "worst-priors", "The worst priors", "Images with the lowest scores: landmarks and segmentation map.",
             lambda: gallery.worst_priors(stored, source.quality["score"].to_numpy()),
+            maps=True,
         ),
     ]  # fmt: skip
     return pictures
@@ -135,10 +141,25 @@ def _erased_groups(source: Source) -> dict[int, str]:
     return {0: str(source.group), **dict(sorted(erased.items()))}
 
 
-def _picture(name: str, title: str, caption: str, draw: "Callable[[], Figure | Image.Image]") -> ReportPicture:
+def _curves_caption(chosen: int | None, warmup: int, epochs: int) -> str:
+    """What the curves show, and what they cannot mark."""
+    parts = ["Loss and accuracy per epoch."]
+    parts.append("The chosen epoch is not known." if chosen is None else f"Dotted: the chosen epoch, {chosen}.")
+    if warmup == 0:
+        parts.append("The loss has no warm-up.")
+    elif warmup < epochs:
+        parts.append(f"Dash-dotted: the end of the loss's warm-up, after epoch {warmup}.")
+    else:
+        parts.append(f"All epochs are the loss's warm-up, which has {warmup}.")
+    return " ".join(parts)
+
+
+def _picture(
+    name: str, title: str, caption: str, draw: "Callable[[], Figure | Image.Image]", *, maps: bool = False
+) -> ReportPicture:
     """Draw a picture. If it cannot be drawn (too few images), the caption is the reason."""
     try:
-        return ReportPicture(name, title, caption, plots.data_uri(draw()))
+        return ReportPicture(name, title, caption, plots.data_uri(draw()), maps)
     except plots.NotDrawable as reason:
         return ReportPicture(name, title, f"Not drawn: {reason}", None)
 

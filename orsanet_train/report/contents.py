@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
+from orsanet_train.evaluation.baselines import COMMONEST
 from orsanet_train.evaluation.compare import Comparison
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.evaluation.metrics import GroupReport
+from orsanet_train.evaluation.metrics import GroupReport, baseline_meanings, baseline_names
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.evaluation.statistics import Estimate
+from orsanet_train.report.text import decimals
+
+FEW_IMAGES = 50  # of a tag: fewer are folded away, because an interval of 28 points says little
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,17 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class FrozenNetwork:
+    """A network behind the priors."""
+
+    part: str  # segmenter or landmarks
+    network: str
+    demo: bool  # one of the demo's, which have seen drawn faces only
+    file: str | None  # name of the weights file of the build; None: not recorded
+    weights_sha256: str  # of its tensors
+
+
+@dataclass(frozen=True)
 class RunReport:
     """One run with one checkpoint."""
 
@@ -77,6 +92,11 @@ class RunReport:
     trained_on: str  # the manifest of the training
     store: str  # its folder's name
     seals: dict[str, str]  # of the evaluated parts of the store, by "split/view"
+    networks: tuple[FrozenNetwork, ...]
+    trained_with: tuple[str, ...]  # versions of the packages that trained it, in their order; empty: not recorded
+    evaluated: str | None  # ISO date and time; None: not recorded
+    evaluated_with: str | None
+    training_classes: dict[str, int] | None  # training images of each class; None: not recorded
     groups: tuple[GroupReport, ...]
     detailed: GroupReport  # the group of the tables per class and of the pictures
     choices: tuple[Choice, ...]
@@ -89,6 +109,33 @@ class RunReport:
     config: RunConfig
     recipe: dict[str, Any]
     data: dict[str, Any]  # run.json: digests of the images and start weights
+
+    @property
+    def shown(self) -> list[GroupReport]:
+        """The groups to show at once: splits, views, and tags with enough images."""
+        return [group for group in self.groups if not _is_small(group)]
+
+    @property
+    def folded(self) -> list[GroupReport]:
+        """The tags with few images."""
+        return [group for group in self.groups if _is_small(group)]
+
+    @property
+    def choice_digits(self) -> int:
+        """Decimals of the accuracies on the selection split, in per cent; two if its size is not known."""
+        split = self.config.selection_split
+        found = next((group for group in self.groups if group.name == split), None)
+        return 2 if found is None else decimals(found.accuracy, found.images)
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the baselines to show beside the accuracies."""
+        return baseline_names(self.groups) or [COMMONEST]
+
+    @property
+    def meanings(self) -> list[str]:
+        """What each baseline predicts."""
+        return baseline_meanings(self.groups)
 
     def as_json(self) -> dict[str, Any]:
         config = self.config.model_dump(mode="json")
@@ -125,10 +172,17 @@ class Report:
 
     runs: tuple[RunReport, ...]
     comparison: Comparison | None
+    date: str  # ISO date on which it was made
+    version: str  # of this package
 
     def as_json(self) -> dict[str, Any]:
         comparison = None if self.comparison is None else _plain(self.comparison.as_json())
-        return {"runs": [run.as_json() for run in self.runs], "comparison": comparison}
+        runs = [run.as_json() for run in self.runs]
+        return {"runs": runs, "comparison": comparison, "date": self.date, "version": self.version}
+
+
+def _is_small(group: GroupReport) -> bool:
+    return Group.parse(group.name).tag is not None and group.images < FEW_IMAGES
 
 
 def _plain(value: Any) -> Any:

@@ -17,13 +17,14 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.inspection.tiles import PALETTE, PARTS
 from orsanet_cache.outputs import Kind
 from orsanet_cache.streams import printable
 from orsanet_train.config import config_toml
-from orsanet_train.evaluation.tables import comparison_text
+from orsanet_train.evaluation.tables import accuracy_baselines, baseline_text, comparison_text
 from orsanet_train.report.album import ReportPicture
-from orsanet_train.report.contents import Report
-from orsanet_train.report.text import between, images, markdown_text, percent, points
+from orsanet_train.report.contents import FEW_IMAGES, Report
+from orsanet_train.report.text import between, decimals, images, markdown_text, percent, points
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
 FOLDER = Kind(
@@ -62,9 +63,17 @@ def write_report(report: Report, pictures: Sequence[Sequence[ReportPicture]], ou
     `pictures` has the pictures of each run of the report.
     """
     environment = _environment()
-    style = _file("style.css")
+    style = _file("style.css") + "".join(
+        f".part-{label} {{ background: rgb({red}, {green}, {blue}); }}\n"
+        for label, (red, green, blue) in enumerate(PALETTE.tolist())
+    )
     content = report.as_json()
-    values = {"report": report, "runs": list(zip(report.runs, pictures, strict=True))}
+    values = {
+        "report": report,
+        "parts": PARTS,
+        "few": FEW_IMAGES,
+        "runs": list(zip(report.runs, pictures, strict=True)),
+    }
     page = environment.get_template("report.html").render(
         **values, style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     )
@@ -81,9 +90,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["zip"] = zip
+    environment.globals |= {"zip": zip, "baseline_text": baseline_text, "accuracy_baselines": accuracy_baselines}
     environment.filters |= {
-        "percent": percent, "points": points, "between": between, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(printable(text), "    "),
+        "percent": percent, "points": points, "between": between, "decimals": decimals, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(printable(text), "    "),
         "comparison_text": comparison_text, "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
     }  # fmt: skip
     return environment

@@ -9,6 +9,8 @@ report.md and report.json cannot disagree.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,19 @@ from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import compare, run_names, seed_folders
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.evaluation.history import read_history
+from orsanet_train.evaluation.history import class_counts, read_history, read_versions
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
 from orsanet_train.report.contents import Beside, Report, RunReport, Source
 from orsanet_train.report.paper import published
-from orsanet_train.report.sections import choices, quartiles, robustness, stamp, warnings
+from orsanet_train.report.sections import (
+    choices,
+    networks,
+    packages_text,
+    quartiles,
+    robustness,
+    stamp,
+    warnings,
+)
 
 QUALITY = (
     "image", "label", "predicted", "score", "segmentation_entropy", "part_plausibility", "landmark_agreement", "flip_disagreement"
@@ -55,7 +65,8 @@ def make_report(
             shown = min(of_run)
             name, run = f"{name}, seed {shown} (one of {len(of_run)} seeds)", of_run[shown]
         sources.append(_source(name, run, checkpoint, split, store))
-    return Report(tuple(source.report for source in sources), comparison), sources
+    today = datetime.now(UTC).date().isoformat()
+    return Report(tuple(source.report for source in sources), comparison, today, version("orsanet")), sources
 
 
 def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Path | None) -> Source:
@@ -83,6 +94,11 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
         trained_on=evaluation.checkpoint.data_set,
         store=Path(evaluation.store).name,
         seals=evaluation.seals,
+        networks=tuple(networks(evaluation.checkpoint, opened.provenance(group.split, group.view))),
+        trained_with=tuple(packages_text(entry["versions"]) for entry in read_versions(run)),
+        evaluated=evaluation.date,
+        evaluated_with=packages_text(evaluation.versions) or None,
+        training_classes=class_counts(run, evaluation.classes),
         groups=evaluation.groups,
         detailed=detailed,
         choices=tuple(choices(history, evaluation.checkpoint.selection_split)) if history is not None else (),

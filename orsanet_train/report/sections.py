@@ -1,16 +1,23 @@
 """The computed sections of a report, from an evaluation and the run's metrics.csv."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache.data.views import CLEAN
+from orsanet_cache.frozen.shipped import NetworkName
+from orsanet_cache.weights.networks import NAMES
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
 from orsanet_train.evaluation.metrics import GroupReport, group_report, not_beaten
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns, right
 from orsanet_train.evaluation.statistics import paired
-from orsanet_train.model.checkpoint import chosen_in_short
-from orsanet_train.report.contents import Choice, Drop, Quartile
+from orsanet_train.model.checkpoint import Identity, chosen_in_short
+from orsanet_train.model.frozen import is_demo
+from orsanet_train.report.contents import Choice, Drop, FrozenNetwork, Quartile
 
 LAST_SHARE, LAST_AT_LEAST = 8, 5  # mean of the last eighth of the epochs (50 of the published 400), but of five or more
 
@@ -23,10 +30,43 @@ def stamp(evaluation: Evaluation, detailed: GroupReport, history: pd.DataFrame |
 
 def warnings(evaluation: Evaluation, detailed: GroupReport) -> list[str]:
     """The warnings to show before the numbers."""
-    found = [*evaluation.notes, *not_beaten(evaluation.groups)]
-    if not detailed.all_chose_checkpoint:  # if some of its images did, the notes have their number
-        return found
-    return [f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic", *found]
+    optimistic = f"the checkpoint was chosen on '{detailed.name}', so the numbers below are optimistic"
+    return [
+        *_drawn_only(evaluation.checkpoint),
+        *(
+            [optimistic] if detailed.all_chose_checkpoint else []
+        ),  # if some of its images did, the notes have their number
+        *evaluation.notes,
+        *not_beaten(evaluation.groups),
+    ]
+
+
+def _drawn_only(checkpoint: Identity) -> list[str]:
+    parts: tuple[NetworkName, ...] = ("segmenter", "landmarks")
+    demo = [NAMES[part] for part in parts if is_demo(part, checkpoint)]
+    if not demo:
+        return []
+    return [
+        f"the priors are those of the demo's {' and '.join(demo)}, which have seen drawn faces only: with photographs the numbers below "
+        "describe the program, not the method"
+    ]
+
+
+def networks(checkpoint: Identity, provenance: Mapping[str, Any]) -> list[FrozenNetwork]:
+    """The networks behind the priors; `provenance` is that of the evaluated view in the store."""
+    parts: tuple[NetworkName, ...] = ("segmenter", "landmarks")
+    found = []
+    for part in parts:
+        file = provenance.get(f"{part}_file")
+        name = Path(file).name if isinstance(file, str) else None
+        digest = checkpoint.store_recipe[part]["weights_sha256"]
+        found.append(FrozenNetwork(part, NAMES[part], is_demo(part, checkpoint), name, digest))
+    return found
+
+
+def packages_text(versions: Mapping[str, str]) -> str:
+    """Packages with their versions, this one first."""
+    return ", ".join(f"{name} {versions[name]}" for name in sorted(versions, key=lambda name: name != "orsanet"))
 
 
 def choices(history: pd.DataFrame, split: str) -> list[Choice]:

@@ -27,7 +27,7 @@ from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
 from orsanet_train.engine.distributed import Ranks, any_rank
 from orsanet_train.engine.engine import Engine
-from orsanet_train.evaluation.history import HISTORY, read_history
+from orsanet_train.evaluation.history import CLASS_COUNTS, HISTORY, VERSIONS, best_epoch, read_history, read_versions
 from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.run.watch import tensorboard_installed, write_events
 
@@ -65,7 +65,8 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
         before = load_config(str(out / "config.toml")).model_dump(mode="json")
         if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
             raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
-        begun = {IMAGE_FILES: data.get(IMAGE_FILES), **read_json(out / "run.json")}  # older runs do not have it
+        added = {name: data.get(name) for name in (IMAGE_FILES, CLASS_COUNTS)}  # older runs do not have them
+        begun = {**added, **read_json(out / "run.json")}
         if changed := list(recipe_differences(begun, data)):
             raise OrsanetError(
                 f"{out}: resumed with other data, weights or options; pass the same, or start a new run:\n{listed(changed)}"
@@ -94,11 +95,9 @@ def record_versions(out: Path, epoch: int) -> str | None:
     Epochs are counted from 1, as in metrics.csv. Returns a note for the user if other versions
     trained the epochs before: the resumed run then no longer has the bits of an uninterrupted run.
     """
-    path = out / "versions.json"
+    path = out / VERSIONS
     now = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    known = read_json(path, list) if path.exists() else []
-    if not all(isinstance(entry, dict) and isinstance(entry.get("versions"), dict) for entry in known):
-        raise OrsanetError(f"{path}: damaged (an entry without versions); restore it from a copy, or delete it")
+    known = read_versions(out)
     if known and known[-1]["versions"] == now:
         return None
     content = json.dumps([*known, {"from_epoch": epoch, "versions": now}], indent=2)
@@ -140,7 +139,8 @@ def write_last(out: Path, engine: Engine, identity: Identity, history: list[dict
     _write_weights(out, engine, identity)
     if plots.matplotlib_installed():
         table = pd.DataFrame(history).astype({"epoch": int})
-        plots.write_picture(plots.curves(table, identity.selection_split), out / "curves.png")
+        best, warmup = best_epoch(table), engine.step.config.loss.warmup_epochs
+        plots.write_picture(plots.curves(table, identity.selection_split, best, warmup), out / "curves.png")
 
 
 def _write_weights(out: Path, engine: Engine, identity: Identity) -> None:

@@ -22,6 +22,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks
 from orsanet_train.engine.engine import Companion, Engine, build_engine
+from orsanet_train.evaluation.history import CLASS_COUNTS
 from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
@@ -95,6 +96,7 @@ def prepare(
         "training_images_sha256": training.sha256(),
         "selection_images_sha256": selection.sha256(),
         IMAGE_FILES: known.sha256,
+        CLASS_COUNTS: training.class_counts(manifest.classes),
         "ir50_sha256": identity.ir50_sha256,
         "compiled": compiled,
     }

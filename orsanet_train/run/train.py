@@ -26,6 +26,8 @@ from orsanet_train.config import RunConfig
 from orsanet_train.drawing.gallery import batch_mosaic
 from orsanet_train.drawing.plots import write_picture
 from orsanet_train.engine.distributed import ONE, Ranks
+from orsanet_train.evaluation.baselines import COMMONEST, commonest_class
+from orsanet_train.evaluation.statistics import share_interval
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import read_backbone
@@ -46,6 +48,29 @@ class RunSummary:
     best_epoch: int
     best_accuracy: float
     last_accuracy: float
+    images: int  # that the accuracies are of: those of the selection split
+    commonest: str  # what the commonest-class baseline predicts for these images
+    commonest_accuracy: float
+
+    @property
+    def beside(self) -> str:
+        """The baseline, to stand beside the accuracies."""
+        return f"{self.commonest}: {self.commonest_accuracy:.2%}"
+
+    @property
+    def warning(self) -> str | None:
+        """A warning if even the best epoch is not shown to be better than the commonest class.
+
+        This is the case if the 95 % interval of its accuracy (Wilson's) reaches the baseline's
+        accuracy. The evaluation's paired interval is sharper, but needs every prediction.
+        """
+        best = share_interval(round(self.best_accuracy * self.images), self.images)
+        if best.low is None or best.low > self.commonest_accuracy or self.commonest_accuracy == 1:
+            return None
+        return (
+            f"the model is not shown to be better than the baseline '{COMMONEST}': 95 % interval of its best accuracy "
+            f"{best.low:.2%} … {best.high:.2%}; {self.beside}"
+        )
 
 
 def train(
@@ -124,11 +149,26 @@ def _train(
     elif ranks.main:
         for number, batch in enumerate(islice(run.training.epoch(config, 0), MOSAICS)):
             write_picture(batch_mosaic(batch, manifest.classes), out / f"train_batch{number}.png")
+    selected = run.selection.split
+    baseline = commonest_class(selected.labels, manifest.classes)
+    commonest = float((baseline.predicted == selected.labels).mean())
+    if ranks.main:
+        tqdm.write(
+            f"'{selected.name}': {len(selected.labels)} images; {baseline.meaning}: {commonest:.2%}", file=sys.stderr
+        )
     with StopSignals(ranks) as signals:
         loop = Loop(config, run.engine, run.network, out, signals, save_minutes, ranks)
         history = loop.run(run.training, run.selection, run.identity, run.state)
     best = max(history, key=lambda row: row["selection_accuracy"])
-    return RunSummary(len(history), int(best["epoch"]), best["selection_accuracy"], history[-1]["selection_accuracy"])
+    return RunSummary(
+        epochs=len(history),
+        best_epoch=int(best["epoch"]),
+        best_accuracy=best["selection_accuracy"],
+        last_accuracy=history[-1]["selection_accuracy"],
+        images=len(selected.labels),
+        commonest=baseline.meaning,
+        commonest_accuracy=commonest,
+    )
 
 
 def dev_run(config: RunConfig, train: Callable[..., RunSummary], ranks: Ranks) -> None:

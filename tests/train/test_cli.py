@@ -100,7 +100,7 @@ def test_run_evaluate_report_compare(world, tmp_path: Path) -> None:
         "test,test:pose",
     )
     assert listed.returncode == 0, listed.stderr
-    (said,) = [row.split() for row in listed.stdout.splitlines() if "test:pose" in row]
+    (said,) = [row.split() for row in listed.stdout.splitlines() if row.strip().startswith("test:pose")]
     assert said[1] == "2"
     compared = command("compare", out, second, "--checkpoint", "last", "--out", tmp_path / "compared.json")
     assert compared.returncode == 0, compared.stderr

@@ -47,7 +47,7 @@ def test_curves_hold_the_history() -> None:
     columns = ("loss", "perturbed_loss", "train_accuracy", "selection_accuracy")
     history = pd.DataFrame(np.random.default_rng(0).random((5, 4)), columns=columns)
     history.insert(0, "epoch", range(1, 6))
-    figure = plots.curves(history, "$\\valid")
+    figure = plots.curves(history, "$\\valid", None, 0)
     lines = [line for axes in figure.axes for line in axes.get_lines()]
     for line, column, scale in zip(lines, columns, (1, 1, 100, 100), strict=True):
         assert np.array_equal(line.get_xdata(), history["epoch"])
@@ -58,7 +58,23 @@ def test_curves_hold_the_history() -> None:
 
 def test_one_epoch_has_curves() -> None:
     row = {"epoch": 1, "loss": 2.0, "perturbed_loss": 2.5, "train_accuracy": 0.4, "selection_accuracy": 0.5}
-    drawn(plots.curves(pd.DataFrame([row]), "valid"))
+    drawn(plots.curves(pd.DataFrame([row]), "valid", 1, 5))
+
+
+@pytest.mark.parametrize(("chosen", "warmup"), [(4, 2), (4, 0), (None, 2), (None, 5), (1, 9)])
+def test_curves_mark_the_chosen_epoch_and_the_end_of_the_warm_up_between_two_epochs(
+    chosen: int | None, warmup: int
+) -> None:
+    columns = ("loss", "perturbed_loss", "train_accuracy", "selection_accuracy")
+    history = pd.DataFrame(np.full((5, 4), 0.5), columns=columns)
+    history.insert(0, "epoch", range(1, 6))
+    figure = plots.curves(history, "valid", chosen, warmup)
+    expected = {f"chosen epoch, {chosen}": chosen} if chosen is not None else {}
+    if 0 < warmup < 5:
+        expected["end of the loss's warm-up"] = warmup + 0.5
+    for axes in figure.axes:
+        assert legend(axes)[2:] == list(expected)
+        assert [line.get_xdata()[0] for line in axes.get_lines()[2:]] == list(expected.values())
 
 
 def test_confusion_has_the_counts_and_shades_by_the_true_class() -> None:
@@ -234,6 +250,8 @@ def test_every_figure_draws_any_name(name: str, monkeypatch: pytest.MonkeyPatch)
                 {c: [1.0] for c in ("epoch", "loss", "perturbed_loss", "train_accuracy", "selection_accuracy")}
             ),
             name,
+            1,
+            0,
         )
     )
     drawn(plots.confusion(group_report(name, labels, probabilities, (name, "b", "c"))))

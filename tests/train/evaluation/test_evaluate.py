@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,9 @@ def test_by_default_everything_but_training_and_the_mirrored_view(world, run: Pa
     evaluation = evaluated(world, run, tmp_path)
     assert [report.name for report in evaluation.groups] == ["valid", "valid:occluded", "test", "test:occluded"]
     assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "predictions.csv", "features.npy"}
+    assert evaluation.date is not None
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(evaluation.date)) < timedelta(hours=1)
+    assert (evaluation.versions["orsanet"], evaluation.versions["torch"]) == (version("orsanet"), version("torch"))
 
 
 def test_by_default_the_occluded_views_of_the_store_too(world, run: Path, erased: PriorStore, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from orsanet_cache import OrsanetError
-from orsanet_train.evaluation.history import COLUMNS, read_history
+from orsanet_train.evaluation.history import COLUMNS, best_epoch, class_counts, read_history, read_versions
 
 WHOLE = pd.DataFrame({name: [1, 2] if name == "epoch" else [0.5, 0.25] for name in COLUMNS})
 
@@ -41,3 +41,26 @@ def test_a_pipe_and_a_giant_are_no_history(tmp_path: Path) -> None:
         file.truncate(2**41)
     with pytest.raises(OrsanetError, match="more than the"):
         read_history(tmp_path)
+
+
+def test_the_best_epoch_is_the_first_with_the_highest_accuracy() -> None:
+    assert best_epoch(pd.DataFrame({"epoch": [1, 2, 3, 4], "selection_accuracy": [0.5, 0.75, 0.75, 0.25]})) == 2
+
+
+def test_class_counts_are_those_of_the_run_or_not_recorded(tmp_path: Path) -> None:
+    classes = ["fear", "anger"]
+    file = tmp_path / "run.json"
+    file.write_text('{"training_class_counts": {"fear": 3, "anger": 0}}')
+    assert class_counts(tmp_path, classes) == {"fear": 3, "anger": 0}
+    file.write_text("{}")
+    assert class_counts(tmp_path, classes) is None
+    for damaged in ("[3, 0]", '{"fear": 3}', '{"fear": 3, "anger": "0"}', '{"anger": 3, "fear": 0}'):
+        file.write_text(f'{{"training_class_counts": {damaged}}}')
+        with pytest.raises(OrsanetError, match=r"run\.json: damaged \(training_class_counts\)"):
+            class_counts(tmp_path, classes)
+
+
+def test_versions_are_those_of_the_run_or_not_recorded(tmp_path: Path) -> None:
+    assert read_versions(tmp_path) == []
+    (tmp_path / "versions.json").write_text('[{"from_epoch": 1, "versions": {"torch": "2"}}]')
+    assert read_versions(tmp_path) == [{"from_epoch": 1, "versions": {"torch": "2"}}]

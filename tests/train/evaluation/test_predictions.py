@@ -203,3 +203,17 @@ def test_an_evaluation_from_before_the_counts_of_known_images_is_read(evaluation
         del group["chose_images"], group["trained_images"]
     path.write_text(json.dumps(content))
     assert [group.trained_images for group in Evaluation.read(tmp_path).groups] == [None, None]
+
+
+def test_an_evaluation_from_before_dates_versions_and_baselines_is_read(evaluation: Evaluation, tmp_path: Path) -> None:
+    made = replace(evaluation, date="2026-01-31T12:00:00+00:00", versions={"orsanet": "0.1.0"})
+    made.write(tmp_path)
+    assert (Evaluation.read(tmp_path).date, Evaluation.read(tmp_path).versions) == (made.date, made.versions)
+    path = tmp_path / "evaluation.json"
+    content = json.loads(path.read_text())
+    del content["date"], content["versions"]
+    for group in content["groups"]:
+        del group["baselines"]
+    path.write_text(json.dumps(content))
+    read = Evaluation.read(tmp_path)
+    assert (read.date, read.versions, [group.baselines for group in read.groups]) == (None, {}, [None, None])

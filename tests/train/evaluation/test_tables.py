@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from orsanet_train.evaluation.compare import Accuracy, Comparison, Difference
+from orsanet_train.evaluation.differing import Differing
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.statistics import mean_over_seeds, paired
 from orsanet_train.evaluation.tables import comparison_text, text_table
@@ -30,11 +32,14 @@ def comparison(*seeds: int, chose: bool = False) -> Comparison:
     accuracies = []
     for run, values in (("a", [pair.first for pair in pairs]), ("b", [pair.second for pair in pairs])):
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        accuracies.append(Accuracy(run, "test", seeds, float(np.mean(values)), deviation, chose))
+        accuracies.append(
+            Accuracy(run, "test", seeds, float(np.mean(values)), deviation, chose, {"commonest class": 0.4}, 60)
+        )
     over_seeds, p_value = mean_over_seeds(pairs) if seeds else (None, None)
     differences = (Difference("b", "test", seeds, tuple(pairs), over_seeds, p_value),)
     protocols = ("last checkpoint", "best checkpoint")
-    return Comparison(("a", "b"), protocols, tuple(accuracies), differences, ("a note", "another"))
+    differing = (Differing("configuration", "loss.dare", {"a": "published", "b": "none"}),)
+    return Comparison(("a", "b"), protocols, differing, tuple(accuracies), differences, ("a note", "another"))
 
 
 def test_the_table_has_a_row_per_group_in_per_cent_with_columns_two_spaces_apart() -> None:
@@ -42,11 +47,11 @@ def test_the_table_has_a_row_per_group_in_per_cent_with_columns_two_spaces_apart
     second = report_of([("anger", "anger")] * 7, "test:occluded")
     header, *rows = (re.split(r" {2,}", line.strip()) for line in text_table([first, second]).splitlines())
     assert header == [
-        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
+        "group", "images", "rejected", "accuracy, %", "95 % interval", "width", "commonest class, %", "balanced, %", "macro F1, %", "top-2, %", "ECE, %",
     ]  # fmt: skip
     assert rows == [
-        ["valid *", "3", "2", "66.67", "0.00–100.00", "3", "75.00", "66.67", "100.00", "3.33"],
-        ["test:occluded", "7", "0", "100.00", "64.57–100.00", "2", "100.00", "100.00", "100.00", "30.00"],
+        ["valid *", "3", "2", "66.67", "0.00–100.00", "3", "66.67", "75.00", "66.67", "100.00", "3.33"],
+        ["test:occluded", "7", "0", "100.00", "64.57–100.00", "2", "100.00", "100.00", "100.00", "100.00", "30.00"],
     ]
 
 
@@ -57,6 +62,33 @@ def test_the_tables_shorten_no_name_and_leave_out_no_row() -> None:
     lines = text_table([report] * 70).splitlines()
     assert len(lines) == 71
     assert {line.split()[0] for line in lines[1:]} == {report.name}
+
+
+def test_a_group_without_recorded_baselines_says_so() -> None:
+    old = replace(report_of([("anger", "anger"), ("fear", "anger")]), baselines=None)
+    header, row = (re.split(r" {2,}", line.strip()) for line in text_table([old]).splitlines())
+    assert row[header.index("commonest class, %")] == "not recorded"
+    compared = comparison()
+    before = replace(compared, accuracies=tuple(replace(one, baselines=None) for one in compared.accuracies))
+    assert comparison_text(before).count("not recorded") == 2
+
+
+def test_a_comparison_begins_with_what_differs_and_says_so_if_nothing_does() -> None:
+    title, header, row, blank = comparison_text(comparison()).splitlines()[:4]
+    assert title == "What differs between the runs:"
+    assert [header.split(), row.split(), blank] == [
+        ["setting", "a", "b"],
+        ["configuration:", "loss.dare", "published", "none"],
+        "",
+    ]
+    same = comparison_text(replace(comparison(), differing=()))
+    assert same.startswith("The runs' configurations, training data and stores do not differ.\n\n")
+
+
+def test_accuracies_stand_beside_the_baselines() -> None:
+    header, *rows = comparison_text(comparison(0, 1)).split("\n\n")[1].splitlines()
+    assert header.endswith("accuracy commonest class")
+    assert [row.split()[-1] for row in rows] == ["40.00", "40.00"]
 
 
 def test_the_text_of_a_comparison_has_every_number() -> None:

@@ -15,12 +15,14 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from orsanet_cache import PriorStore, load_manifest
 from orsanet_cache.builder.build import build
+from orsanet_cache.inspection.tiles import PALETTE, PARTS
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.report.album import ReportPicture, album
 from orsanet_train.report.contents import Beside, Report
 from orsanet_train.report.page import write_report
 from orsanet_train.report.report import make_report
+from orsanet_train.report.text import markdown_text
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -97,7 +99,7 @@ class Visit:
         self.page.close()
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_opens_in_silence_asks_for_nothing_and_shows_every_picture(
     reported: Path, browser: Browser, width: int, scheme: str
@@ -189,23 +191,92 @@ def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
         ]  # fmt: skip
         for group in run["groups"]:
             cells = [
-                f"{100 * group[headline]['value']:.2f}"
+                f"{100 * group[headline]['value']:.0f}"  # of six images no decimal has a meaning
                 + (
                     " – "
                     if group[headline]["low"] is None
-                    else f" {100 * group[headline]['low']:.2f} … {100 * group[headline]['high']:.2f} "
+                    else f" {100 * group[headline]['low']:.0f} … {100 * group[headline]['high']:.0f} "
                 )
                 for headline in ("accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy")
             ]
             shown = next(row for row in rows_of(section) if row[0].split(" ")[0] == group["name"])
-            assert [f"{shown[column]} " for column in (3, 5, 6, 7)] == cells
+            assert [f"{shown[column]} " for column in (3, 6, 7, 8)] == cells
+            (baseline,) = group["baselines"]
+            assert (baseline["name"], shown[4]) == ("commonest class", f"{100 * baseline['accuracy']:.0f}")
+            assert markdown_text(baseline["meaning"]) in part
             line = next(line for line in part.splitlines() if line.startswith(f"| {group['name']} "))
             assert " ".join(" ".join(line.split("|")[4:]).split()).startswith(cells[0].strip())
             assert all(cell.split()[0] in line for cell in cells)
         assert [drop["view"] for drop in run["robustness"]] == ["erase-20"]
         assert len(run["worst"]) == 6
     (difference,) = [one for one in said["comparison"]["differences"] if one["group"] == "test"]
-    assert f"{100 * difference['pairs'][0]['difference']['value']:+.2f}" in page
+    assert f"{100 * difference['pairs'][0]['difference']['value']:+.0f}" in page
+    (seed,) = said["comparison"]["differing"]
+    assert seed == {"what": "configuration", "key": "seed", "values": {"first": "0", "second": "1"}}
+    assert page.index("configuration: seed") < page.index("Accuracy in per cent")
+    assert markdown.index("configuration: seed") < markdown.index("accuracy")
+
+
+def test_small_tags_are_folded_away_until_they_are_asked_for(reported: Path, browser: Browser) -> None:
+    with Visit(browser, reported / "report.html", 390) as visit:
+        section = visit.page.locator("section").first
+        folded = section.locator("td", has_text="test:occluded")
+        assert not folded.is_visible()
+        assert section.locator("td", has_text="test@erase-20").is_visible()
+        section.get_by_text("2 tags with fewer than 50 images").click()
+        assert folded.is_visible()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_colours_of_the_maps_are_explained_and_shown(reported: Path, browser: Browser) -> None:
+    with Visit(browser, reported / "report.html", 1280) as visit:
+        entries = visit.page.locator("#run1-attention .entry")
+        assert [text.strip() for text in entries.all_inner_texts()] == list(PARTS)
+        colours = visit.page.evaluate(
+            "Array.from(document.querySelectorAll('#run1-attention .part'), part => getComputedStyle(part).backgroundColor)"
+        )
+        assert colours == [f"rgb({red}, {green}, {blue})" for red, green, blue in PALETTE.tolist()]
+
+
+def test_the_page_names_networks_dates_versions_and_training_images_and_shows_one_confusion_matrix(
+    made: Made, reported: Path
+) -> None:
+    report, _ = made
+    page, markdown = ((reported / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    for run in report.runs:
+        assert [network.demo for network in run.networks] == [False, False]
+        assert run.evaluated is not None
+        for text in (page, markdown):
+            assert all(network.weights_sha256[:12] in text and (network.file or "") in text for network in run.networks)
+            assert run.evaluated in text
+            assert run.trained_with[0] in text
+            assert run.trained_with[0].startswith("orsanet ")
+    assert report.date in page
+    sections = page.split("<section>")[1:]
+    counts = {row[0]: row[1] for row in rows_of(sections[0]) if row and row[0] in ("happiness", "neutral")}
+    assert counts == {name: str((report.runs[0].training_classes or {})[name]) for name in ("happiness", "neutral")}
+    for section in sections:
+        assert section.count('alt="Confusion matrix"') == 1
+        assert "Images of each true class" not in section
+
+
+def test_what_an_evaluation_from_before_did_not_record_is_said(made: Made, tmp_path: Path) -> None:
+    report, albums = made
+    first = report.runs[0]
+    groups = tuple(replace(group, baselines=None) for group in first.groups)
+    old = replace(
+        first,
+        groups=groups,
+        detailed=groups[0],
+        trained_with=(),
+        evaluated=None,
+        evaluated_with=None,
+        training_classes=None,
+    )
+    write_report(replace(report, runs=(old,), comparison=None), albums[:1], tmp_path)
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert text.count("not recorded") >= len(groups) + len(first.detailed.classes) + 3
 
 
 def test_markdown_holds_no_html_of_a_user(reported: Path) -> None:

@@ -214,7 +214,7 @@ def test_the_training_images_are_marked_under_another_name_of_the_manifest(
     out = copy / "evaluation-best"
     evaluate(copy / "best.safetensors", other, store, out, groups=["train", "valid", "test"], device=CPU)
     report, _ = make_report([copy])
-    assert report.runs[0].warnings == ("the model was trained on the images of train",)
+    assert report.runs[0].warnings[0] == "the model was trained on the images of train"
     (tmp_path / "page").mkdir()
     write_report(report, [[]], tmp_path / "page")
     for name in ("report.html", "report.md"):

@@ -7,22 +7,26 @@ import pandas as pd
 import pytest
 
 from orsanet_cache import Sample
+from orsanet_cache.frozen.loading import tensors_digest
+from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
+from orsanet_cache.frozen.shipped import DEMO, NetworkName, weights_path
 from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns, right
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.report.sections import choices, quartiles, robustness, stamp, warnings
+from orsanet_train.report.sections import choices, networks, quartiles, robustness, stamp, warnings
 
 CLASSES = ("surprise", "fear", "anger")
 IMAGES = 24
+RECIPE = {"segmenter": {"weights_sha256": "a" * 64}, "landmarks": {"weights_sha256": "b" * 64}}
 
 
 def evaluation(selection: str = "best", *, chose: bool = False) -> Evaluation:
     """24 images of split `test` in four views, predicted at random; every third is tagged occluded."""
     identity = Identity.model_validate(
         {
-            "classes": CLASSES, "model": ModelConfig(), "segmentation_channels": 8, "landmark_channels": 8, "store_recipe": {},
+            "classes": CLASSES, "model": ModelConfig(), "segmentation_channels": 8, "landmark_channels": 8, "store_recipe": RECIPE,
             "ir50_sha256": None, "epoch": 7, "data_set": "small", "train_split": "train", "selection": selection,
             "selection_split": "test", "selection_accuracy": 0.5,
         }
@@ -101,10 +105,36 @@ def test_the_stamp_says_what_chose(selection: str, chose: bool, epochs: int | No
 
 def test_numbers_of_the_images_that_chose_are_warned_of_before_all_else() -> None:
     evaluated = evaluation(chose=True)
+    evaluated = replace(evaluated, groups=tuple(replace(group, baselines=()) for group in evaluated.groups))
     assert warnings(evaluated, evaluated.groups[0]) == [
         "the checkpoint was chosen on 'test', so the numbers below are optimistic", "a note"
     ]  # fmt: skip
     assert warnings(evaluated, evaluation().groups[0]) == ["a note"]
+
+
+def test_a_model_that_is_not_shown_to_beat_a_baseline_is_warned_of_after_the_notes() -> None:
+    evaluated = evaluation()  # predicted at random
+    note, warning = warnings(evaluated, evaluated.groups[0])
+    assert note == "a note"
+    assert warning.startswith("the model is not shown to be better than the baseline 'commonest class' on test (")
+
+
+@pytest.mark.parametrize("demo", [("segmenter",), ("landmarks",), ("segmenter", "landmarks"), ()])
+def test_the_demos_networks_are_named_and_warned_of_first_of_all(demo: tuple[NetworkName, ...]) -> None:
+    load = {"segmenter": load_segmenter, "landmarks": load_landmark_network}
+    digests = {part: tensors_digest(load[part](weights_path(DEMO, part)).state_dict()) for part in demo}
+    recipe = {**RECIPE, **{part: {"weights_sha256": digest} for part, digest in digests.items()}}
+    evaluated = evaluation()
+    evaluated = replace(evaluated, checkpoint=evaluated.checkpoint.model_copy(update={"store_recipe": recipe}))
+    named = " and ".join({"segmenter": "SegFace", "landmarks": "MobileFaceNet"}[part] for part in demo)
+    first = warnings(evaluated, evaluated.groups[0])[0]
+    assert (first == "a note") is not bool(demo)
+    if demo:
+        assert first.startswith(f"the priors are those of the demo's {named}, which have seen drawn faces only: ")
+    found = networks(evaluated.checkpoint, {"segmenter_file": "/a/b/model_299.pt"})
+    assert [(one.network, one.file, one.demo) for one in found] == [
+        ("SegFace", "model_299.pt", "segmenter" in demo), ("MobileFaceNet", None, "landmarks" in demo)
+    ]  # fmt: skip
 
 
 def test_a_drop_is_the_difference_on_the_same_images() -> None:

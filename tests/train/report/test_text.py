@@ -3,7 +3,7 @@
 import pytest
 
 from orsanet_train.evaluation.statistics import Estimate
-from orsanet_train.report.text import between, images, markdown_text, percent, points
+from orsanet_train.report.text import between, decimals, images, markdown_text, percent, points
 
 
 def test_shares_are_in_per_cent_and_differences_in_points_with_their_sign() -> None:
@@ -16,6 +16,22 @@ def test_an_interval_is_its_ends_and_how_many_images_it_spans() -> None:
     assert between(estimate) == "12.50 … 50.00"
     assert between(estimate, signed=True) == "+12.50 … +50.00"
     assert images(estimate, 80) == "30"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "digits", "shown"),
+    [(0.4, 0.51, 0, "40 … 51"), (0.44, 0.47, 1, "44.0 … 47.0"), (0.44, 0.449, 2, "44.00 … 44.90")],
+)
+def test_decimals_follow_the_width_of_the_interval(low: float, high: float, digits: int, shown: str) -> None:
+    estimate = Estimate(0.45, low, high)
+    assert decimals(estimate, 100) == digits
+    assert between(estimate, digits=digits) == shown
+
+
+def test_without_an_interval_decimals_follow_the_number_of_images() -> None:
+    without = Estimate(1.0, None, None)
+    assert [decimals(without, images) for images in (0, 1, 384, 385, 38_414, 38_416)] == [0, 0, 0, 1, 1, 2]
+    assert decimals(None, 385) == 1
 
 
 def test_what_is_not_known_is_a_dash() -> None:

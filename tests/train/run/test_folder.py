@@ -9,6 +9,7 @@ import pytest
 
 from orsanet_cache import OrsanetError
 from orsanet_train.config import load_config
+from orsanet_train.evaluation.history import CLASS_COUNTS
 from orsanet_train.run.folder import IMAGE_FILES, begin_folder, check_folder, record_versions
 
 CONFIG = load_config("small")
@@ -34,9 +35,11 @@ def test_a_run_is_resumed_with_the_same_images(folder: Path) -> None:
         check_folder(folder, CONFIG, {**DATA, IMAGE_FILES: "other"}, resume=True)
 
 
-def test_a_run_from_before_the_digests_is_resumed(folder: Path) -> None:
-    (folder / "run.json").write_text(json.dumps({key: value for key, value in DATA.items() if key != IMAGE_FILES}))
-    check_folder(folder, CONFIG, DATA, resume=True)
+@pytest.mark.parametrize("added", [IMAGE_FILES, CLASS_COUNTS])
+def test_a_run_from_before_a_value_was_recorded_is_resumed(folder: Path, added: str) -> None:
+    now = {**DATA, CLASS_COUNTS: {"anger": 3}}
+    (folder / "run.json").write_text(json.dumps({key: value for key, value in now.items() if key != added}))
+    check_folder(folder, CONFIG, now, resume=True)
 
 
 BROKEN = ["", "[" * 100_000, '{"store":' * 500 + "1" + "}" * 500, "null", "7", "[]", '{"classes": NaN}', "{", "\0"]

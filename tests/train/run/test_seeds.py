@@ -84,7 +84,7 @@ def test_the_table_on_the_disk_has_every_finished_run_when_a_later_one_fails(tmp
     def train(seed: int, folder: Path) -> RunSummary:
         if seed == 9:
             raise OrsanetError("no")
-        return RunSummary(4, seed, 0.5 + seed / 10, 0.25)
+        return RunSummary(4, seed, 0.5 + seed / 10, 0.25, 20, "always 'fear', the commonest class of these images", 0.2)
 
     with pytest.raises(OrsanetError):
         train_seeds([1, 3, 9], tmp_path, train)

@@ -92,6 +92,18 @@ def test_a_run_folder_holds_what_a_reader_looks_for(world, whole: tuple[Path, Ru
     assert metrics["epoch"].tolist() == [1, 2]
     np.testing.assert_allclose(metrics["learning_rate"], [1e-3, 0.98e-3])
     assert metrics["selection_accuracy"].max() == summary.best_accuracy
+    assert summary.beside == f"{summary.commonest}: {summary.commonest_accuracy:.2%}"
+    manifest = world.load_manifest()
+    for split, recorded in (
+        ("train", json.loads((out / "run.json").read_text())["training_class_counts"]),
+        ("valid", None),
+    ):
+        labels = [manifest.classes[sample.label] for sample in manifest.split(split)]
+        counts = {name: labels.count(name) for name in manifest.classes}
+        if recorded is None:
+            assert (summary.images, summary.commonest_accuracy) == (len(labels), max(counts.values()) / len(labels))
+        else:
+            assert recorded == counts
     assert load_config(str(out / "config.toml")) == config("epochs=2")
     _, identity = load_weights(out / "last.safetensors")
     assert identity.classes == world.load_manifest().classes
@@ -314,3 +326,18 @@ def test_what_other_data_has_trained_does_not_become_a_state(world, tmp_path: Pa
     shutil.copytree(world.store, path)
     train(every_row, world.load_manifest(), path, out, device=CPU, resume=True)
     assert equal(weights(out / "last.safetensors"), weights(tmp_path / "undisturbed" / "last.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("best", "commonest", "warned"), [(0.5, 0.5, True), (0.55, 0.5, True), (0.7, 0.5, False), (1.0, 1.0, False)]
+)
+def test_a_run_that_is_not_shown_to_beat_the_commonest_class_is_warned_of(
+    best: float, commonest: float, warned: bool
+) -> None:
+    summary = RunSummary(3, 2, best, 0.1, 100, "always 'fear', the commonest class of these images", commonest)
+    assert (summary.warning is not None) is warned
+    if summary.warning is not None:
+        assert summary.warning.startswith(
+            "the model is not shown to be better than the baseline 'commonest class': 95 % interval of "
+        )
+        assert summary.warning.endswith(f"; always 'fear', the commonest class of these images: {commonest:.2%}")
