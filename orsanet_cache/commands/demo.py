@@ -6,7 +6,7 @@ import click
 
 from orsanet_cache.console import FILE, MOST_IMAGES, MOST_ROUNDS, MOST_SEED
 
-PEOPLE, PICTURES = 500, 24  # of the shipped backbone's training
+PEOPLE, PICTURES = 320, 18  # of the shipped backbone's training
 
 
 @click.command()

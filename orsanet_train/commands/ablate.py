@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     "--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas; each trains every variant once."
 )
 @click.option("--splits", default="test,test:occluded", show_default=True, help="Splits to report, as for `evaluate`.")
-@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo.")
+@click.option(
+    "--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo."
+)
 @click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option

@@ -31,7 +31,9 @@ CHOSEN_ON_TEST = (
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. epochs=3 or precision=fast."
 )
 @click.option("--out", required=True, type=FILE, help="The run folder to write.")
-@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo.")
+@click.option(
+    "--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo."
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --out, to the same result as without interruption.")
 @click.option("--seeds", help="Seeds, separated by commas: one run per seed in --out/seed-N; prints mean and spread.")
 @click.option("--fast-dev-run", is_flag=True, help="Test the whole run on a few batches, and leave no files behind.")
