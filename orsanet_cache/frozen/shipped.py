@@ -1,7 +1,7 @@
 """The small networks of the embedded default: paths, digests and cards of their weights.
 
 The two frozen ones use the code of SegFace and MobileFaceNet (`orsanet_cache.demo.training`). The
-backbone is IR50 in the size of the preset `small`, a start for `orsanet-train run --ir50 demo`
+backbone is IR50 in the size of the presets `small` and `demo`, a start for `orsanet-train run --ir50 demo`
 (`orsanet_train.pretrain`). All are trained on synthetic faces only. Real faces are outside their
 domain and need the published weights.
 """

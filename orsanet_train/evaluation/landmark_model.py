@@ -27,7 +27,7 @@ from orsanet_train.feed.split import LabelledSplit, image_digests, join
 from orsanet_train.model.checkpoint import Identity
 
 NAME = "linear model on landmarks"
-STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # C: the smaller, the stronger the regularisation
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C: the smaller, the stronger the regularisation
 ITERATIONS = 300  # enough for the accuracy; the last digits of the weights do not matter
 MOST_IMAGES = 20_000  # to fit to: 952 weights need no more, and the fit stays a matter of seconds
 _FIELD = "landmarks"

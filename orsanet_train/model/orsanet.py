@@ -199,7 +199,7 @@ def load_backbone(model: ORSANet, weights: Weights, config: ModelConfig) -> None
         if sizes != ours:
             raise OrsanetError(
                 f"{weights.path}: a backbone with channels and units {sizes}, the configuration has {ours}; "
-                "choose the preset that it was trained for (the demo's backbone: small), or train one with `orsanet-train pretrain`"
+                "choose the preset that it was trained for (the demo's backbone: small or demo), or train one with `orsanet-train pretrain`"
             )
     load_strictly(model.ir_back, backbone_weights(weights))
 
