@@ -6,7 +6,7 @@ import click
 
 from orsanet_cache.commands.bench import bench
 from orsanet_cache.commands.build import build
-from orsanet_cache.commands.demo import demo_faces, demo_quality, demo_train
+from orsanet_cache.commands.demo import demo_faces, demo_people, demo_quality, demo_train
 from orsanet_cache.commands.doctor import doctor
 from orsanet_cache.commands.manifest import manifest
 from orsanet_cache.commands.store import convert, info, show, verify
@@ -33,6 +33,7 @@ main.add_command(doctor)
 main.add_command(weights)
 main.add_command(bench)
 main.add_command(demo_faces)
+main.add_command(demo_people)
 main.add_command(demo_train)
 main.add_command(demo_quality)
 

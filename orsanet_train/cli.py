@@ -12,19 +12,21 @@ from orsanet_train.commands.evaluate import evaluate
 from orsanet_train.commands.export import export
 from orsanet_train.commands.imported import import_checkpoint
 from orsanet_train.commands.predict import predict
+from orsanet_train.commands.pretrain import pretrain
 from orsanet_train.commands.report import compare, report
 from orsanet_train.commands.run import run
 
 
 @click.group(
     cls=CommandGroup,
-    interrupted="Saved results are kept: run the same command again to continue (`run` with --resume, `predict` with another --out).",
+    interrupted="Saved results are kept: run the same command again to continue (`pretrain` as it is, `run` with --resume, `predict` with another --out).",
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:
     """Stage two of ORSANet: train and evaluate on the cached priors of a store."""
 
 
+main.add_command(pretrain)
 main.add_command(run)
 main.add_command(evaluate)
 main.add_command(import_checkpoint)

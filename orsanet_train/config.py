@@ -21,7 +21,7 @@ from orsanet_cache.reading import MAX_SETTINGS_BYTES, read_limited
 from orsanet_cache.shortage import refuse_shortage
 
 HELD_OUT = "held-out"  # as selection_split: a part of the training split
-PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small")
+PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small", "demo")
 
 Epochs = Annotated[int, Field(ge=0, le=1_000_000)]  # more is a typing error, as are larger values of those below
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]

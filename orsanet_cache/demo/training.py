@@ -9,17 +9,13 @@ landmark network all 68 points, including hidden ones. Inputs of both are ImageN
 the published pipeline.
 """
 
-import io
-import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -29,16 +25,14 @@ from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
-from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_cache.frozen.shipped import TRAINING_KEY, WEIGHTS, NetworkName, trained_how
+from orsanet_cache.frozen.shipped import WEIGHTS, NetworkName
+from orsanet_cache.frozen.trained import Part, check_weights, restore_state, save_state, write_weights
 from orsanet_cache.outputs import lock_file
-from orsanet_cache.reading import check_regular
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
 
@@ -46,6 +40,7 @@ SEGMENTER = SegFaceConfig(
     embed_dim=24, depths=(1, 2, 2, 1), num_heads=(1, 2, 4, 8), decoder_width=64, decoder_heads=2, decoder_mlp_width=256
 )
 SAVE_STEPS = 100
+COMMAND = "orsanet-cache demo-train"
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ def train_networks(out: Path, names: tuple[NetworkName, ...], recipe: Recipe) ->
     and if another process trains one of the networks there.
     """
     for name in names:
-        _check_weights(out / WEIGHTS[name])
+        check_weights(out / WEIGHTS[name], COMMAND)
     write_dataset(out / "faces", recipe.seed, recipe.images, truth=True)
     return [_train_alone(out, name, recipe) for name in names]
 
@@ -100,17 +95,6 @@ class _Faces:
         return (images, truth.long()) if self.name == "segmenter" else (images[..., ::2, ::2].contiguous(), truth)
 
 
-def _check_weights(path: Path) -> None:
-    """Raises OrsanetError for weights that `demo-train` did not write, which must not be replaced."""
-    try:
-        if path.exists():
-            trained_how(path)
-    except OrsanetError as error:
-        raise OrsanetError(
-            f"{path}: was not written by `orsanet-cache demo-train`, so it was not replaced; choose another --out, or move it away"
-        ) from error
-
-
 def _train_alone(out: Path, name: NetworkName, recipe: Recipe) -> Path:
     with ExitStack() as held:  # the other network may be trained by another process in the same folder
         try:
@@ -135,7 +119,8 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 19) + 1, pct_start=0.1)
     described = {"network": name, "generator": GENERATOR_VERSION, **vars(recipe)}
     state = out / f"{name}.state.pt"
-    done = _restore(state, described, network, optimizer, schedule)
+    parts: dict[str, Part] = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    done = restore_state(state, described, parts)
     network.train()
     with tqdm(total=steps, initial=done, unit="step", desc=name, smoothing=0.05) as progress:
         for step in range(done, steps):
@@ -155,8 +140,9 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
             progress.set_postfix(loss=f"{value:.4f}", refresh=False)
             progress.update()
             if (step + 1) % SAVE_STEPS == 0 or step + 1 == steps:
-                _save(state, described, network, optimizer, schedule, step + 1)
-    _export(weights, network, described)
+                save_state(state, described, parts, step + 1)
+    header = {ARCHITECTURE_KEY: network.config.model_dump_json()} if isinstance(network, SegFace) else {}
+    write_weights(weights, network.state_dict(), described, header, COMMAND)
     return weights
 
 
@@ -186,51 +172,3 @@ def _order(recipe: Recipe, step: int, batch_size: int) -> NDArray[np.int64]:
     return np.random.default_rng([recipe.seed, passed]).permutation(recipe.images)[
         place * batch_size : (place + 1) * batch_size
     ]
-
-
-def _save(
-    path: Path, described: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer,
-    schedule: OneCycleLR, step: int,
-) -> None:  # fmt: skip
-    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    content = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
-    torch.save(
-        {"described": described, "step": step, **{key: part.state_dict() for key, part in parts.items()}}, content
-    )
-    write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
-
-
-def _restore(
-    path: Path, described: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, schedule: OneCycleLR
-) -> int:
-    """Load the saved state. Returns the steps already done, 0 without a state."""
-    if not path.exists():
-        return 0
-    try:
-        check_regular(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly every type on damaged bytes
-        refuse_shortage(error, path)
-        raise OrsanetError(f"{path}: damaged ({type(error).__name__}); remove it to train from the start") from error
-    if state["described"] != described:
-        raise OrsanetError(f"{path}: a training with other settings; choose another --out, or remove it")
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return int(state["step"])
-
-
-def _export(path: Path, network: nn.Module, described: dict[str, Any]) -> None:
-    """Write the weights, floating-point tensors as fp16.
-
-    The header has the training settings, and the sizes if the network is a segmenter.
-    """
-    tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    header = {TRAINING_KEY: json.dumps(described)}
-    if isinstance(network, SegFace):
-        header[ARCHITECTURE_KEY] = network.config.model_dump_json()
-    _check_weights(path)
-    write_whole(path, lambda temporary: temporary.write_bytes(safetensors.torch.save(tensors, metadata=header)))

@@ -1,5 +1,7 @@
 """A folder of synthetic faces: pictures, table of samples, and descriptor for `load_manifest`.
 
+The label is the expression (`write_dataset`) or the person (`write_people`).
+
     OUT/images/00000.jpg …   OUT/samples.csv   OUT/faces.toml   and optionally OUT/truth.npz
 
 The descriptor has the seed and the number of pictures. It gets its name last: a folder with it is
@@ -11,9 +13,9 @@ import csv
 import io
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,14 +29,15 @@ from orsanet_cache.durable import is_temporary, write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import entries, held
 from orsanet_cache.synthetic.expression import CLASSES
-from orsanet_cache.synthetic.picture import SyntheticFace, draw
-from orsanet_cache.synthetic.plan import LANES, Plan, plan
+from orsanet_cache.synthetic.picture import SyntheticFace, draw_planned
+from orsanet_cache.synthetic.plan import LANES, Plan, person_plan, plan
 
 DESCRIPTOR, TABLE, TRUTH, IMAGES = "faces.toml", "samples.csv", "truth.npz", "images"
 BEGUN = "faces.toml.begun"  # the descriptor's name until everything else is complete
 # Raise it with every change of a written byte, so that older folders are distinguished.
 GENERATOR_VERSION = 2
 MIN_IMAGES = 20  # fewer leave a split empty: of every ten people the fifth is the first of valid
+MIN_PEOPLE = 20  # fewer leave the split of unseen people with one person
 _CHUNK = 16
 _MAX_PROCESSES = 16  # each loads numpy and OpenCV, about 100 MB
 
@@ -70,9 +73,37 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
     if images < MIN_IMAGES:
         raise OrsanetError(f"{images} images leave a split empty; draw at least {MIN_IMAGES}")
     plans = [plan(seed, index) for index in range(images)]
-    splits = {split: sum(planned.split == split for planned in plans) for split in dict.fromkeys(LANES)}
-    descriptor = _descriptor(seed, images)
-    summary = DemoSummary(out / DESCRIPTOR, splits, len({planned.identity for planned in plans}), drawn=False)
+    return _write(out, seed, plans, _descriptor(seed, images), _table(plans), truth, processes)
+
+
+def write_people(out: Path, seed: int, people: int, pictures: int, processes: int | None = None) -> DemoSummary:
+    """Draw pictures of many people, whose label is the person: for `orsanet-train pretrain`.
+
+    The table has no expressions. Folder and errors are those of `write_dataset`.
+
+    Args:
+        out: The data set's folder.
+        seed: Seed of the generator.
+        people: Number of people, at least MIN_PEOPLE.
+        pictures: Pictures of each person, at least 2.
+        processes: Number of processes; None means one per core.
+    """
+    if people < MIN_PEOPLE or pictures < 2:
+        raise OrsanetError(
+            f"{people} people with {pictures} pictures each: draw at least {MIN_PEOPLE} people and 2 pictures of each"
+        )
+    plans = [person_plan(seed, index, pictures) for index in range(people * pictures)]
+    descriptor = _people_descriptor(seed, people, pictures)
+    return _write(out, seed, plans, descriptor, _people_table(plans), False, processes)
+
+
+def _write(
+    out: Path, seed: int, plans: list[Plan], descriptor: str, table: str, truth: bool, processes: int | None
+) -> DemoSummary:
+    images = len(plans)
+    splits = dict.fromkeys(split for split in LANES if any(planned.split == split for planned in plans))
+    counts = {split: sum(planned.split == split for planned in plans) for split in splits}
+    summary = DemoSummary(out / DESCRIPTOR, counts, len({planned.identity for planned in plans}), drawn=False)
     if _complete(out, descriptor) and (not truth or (out / TRUTH).is_file()):
         return summary
     with held(out):
@@ -83,7 +114,7 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
                 (out / IMAGES).mkdir(exist_ok=True)
             kept: list[SyntheticFace] = []
             with tqdm(total=images, unit="img", desc="draw", smoothing=0.05) as progress:
-                for index, face in enumerate(_drawn(seed, images, processes)):
+                for index, face in enumerate(_drawn(seed, plans, processes)):
                     if not complete:
                         (out / image_name(index)).write_bytes(face.jpeg)
                     if truth:
@@ -92,12 +123,11 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
             if truth:
                 write_whole(out / TRUTH, partial(_write_truth, kept))
             if not complete:
-                table = _table(plans)
                 write_whole(out / TABLE, lambda path: path.write_text(table, encoding="utf-8"))
                 (out / BEGUN).replace(out / DESCRIPTOR)
         except OSError as error:
             raise OrsanetError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
-    return DemoSummary(summary.manifest, splits, summary.people, drawn=True)
+    return replace(summary, drawn=True)
 
 
 def _write_truth(faces: list[SyntheticFace], path: Path) -> None:
@@ -111,12 +141,22 @@ def _write_truth(faces: list[SyntheticFace], path: Path) -> None:
 
 
 def _table(plans: list[Plan]) -> str:
+    return _csv(
+        ("image", "label", "split", "tags", "identity"),
+        ((image_name(one.index), one.label, one.split, ";".join(one.tags), one.identity) for one in plans),
+    )
+
+
+def _people_table(plans: list[Plan]) -> str:
+    return _csv(
+        ("image", "label", "split", "tags"),
+        ((image_name(one.index), _person_name(one.identity), one.split, ";".join(one.tags)) for one in plans),
+    )
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     table = io.StringIO(newline="")
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["image", "label", "split", "tags", "identity"])
-    for planned in plans:
-        tags = ";".join(planned.tags)
-        rows.writerow([image_name(planned.index), planned.label, planned.split, tags, planned.identity])
+    csv.writer(table, lineterminator="\n").writerows([columns, *rows])
     return table.getvalue()
 
 
@@ -127,7 +167,25 @@ def _descriptor(seed: int, images: int) -> str:
         "samples": TABLE,
         "splits": ["train", "valid", "test"],
     }
-    comment = f"# Synthetic faces: seed {seed}, {images} images, generator {GENERATOR_VERSION}. Anyone may use them for anything.\n"
+    return _described(f"seed {seed}, {images} images", fields)
+
+
+def _people_descriptor(seed: int, people: int, pictures: int) -> str:
+    fields = {
+        "name": f"demo-people-{seed}",
+        "classes": [_person_name(number) for number in range(people)],
+        "samples": TABLE,
+        "splits": ["train", "valid"],
+    }
+    return _described(f"seed {seed}, {people} people with {pictures} images each", fields)
+
+
+def _person_name(identity: int) -> str:
+    return f"person-{identity:05d}"
+
+
+def _described(what: str, fields: dict[str, object]) -> str:
+    comment = f"# Synthetic faces: {what}, generator {GENERATOR_VERSION}. Anyone may use them for anything.\n"
     return comment + tomli_w.dumps(fields)
 
 
@@ -156,15 +214,15 @@ def _complete(out: Path, descriptor: str) -> bool:
     return False
 
 
-def _drawn(seed: int, images: int, processes: int | None) -> Iterator[SyntheticFace]:
+def _drawn(seed: int, plans: list[Plan], processes: int | None) -> Iterator[SyntheticFace]:
     """Yield the pictures in order, drawn by one process or several."""
-    workers = min(processes or len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-images // _CHUNK))
+    workers = min(processes or len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-len(plans) // _CHUNK))
     if workers <= 1:
-        yield from (draw(seed, index) for index in range(images))
+        yield from (draw_planned(seed, planned) for planned in plans)
         return
     # Spawned, because a fork of a process with running threads (OpenCV's, torch's) may deadlock.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        yield from pool.map(partial(draw, seed), range(images), chunksize=_CHUNK)
+        yield from pool.map(partial(draw_planned, seed), plans, chunksize=_CHUNK)
 
 
 def _one_thread() -> None:

@@ -5,7 +5,7 @@ plan → person, expression, light → head → occluders → pose → backgroun
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -19,7 +19,7 @@ from orsanet_cache.synthetic.expression import draw_expression
 from orsanet_cache.synthetic.identity import draw_identity
 from orsanet_cache.synthetic.light import Light, draw_light
 from orsanet_cache.synthetic.occluders import HELD, TAGS, WORN
-from orsanet_cache.synthetic.plan import plan, stream, tags_of
+from orsanet_cache.synthetic.plan import Plan, plan, stream, tags_of
 from orsanet_cache.synthetic.pose import Pose, draw_pose, project, sampled, sampling
 from orsanet_cache.synthetic.render import Head, paint_head
 
@@ -51,7 +51,14 @@ def draw(seed: int, index: int, occluders: Sequence[str] | None = None) -> Synth
     `occluders` replaces the planned occluders: () draws the same face without any.
     """
     planned = plan(seed, index)
-    hidden_by = planned.occluders if occluders is None else tuple(tag for tag in TAGS if tag in occluders)
+    if occluders is not None:
+        planned = replace(planned, occluders=tuple(tag for tag in TAGS if tag in occluders))
+    return draw_planned(seed, planned)
+
+
+def draw_planned(seed: int, planned: Plan) -> SyntheticFace:
+    """Draw the planned picture of a seed; the result is a pure function of both."""
+    index, hidden_by = planned.index, planned.occluders
     identity = draw_identity(stream(seed, "identity", planned.identity))
     expression = draw_expression(stream(seed, "expression", index), planned.label, identity)
     light = draw_light(stream(seed, "light", index))

@@ -3,6 +3,8 @@
 Persons are distributed over ten lanes: seven train, one valid, two test. So no person is in two
 splits. In each lane every hundred pictures have exactly PER_HUNDRED pictures of each class, in a
 seeded order. So each split of every thousand pictures has exactly these proportions.
+
+`person_plan` is the plan of another kind of data set: many pictures of each person.
 """
 
 from dataclasses import dataclass
@@ -70,6 +72,18 @@ def plan(seed: int, index: int) -> Plan:
     split = LANES[lane]
     label = _labels(seed, lane, hundred)[place]
     return Plan(index, identity, split, label, _occluders(stream(seed, "occluders", index), OCCLUDED_SHARE[split]))
+
+
+def person_plan(seed: int, index: int, pictures: int) -> Plan:
+    """Return the plan of picture `index` where every person has `pictures` pictures.
+
+    For telling people apart: any expression is equally likely, and the people of the split `valid`,
+    every tenth, are not in `train`. Both splits are occluded as training faces are.
+    """
+    identity = index // pictures
+    split = "valid" if LANES[identity % len(LANES)] == "valid" else "train"
+    label = tuple(PER_HUNDRED)[stream(seed, "labels", index).integers(len(PER_HUNDRED))]
+    return Plan(index, identity, split, label, _occluders(stream(seed, "occluders", index), OCCLUDED_SHARE["train"]))
 
 
 @lru_cache(maxsize=64)

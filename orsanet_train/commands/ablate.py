@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     "--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas; each trains every variant once."
 )
 @click.option("--splits", default="test,test:occluded", show_default=True, help="Splits to report, as for `evaluate`.")
-@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
+@click.option(
+    "--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo."
+)
 @click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option
@@ -48,8 +50,8 @@ def ablate(
     """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
-    from orsanet_cache.frozen.loading import read_weights
     from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.model.orsanet import read_backbone
     from orsanet_train.run.ablate import ablate as ablate_store
     from orsanet_train.run.ablate import write_summary
     from orsanet_train.run.seeds import parse_seeds
@@ -62,7 +64,7 @@ def ablate(
         variants=None if variants is None else [name.strip() for name in variants.split(",")],
         landmark_store=None if landmark_store is None else PriorStore.open(landmark_store),
         seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
-        ir50=None if ir50 is None else read_weights(ir50), device=choose_device(device), resident=resident,
+        ir50=None if ir50 is None else read_backbone(ir50), device=choose_device(device), resident=resident,
     ):  # fmt: skip
         click.echo(name, err=True)
     click.echo(write_summary(out))

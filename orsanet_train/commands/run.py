@@ -31,7 +31,9 @@ CHOSEN_ON_TEST = (
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. epochs=3 or precision=fast."
 )
 @click.option("--out", required=True, type=FILE, help="The run folder to write.")
-@click.option("--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do.")
+@click.option(
+    "--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo."
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --out, to the same result as without interruption.")
 @click.option("--seeds", help="Seeds, separated by commas: one run per seed in --out/seed-N; prints mean and spread.")
 @click.option("--fast-dev-run", is_flag=True, help="Test the whole run on a few batches, and leave no files behind.")
@@ -63,12 +65,12 @@ def run(
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
     from orsanet_cache.errors import OrsanetError
-    from orsanet_cache.frozen.loading import read_weights
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.drawing import plots
     from orsanet_train.engine.distributed import process_group
     from orsanet_train.evaluation.statistics import spread
     from orsanet_train.feed.residence import memory_advice
+    from orsanet_train.model.orsanet import read_backbone
     from orsanet_train.run import watch
     from orsanet_train.run.folder import held_by_main
     from orsanet_train.run.seeds import parse_seeds, train_seeds
@@ -99,7 +101,7 @@ def run(
         if config.selection_split == "test":
             echo(CHOSEN_ON_TEST, err=True)
         start = partial(
-            train, manifest=loaded, store=opened, device=chosen_device, ir50=None if ir50 is None else read_weights(ir50),
+            train, manifest=loaded, store=opened, device=chosen_device, ir50=None if ir50 is None else read_backbone(ir50),
             resident=resident, compiled=compiled, frozen_weights=(segmenter, landmarks), ranks=ranks,
         )  # fmt: skip
         if fast_dev_run:

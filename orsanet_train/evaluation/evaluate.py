@@ -1,6 +1,7 @@
 """A checkpoint and a store -> predictions, one row per image and view, and metrics of groups.
 
-groups ─▶ (split, view) ─ model, once ─▶ predictions, features ─▶ of each group: metrics ─▶ evaluation folder (predictions.py)
+groups ─▶ (split, view) ─ model, once ─▶ predictions, features ─┬▶ of each group: metrics ─▶ evaluation folder (predictions.py)
+                      landmarks ─ linear model (landmark_model.py) ┘
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import HELD_OUT
 from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.evaluation.groups import Group, all_groups
+from orsanet_train.evaluation.landmark_model import NAME, LandmarkModel, NotFitted, fit_landmark_model
 from orsanet_train.evaluation.metrics import GroupReport, group_report
 from orsanet_train.evaluation.predictions import FOLDER, Evaluation, labels_of, predictions_table, probability_columns
 from orsanet_train.feed.feed import Feed
@@ -95,8 +97,9 @@ def _evaluated(
         for key in dict.fromkeys((group.split, group.view) for group in chosen)
     }
 
+    landmark_model, why_not = _landmark_model(manifest, store, identity)
     model = model.to(device)
-    tables, features = [], []
+    tables, features, by_landmarks = [], [], []
     with tqdm(total=sum(len(split.rows) for split in splits.values()), unit="img", desc="evaluate") as progress:
         for (name, view), split in splits.items():
             feed = Feed(store, split, identity.model, device, "stream" if resident == "auto" else resident)
@@ -104,6 +107,8 @@ def _evaluated(
             table = predictions_table(split.samples, split.labels, outputs.probabilities, manifest.classes, name, view)
             tables.append(table)
             features.append(outputs.features)
+            if landmark_model is not None:
+                by_landmarks.append(landmark_model.predict(store, split, view))
     table = pd.concat(tables, ignore_index=True)
     labels = labels_of(table, manifest.classes)
     probabilities = table[probability_columns(manifest.classes)].to_numpy()
@@ -119,15 +124,28 @@ def _evaluated(
                 chose_checkpoint=chose > 0, trained_on=trained > 0,
                 chose_images=None if identity.images is None else chose,
                 trained_images=None if identity.images is None else trained,
+                baselines=()
+                if landmark_model is None
+                else (landmark_model.baseline(np.concatenate(by_landmarks)[rows]),),
             )
         )  # fmt: skip
-    notes += [*_notes(reports, splits, identity)]
+    notes += [*_notes(reports, splits, identity), *why_not]
     return Evaluation(
         identity.model_copy(update={"images": None}), weights.name, manifest.name, str(store.path.absolute()),
         {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits},
         tuple(notes), tuple(reports), table, np.concatenate(features),
         datetime.now(UTC).isoformat(timespec="seconds"), {package: version(package) for package in PACKAGES},
     )  # fmt: skip
+
+
+def _landmark_model(
+    manifest: Manifest, store: PriorStore, identity: Identity
+) -> tuple[LandmarkModel | None, tuple[str, ...]]:
+    """The baseline that is fitted to the training images, or a note why there is none."""
+    try:
+        return fit_landmark_model(manifest, store, identity), ()
+    except NotFitted as reason:
+        return None, (f"no {NAME} is fitted beside the run: {reason}",)
 
 
 def _known(
@@ -144,7 +162,7 @@ def _known(
         chose = images if here and part.name == identity.selection_split else 0
     else:
         digests = image_digests(store, part)
-        trained, chose = identity.images.trained_on(digests), identity.images.chosen_by(digests)
+        trained, chose = int(identity.images.trained(digests).sum()), int(identity.images.chose(digests).sum())
     return trained, 0 if identity.selection == "last" else chose
 
 

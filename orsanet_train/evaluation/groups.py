@@ -64,5 +64,5 @@ def _is_training_split(manifest: Manifest, store: PriorStore, split: str, identi
         rows = [row for row, image in enumerate(store.sample_ids(split)) if image in wanted]
         if rows:  # a split that the store lacks is refused when it is read
             digests = store.sealed(split, CLEAN).image_sha256[rows]
-            return 2 * identity.images.trained_on(digests) > len(rows)
+            return 2 * int(identity.images.trained(digests).sum()) > len(rows)
     return split == identity.train_split and manifest.name == identity.data_set

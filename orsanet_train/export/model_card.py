@@ -25,7 +25,7 @@ from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.model.checkpoint import Identity, how_chosen
-from orsanet_train.model.frozen import is_demo
+from orsanet_train.model.frozen import demo_backbone_digest, is_demo
 from orsanet_train.report.text import between, markdown_text, percent
 
 CARD = "MODEL_CARD.md"
@@ -200,6 +200,8 @@ def licences(identity: Identity) -> list[str]:
         lines.append(
             f"{start.network}: trained by the checkpoint's authors from face-recognition weights; licence of those weights: {start.licence}"
         )
+    elif identity.ir50_sha256 == demo_backbone_digest():
+        lines.append(f"{start.network}: trained from the demo weights shipped with orsanet, free for any use")
     elif identity.ir50_sha256 is not None:
         lines.append(
             f"{start.network}: trained from weights given with --ir50; licence of the published weights: {start.licence}"

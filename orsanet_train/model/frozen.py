@@ -20,6 +20,7 @@ from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.weights.networks import NAMES, in_weights_folder, network_with_digest
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
+from orsanet_train.model.orsanet import backbone_weights, read_backbone
 
 
 def frozen_priors(
@@ -83,3 +84,9 @@ def _places(part: NetworkName, run_folder: Path, identity: Identity) -> Iterator
 def _demo_digest(part: NetworkName) -> str:
     load = load_segmenter if part == "segmenter" else load_landmark_network
     return tensors_digest(load(weights_path(DEMO, part)).state_dict())
+
+
+@cache
+def demo_backbone_digest() -> str:
+    """The digest that a run from the shipped backbone has in its weights' header."""
+    return tensors_digest(backbone_weights(read_backbone(DEMO)).tensors)

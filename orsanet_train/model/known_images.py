@@ -54,13 +54,13 @@ class KnownImages(BaseModel):
         """From the SHA-256 of the image files, arrays of uint8 [N, 32]."""
         return cls(training=_encoded(training), selection=_encoded(selection))
 
-    def trained_on(self, digests: NDArray[np.uint8]) -> int:
-        """How many of the images with these digests, [N, 32], the run trained on."""
-        return int(np.isin(_kept(digests), _decoded(self.training)).sum())
+    def trained(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of the images with these digests, [N, 32], the run trained on."""
+        return np.isin(_kept(digests), _decoded(self.training))
 
-    def chosen_by(self, digests: NDArray[np.uint8]) -> int:
-        """How many of the images with these digests, [N, 32], chose the run's best epoch."""
-        return int(np.isin(_kept(digests), _decoded(self.selection)).sum())
+    def chose(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of the images with these digests, [N, 32], chose the run's best epoch."""
+        return np.isin(_kept(digests), _decoded(self.selection))
 
     @property
     def sha256(self) -> str:

@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from orsanet_cache.frozen.loading import Weights
+from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
+from orsanet_cache.frozen.shipped import TRAINING_KEY, weights_path
+from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.reading import json_of
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_train.config import ModelConfig
 from orsanet_train.model.fusion import MCM, SSGM
@@ -176,6 +180,28 @@ def trainable_weights(weights: Weights) -> Weights:
 def backbone_weights(weights: Weights) -> Weights:
     """The tensors of IR50's own weights file, without the output layer."""
     return _kept(weights, lambda name: not f"ir_back.{name}".startswith(UNUSED_PREFIXES))
+
+
+def read_backbone(path: StrPath) -> Weights:
+    """Read IR50's weights: published ones, those of `orsanet-train pretrain`, or `demo`, the shipped ones."""
+    return read_weights(weights_path(as_path(path, "ir50"), "backbone"))
+
+
+def load_backbone(model: ORSANet, weights: Weights, config: ModelConfig) -> None:
+    """Put IR50's weights into the model's backbone, in place.
+
+    Raises OrsanetError for weights of another size, and for others than IR50's.
+    """
+    if TRAINING_KEY in weights.metadata:
+        trained = json_of(weights.metadata[TRAINING_KEY].encode())
+        sizes = [trained.get("channels"), trained.get("units")] if isinstance(trained, dict) else None
+        ours = [list(config.backbone_channels), list(config.backbone_units)]
+        if sizes != ours:
+            raise OrsanetError(
+                f"{weights.path}: a backbone with channels and units {sizes}, the configuration has {ours}; "
+                "choose the preset that it was trained for (the demo's backbone: small or demo), or train one with `orsanet-train pretrain`"
+            )
+    load_strictly(model.ir_back, backbone_weights(weights))
 
 
 def _kept(weights: Weights, keep: Callable[[str], bool]) -> Weights:

@@ -86,7 +86,7 @@ def ablate(
         device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
         landmark_store: a store of the same images whose recipe differs from the store's only in
             landmarks.input. It adds the variant of that input.
-        ir50: initial weights of every run's backbone, or their file; None: random weights.
+        ir50: initial weights of every run's backbone, their file, or demo; None: random weights.
         resident: where the data is kept: "auto", "device", "host" or "stream".
 
     Raises OrsanetError for a variant that does not exist or has no store, for runs or tables in

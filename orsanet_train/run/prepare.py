@@ -17,7 +17,7 @@ from torch import nn
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.loading import Weights, load_strictly, tensors_digest
+from orsanet_cache.frozen.loading import Weights, tensors_digest
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks
@@ -29,7 +29,7 @@ from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, selection_split, training_split
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.known_images import KnownImages
-from orsanet_train.model.orsanet import backbone_weights
+from orsanet_train.model.orsanet import backbone_weights, load_backbone
 from orsanet_train.run.folder import IMAGE_FILES, check_folder
 from orsanet_train.run.state import TrainingState, load_state
 
@@ -89,7 +89,7 @@ def prepare(
     torch.manual_seed(config.seed)
     model = identity.build()
     if ir50 is not None:
-        load_strictly(model.ir_back, backbone_weights(ir50))
+        load_backbone(model, ir50, config.model)
     data = {
         "classes": list(manifest.classes),
         "store": store.recipe,

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.loading import Weights, read_weights
+from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
@@ -30,6 +30,7 @@ from orsanet_train.evaluation.baselines import COMMONEST, commonest_class
 from orsanet_train.evaluation.statistics import share_interval
 from orsanet_train.feed.residence import Resident
 from orsanet_train.model.checkpoint import load_weights
+from orsanet_train.model.orsanet import read_backbone
 from orsanet_train.run.folder import begin_folder, held_by_main, record_versions
 from orsanet_train.run.loop import Loop
 from orsanet_train.run.prepare import prepare
@@ -98,7 +99,7 @@ def train(
         store: an opened store or its path.
         out: the run folder.
         device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
-        ir50: initial weights of the backbone, or their file; None: random weights.
+        ir50: initial weights of the backbone, their file, or demo; None: random weights.
         resume: whether to resume the run in `out`.
         resident: where the data is kept: "auto", "device", "host" or "stream". The results are the
             same.
@@ -117,7 +118,7 @@ def train(
         raise OrsanetError(f"images {images!r}: give 1 or more, or None for all images")
     manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
     if ir50 is not None and not isinstance(ir50, Weights):
-        ir50 = read_weights(ir50)
+        ir50 = read_backbone(ir50)
     with held_by_main(out, ranks):
         return _train(
             config, manifest, store, out,

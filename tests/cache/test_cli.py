@@ -74,6 +74,7 @@ COMMANDS = [
     "weights",
     "bench",
     "demo-faces",
+    "demo-people",
     "demo-train",
     "demo-quality",
 ]

@@ -200,7 +200,9 @@ def test_complexity_prints_both_totals() -> None:
     assert "47,441,447" in result.stdout
 
 
-@pytest.mark.parametrize("subcommand", [[], ["run"], ["evaluate"], ["report"], ["compare"], ["complexity"]])
+@pytest.mark.parametrize(
+    "subcommand", [[], ["pretrain"], ["run"], ["evaluate"], ["report"], ["compare"], ["complexity"]]
+)
 def test_help_is_instant(subcommand: list[str]) -> None:
     best = 9.0
     for _ in range(5):  # the machine may be busy: the fastest of five is what the command needs

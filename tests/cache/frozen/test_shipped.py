@@ -18,10 +18,23 @@ from safetensors.numpy import save_file
 
 import orsanet_cache
 from orsanet_cache import OrsanetError
-from orsanet_cache.commands.demo import demo_faces, demo_quality, demo_train
+from orsanet_cache.commands.demo import PEOPLE, PICTURES, demo_faces, demo_people, demo_quality, demo_train
 from orsanet_cache.demo.training import SEGMENTER, Recipe
 from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
-from orsanet_cache.frozen.shipped import CARD, DEMO, TRAINING_KEY, WEIGHTS, NetworkName, card, weights_path, write_card
+from orsanet_cache.frozen.shipped import (
+    BACKBONE,
+    BACKBONE_CARD,
+    CARD,
+    DEMO,
+    TRAINING_KEY,
+    WEIGHTS,
+    NetworkName,
+    backbone_card,
+    card,
+    weights_path,
+    write_backbone_card,
+    write_card,
+)
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION
 
@@ -62,6 +75,13 @@ def test_the_word_demo_is_the_shipped_file_that_the_card_names(network: NetworkN
     assert card()[network]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_the_demo_backbone_is_the_shipped_file_that_its_card_names() -> None:
+    path = weights_path(DEMO, "backbone")
+    assert path == PACKAGE / "frozen" / "shipped_weights" / BACKBONE
+    assert backbone_card()["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weights_path(Path("mine.pth"), "backbone") == Path("mine.pth")
+
+
 @pytest.fixture(scope="module")
 def package_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose `orsanet_cache` comes before the installed one."""
@@ -74,6 +94,7 @@ def test_a_copied_package_finds_its_own_weights(package_copy: Path) -> None:
     folder = package_copy / "orsanet_cache" / "frozen" / "shipped_weights"
     for network in NETWORKS:
         assert ask(package_copy, network) == f"found {folder / WEIGHTS[network]}\n"
+    assert ask(package_copy, "backbone") == f"found {folder / BACKBONE}\n"
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -100,9 +121,22 @@ def test_damaged_weights_are_refused(package_copy: Path, network: NetworkName, d
     assert "install the package again" in said
 
 
+@pytest.mark.parametrize("damaged", [BACKBONE, BACKBONE_CARD])
+def test_a_damaged_backbone_or_card_is_refused(package_copy: Path, damaged: str) -> None:
+    file = package_copy / "orsanet_cache" / "frozen" / "shipped_weights" / damaged
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]) if damaged == BACKBONE else b"sha256 = ")
+        said = ask(package_copy, "backbone")
+    finally:
+        file.write_bytes(kept)
+    assert said.startswith(f"refused {file}")
+    assert "install the package again" in said
+
+
 def test_the_shipped_files_are_small_and_strictly_the_networks() -> None:
     paths = {network: weights_path(DEMO, network) for network in NETWORKS}
-    assert sum(path.stat().st_size for path in paths.values()) <= 5_000_000
+    assert sum(path.stat().st_size for path in (*paths.values(), weights_path(DEMO, "backbone"))) <= 5_000_000
     assert load_segmenter(paths["segmenter"]).config == SEGMENTER
     assert not load_landmark_network(paths["landmarks"]).training
     for path in paths.values():
@@ -132,17 +166,31 @@ def test_the_card_tells_training_and_quality() -> None:
         assert 0 < group["landmark_error_visible"] <= group["landmark_error"]
 
 
+def test_the_backbones_card_tells_training_and_quality() -> None:
+    content = backbone_card()
+    with safetensors.safe_open(weights_path(DEMO, "backbone"), framework="numpy") as file:
+        assert content["training"] == json.loads(file.metadata()[TRAINING_KEY])
+        types = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    assert {kind for kind in types if kind.kind == "f"} == {np.dtype(np.float16)}
+    training, quality = content["training"], content["quality"]
+    assert training["data_set"] == f"demo-people-{default_of(demo_people, 'seed')}"
+    assert training["people"] + quality["people"] == PEOPLE
+    assert training["pictures"] + quality["pictures"] == PEOPLE * PICTURES
+    assert quality["by_chance"] < 0.1 < quality["rank_one"] <= 1
+
+
 def default_of(command: click.Command, option: str) -> object:
     return next(parameter.default for parameter in command.params if parameter.name == option)
 
 
-def test_training_quality_and_data_set_have_three_seeds() -> None:
+def test_trainings_quality_and_data_set_have_seeds_of_their_own() -> None:
     content = card()
     trained = {content[network]["training"]["seed"] for network in NETWORKS}
     assert trained == {default_of(demo_train, "seed")} == {Recipe().seed}
     assert content["quality"]["seed"] == default_of(demo_quality, "seed")
     assert default_of(demo_faces, "seed") == 0
-    assert len({0, *trained, content["quality"]["seed"]}) == 3
+    others = default_of(demo_people, "seed")  # of the backbone's people
+    assert len({0, *trained, content["quality"]["seed"], others}) == 4
 
 
 plain = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8))
@@ -166,6 +214,21 @@ def test_a_card_comes_back_as_it_was_written(
         assert content[network]["sha256"] == hashlib.sha256((folder / file_name).read_bytes()).hexdigest()
     write_card(folder, quality)
     assert (folder / CARD).read_bytes() == text
+
+
+def test_a_backbones_card_replaces_no_other_file_and_comes_back_as_written(tmp_path: Path) -> None:
+    header = {TRAINING_KEY: json.dumps({"seed": 0, "channels": [8, 16, 32]})}
+    save_file({"weight": np.full(3, 1, np.float16)}, tmp_path / BACKBONE, metadata=header)
+    write_backbone_card(tmp_path, {"rank_one": 0.5})
+    content = tomllib.loads((tmp_path / BACKBONE_CARD).read_text())
+    assert content == {
+        "sha256": hashlib.sha256((tmp_path / BACKBONE).read_bytes()).hexdigest(),
+        "training": {"seed": 0, "channels": [8, 16, 32]},
+        "quality": {"rank_one": 0.5},
+    }
+    (tmp_path / BACKBONE_CARD).write_text("mine")
+    with pytest.raises(OrsanetError, match="is not a card of `orsanet-train pretrain`, so it was not replaced"):
+        write_backbone_card(tmp_path, {})
 
 
 def test_weights_that_do_not_say_how_they_were_trained_get_no_card(tmp_path: Path) -> None:

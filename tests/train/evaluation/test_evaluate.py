@@ -21,8 +21,10 @@ from orsanet_cache.outputs import output_folder
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.groups import Group
+from orsanet_train.evaluation.landmark_model import fit_landmark_model
 from orsanet_train.evaluation.predictions import FOLDER, Evaluation
 from orsanet_train.evaluation.tables import known_text
+from orsanet_train.feed.split import join
 from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
 
@@ -76,6 +78,44 @@ def test_metrics_and_predictions_say_the_same(world, run: Path, tmp_path: Path) 
     assert list(shares.columns) == ["p_anger", "p_happiness", "p_neutral"]
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)  # float32 softmax, printed in full
     assert (shares.idxmax(axis=1).str.removeprefix("p_") == predictions["predicted"]).all()
+
+
+def test_the_linear_model_on_landmarks_stands_beside_the_run(
+    world, run: Path, erased: PriorStore, tmp_path: Path
+) -> None:
+    groups = ["valid", "test", "test:occluded", "test@erase-20"]
+    evaluation = evaluate(
+        run / "best.safetensors", world.load_manifest(), erased, tmp_path, groups=groups, device=CPU
+    )  # fmt: skip
+    again = Evaluation.read(tmp_path)
+    _, identity = load_weights(run / "best.safetensors")
+    model = fit_landmark_model(world.load_manifest(), erased, identity)
+    for name, tag, view in (
+        ("test", None, "clean"),
+        ("test:occluded", "occluded", "clean"),
+        ("test@erase-20", None, "erase-20"),
+    ):
+        part = join(world.load_manifest(), erased, "test", [view], tag)
+        report = evaluation.group(name)
+        assert report is not None
+        commonest, landmarks = report.baselines or ()
+        assert commonest.name == "commonest class"
+        assert (landmarks.name, landmarks.meaning) == ("linear model on landmarks", model.meaning)
+        assert landmarks.accuracy == float((model.predict(erased, part, view) == part.labels).mean())
+        assert again.group(name) == report
+
+
+def test_a_set_without_training_images_is_evaluated_with_a_note_instead_of_the_linear_model(
+    world, run: Path, tmp_path: Path
+) -> None:
+    manifest = world.load_manifest()
+    tested = Manifest(manifest.name, manifest.classes, manifest.root, manifest.split("test"))
+    evaluation = evaluate(run / "best.safetensors", tested, world.open_store(), tmp_path, device=CPU)
+    assert (
+        "no linear model on landmarks is fitted beside the run: manifest 'small' has no split 'train'"
+        in evaluation.notes
+    )
+    assert all([one.name for one in report.baselines or ()] == ["commonest class"] for report in evaluation.groups)
 
 
 def test_predictions_do_not_depend_on_the_row_order_of_the_manifest(world, run: Path, tmp_path: Path) -> None:

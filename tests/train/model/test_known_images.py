@@ -16,11 +16,11 @@ def test_the_images_of_a_run_are_counted_and_no_others() -> None:
     training, selection, others = digests(50, 0), digests(20, 1), digests(30, 2)
     known = KnownImages.of([training, training], [selection])
     mixed = np.concatenate([others, training[:7], selection[:3]])
-    assert (known.trained_on(mixed), known.chosen_by(mixed)) == (7, 3)
-    assert (known.trained_on(training), known.chosen_by(training)) == (50, 0)
-    assert known.trained_on(digests(0, 0)) == 0
+    assert (known.trained(mixed).sum(), known.chose(mixed).sum()) == (7, 3)
+    assert (known.trained(training).sum(), known.chose(training).sum()) == (50, 0)
+    assert known.trained(digests(0, 0)).sum() == 0
     twice = np.concatenate([training[:2], training[:2]])
-    assert known.trained_on(twice) == 4  # every image of the group counts
+    assert known.trained(twice).sum() == 4  # every image of the group counts
 
 
 def test_the_same_images_are_the_same_whatever_their_order() -> None:

@@ -1,0 +1,1 @@
+"""The backbone before a run: trained to tell people apart, as the published backbone was."""
