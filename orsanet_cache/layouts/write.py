@@ -55,9 +55,11 @@ def _taken(path: Path) -> OrsanetError:
 def _table(data: DataSet) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("image", "label", "split", "tags"))
+    table.writerow(("image", "label", "split", "tags", *(["person"] if data.persons else [])))
     for sample in data.samples:
-        cells = sample.image, data.classes[sample.label], sample.split, ";".join(sorted(sample.tags))
+        cells = [sample.image, data.classes[sample.label], sample.split, ";".join(sorted(sample.tags))]
+        if data.persons:
+            cells.append(data.persons[sample.image])
         table.writerow(map(marked, cells))
     try:
         return text.getvalue().encode()
