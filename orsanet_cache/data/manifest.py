@@ -90,6 +90,9 @@ class Manifest:
             raise OrsanetError(f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}")
         return chosen
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", as_path(self.root, "root"))  # text is a path wherever users give one
+
     def path(self, sample: Sample) -> Path:
         """The sample's file, as its name is spelt on the disk. It may be a link."""
         return on_disk(self.root, sample.image)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.faces import opencv_errors_only
-from orsanet_cache.data.files import lying_outside, walk
+from orsanet_cache.data.files import lying_outside, on_disk, walk
 from orsanet_cache.data.images import MAX_PIXELS, too_many_pixels
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.shortage import refuse_shortage
@@ -60,6 +60,7 @@ def find_files(given: Sequence[Path]) -> Found:
     Links are followed, except those to a folder that they lie in. Raises OrsanetError if a path does
     not exist, or if no file is found.
     """
+    given = [on_disk(path.parent, path.name) for path in given]
     if missing := [str(path) for path in given if not path.exists()]:
         raise OrsanetError(f"no such file or folder; nothing was predicted:\n{listed(missing)}")
     left_out: list[Path] = []
