@@ -127,7 +127,7 @@ class ImageFiles:
         missing = f"does not exist below {self._real_root}"
         if near := near_names(self.root, image):
             what = "in how accents are written" if composed(near[0]) == composed(image) else "in upper and lower case"
-            return f"{missing}, where only {what} differ: {', '.join(map(repr, near))}"
+            return f"{missing}; what is there differs only {what}: {', '.join(map(repr, near))}"
         return missing
 
     def _real_folder(self, folder: Path) -> str:

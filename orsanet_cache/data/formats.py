@@ -25,6 +25,7 @@ _SIGNATURES = (
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"8BPS", "Photoshop"),
 )
+# Of ISO media files, the more precise names first: a file states several.
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF"}
 
 
@@ -47,7 +48,7 @@ def unread_by_content(data: bytes) -> str:
     """Return why a picture with these bytes is not read, and what to do; empty for other content."""
     kind = next((kind for signature, kind in _SIGNATURES if data.startswith(signature)), "")
     if data[4:8] == b"ftyp":
-        kind = _BRANDS.get(data[8:12], "")
+        kind = next((kind for brand, kind in _BRANDS.items() if brand in data[8:40]), "")
     if kind == "GIF":
         return "a GIF, which is not read as it may be an animation: save the frame that you mean as PNG"
     return f"a picture in the format {kind}, which is not read: save it as PNG or JPEG" if kind else ""

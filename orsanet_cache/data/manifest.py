@@ -45,6 +45,7 @@ _SPELLINGS = {
 }  # fmt: skip
 T = TypeVar("T")
 PERSON_COLUMNS = ("identity", "person", "subject")  # any of them tells who a picture shows
+MOST_LABELS = 100  # in a message that lists them all
 NAMED = 20  # names of columns, classes or splits in one message
 
 
@@ -265,7 +266,8 @@ def lacking_options(table: Path, classes: Sequence[str] | None, with_root: bool 
     there = ""
     if classes is None:
         labels = sorted({row["label"] for _, row in table_rows(table, [])})
-        there = f"; in alphabetical order its labels are {classes_option_of(labels)}" if labels else ""
+        named = classes_option_of(labels) if len(labels) <= MOST_LABELS else f"{len(labels):,} different texts"
+        there = f"; in alphabetical order its labels are {named}"
     return OrsanetError(f"{table}: a CSV alone needs {needed} (names in label order){there}")
 
 

@@ -265,7 +265,7 @@ def test_a_name_that_several_files_could_mean_is_refused_with_their_names(root: 
         (root / name).write_bytes(b"")
     said = table_refusal(root, HEADER + "\u1ed9.jpg,anger,train,\n")
     assert "does not exist" in said
-    assert f"only in how accents are written differ: {names[0]!r}, {names[1]!r}" in said
+    assert f"differs only in how accents are written: {names[0]!r}, {names[1]!r}" in said
 
 
 def test_a_class_is_found_in_the_other_form_of_its_accents(root: Path) -> None:
@@ -368,7 +368,7 @@ def test_any_samples_written_with_csv_are_read_back_equal(rows: list[tuple[Sampl
         ("device.jpg,anger,train,", ["device.jpg", "not a regular file"]),
         ("far pipe.jpg,anger,train,", ["far pipe.jpg", "not a regular file"]),
         ("dangling.jpg,anger,train,", ["dangling.jpg", "does not exist"]),
-        ("A.JPG,anger,train,", ["A.JPG", "only in upper and lower case differ: 'a.jpg'"]),
+        ("A.JPG,anger,train,", ["A.JPG", "differs only in upper and lower case: 'a.jpg'"]),
         ("loop.jpg,anger,train,", ["loop.jpg", "does not exist"]),
         ("sub,anger,train,", ["'sub'", "not a regular file"]),
         (".,anger,train,", ["'.'", "not a regular file"]),
