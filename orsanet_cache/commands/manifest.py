@@ -31,16 +31,20 @@ def _classes(_context: click.Context, _parameter: click.Parameter, value: str | 
     """a,b,c or 1=a,2=b: folder -> class name, in label order."""
     if value is None:
         return None
+    from orsanet_cache.data.files import composed
+
     classes: dict[str, str] = {}
+    folders: set[str] = set()
     names: set[str] = set()
     for part in value.split(","):
         folder, _, name = (text.strip() for text in part.partition("="))
         if not folder or ("=" in part and not name):
             raise click.BadParameter(f"{value!r} is not a list of folders in label order, as in a,b,c or 1=a,2=b,3=c")
-        if folder in classes or (name or folder) in names:
+        if composed(folder) in folders or composed(name or folder) in names:
             raise click.BadParameter(f"{part.strip()!r} is named twice")
         classes[folder] = name or folder
-        names.add(name or folder)
+        folders.add(composed(folder))
+        names.add(composed(name or folder))
     if len(classes) < 2:
         raise click.BadParameter("at least two classes are needed")
     return classes

@@ -51,8 +51,8 @@ def read_undivided(root: Path, name: str, classes: Mapping[str, str]) -> DataSet
     Raises OrsanetError for folders without a class and classes without a folder, and for a tree
     that has splits.
     """
-    top = list(_folders(root))
-    if top and not set(top) & set(map(composed, classes)) and _look_like_splits(root, top):
+    top = _folders(root)
+    if not set(top) & set(map(composed, classes)) and _look_like_splits(root, top):
         raise OrsanetError(
             f"{root}: has split folders already ({few(top)}); leave out --split, or give a folder of class folders as ROOT"
         )
@@ -66,8 +66,8 @@ def classes_to_copy(root: Path, divided: bool) -> str:
 
     `divided`: whether the caller has asked to divide the pictures, so that ROOT has no split folders.
     """
-    top = list(_folders(root))
-    splits = [] if divided or not _look_like_splits(root, top) else top
+    top = _folders(root)
+    splits = [] if divided or not _look_like_splits(root, top) else list(top.values())
     names = {folder: None for split in splits for folder in _folders(root / split)} if splits else dict.fromkeys(top)
     if not names:
         return f"{root}: no class folders; expected train/CLASS/… or CLASS/…, and --classes with their names"
@@ -179,10 +179,10 @@ def _check_classes(folder: Path, classes: Mapping[str, str], caller_chose: bool)
         raise OrsanetError(f"{folder}: {'; '.join(findings)}. {'. '.join(advice)}")
 
 
-def _look_like_splits(root: Path, folders: Sequence[str]) -> bool:
+def _look_like_splits(root: Path, folders: Mapping[str, str]) -> bool:
     """Whether the top folders are splits: by a usual name, or as a single folder of folders."""
     usual = any(usual_split(folder) in DEFAULT_SPLITS for folder in folders)
-    return usual or (len(folders) == 1 and bool(_folders(root / folders[0])))
+    return usual or (len(folders) == 1 and any(_folders(root / folder) for folder in folders.values()))
 
 
 def _folders(place: Path) -> dict[str, str]:
