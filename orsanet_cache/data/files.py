@@ -78,7 +78,7 @@ class ImageFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._real_root = os.path.realpath(root)
-        self._real_folders: dict[Path, str] = {}
+        self._real = _RealPaths()
         self._outside: dict[str, str] = {}  # image -> the file elsewhere
         self._respelt: dict[str, str] = {}  # image -> its name on disk
 
@@ -89,13 +89,12 @@ class ImageFiles:
         """
         path = on_disk(self.root, image)
         try:
-            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
             mode = os.stat(path).st_mode
         except OSError as error:
             raise ValueError(self._absence(image, path, error)) from error
         if not stat.S_ISREG(mode):
             raise ValueError("is not a regular file")
-        target = os.path.realpath(path) if is_link else os.path.join(self._real_folder(path.parent), path.name)
+        target = self._real.of(path)
         if not _contains(self._real_root, target):
             self._outside.setdefault(image, target)
         if path != self.root / image:
@@ -130,10 +129,19 @@ class ImageFiles:
             return f"{missing}; what is there differs only {what}: {', '.join(map(repr, near))}"
         return missing
 
-    def _real_folder(self, folder: Path) -> str:
-        if folder not in self._real_folders:
-            self._real_folders[folder] = os.path.realpath(folder)
-        return self._real_folders[folder]
+
+class _RealPaths:
+    """Paths with all links resolved. Of a path that is no link only the folder is resolved, once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, str] = {}
+
+    def of(self, path: Path) -> str:
+        if os.path.islink(path):
+            return os.path.realpath(path)
+        if path.parent not in self._folders:
+            self._folders[path.parent] = os.path.realpath(path.parent)
+        return os.path.join(self._folders[path.parent], path.name)
 
 
 def _contains(folder: str, path: str) -> bool:
@@ -195,5 +203,5 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 def lying_outside(folder: Path, paths: Iterable[Path]) -> list[Path]:
     """Those of the paths below `folder` whose files lie elsewhere, behind links."""
-    root = os.path.realpath(folder)
-    return [path for path in paths if not _contains(root, os.path.realpath(path))]
+    root, real = os.path.realpath(folder), _RealPaths()
+    return [path for path in paths if not _contains(root, real.of(path))]
