@@ -181,7 +181,7 @@ def walk(
         try:
             status = os.stat(place)
             identity = status.st_dev, status.st_ino
-            if identity in above:
+            if identity in above or (above and _leads_back(place)):
                 loops.append(place)
                 continue
             with os.scandir(place) as listed:
@@ -192,6 +192,11 @@ def walk(
         folders = [name for name, is_folder in entries if is_folder]
         yield place, folders, [name for name, is_folder in entries if not is_folder]
         waiting += [(place / name, above | {identity}) for name in reversed(folders)]
+
+
+def _leads_back(place: Path) -> bool:
+    """Whether a path is a link to a folder that it lies in."""
+    return place.is_symlink() and _contains(os.path.realpath(place), os.path.realpath(place.parent))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

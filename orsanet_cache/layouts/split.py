@@ -51,7 +51,7 @@ def _single_pictures(data: DataSet, shares: Sequence[float], seed: int) -> dict[
     for sample in data.samples:
         of_class[sample.label].append(sample.image)
     _check_enough({data.classes[label]: len(images) for label, images in of_class.items()}, len(shares), "pictures")
-    split_of = {}
+    split_of: dict[str, int] = {}
     for images in of_class.values():
         ordered = sorted(images, key=lambda image: _digest(seed, image))
         for number, count in enumerate(_counts(len(images), shares)):
