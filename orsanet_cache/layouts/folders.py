@@ -41,8 +41,11 @@ def read_folders(root: Path, name: str, classes: Mapping[str, str], splits: Coll
         found.read(root / folder, split, caller_chose=splits is None)
     found.leave_out_beside("beside the split folders, so without a split")
     names = tuple(dict.fromkeys(folders.values()))
-    notes = () if "train" in names else (f"there is no split train among {', '.join(names)}, so there is nothing to train on: this data set is for evaluation only",)  # fmt: skip
-    return found.data_set(name, names, notes)
+    note = (
+        f"there is no split train, only {', '.join(names)}, so there is nothing to train on: "
+        f"this data set is for evaluation only"
+    )
+    return found.data_set(name, names, () if "train" in names else (note,))
 
 
 def read_undivided(root: Path, name: str, classes: Mapping[str, str]) -> DataSet:

@@ -111,7 +111,7 @@ def test_a_set_for_evaluation_only_is_taken_with_a_note(class_folders: Path, tmp
         "folders", class_folders, "--classes", "anger,happiness,neutral", "--out", tmp_path / "own.toml"
     )
     assert manifest.splits == ("test",)
-    assert "note: there is no split train among test, so there is nothing to train on" in printed
+    assert "note: there is no split train, only test, so there is nothing to train on" in printed
 
 
 @pytest.mark.parametrize(
