@@ -81,6 +81,8 @@ def public_functions(package: str) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def types_in(hint: Any) -> set[Any]:
+    if isinstance(hint, list):  # of a Callable's arguments
+        return set().union(*map(types_in, hint))
     return {hint}.union(*map(types_in, get_args(hint)))
 
 

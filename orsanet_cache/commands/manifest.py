@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,9 +108,8 @@ def _write(
     """Write the manifest of the pictures that have a file, after a `change` that depends on which these are."""
     from orsanet_cache.layouts.links import without_link_trouble
     from orsanet_cache.layouts.published import published_counts
-    from orsanet_cache.layouts.summary import summary
     from orsanet_cache.layouts.tag_lists import TagList, with_tag_lists
-    from orsanet_cache.layouts.write import write_manifest
+    from orsanet_cache.layouts.write import summary, write_manifest
 
     data = without_link_trouble(data, root)
     if change is not None:
@@ -214,9 +214,9 @@ def folders(
     A split folder may also be named val, validation or dev, in upper or lower case. Without train
     the data set is for evaluation only.
     """
+    from orsanet_cache.data.persons import persons_by_name, persons_of_table
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.layouts.folders import classes_to_copy, read_folders, read_undivided
-    from orsanet_cache.layouts.persons import with_persons_by_name, with_persons_of_table
     from orsanet_cache.layouts.split import divided
 
     if classes is None:
@@ -227,10 +227,11 @@ def folders(
         raise OrsanetError("--person and --person-table: pass only one of them")
 
     def change(data: "DataSet") -> "DataSet":
+        images = [sample.image for sample in data.samples]
         if person is not None:
-            data = with_persons_by_name(data, person)
+            data = replace(data, persons=persons_by_name(images, person))
         if person_table is not None:
-            data = with_persons_of_table(data, person_table)
+            data = replace(data, persons=persons_of_table(images, person_table))
         return data if shares is None else divided(data, shares, seed or 0)
 
     read = read_folders if shares is None else read_undivided

@@ -6,9 +6,7 @@ A file is judged by its suffix while folders are listed, and by its first bytes 
 from pathlib import PurePosixPath
 
 # JPEG also under the names that browsers and old programs give it.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-)
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _UNREAD = frozenset(
     {
         ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef",

@@ -44,7 +44,6 @@ _SPELLINGS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 T = TypeVar("T")
-PERSON_COLUMNS = ("identity", "person", "subject")  # any of them tells who a picture shows
 MOST_LABELS = 100  # in a message that lists them all
 NAMED = 20  # names of columns, classes or splits in one message
 

@@ -3,23 +3,21 @@
 import tomllib
 from pathlib import Path
 
-from orsanet_cache.data.manifest import PERSON_COLUMNS, read_text, table_of, table_rows
+from orsanet_cache.data.manifest import read_text, table_of
+from orsanet_cache.data.persons import persons_in
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet
 
 
 def read_persons(manifest: Path) -> dict[str, str]:
-    """Return image -> person, from the first column of PERSON_COLUMNS that the manifest's table has.
+    """Return image -> person, if the manifest's table has a column that tells it; else an empty dictionary.
 
-    The result is empty if the table has no such column. The table must be well formed:
-    `load_manifest` has read it before.
+    The table must be well formed: `load_manifest` has read it before.
     """
     table = manifest
     if manifest.suffix.lower() == ".toml":
         table = table_of(manifest, tomllib.loads(read_text(manifest))["samples"])
-    rows = [row for _, row in table_rows(table, [], ("image",))]
-    column = next((name for name in PERSON_COLUMNS if rows and name in rows[0]), None)
-    return {} if column is None else {row["image"]: row[column].strip() for row in rows}
+    return persons_in(table, [])
 
 
 def judge_persons(data: DataSet) -> list[Finding]:

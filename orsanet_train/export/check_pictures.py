@@ -49,7 +49,7 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
         paths = [manifest.path(sample) for sample in manifest.samples]
     if len(paths) < max(BATCHES):
         raise OrsanetError(
-            f"{source}: has {len(paths)} pictures ({', '.join(sorted(SUFFIXES))}), but the comparison needs {max(BATCHES)}; name a folder or "
+            f"{source}: has {len(paths)} pictures ({', '.join(SUFFIXES)}), but the comparison needs {max(BATCHES)}; name a folder or "
             f"manifest with as many, or leave out --check"
         )
     chosen = paths[:AT_MOST]
