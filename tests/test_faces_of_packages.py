@@ -1,11 +1,16 @@
 """Both packages' public names: few, documented where the reference lists them, and loaded when they are used."""
 
 import importlib
+import inspect
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -57,6 +62,41 @@ def test_type_checkers_read_the_same_names(package: str) -> None:
     written = re.findall(r"^    from ([\w.]+) import (\w+) as (\w+)$", text, flags=re.MULTILINE)
     assert {(home, name) for home, name, _ in written} == {(home, name) for name, home in module._HOME.items()}
     assert all(name == alias for _, name, alias in written)
+
+
+def public_functions(package: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The public functions, and the public methods and written constructors of the public classes."""
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            for method, function in inspect.getmembers(
+                value, lambda one: inspect.isfunction(one) or inspect.ismethod(one)
+            ):
+                written = method == "__init__" and not is_dataclass(value)
+                if function.__module__.startswith(f"{package}.") and (written or not method.startswith("_")):
+                    yield f"{name}.{method}", function
+
+
+def types_in(hint: Any) -> set[Any]:
+    if isinstance(hint, list):  # of a Callable's arguments
+        return set().union(*map(types_in, hint))
+    return {hint}.union(*map(types_in, get_args(hint)))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_text_is_taken_wherever_a_path_is(package: str) -> None:
+    # mypy holds the bodies to these types.
+    functions = list(public_functions(package))
+    takes_path = []
+    for name, function in functions:
+        for parameter, hint in get_type_hints(function).items():
+            if parameter != "return" and types_in(hint) & {Path, os.PathLike, os.PathLike[str]}:
+                takes_path.append(f"{name}({parameter})")
+                assert str in types_in(hint), takes_path[-1]
+    assert len(takes_path) >= 10
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from orsanet_cache.builder.placing import begin, is_placed
+from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import RejectedImage, read_file
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
@@ -79,7 +80,7 @@ def _changed_images(
                     known[unit].append(digests)
 
     def difference(image: str, before: set[str]) -> str:
-        now = _file_sha256(manifest.root / image)
+        now = _file_sha256(on_disk(manifest.root, image))
         if before == {now}:
             return ""
         return f"{image!r}: " + (

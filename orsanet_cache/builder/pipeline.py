@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.builder.occluders import occluded
 from orsanet_cache.builder.placing import Placement
+from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import (
     IMAGE_SIZE,
     Pixels,
@@ -195,7 +196,7 @@ class Decoding:
     def _read(self, root: Path, row: int) -> str:
         """Fill a row. Returns the reason if the image cannot be used, else an empty string."""
         try:
-            data = read_file(root / self._unit.samples[row].image)
+            data = read_file(on_disk(root, self._unit.samples[row].image))
             self._unit.sha256[row] = hashlib.sha256(data).hexdigest()
             rgb = decode(data)
         except RejectedImage as reason:

@@ -28,7 +28,7 @@ def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, devic
     pixels = []
     for sample in manifest.split(split):
         try:
-            pixels.append(torch.from_numpy(view_pixels(read_image(manifest.root / sample.image).rgb, CLEAN)))
+            pixels.append(torch.from_numpy(view_pixels(read_image(manifest.path(sample)).rgb, CLEAN)))
         except RejectedImage:
             continue
         if len(pixels) == TRIAL_IMAGES:

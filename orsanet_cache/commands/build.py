@@ -96,6 +96,8 @@ def build(
         raise OrsanetError(f"--views {views}: name each view once")
     loaded = load_manifest(manifest, root, classes)
     chosen_splits = loaded.splits if splits is None else tuple(dict.fromkeys(s.strip() for s in splits.split(",")))
+    for note in loaded.notes:
+        click.echo(f"note: {note}", err=True)
     images = sum(len(loaded.split(split)) for split in chosen_splits)
     if part is None:
         part = torchrun_part()

@@ -24,13 +24,14 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
     """
     import os
 
+    from orsanet_cache.data.manifest import lacking_options
     from orsanet_cache.doctor.examine import examine
     from orsanet_cache.doctor.report import as_json, as_text
     from orsanet_cache.durable import write_new
     from orsanet_cache.errors import OrsanetError
 
     if manifest.suffix.lower() == ".csv" and root is None:
-        raise OrsanetError(f"{manifest}: a CSV alone needs --root (image folder) and --classes (names in label order)")
+        raise lacking_options(manifest, classes)
     if out is not None and not out.absolute().parent.is_dir():
         raise OrsanetError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it")
     if out is not None and out.is_dir():

@@ -1,13 +1,15 @@
 """The commands `orsanet-cache manifest …`: from a downloaded data set's folder to a manifest."""
 
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES
+from orsanet_cache.console import FILE, MOST_IMAGES, MOST_SEED
 
 if TYPE_CHECKING:
     from orsanet_cache.layouts.found import DataSet
@@ -26,21 +28,56 @@ def _tag_lists(_context: click.Context, _parameter: click.Parameter, values: tup
     return lists
 
 
-def _classes(_context: click.Context, _parameter: click.Parameter, value: str) -> dict[str, str]:
+def _classes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, str] | None:
     """a,b,c or 1=a,2=b: folder -> class name, in label order."""
+    if value is None:
+        return None
+    from orsanet_cache.data.files import composed
+
     classes: dict[str, str] = {}
+    folders: set[str] = set()
     names: set[str] = set()
     for part in value.split(","):
         folder, _, name = (text.strip() for text in part.partition("="))
         if not folder or ("=" in part and not name):
             raise click.BadParameter(f"{value!r} is not a list of folders in label order, as in a,b,c or 1=a,2=b,3=c")
-        if folder in classes or (name or folder) in names:
+        if composed(folder) in folders or composed(name or folder) in names:
             raise click.BadParameter(f"{part.strip()!r} is named twice")
         classes[folder] = name or folder
-        names.add(name or folder)
+        folders.add(composed(folder))
+        names.add(composed(name or folder))
     if len(classes) < 2:
         raise click.BadParameter("at least two classes are needed")
     return classes
+
+
+def _shares(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """80/10/10 or 80/20 -> per cent of each split."""
+    if value is None:
+        return None
+    try:
+        shares = tuple(float(part) for part in value.split("/"))
+    except ValueError:
+        shares = ()
+    if len(shares) not in (2, 3) or not all(0 < share < 100 for share in shares) or not math.isclose(sum(shares), 100):
+        raise click.BadParameter(
+            f"{value} is not two shares (train/test) or three (train/valid/test) in per cent that add up to 100, "
+            f"as in 80/20 or 80/10/10"
+        )
+    return shares
+
+
+def _pattern(_context: click.Context, _parameter: click.Parameter, value: str | None) -> re.Pattern[str] | None:
+    """A regular expression with at most one group."""
+    if value is None:
+        return None
+    try:
+        pattern = re.compile(value)
+    except re.error as error:
+        raise click.BadParameter(f"{value!r} is not a regular expression: {error}") from error
+    if pattern.groups > 1:
+        raise click.BadParameter(f"{value!r} has {pattern.groups} groups; put parentheses around the person only")
+    return pattern
 
 
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,12 +101,19 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _write(data: "DataSet", root: Path, out: Path, tag_lists: list[tuple[str, Path]], cap: int | None = None) -> None:
+def _write(
+    data: "DataSet", root: Path, out: Path, tag_lists: list[tuple[str, Path]], cap: int | None = None,
+    change: "Callable[[DataSet], DataSet] | None" = None,
+) -> None:  # fmt: skip
+    """Write the manifest of the pictures that have a file, after a `change` that depends on which these are."""
+    from orsanet_cache.layouts.links import without_link_trouble
     from orsanet_cache.layouts.published import published_counts
-    from orsanet_cache.layouts.summary import summary
     from orsanet_cache.layouts.tag_lists import TagList, with_tag_lists
-    from orsanet_cache.layouts.write import write_manifest
+    from orsanet_cache.layouts.write import summary, write_manifest
 
+    data = without_link_trouble(data, root)
+    if change is not None:
+        data = change(data)
     data, sentences = with_tag_lists(data, [TagList(tag, path) for tag, path in tag_lists])
     written = write_manifest(data, root, out)
     click.echo(summary(data, published_counts(data.name, cap), sentences))
@@ -146,15 +190,49 @@ def ferplus(root: Path, out: Path, tag_lists: list[tuple[str, Path]]) -> None:
 @_shared
 @click.option(
     "--classes",
-    required=True,
     callback=_classes,
-    help="The class folders in label order: a,b,c, or with class names 1=a,2=b,3=c.",
+    help="The class folders in label order: a,b,c, or with class names 1=a,2=b,3=c.  [required]",
 )
 @click.option("--name", help="The data set's name.  [default: that of --out]")
+@click.option(
+    "--split", "shares", callback=_shares, metavar="80/10/10",
+    help="Divide class folders without splits: per cent of train, valid and test, or of train and test (80/20).",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0, max=MOST_SEED), help="For --split: another division.  [default: 0]")
+@click.option(
+    "--person", callback=_pattern, metavar="PATTERN",
+    help="Who a picture shows, to keep persons in one split: a regular expression for its path below ROOT, as in '(s[0-9]+)_'.",
+)  # fmt: skip
+@click.option("--person-table", type=FILE, help="Who a picture shows: a CSV with the columns image and person.")
 def folders(
-    root: Path, out: Path, tag_lists: list[tuple[str, Path]], classes: dict[str, str], name: str | None
-) -> None:
-    """Class folders below split folders: train/CLASS/…, valid/CLASS/…, test/CLASS/…"""
-    from orsanet_cache.layouts.folders import read_folders
+    root: Path, out: Path, tag_lists: list[tuple[str, Path]], classes: dict[str, str] | None, name: str | None,
+    shares: tuple[float, ...] | None, seed: int | None, person: re.Pattern[str] | None, person_table: Path | None,
+) -> None:  # fmt: skip
+    """Class folders below split folders: train/CLASS/…, valid/CLASS/…, test/CLASS/…, or CLASS/… with
+    --split.
 
-    _write(read_folders(root, name or out.stem, classes), root, out, tag_lists)
+    A split folder may also be named val, validation or dev, in upper or lower case. Without train
+    the data set is for evaluation only.
+    """
+    from orsanet_cache.data.persons import persons_by_name, persons_of_table
+    from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.layouts.folders import classes_to_copy, read_folders, read_undivided
+    from orsanet_cache.layouts.split import divided
+
+    if classes is None:
+        raise OrsanetError(classes_to_copy(root, divided=shares is not None))
+    if seed is not None and shares is None:
+        raise OrsanetError("--seed chooses a division of --split and has no effect alone; add --split or leave it out")
+    if person is not None and person_table is not None:
+        raise OrsanetError("--person and --person-table: pass only one of them")
+
+    def change(data: "DataSet") -> "DataSet":
+        images = [sample.image for sample in data.samples]
+        if person is not None:
+            data = replace(data, persons=persons_by_name(images, person))
+        if person_table is not None:
+            data = replace(data, persons=persons_of_table(images, person_table))
+        return data if shares is None else divided(data, shares, seed or 0)
+
+    read = read_folders if shares is None else read_undivided
+    _write(read(root, name or out.stem, classes), root, out, tag_lists, change=change)

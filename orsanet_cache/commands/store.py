@@ -99,6 +99,8 @@ def verify(
     from orsanet_cache.device import choose_device
 
     described = load_manifest(manifest, root, classes)
+    for note in described.notes:
+        click.echo(f"note: {note}", err=True)
     computed = repair_store(store, damage, described, segmenter, landmarks, choose_device(device))
     click.echo(f"computed {computed:,} views again")
     if begun:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from orsanet_cache.data.excess import MAX_METADATA, excess
+from orsanet_cache.data.formats import unread_by_content
 from orsanet_cache.data.views import ERASED, HFLIP, View
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
@@ -100,7 +101,8 @@ def decode(data: bytes) -> Pixels:
         try:
             return _decode_quietly(data)
         except PIL.UnidentifiedImageError:
-            raise RejectedImage(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+            unread = unread_by_content(data)
+            raise RejectedImage(unread or f"not an image in one of the formats {', '.join(FORMATS)}") from None
         except Image.DecompressionBombError:
             raise RejectedImage(f"far more than the {MAX_PIXELS:,} pixels an image may have") from None
         except (RejectedImage, MemoryError):

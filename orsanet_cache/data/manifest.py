@@ -9,30 +9,42 @@ root and classes given by the caller. A descriptor:
     root = "."                                      # folder that the image paths start from, relative to this file
     splits = ["train", "valid", "test"]             # optional: the split names that may occur
 
-A sample's id is its image path as written in the CSV. Tags are separated by `;` and contain no `@`.
-Further columns are allowed and ignored. A cell may have a `'` before = + - @ (cells.py). The whole manifest is validated before any work, and all
-findings are reported at once.
+A sample's id is its image path as written in the CSV; `Manifest.path` finds its file, behind links
+and under a name whose accents are written in the other form (files.py). Usual spellings of a split
+(`val`, `Train`) mean one of the default splits. Tags are separated by `;` and contain no `@`. Further
+columns with a name are allowed and ignored; a cell may have a `'` before = + - @ (cells.py), and
+rows and columns as spreadsheets add them are passed over (tables.py). The whole manifest is
+validated before any work, and all findings are reported at once.
 """
 
 import csv
 import io
-import os
+import shlex
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orsanet_cache.data.cells import unmarked
+from orsanet_cache.data.files import FileCheck, composed, on_disk
+from orsanet_cache.data.tables import Header, is_blank, nameless
 from orsanet_cache.errors import OrsanetError, few, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.reading import MAX_SETTINGS_BYTES, MAX_TABLE_BYTES, below, read_limited
 
 COLUMNS = ("image", "label", "split")
 DEFAULT_SPLITS = ("train", "valid", "test")
+_SPELLINGS = {
+    "train": "train", "training": "train",
+    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+T = TypeVar("T")
+MOST_LABELS = 100  # in a message that lists them all
 NAMED = 20  # names of columns, classes or splits in one message
 
 
@@ -52,12 +64,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A validated list of samples. `classes` are in label order."""
+    """A validated list of samples. `classes` are in label order.
+
+    `notes` are sentences about the files, for the user; empty if the files were not checked.
+    """
 
     name: str
     classes: tuple[str, ...]
     root: Path
     samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -73,6 +89,23 @@ class Manifest:
         if not chosen:
             raise OrsanetError(f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}")
         return chosen
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", as_path(self.root, "root"))  # text is a path wherever users give one
+
+    def path(self, sample: Sample) -> Path:
+        """The sample's file, as its name is spelt on the disk. It may be a link."""
+        return on_disk(self.root, sample.image)
+
+
+def usual_split(name: str) -> str:
+    """The default split that a name means in any usual spelling; any other name as it is."""
+    return _SPELLINGS.get(name.lower(), name)
+
+
+def classes_option_of(names: Sequence[str]) -> str:
+    """The option --classes with these names, as a shell reads it."""
+    return f"--classes {shlex.quote(','.join(names))}"
 
 
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -104,7 +137,7 @@ def load_manifest(
     path, root = as_path(path, "manifest"), None if root is None else as_path(root, "root")
     descriptor = _descriptor(path, root, None if classes is None else as_names(classes, "classes"), check_files)
     table = table_of(path, descriptor.samples) if path.suffix.lower() == ".toml" else path
-    image_root = root if root is not None else path.parent / descriptor.root
+    image_root = root if root is not None else on_disk(path.parent, descriptor.root)
     if check_files and not image_root.is_dir():
         raise OrsanetError(f"{path}: the image root {image_root} is not a folder; set `root` or pass --root")
     if twice := _repeated(descriptor.classes):
@@ -113,23 +146,27 @@ def load_manifest(
     samples: list[Sample] = []
     findings: list[str] = []
     files = FileCheck(image_root) if check_files else None
-    label_of = {name: label for label, name in enumerate(descriptor.classes)}
+    label_of = _by_spelling({name: label for label, name in enumerate(descriptor.classes)})
     splits = dict.fromkeys(descriptor.splits)
     first_line: dict[str, int] = {}
-    for line, row in _rows(table, findings):
-        problems = list(_row_problems(row, label_of, splits, files))
+    for line, row in table_rows(table, findings):
+        if row["split"] not in splits and (usual := usual_split(row["split"])) in splits:
+            row["split"] = usual
+        label = label_of(row["label"])
+        problems = list(_row_problems(row, label, descriptor.classes, splits, files))
         image = row["image"]
         if image in first_line:
             problems.append(f"image {image!r} is already on line {first_line[image]}")
         first_line.setdefault(image, line)
         findings += [f"line {line}: {problem}" for problem in problems]
-        if not problems:
-            samples.append(Sample(image, label_of[row["label"]], row["split"], _tags(row.get("tags", ""))))
+        if not problems and label is not None:
+            samples.append(Sample(image, label, row["split"], _tags(row.get("tags", ""))))
     if findings:
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
     if not samples:
         raise OrsanetError(f"{table}: no samples, only a header; add one row per image")
-    return Manifest(descriptor.name, tuple(descriptor.classes), image_root, tuple(samples))
+    notes = () if files is None else files.notes()
+    return Manifest(descriptor.name, tuple(descriptor.classes), image_root, tuple(samples), notes)
 
 
 def as_manifest(given: Manifest | StrPath, check_files: bool = False) -> Manifest:
@@ -150,21 +187,33 @@ def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
     or a tag with `@`.
     """
     table = as_path(table, "table of tags")
-    known = {sample.image for sample in manifest.samples}
+    known = _by_spelling({sample.image: sample.image for sample in manifest.samples})
     findings: list[str] = []
     added: dict[str, set[str]] = defaultdict(set)
-    for line, row in _rows(table, findings, ("image", "tags")):
-        image, tags = row["image"], _tags(row["tags"])
-        if image not in known:
-            findings.append(f"line {line}: manifest '{manifest.name}' has no image {image!r}")
+    for line, row in table_rows(table, findings, ("image", "tags")):
+        image, tags = known(row["image"]), _tags(row["tags"])
+        if image is None:
+            findings.append(f"line {line}: manifest '{manifest.name}' has no image {row['image']!r}")
         if not tags:
             findings.append(f"line {line}: no tag")
         findings += [f"line {line}: {problem}" for problem in _tag_problems(row["tags"])]
-        added[image] |= tags
+        if image is not None:
+            added[image] |= tags
     if findings:
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
     samples = (replace(sample, tags=sample.tags | added.get(sample.image, set())) for sample in manifest.samples)
     return replace(manifest, samples=tuple(samples))
+
+
+def _by_spelling(values: Mapping[str, T]) -> Callable[[str], T | None]:
+    """A look-up by name: as it is written, else by the one name that differs only in the form of its accents."""
+    forms = Counter(map(composed, values))
+    of_form = {form: values[name] for name in values if forms[form := composed(name)] == 1}
+
+    def found(name: str) -> T | None:
+        return values[name] if name in values else of_form.get(composed(name))
+
+    return found
 
 
 def _tags(cell: str) -> frozenset[str]:
@@ -200,12 +249,25 @@ def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None, ch
     if path.suffix.lower() != ".csv":
         raise OrsanetError(f"{path}: a manifest is a .toml descriptor or a .csv table")
     if classes is None or (check_files and root is None):
-        needed = "--root (image folder) and --classes" if check_files else "--classes"
-        raise OrsanetError(f"{path}: a CSV alone needs {needed} (names in label order)")
+        raise lacking_options(path, classes, check_files)
     try:
         return Descriptor(name=path.stem, classes=list(classes), samples=path.name)
     except ValidationError as error:
         raise OrsanetError(f"--classes:\n{listed(validation_findings(error))}") from error
+
+
+def lacking_options(table: Path, classes: Sequence[str] | None, with_root: bool = True) -> OrsanetError:
+    """The error for a table alone without the options that it needs. It has the option --classes to copy.
+
+    Raises OrsanetError if the file is no table.
+    """
+    needed = "--root (image folder) and --classes" if with_root else "--classes"
+    there = ""
+    if classes is None:
+        labels = sorted({row["label"] for _, row in table_rows(table, [])})
+        named = classes_option_of(labels) if len(labels) <= MOST_LABELS else f"{len(labels):,} different texts"
+        there = f"; in alphabetical order its labels are {named}"
+    return OrsanetError(f"{table}: a CSV alone needs {needed} (names in label order){there}")
 
 
 def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
@@ -225,36 +287,56 @@ def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
         raise OrsanetError(f"{str(path)!r}: not a file name ({error})") from error
 
 
-def _rows(table: Path, findings: list[str], columns: Sequence[str] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (the row's first line number, row).
+def table_rows(
+    table: Path, findings: list[str], columns: Sequence[str] = COLUMNS
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (the row's first line number, row) of every row with content.
 
-    The header is checked; rows of another length become findings.
+    The header is checked; rows of another length and content in columns without a name become
+    findings.
     """
     text = read_text(table)
     if "\0" in text:
         raise OrsanetError(f"{table}: contains a NUL byte; this is not a CSV table")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: Header | None = None
+    reported: set[int] = set()  # columns without a name
     line = 1
     try:
-        header = [name.strip() for name in next(reader, [])]
-        missing = [name for name in columns if name not in header]
-        if missing:
-            # The first line of a file that is no table is not printed: it may be anybody's.
-            there = few([repr(name) for name in header], NAMED)
-            there = f"; the header has {there}" if len(missing) < len(columns) else "; this is no such table"
-            raise OrsanetError(f"{table}: line 1: missing column(s) {', '.join(missing)}{there}")
-        if twice := _repeated(header):
-            raise OrsanetError(f"{table}: line 1: column named twice: {few(twice, NAMED)}")
-        line = reader.line_num + 1
         for cells in reader:
-            if cells:
-                if len(cells) == len(header):
-                    yield line, dict(zip(header, map(unmarked, cells), strict=True))
+            if header is None:
+                if not is_blank(cells):
+                    header = _header(table, line, cells, columns)
+            elif not is_blank(cells):
+                for column in header.nameless_content(cells):
+                    if column not in reported:
+                        reported.add(column)
+                        findings.append(f"line {line}: {nameless(column)}")
+                try:
+                    row = header.row(cells)
+                except ValueError as error:
+                    findings.append(f"line {line}: {error}")
                 else:
-                    findings.append(f"line {line}: {len(cells)} cells, but the header has {len(header)}")
+                    yield line, {name: unmarked(cell) for name, cell in row.items()}
             line = reader.line_num + 1
     except csv.Error as error:
         raise OrsanetError(f"{table}: line {line}: not valid CSV: {error}") from error
+    if header is None:
+        _header(table, 1, [], columns)
+
+
+def _header(table: Path, line: int, cells: Sequence[str], columns: Sequence[str]) -> Header:
+    """The header of a table. Raises OrsanetError for missing columns, and for columns of the same name."""
+    header = Header(cells)
+    missing = [name for name in columns if name not in header.names]
+    if missing:
+        # The first line of a file that is no table is not printed: it may be anybody's.
+        there = few([repr(name) for name in header.names], NAMED)
+        there = f"; the header has {there}" if len(missing) < len(columns) else "; this is no such table"
+        raise OrsanetError(f"{table}: line {line}: missing column(s) {', '.join(missing)}{there}")
+    if twice := _repeated(header.names):
+        raise OrsanetError(f"{table}: line {line}: column named twice: {few(twice, NAMED)}")
+    return header
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
@@ -263,7 +345,7 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 
 def _row_problems(
-    row: dict[str, str], classes: Collection[str], splits: Collection[str], files: "FileCheck | None"
+    row: dict[str, str], label: int | None, classes: Collection[str], splits: Collection[str], files: FileCheck | None
 ) -> Iterator[str]:
     """What is wrong with a row. A table may have as many classes as rows, so both are looked up, not searched."""
     image = row["image"]
@@ -276,27 +358,8 @@ def _row_problems(
         yield f"image {image!r} leaves the root with '..'"
     elif files is not None:
         yield from files.problems(image)
-    if row["label"] not in classes:
+    if label is None:
         yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}"
     yield from _tag_problems(row.get("tags", ""))
     if row["split"] not in splits:
         yield f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}"
-
-
-class FileCheck:
-    """Checks that images are regular files inside the root, and that no two are the same file."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = os.path.realpath(root)
-        self.first_name: dict[str, str] = {}
-
-    def problems(self, image: str) -> Iterator[str]:
-        target = os.path.realpath(os.path.join(self.root, image))
-        if os.path.commonpath([self.root, target]) != self.root:
-            yield f"image {image!r} is a link that leaves the root {self.root}"
-        elif not os.path.exists(target):
-            yield f"image {image!r} does not exist below {self.root}"
-        elif not os.path.isfile(target):
-            yield f"image {image!r} is not a regular file"
-        elif self.first_name.setdefault(target, image) != image:
-            yield f"image {image!r} is the same file as {self.first_name[target]!r}"

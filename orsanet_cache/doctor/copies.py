@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
+from orsanet_cache.data.files import on_disk
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet, grey
 from orsanet_cache.doctor.pictures import BLANK
@@ -25,7 +26,7 @@ def find_near_copies(data: DataSet, root: Path) -> list[Link]:
     """
     usable = data.usable
     distinct = usable[(usable.contrast > BLANK) & ~usable.sha256.duplicated()]
-    paths = [root / image for image in distinct.image]
+    paths = [on_disk(root, image) for image in distinct.image]
     links = near_copies(data.thumbnails[distinct.index], lambda position: grey(paths[position], DETAIL))
     rows = distinct.index.tolist()
     return [Link(rows[link.one], rows[link.other], link.mirrored, link.similarity) for link in links]

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
+from orsanet_cache.data.files import FileCheck
 from orsanet_cache.data.images import FORMATS, NO_WARNINGS, Pixels, RejectedImage, decode, read_file
-from orsanet_cache.data.manifest import FileCheck, Manifest
+from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
 
 THUMBNAIL = 32
@@ -56,6 +57,7 @@ class DataSet:
     classes: tuple[str, ...]  # in label order
     pictures: pd.DataFrame
     thumbnails: NDArray[np.uint8]  # [N, 32, 32], grey; black if the picture has a problem
+    notes: tuple[str, ...] = ()  # on links and names, as a build prints them
 
     @property
     def usable(self) -> pd.DataFrame:
@@ -68,7 +70,7 @@ def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
     files = FileCheck(manifest.root)
     problems = ["; ".join(files.problems(sample.image)) for sample in manifest.samples]
     thumbnails = np.zeros((len(problems), THUMBNAIL, THUMBNAIL), np.uint8)
-    paths = [manifest.root / sample.image for sample in manifest.samples]
+    paths = [manifest.path(sample) for sample in manifest.samples]
     seen: list[PictureFacts] = []
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0)), "doctor") as pool,
@@ -87,7 +89,7 @@ def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
             "person": [persons.get(sample.image, "") for sample in manifest.samples],
         }
     )
-    return DataSet(manifest.name, manifest.classes, described.join(pd.DataFrame(seen)), thumbnails)
+    return DataSet(manifest.name, manifest.classes, described.join(pd.DataFrame(seen)), thumbnails, files.notes())
 
 
 def grey(path: Path, side: int) -> NDArray[np.float32]:

@@ -1,34 +1,23 @@
 """Persons, if the table has them: a person known from training is easier to classify in a test."""
 
-import csv
-import io
 import tomllib
 from pathlib import Path
 
-from orsanet_cache.data.cells import unmarked
 from orsanet_cache.data.manifest import read_text, table_of
+from orsanet_cache.data.persons import persons_in
 from orsanet_cache.doctor.finding import Finding, Place
 from orsanet_cache.doctor.look import DataSet
 
-COLUMNS = ("identity", "person", "subject")
-
 
 def read_persons(manifest: Path) -> dict[str, str]:
-    """Return image -> person, from the first column of COLUMNS that the manifest's table has.
+    """Return image -> person, if the manifest's table has a column that tells it; else an empty dictionary.
 
-    The result is empty if the table has no such column. The table must be well formed:
-    `load_manifest` has read it before.
+    The table must be well formed: `load_manifest` has read it before.
     """
     table = manifest
     if manifest.suffix.lower() == ".toml":
         table = table_of(manifest, tomllib.loads(read_text(manifest))["samples"])
-    rows = csv.reader(io.StringIO(read_text(table), newline=""))
-    header = [name.strip() for name in next(rows)]
-    column = next((header.index(name) for name in COLUMNS if name in header), None)
-    if column is None:
-        return {}
-    image = header.index("image")
-    return {unmarked(cells[image]): unmarked(cells[column]).strip() for cells in rows if cells}
+    return persons_in(table, [])
 
 
 def judge_persons(data: DataSet) -> list[Finding]:

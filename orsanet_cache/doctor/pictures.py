@@ -87,6 +87,7 @@ def judge_pictures(data: DataSet, known: Known | None) -> list[Finding]:
                 places(large.image.tolist()),
             )
         )
+    findings += [Finding("note", "links-and-names", note, "nothing, if this is as you expect.") for note in data.notes]
     if len(hidden := [image for image in usable.image if PurePosixPath(image).name.startswith(".")]):
         findings.append(
             Finding(

@@ -18,8 +18,8 @@ from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.affectnet_annotations import TRAIN, read_annotations
 from orsanet_cache.layouts.affectnet_lists import LISTS, read_lists
-from orsanet_cache.layouts.affectnet_release import CLASSES, EXPRESSIONS, SPLITS, Annotation, Release
-from orsanet_cache.layouts.found import DataSet, files_below, require_pictures, require_train_is_largest
+from orsanet_cache.layouts.affectnet_release import CLASSES, EXPRESSIONS, SPLITS, Release
+from orsanet_cache.layouts.found import DataSet, files_below, once, require_pictures, require_train_is_largest
 
 
 def read_affectnet(root: Path, number_of_classes: Literal[7, 8], cap_per_class: int | None = None) -> DataSet:
@@ -39,7 +39,10 @@ def read_affectnet(root: Path, number_of_classes: Literal[7, 8], cap_per_class: 
     classes = CLASSES[:number_of_classes]
     left_out: dict[str, list[str]] = defaultdict(list)
     samples: list[Sample] = []
-    for annotation in _once(release, left_out):
+    annotations = ((annotation.image, annotation) for annotation in release.annotations)
+    for annotation in once(
+        annotations, left_out, "annotated several times, with different labels, face boxes or splits"
+    ):
         if annotation.expression < number_of_classes:
             samples.append(Sample(annotation.image, annotation.expression, annotation.split, frozenset()))
         else:
@@ -55,24 +58,6 @@ def read_affectnet(root: Path, number_of_classes: Literal[7, 8], cap_per_class: 
     kept = {sample.image for sample in samples}
     boxes = {entry.image: entry.box for entry in release.annotations if entry.box and entry.image in kept}
     return DataSet(f"affectnet{number_of_classes}", classes, SPLITS, tuple(samples), stated, release.notes, boxes)
-
-
-def _once(release: Release, left_out: dict[str, list[str]]) -> list[Annotation]:
-    """Return one annotation per picture.
-
-    A picture with contradictory annotations is left out. Equal annotations count once.
-    """
-    of_picture: dict[str, list[Annotation]] = defaultdict(list)
-    for annotation in release.annotations:
-        of_picture[annotation.image].append(annotation)
-    kept = []
-    for image, annotations in of_picture.items():
-        if len(set(annotations)) > 1:
-            left_out["annotated several times, with different labels, face boxes or splits"].append(image)
-            continue
-        left_out["a repeated line of the same picture"] += [image] * (len(annotations) - 1)
-        kept.append(annotations[0])
-    return kept
 
 
 def _capped(samples: list[Sample], release: Release, cap: int, left_out: dict[str, list[str]]) -> list[Sample]:

@@ -9,9 +9,10 @@ Some copies of `validation.csv` have no header line. They are read with the colu
 
 from pathlib import Path
 
+from orsanet_cache.data.tables import Header, without_blank_end
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
-from orsanet_cache.layouts.found import csv_rows, first_file, first_folder, is_count
+from orsanet_cache.layouts.found import csv_rows, first_file, first_folder, is_count, list_row
 
 _FOLDER = "Manually_Annotated_file_lists"
 LISTS = {
@@ -45,17 +46,13 @@ def read_lists(root: Path) -> Release:
 
 def _rows(table: Path, split: str, pictures: str) -> list[Annotation]:
     annotations = []
-    header: list[str] = []
+    header: Header | None = None
     for number, cells in csv_rows(table):
-        if not header:
-            header = _header(table, cells)
-            if PATH in cells:
+        if header is None:
+            header, has_names = _header(table, cells)
+            if has_names:
                 continue
-        if len(cells) != len(header):
-            raise OrsanetError(
-                f"{table}: line {number}: {len(cells)} cells, but {len(header)} columns; use the original list"
-            )
-        row = dict(zip(header, cells, strict=True))
+        row = list_row(table, number, header, cells)
         expression = row[EXPRESSION].strip()
         if not is_count(expression) or int(expression) not in EXPRESSIONS:
             raise OrsanetError(f"{table}: line {number}: unknown expression {expression!r}; AffectNet has 0 to 10")
@@ -64,15 +61,16 @@ def _rows(table: Path, split: str, pictures: str) -> list[Annotation]:
     return annotations
 
 
-def _header(table: Path, first: list[str]) -> list[str]:
-    """Return the columns: the first line, or the release's columns if it has no names."""
-    if PATH not in first:
-        if len(first) != len(COLUMNS):
+def _header(table: Path, first: list[str]) -> tuple[Header, bool]:
+    """Return the columns and whether the first line has their names; else they are the release's."""
+    header = Header(first)
+    if PATH not in header.names:
+        if len(without_blank_end(first)) != len(COLUMNS):
             raise OrsanetError(
                 f"{table}: line 1: has neither a column {PATH} nor the {len(COLUMNS)} columns of the release; use the original list"
             )
-        return COLUMNS
-    missing = [column for column in (EXPRESSION, *BOX) if column not in first]
+        return Header(COLUMNS), False
+    missing = [column for column in (EXPRESSION, *BOX) if column not in header.names]
     if missing:
         raise OrsanetError(f"{table}: line 1: no column {', '.join(missing)}; use the original list")
-    return first
+    return header, True

@@ -5,14 +5,17 @@
 
 The label is the option with the most votes. Rows without a single winner, and rows whose winner is
 `unknown` or `NF` (not a face), are left out. (The FERPlus project's own majority also requires more
-than half of the votes.)
+than half of the votes.) The official list names four pictures twice: three with the same votes,
+which count once, and one with other votes, which is left out.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from orsanet_cache.data.manifest import Sample
+from orsanet_cache.data.tables import Header
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.layouts.found import (
     DataSet,
@@ -21,6 +24,8 @@ from orsanet_cache.layouts.found import (
     first_file,
     first_folder,
     is_count,
+    list_row,
+    once,
     require_pictures,
     require_train_is_largest,
 )
@@ -36,6 +41,13 @@ _SPLIT_OF = {
 }
 
 
+@dataclass(frozen=True)
+class _Line:
+    image: str
+    split: str
+    votes: tuple[int, ...]
+
+
 def read_ferplus(root: Path) -> DataSet:
     """Read FERPlus below `root`.
 
@@ -45,28 +57,26 @@ def read_ferplus(root: Path) -> DataSet:
     base = first_folder(root, ("FER2013Train", "data/FER2013Train"), "FERPlus' pictures").removesuffix("FER2013Train")
     samples: list[Sample] = []
     left_out: dict[str, list[str]] = defaultdict(list)
-    listed: set[str] = set()
+    lines: list[tuple[str, _Line]] = []
     for number, row in _rows(table):
         if row[USAGE] not in _SPLIT_OF:
             raise OrsanetError(
                 f"{table}: line {number}: unknown usage {row[USAGE]!r}; FERPlus has {', '.join(_SPLIT_OF)}"
             )
         split, folder = _SPLIT_OF[row[USAGE]]
-        votes = [_votes(table, number, row[column]) for column in VOTES]
-        image = f"{base}{folder}/{row[PICTURE]}"
+        votes = tuple(_votes(table, number, row[column]) for column in VOTES)
         if not row[PICTURE]:
             left_out["a row without a picture (not a face)"].append(f"line {number}")
             continue
-        if image in listed:
-            raise OrsanetError(f"{table}: line {number}: {row[PICTURE]} occurs twice; use the original list")
-        listed.add(image)
-        winners = [column for column, count in zip(VOTES, votes, strict=True) if count == max(votes)]
+        lines.append((row[PICTURE], _Line(f"{base}{folder}/{row[PICTURE]}", split, votes)))
+    for line in once(lines, left_out, "named several times, with different votes or usages"):
+        winners = [column for column, count in zip(VOTES, line.votes, strict=True) if count == max(line.votes)]
         if len(winners) > 1:
-            left_out["no single expression with the most votes"].append(image)
+            left_out["no single expression with the most votes"].append(line.image)
         elif winners[0] not in CLASSES:
-            left_out[f"most votes for {winners[0]}"].append(image)
+            left_out[f"most votes for {winners[0]}"].append(line.image)
         else:
-            samples.append(Sample(image, CLASSES.index(winners[0]), split, frozenset()))
+            samples.append(Sample(line.image, CLASSES.index(winners[0]), line.split, frozenset()))
     present = [
         image
         for _, folder in _SPLIT_OF.values()
@@ -74,6 +84,7 @@ def read_ferplus(root: Path) -> DataSet:
     ]
     require_pictures(root, [sample.image for sample in samples], set(present), table.name)
     require_train_is_largest(root, samples)
+    listed = {line.image for _, line in lines}
     unlisted = [image for image in present if image not in listed]
     if unlisted:
         left_out[f"not in {table.name}"] = unlisted
@@ -82,18 +93,14 @@ def read_ferplus(root: Path) -> DataSet:
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     rows = csv_rows(table)
-    _, header = next(rows, (1, []))
-    missing = [column for column in (USAGE, PICTURE, *VOTES) if column not in header]
+    header = Header(next(rows, (1, []))[1])
+    missing = [column for column in (USAGE, PICTURE, *VOTES) if column not in header.names]
     if missing:
         raise OrsanetError(
             f"{table}: line 1: missing column(s) {', '.join(missing)}; use fer2013new.csv of the FERPlus project"
         )
     for number, cells in rows:
-        if len(cells) != len(header):
-            raise OrsanetError(
-                f"{table}: line {number}: {len(cells)} cells, but the header has {len(header)}; use the original list"
-            )
-        yield number, dict(zip(header, cells, strict=True))
+        yield number, list_row(table, number, header, cells)
 
 
 def _votes(table: Path, number: int, cell: str) -> int:

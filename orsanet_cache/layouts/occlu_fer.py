@@ -1,6 +1,6 @@
 """Occlu-FER: class folders AN CO DI FE HA NE SA SU.
 
-    train/AN/….jpg   valid/AN/….jpg   …      `val` means `valid`
+    train/AN/….jpg   valid/AN/….jpg   …      `val`, `validation` and `dev` mean `valid`
 
 Their (alphabetical) order is the label order of the published test script.
 """
@@ -13,7 +13,7 @@ from orsanet_cache.layouts.found import DataSet, require_train_is_largest
 CLASSES = {
     "AN": "anger", "CO": "contempt", "DI": "disgust", "FE": "fear", "HA": "happiness", "NE": "neutral", "SA": "sadness", "SU": "surprise",
 }  # fmt: skip
-SPLITS = {"train": "train", "valid": "valid", "val": "valid"}
+SPLITS = ("train", "valid")
 
 
 def read_occlu_fer(root: Path) -> DataSet:

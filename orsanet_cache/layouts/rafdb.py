@@ -17,6 +17,7 @@ from orsanet_cache.layouts.found import (
     first_file,
     first_folder,
     is_count,
+    once,
     require_pictures,
     require_train_is_largest,
 )
@@ -36,25 +37,22 @@ def read_rafdb(root: Path) -> DataSet:
     table = first_file(root, (LIST, f"basic/{LIST}"), "RAF-DB's list of labels (spelt that way)")
     below = table.parent.parent.relative_to(root)
     pictures = first_folder(root, ((below / ALIGNED).as_posix(),), "RAF-DB's aligned pictures")
-    samples: list[Sample] = []
-    line_of: dict[str, int] = {}
+    lines: list[tuple[str, Sample]] = []
+    left_out: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(table).splitlines(), start=1):
         if line.strip():
             name, label = _entry(table, number, line)
-            if name in line_of:
-                raise OrsanetError(
-                    f"{table}: line {number}: {name} is already on line {line_of[name]}; use the original list"
-                )
-            line_of[name] = number
             split = name.partition("_")[0]
             image = f"{pictures}/{PurePosixPath(name).stem}_aligned.jpg"
-            samples.append(Sample(image, label - 1, split, frozenset()))
+            lines.append((name, Sample(image, label - 1, split, frozenset())))
+    samples = once(lines, left_out, "named several times, with different labels")
     present = files_below(root, pictures)
-    listed = {sample.image for sample in samples}
+    listed = {sample.image for _, sample in lines}
     require_pictures(root, [sample.image for sample in samples], set(present), table.name)
     require_train_is_largest(root, samples)
-    unlisted = [image for image in present if image not in listed]
-    return DataSet("rafdb", CLASSES, SPLITS, tuple(samples), {f"not in {table.name}": unlisted} if unlisted else {})
+    if unlisted := [image for image in present if image not in listed]:
+        left_out[f"not in {table.name}"] = unlisted
+    return DataSet("rafdb", CLASSES, SPLITS, tuple(samples), left_out)
 
 
 def _entry(table: Path, number: int, line: str) -> tuple[str, int]:

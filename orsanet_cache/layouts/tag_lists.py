@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from orsanet_cache.data.formats import is_picture
 from orsanet_cache.data.manifest import read_text
 from orsanet_cache.errors import OrsanetError, few
-from orsanet_cache.layouts.found import DataSet, is_picture
+from orsanet_cache.layouts.found import DataSet
 
 _LABEL_PREFIX = re.compile(r"[0-9]+_(?=.)")
 
@@ -48,7 +49,8 @@ def with_tag_lists(data: DataSet, lists: Sequence[TagList]) -> tuple[DataSet, li
 def _named(data: DataSet, tag_list: TagList) -> tuple[set[str], str]:
     """Return the images that the list names, and a sentence about them."""
     images = [sample.image for sample in data.samples]
-    left_out = {image for group in data.left_out.values() for image in group}
+    # Without a picture that is kept, and of which only repeated lines are left out.
+    left_out = {image for group in data.left_out.values() for image in group}.difference(images)
     by_path, by_stem = {*images, *left_out}, defaultdict(set)
     for image in by_path:
         by_stem[_stem(image)].add(image)

@@ -1,4 +1,6 @@
-"""A manifest, NAME.csv and then NAME.toml, is written completely or not at all.
+"""The output of `orsanet-cache manifest`: two files, and what is printed about them.
+
+A manifest, NAME.csv and then NAME.toml, is written completely or not at all.
 
 Existing files with other content are never overwritten. If one of ROOT and the folder of NAME.toml
 contains the other, `root` is written relative to NAME.toml, so that both can be moved together.
@@ -8,14 +10,38 @@ Otherwise it is absolute.
 import csv
 import io
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
 
 from orsanet_cache.data.cells import marked
 from orsanet_cache.durable import make_folder, write_new
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.found import DataSet
+from orsanet_cache.layouts.published import Published
+
+
+def summary(data: DataSet, published: Mapping[str, Published], tag_sentences: Sequence[str] = ()) -> str:
+    """Return a table of split and class, then omissions, notes and tags, one line each."""
+    counts = data.counts()
+    width = max(map(len, (*data.classes, "total")))
+    lines = [f"{data.name}: {len(data.samples):,} images"]
+    for split in data.splits:
+        known = published.get(split)
+        rows = [(name, counts[split, name], known.classes.get(name) if known else None) for name in data.classes]
+        rows.append(("total", sum(count for _, count, _ in rows), known.total if known else None))
+        for name, count, expected in rows:
+            compared = "" if expected is None else f"   published {expected:>7,}"
+            differs = "" if expected is None or expected == count else f"   {count - expected:+,}"
+            lines.append(f"  {split:<6} {name:<{width}} {count:>9,}{compared}{differs}")
+    for reason, names in sorted(data.left_out.items()):
+        lines.append(f"left out, {reason}: {len(names):,} ({few(names)})")
+    if not data.left_out:
+        lines.append("left out: nothing")
+    lines += [f"note: {note}" for note in data.notes]
+    lines += [f"tag {sentence}" for sentence in tag_sentences]
+    return "\n".join(lines)
 
 
 def write_manifest(data: DataSet, root: Path, out: Path) -> bool:
@@ -55,9 +81,11 @@ def _taken(path: Path) -> OrsanetError:
 def _table(data: DataSet) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("image", "label", "split", "tags"))
+    table.writerow(("image", "label", "split", "tags", *(["person"] if data.persons else [])))
     for sample in data.samples:
-        cells = sample.image, data.classes[sample.label], sample.split, ";".join(sorted(sample.tags))
+        cells = [sample.image, data.classes[sample.label], sample.split, ";".join(sorted(sample.tags))]
+        if data.persons:
+            cells.append(data.persons[sample.image])
         table.writerow(map(marked, cells))
     try:
         return text.getvalue().encode()

@@ -59,10 +59,16 @@ def predict(
     # First: a mistake is reported before torch is imported.
     if crop == "none" and margin is not None:
         raise OrsanetError("--crop none does not crop pictures, so --margin has no effect; leave out one of the two")
-    files, left_out = find_files(given)
+    files, left_out, outside = find_files(given)
     if left_out:
         click.echo(
             f"left out, because an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True
+        )
+    if outside:
+        click.echo(
+            f"note: {len(outside):,} of {len(files):,} files lie outside the given folders, behind links that are followed, "
+            f"such as {outside[0]}",
+            err=True,
         )
 
     from orsanet_cache.outputs import check_not_held

@@ -82,16 +82,17 @@ class Evaluation:
         marked = "; * chosen on these images, so their numbers are optimistic" if self.optimistic else ""
         return how_chosen(self.checkpoint) + marked
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: StrPath) -> None:
         """Write the folder whole, in place of an earlier evaluation.
 
         Raises OrsanetError if the folder has anything else, or cannot be written.
         """
-        with output_folder(folder, FOLDER) as staged:
+        with output_folder(as_path(folder, "folder"), FOLDER) as staged:
             self.write_files(staged)
 
-    def write_files(self, folder: Path) -> None:
+    def write_files(self, folder: StrPath) -> None:
         """Write the files into an empty folder."""
+        folder = as_path(folder, "folder")
         # All text is quoted, because readers end a row at an unquoted carriage return.
         written = self.table.assign(**{name: self.table[name].map(marked) for name in NAMES})
         written.to_csv(folder / PREDICTIONS, index=False, quoting=csv.QUOTE_NONNUMERIC)
@@ -113,8 +114,9 @@ class Evaluation:
         (folder / EVALUATION).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: StrPath) -> Self:
         """Read the folder. Raises OrsanetError if the evaluation is absent, damaged or changed."""
+        folder = as_path(folder, "folder")
         if not (folder / EVALUATION).is_file():
             raise OrsanetError(
                 f"{folder}: no evaluation found; make one with `orsanet-train evaluate RUN --store … --manifest …`"

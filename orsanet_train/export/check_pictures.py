@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 
+from orsanet_cache.data.files import walk
+from orsanet_cache.data.formats import SUFFIXES, is_picture
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.data.manifest import load_manifest
 from orsanet_cache.data.views import CLEAN
@@ -14,7 +16,6 @@ from orsanet_cache.errors import OrsanetError
 SIDE = 224
 BATCHES = (1, 7)  # batch sizes of the comparison; files are traced with another size
 AT_MOST = 100  # pictures of a folder or manifest
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of the formats that read_image reads
 CROPS = 8  # of each photograph
 NOISE = 4
 
@@ -22,8 +23,8 @@ NOISE = 4
 def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
     """Pictures uint8 [N, 224, 224, 3] and their description; N is at least the largest of BATCHES.
 
-    `source` is a folder or a manifest (.toml). Of a folder, the first AT_MOST files with one of
-    SUFFIXES in the order of their paths are read; of a manifest, the first AT_MOST rows. Each
+    `source` is a folder or a manifest (.toml). Of a folder, the first AT_MOST files whose suffix is a
+    picture's, in the order of their paths, are read; of a manifest, the first AT_MOST rows. Each
     picture is used whole, as in a build. None: crops of the photographs that come with
     scikit-learn, and seeded noise. Raises OrsanetError if the source does not exist, if a picture
     cannot be read, and if there are too few pictures.
@@ -34,7 +35,9 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
             f"{2 * CROPS} crops of two photographs and {NOISE} pictures of noise, none of them a face",
         )
     if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        places = walk(source, _unreadable, [])
+        files = (place / name for place, _, names in places for name in names if is_picture(name))
+        paths = sorted(path for path in files if path.is_file())
     elif not source.exists():
         raise OrsanetError(f"{source}: does not exist; --check names a folder of pictures or a manifest")
     elif source.suffix.lower() != ".toml":
@@ -43,7 +46,7 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
         )
     else:
         manifest = load_manifest(source, check_files=False)
-        paths = [manifest.root / sample.image for sample in manifest.samples]
+        paths = [manifest.path(sample) for sample in manifest.samples]
     if len(paths) < max(BATCHES):
         raise OrsanetError(
             f"{source}: has {len(paths)} pictures ({', '.join(SUFFIXES)}), but the comparison needs {max(BATCHES)}; name a folder or "
@@ -53,6 +56,10 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
     return np.stack(
         [_read(path) for path in chosen]
     ), f"{len(chosen)} of the {len(paths)} pictures of {source.resolve().name}"
+
+
+def _unreadable(error: OSError) -> None:
+    raise OrsanetError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -106,9 +106,14 @@ def image_digests(store: PriorStore, split: LabelledSplit) -> NDArray[np.uint8]:
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
     """The images that a run of this configuration trains on.
 
-    Raises OrsanetError if a class has no usable image.
+    Raises OrsanetError if the manifest has no training split, or if a class has no usable image.
     """
     views = [CLEAN, HFLIP] if config.augmentation.hflip > 0 else [CLEAN]
+    if config.train_split not in manifest.splits:
+        raise OrsanetError(
+            f"manifest '{manifest.name}' has no split '{config.train_split}', so there is nothing to train on; "
+            f"evaluate a run on its images ({', '.join(manifest.splits)}), or choose a split with --set train_split=NAME"
+        )
     training = join(manifest, store, config.train_split, views)
     if config.selection_split == HELD_OUT:
         held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)

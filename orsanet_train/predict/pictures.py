@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.faces import opencv_errors_only
+from orsanet_cache.data.files import lying_outside, on_disk, walk
 from orsanet_cache.data.images import MAX_PIXELS, too_many_pixels
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.shortage import refuse_shortage
@@ -50,38 +51,44 @@ class Found(NamedTuple):
 
     files: list[Path]
     left_out: list[Path]  # output folders of predict: their overlays also have faces
+    outside: list[Path]  # of the files, those that lie outside the given folder, behind links
 
 
 def find_files(given: Sequence[Path]) -> Found:
     """The given files, and instead of every folder all files below it, sorted.
 
-    Links to folders are not followed. Raises OrsanetError if a path does not exist, or if no file
-    is found.
+    Links are followed, except those to a folder that they lie in. Raises OrsanetError if a path does
+    not exist, or if no file is found.
     """
+    given = [on_disk(path.parent, path.name) for path in given]
     if missing := [str(path) for path in given if not path.exists()]:
         raise OrsanetError(f"no such file or folder; nothing was predicted:\n{listed(missing)}")
     left_out: list[Path] = []
-    files = [file for path in given for file in (_below(path, left_out) if path.is_dir() else [path])]
+    files, outside = [], []
+    for path in given:
+        below = _below(path, left_out) if path.is_dir() else [path]
+        files += below
+        outside += lying_outside(path, below) if path.is_dir() else []
     if not files:
         but = " except the output of an earlier predict" if left_out else ""
         raise OrsanetError(f"no file in {', '.join(map(str, given))}{but}; pass images, folders of images, or videos")
-    return Found(files, left_out)
+    return Found(files, left_out, outside)
 
 
 def _below(folder: Path, left_out: list[Path]) -> list[Path]:
     found: list[Path] = []
     unlisted: list[OSError] = []
-    for where, folders, files in os.walk(folder, onerror=unlisted.append):
+    loops: list[Path] = []
+    for where, folders, files in walk(folder, unlisted.append, loops):
         if are_predictions(folders, files):
-            left_out.append(Path(where))
-            folders.clear()  # so that os.walk does not descend
+            left_out.append(where)
+            folders.clear()  # so that `walk` does not descend
             continue
-        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
-        found += [Path(where, name) for name in files + links]
+        found += [where / name for name in files]
     for error in unlisted:
         refuse_shortage(error, error.filename)
-    # A folder that cannot be listed is kept as a file: reading it gives the reason.
-    found += [Path(error.filename) for error in unlisted]
+    # A folder that cannot be listed, or leads back to itself, is kept as a file: reading it gives the reason.
+    found += [*(Path(error.filename) for error in unlisted), *loops]
     return sorted(found)
 
 

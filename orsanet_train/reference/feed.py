@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
@@ -136,7 +137,7 @@ class OnlineFeed:
 
     def _decode(self, sample: int, view: int, pixels: NDArray[np.uint8]) -> None:
         """Fill `pixels` [224, 224, 3]."""
-        path = self.root / self.split.samples[sample].image
+        path = on_disk(self.root, self.split.samples[sample].image)
         try:
             decoded = read_image(path)
         except RejectedImage as reason:

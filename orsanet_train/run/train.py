@@ -84,7 +84,7 @@ def train(
     resume: bool = False,
     resident: Resident = "auto",
     compiled: bool = False,
-    frozen_weights: tuple[Path | None, Path | None] = (None, None),
+    frozen_weights: tuple[StrPath | None, StrPath | None] = (None, None),
     save_minutes: float = SAVE_MINUTES,
     images: int | None = None,
     ranks: Ranks = ONE,
@@ -119,11 +119,12 @@ def train(
     manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
     if ir50 is not None and not isinstance(ir50, Weights):
         ir50 = read_backbone(ir50)
+    segmenter, landmarks = (None if path is None else as_path(path, "frozen_weights") for path in frozen_weights)
     with held_by_main(out, ranks):
         return _train(
             config, manifest, store, out,
             device=device, ir50=ir50, resume=resume, resident=resident, compiled=compiled,
-            frozen_weights=frozen_weights, save_minutes=save_minutes, images=images, ranks=ranks,
+            frozen_weights=(segmenter, landmarks), save_minutes=save_minutes, images=images, ranks=ranks,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -159,6 +160,22 @@ def test_a_link_inside_the_root_is_followed(root: Path) -> None:
     assert load_table(root, HEADER + "folder/c.jpg,anger,train,\n").samples[0].image == "folder/c.jpg"
 
 
+def test_a_link_out_of_the_root_is_followed_and_counted_once(root: Path) -> None:
+    blobs = root.parent / "blobs"
+    blobs.mkdir()
+    (root / "folder").symlink_to("../blobs")
+    for name in ("d1", "d2"):
+        (blobs / name).write_bytes(b"")
+    (root / "link.jpg").symlink_to("../blobs/d1")
+    manifest = load_table(root, HEADER + "link.jpg,anger,train,\nfolder/d2,anger,train,\na.jpg,anger,train,\n")
+    assert [sample.image for sample in manifest.samples] == ["link.jpg", "folder/d2", "a.jpg"]
+    (note,) = manifest.notes
+    assert note.startswith(f"2 image(s) lie outside {root}, behind links that are followed, such as 'link.jpg' in ")
+    assert load_table(root, HEADER + "a.jpg,anger,train,\n").notes == ()
+    said = table_refusal(root, HEADER + "link.jpg,anger,train,\nfolder/d1,anger,train,\n")
+    assert "image 'folder/d1' is the same file as 'link.jpg'" in said
+
+
 def test_a_root_that_is_itself_a_link_is_followed(root: Path) -> None:
     link = root.parent / "link"
     link.symlink_to(root)
@@ -226,6 +243,80 @@ def test_composed_and_decomposed_names_are_two_samples(root: Path) -> None:
     assert [sample.image for sample in load_table(root, table).samples] == [composed, decomposed]
 
 
+@pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_is_found_in_the_other_form_of_its_accents(root: Path, in_table: str, on_disk: str) -> None:
+    names = ["Zoé.jpg", "화남/が.jpg", "ñandú/Ångström.jpg"]
+    for name in names:
+        path = root / unicodedata.normalize(on_disk, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    ids = [unicodedata.normalize(in_table, name) for name in names]
+    manifest = load_table(root, HEADER + "".join(f"{image},anger,train,\n" for image in ids))
+    assert [sample.image for sample in manifest.samples] == ids  # an id stays the table's text
+    assert [manifest.path(sample).read_text() for sample in manifest.samples] == names
+    assert "3 image(s) have names whose accents are written in another form" in manifest.notes[0]
+    (root.parent / "tags.csv").write_text(f"image,tags\n{unicodedata.normalize(on_disk, names[0])},mask\n")
+    assert with_tags(manifest, root.parent / "tags.csv").samples[0].tags == {"mask"}
+
+
+def test_a_name_that_several_files_could_mean_is_refused_with_their_names(root: Path) -> None:
+    names = ("o\u0302\u0323.jpg", "o\u0323\u0302.jpg")  # two spellings of one letter, neither of them composed
+    for name in names:
+        (root / name).write_bytes(b"")
+    said = table_refusal(root, HEADER + "\u1ed9.jpg,anger,train,\n")
+    assert "does not exist" in said
+    assert f"differs only in how accents are written: {names[0]!r}, {names[1]!r}" in said
+
+
+def test_a_class_is_found_in_the_other_form_of_its_accents(root: Path) -> None:
+    toml = TOML.replace('"anger"', '"colère"')
+    table = HEADER + f"a.jpg,{unicodedata.normalize('NFD', 'colère')},train,\n"
+    assert load_toml(root, toml, table).samples[0].label == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("val", "valid"),
+        ("Validation", "valid"),
+        ("dev", "valid"),
+        ("TRAIN", "train"),
+        ("training", "train"),
+        ("Test", "test"),
+    ],
+)
+def test_usual_spellings_of_a_split_are_understood(root: Path, written: str, meant: str) -> None:
+    assert load_table(root, HEADER + f"a.jpg,anger,{written},\n").samples[0].split == meant
+    named = load_toml(root, TOML + f'splits = ["{written}"]\n', HEADER + f"a.jpg,anger,{written},\n")
+    assert named.samples[0].split == written  # a name that the descriptor itself gives
+
+
+# --- tables as spreadsheets save them ---
+
+
+def test_rows_and_columns_without_name_and_content_are_passed_over(root: Path) -> None:
+    plain = "image,label,split,tags\na.jpg,anger,train,x\nb.jpg,neutral,test,\n"
+    padded = ",,,,,\nimage,,label,split,tags,,\na.jpg,,anger,train,x,,\n,,,,,,\nb.jpg, ,neutral,test,\n , ,,,,\n,,\n"
+    assert load_table(root, padded) == load_table(root, plain)
+    assert load_table(root, plain.replace("\nb", ",,\nb")) == load_table(root, plain)  # more cells than the header
+
+
+def test_content_in_a_column_without_a_name_is_refused_once_by_the_columns_number(root: Path) -> None:
+    said = table_refusal(root, "image,,label,split,tags,,\na.jpg,,anger,train,,,x\nb.jpg,y,anger,train,,,x\n")
+    assert lines_named(said) == [2, 3]
+    assert "line 2: column 7 has content but no name in line 1; name it, or delete it" in said
+    assert "line 3: column 2 has content but no name" in said
+
+
+def test_a_table_alone_without_classes_is_told_the_option_with_its_labels(root: Path) -> None:
+    path = root.parent / "samples.csv"
+    path.write_text(HEADER + "a.jpg,sad face,train,\nb.jpg,anger,train,\n")
+    with pytest.raises(
+        OrsanetError, match=r"needs --root .* and --classes .*its labels are --classes 'anger,sad face'"
+    ):
+        load_manifest(path)
+
+
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 names = text.filter(lambda name: name and not name.startswith("/") and ".." not in name.split("/"))
 tags = text.filter(lambda tag: not set(";@") & set(tag) and tag and tag == tag.strip())
@@ -265,7 +356,7 @@ def test_any_samples_written_with_csv_are_read_back_equal(rows: list[tuple[Sampl
         ("a.jpg, anger,train,", ["unknown class ' anger'"]),
         ("a.jpg,Anger,train,", ["unknown class 'Anger'"]),
         ("a.jpg,0,train,", ["unknown class '0'"]),
-        ("a.jpg,anger,dev,", ["unknown split 'dev'", "train, valid, test"]),
+        ("a.jpg,anger,fold9,", ["unknown split 'fold9'", "train, valid, test"]),
         ("a.jpg,anger,,", ["unknown split ''"]),
         ("b.jpg,anger,train,", ["b.jpg", "already on line 2"]),
         ("inside.jpg,anger,train,", ["inside.jpg", "same file as 'b.jpg'"]),
@@ -273,9 +364,11 @@ def test_any_samples_written_with_csv_are_read_back_equal(rows: list[tuple[Sampl
         ("/etc/hostname,anger,train,", ["/etc/hostname", "absolute"]),
         ("../faces/a.jpg,anger,train,", ["../faces/a.jpg", "'..'"]),
         ("sub/../a.jpg,anger,train,", ["sub/../a.jpg", "'..'"]),
-        ("outside.jpg,anger,train,", ["outside.jpg", "leaves the root"]),
-        ("outside/secret.jpg,anger,train,", ["outside/secret.jpg", "leaves the root"]),
+        ("outside/../../outside/secret.jpg,anger,train,", ["outside/secret.jpg", "leaves the root with '..'"]),
+        ("device.jpg,anger,train,", ["device.jpg", "not a regular file"]),
+        ("far pipe.jpg,anger,train,", ["far pipe.jpg", "not a regular file"]),
         ("dangling.jpg,anger,train,", ["dangling.jpg", "does not exist"]),
+        ("A.JPG,anger,train,", ["A.JPG", "differs only in upper and lower case: 'a.jpg'"]),
         ("loop.jpg,anger,train,", ["loop.jpg", "does not exist"]),
         ("sub,anger,train,", ["'sub'", "not a regular file"]),
         (".,anger,train,", ["'.'", "not a regular file"]),
@@ -284,7 +377,7 @@ def test_any_samples_written_with_csv_are_read_back_equal(rows: list[tuple[Sampl
         (f"{'x' * 300},anger,train,", ["x" * 300, "does not exist"]),
         (",anger,train,", ["no image"]),
         ("a.jpg,anger,train", ["3 cells", "header has 4"]),
-        ("a.jpg,anger,train,,", ["5 cells", "header has 4"]),
+        ("a.jpg,anger,train,,x", ["5 cells", "header has 4"]),
         ('"a".jpg,anger,train,', ["not valid CSV"]),
         (f"{'x' * 200_000},anger,train,", ["not valid CSV", "131072"]),
     ],
@@ -295,8 +388,10 @@ def test_a_mistake_in_a_row_is_named_with_its_line(root: Path, row: str, fragmen
     outside.mkdir()
     (outside / "secret.jpg").write_bytes(b"")
     (root / "inside.jpg").symlink_to("b.jpg")
-    (root / "outside.jpg").symlink_to(outside / "secret.jpg")
     (root / "outside").symlink_to(outside)
+    (root / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(outside / "pipe")
+    (root / "far pipe.jpg").symlink_to(outside / "pipe")
     (root / "dangling.jpg").symlink_to("gone.jpg")
     (root / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(root / "pipe.jpg")
@@ -334,8 +429,8 @@ def test_all_findings_are_reported_at_once_with_their_lines(root: Path) -> None:
         ("image", "label", "split", "a quoted\ncolumn name"),  # lines 1 and 2
         ("a.jpg", "joy", "train", ""),
         ("new\nline.jpg", "anger", "train", ""),  # lines 4 and 5
-        ("b.jpg", "anger", "dev", ""),
-        ("nowhere.jpg", "joy", "dev", ""),
+        ("b.jpg", "anger", "fold9", ""),
+        ("nowhere.jpg", "joy", "fold9", ""),
         ("a.jpg", "anger", "train", "two\nmore\nlines"),  # lines 8 to 10
         ("sub/c.jpg", "anger", "train", ""),
         ("/absolute.jpg", "anger", "train", ""),
@@ -359,7 +454,7 @@ def test_only_line_endings_count_as_lines(root: Path, separator: str) -> None:
 
 
 def test_a_wrong_cell_count_does_not_hide_the_other_findings(root: Path) -> None:
-    table = HEADER + "a.jpg,joy,train,\nb.jpg,anger\nsub/c.jpg,anger,dev,\n"
+    table = HEADER + "a.jpg,joy,train,\nb.jpg,anger\nsub/c.jpg,anger,fold9,\n"
     assert lines_named(table_refusal(root, table)) == [2, 3, 4]
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,9 +130,27 @@ def test_an_animation_or_a_file_of_several_pages_is_rejected(file_format: str) -
 
 
 def test_a_format_outside_the_list_is_rejected_whatever_its_name(tmp_path: Path) -> None:
-    (tmp_path / "image.jpg").write_bytes(encoded(IMAGE, "GIF"))
+    (tmp_path / "image.jpg").write_bytes(encoded(IMAGE, "PPM"))
     with pytest.raises(RejectedImage, match="JPEG, PNG, WEBP, BMP, TIFF"):
         read_image(tmp_path / "image.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (encoded(IMAGE, "GIF"), "a GIF, .*: save the frame that you mean as PNG"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(99), "the format AVIF, which is not read: save it as PNG or JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "the format HEIC, which is not read"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "the format JPEG XL, which is not read"),
+    ],
+)  # fmt: skip
+def test_a_known_format_that_is_not_read_is_named_with_what_to_do(content: bytes, said: str) -> None:
+    assert re.search(said, reason(content))
+
+
+def test_a_jfif_is_a_jpeg(tmp_path: Path) -> None:
+    (tmp_path / "image.jfif").write_bytes(encoded(IMAGE, "JPEG"))
+    assert read_image(tmp_path / "image.jfif").rgb.shape == (*IMAGE.size[::-1], 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(MIN_SIDE - 1, 64), (64, MIN_SIDE - 1), (1, 1), (1, 5000)])

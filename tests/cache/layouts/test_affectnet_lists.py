@@ -21,6 +21,14 @@ def test_affectnet_pictures_listed_twice_are_counted_and_contradictions_left_out
     assert "left out, annotated several times, with different labels, face boxes or splits: 1" in printed
 
 
+def test_lists_that_a_spreadsheet_saved_are_read(lists: Path, tmp_path: Path) -> None:
+    plain, _ = made("affectnet", lists, "--classes", "8", "--out", tmp_path / "plain.toml")
+    for table in (lists / "Manually_Annotated_file_lists").iterdir():
+        table.write_text("".join(f"{line},,\n" for line in table.read_text().splitlines()) + ",,,,,,,,,,\n")
+    saved, _ = made("affectnet", lists, "--classes", "8", "--out", tmp_path / "saved.toml")
+    assert saved.samples == plain.samples
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from data_set_trees import (
+    draw,
     made,
     raf_list,
     tagged,
@@ -57,6 +58,9 @@ def test_the_documented_commands_run(
     for name, folder in zip(names, (raf, annotated, photographs, occlu, fer, class_folders), strict=True):
         folder.rename(desk / f"{name}.moving")  # two of the names are those of fixtures
         (desk / f"{name}.moving").rename(desk / name)
+    for name in ("anger", "happiness", "neutral"):
+        for number in range(6):
+            draw(desk / f"my-pictures/{name}/s{number}_1.png")
     write_lines(desk / "rafdb_occlusion_list.txt", ["test_0003_aligned 3 4"])
     write_lines(desk / "val_raf_db_list.txt", ["0/test_0004_aligned.jpg"])
     write_lines(desk / "val_raf_db_list_45.txt", ["0/test_0004_aligned.jpg"])

@@ -1,6 +1,7 @@
 """Class folders."""
 
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_files_that_are_no_labelled_pictures_are_left_out_by_name(class_folders:
             "train: folders that are not classes: contempt, disgust, fear, sadness, surprise. Name them in --classes, or move them out",
         ),
         (lambda root: (root / "test/anger").rename(root / "test/Anger"), "no folder of class anger; folders that are not classes: Anger"),
-        (lambda root: (root / "train").rename(root / "training"), "no folder train among test, training, valid"),
+        (lambda root: shutil.copytree(root / "train", root / "Training"), "Training, train, test, valid mean the same split"),
+        (lambda root: (root / "train/anger/up").symlink_to(".."), "train/anger/up: is a link to a folder that it lies in"),
         (lambda root: (root / "train").rename(root / "my train"), "my train where split folders should be"),
         (lambda root: [shutil.rmtree(root / split) for split in ("train", "valid", "test")], "no folders where split folders"),
         (lambda root: [path.unlink() for path in root.rglob("*.png")], "no pictures"),
@@ -69,6 +71,77 @@ def test_every_wrong_tree_of_class_folders_is_named(
     assert said in refused(
         "folders", class_folders, "--classes", "anger,happiness,neutral", "--out", tmp_path / "own.toml"
     )
+
+
+def test_pictures_that_are_not_read_are_counted_by_suffix_and_jfif_is_read(class_folders: Path, tmp_path: Path) -> None:
+    anger = class_folders / "train/anger"
+    for name in ("a.avif", "b.AVIF", "c.gif", "d.heic"):
+        (anger / name).write_bytes(b"")
+    (anger / "train-anger-1.png").rename(anger / "one.JFIF")
+    draw(class_folders / "beside.jpg")
+    manifest, printed = made(
+        "folders", class_folders, "--classes", "anger,happiness,neutral", "--out", tmp_path / "own.toml"
+    )
+    assert len(manifest.samples) == 18
+    assert "train/anger/one.JFIF" in {sample.image for sample in manifest.samples}
+    assert (
+        "left out, .avif is not read; save these pictures as PNG or JPEG: 2 (train/anger/a.avif, train/anger/b.AVIF)"
+        in printed
+    )
+    assert "left out, .gif is not read, as it may be an animation; save the frame that you mean as PNG: 1" in printed
+    assert "left out, .heic is not read" in printed
+    assert "left out, beside the split folders, so without a split: 1 (beside.jpg)" in printed
+
+
+@pytest.mark.parametrize(
+    "names", [("TRAIN", "val", "Test"), ("training", "Validation", "testing"), ("Train", "DEV", "TEST")]
+)
+def test_usual_names_of_splits_are_understood(class_folders: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
+    for split, name in zip(("train", "valid", "test"), names, strict=True):
+        (class_folders / split).rename(class_folders / f"{split}.moving")
+        (class_folders / f"{split}.moving").rename(class_folders / name)
+    manifest, _ = made("folders", class_folders, "--classes", "anger,happiness,neutral", "--out", tmp_path / "own.toml")
+    assert Counter(sample.split for sample in manifest.samples) == {"train": 9, "valid": 3, "test": 6}
+
+
+def test_a_set_for_evaluation_only_is_taken_with_a_note(class_folders: Path, tmp_path: Path) -> None:
+    shutil.rmtree(class_folders / "train")
+    shutil.rmtree(class_folders / "valid")
+    manifest, printed = made(
+        "folders", class_folders, "--classes", "anger,happiness,neutral", "--out", tmp_path / "own.toml"
+    )
+    assert manifest.splits == ("test",)
+    assert "note: there is no split train, only test, so there is nothing to train on" in printed
+
+
+@pytest.mark.parametrize(
+    ("folders", "options", "said"),
+    [
+        (["train/b b", "train/a", "test/a"], (), "Found here: --classes 'a,b b' (the order decides the labels"),
+        (["test/1", "test/2", "test/10"], (), "Found here: --classes 1,2,10 ("),
+        (["joy", "anger"], (), "Found here, without split folders: --classes anger,joy ("),
+        (["joy", "anger"], ("--split", "80/20"), "Found here: --classes anger,joy ("),
+        (["joy", "a,b"], (), "class folders that --classes cannot name: a,b; rename them"),
+        ([], (), "no class folders; expected train/CLASS/"),
+    ],
+)
+def test_without_classes_the_folders_found_are_the_option_to_copy(
+    tmp_path: Path, folders: list[str], options: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "own").mkdir()
+    for folder in folders:
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    assert said in refused("folders", tmp_path / "own", *options, "--out", tmp_path / "own.toml")
+
+
+@pytest.mark.parametrize(("typed", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_class_folders_are_found_in_the_other_form_of_their_accents(tmp_path: Path, typed: str, on_disk: str) -> None:
+    for name in ("화남", "colère"):
+        draw(tmp_path / "own/train" / unicodedata.normalize(on_disk, name) / "1.png")
+    order = unicodedata.normalize(typed, "화남,colère")
+    manifest, _ = made("folders", tmp_path / "own", "--classes", order, "--out", tmp_path / "own.toml")
+    assert list(manifest.classes) == order.split(",")
+    assert sorted(sample.label for sample in manifest.samples) == [0, 1]
 
 
 @pytest.mark.parametrize("classes", ["anger", "anger,anger", "1=anger,2=anger", "anger,,neutral", "1=,2=anger"])

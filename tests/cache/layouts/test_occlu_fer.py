@@ -8,7 +8,7 @@ import pytest
 from data_set_trees import exchange, made, refused
 
 
-@pytest.mark.parametrize("valid", ["valid", "val"])
+@pytest.mark.parametrize("valid", ["valid", "val", "Validation", "DEV"])
 def test_occlu_fer_has_the_order_of_the_published_script(occlu: Path, tmp_path: Path, valid: str) -> None:
     (occlu / "valid").rename(occlu / valid)
     manifest, printed = made("occlu-fer", occlu, "--out", tmp_path / "occlu-fer.toml")
@@ -26,7 +26,7 @@ def test_occlu_fer_has_the_order_of_the_published_script(occlu: Path, tmp_path: 
         (lambda root: exchange(root / "train", root / "valid"), "look exchanged"),
         (
             lambda root: (root / "valid").rename(root / "test"),
-            "test where split folders should be (train or valid or val)",
+            "test where split folders should be (train or valid)",
         ),
         (lambda root: shutil.copytree(root / "valid", root / "val"), "mean the same split"),
     ],

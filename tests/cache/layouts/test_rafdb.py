@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data_set_trees import RAF_TEST, RAF_TRAIN, draw, labels, made, raf_list, refused, replace_first
+from data_set_trees import RAF_TEST, RAF_TRAIN, draw, labels, made, raf_list, refused, replace_first, tagged
 
 
 def test_rafdb_labels_splits_and_classes(raf: Path, tmp_path: Path) -> None:
@@ -37,6 +37,20 @@ def test_pictures_that_no_list_names_are_left_out_by_name(raf: Path, tmp_path: P
     assert "left out, not in list_patition_label.txt: 1 (Image/aligned/train_99999_aligned.jpg)" in printed
 
 
+def test_lines_that_agree_count_once_and_others_are_left_out(raf: Path, tmp_path: Path) -> None:
+    with raf_list(raf).open("a") as file:
+        file.write("train_00001.jpg 1\ntrain_00001.jpg 1\ntest_0002.jpg 5\n")
+    (tmp_path / "tags.txt").write_text("train_00001_aligned\n")
+    manifest, printed = made(
+        "rafdb", raf, "--out", tmp_path / "rafdb.toml", "--tag-list", f"occluded={tmp_path / 'tags.txt'}"
+    )
+    assert len(manifest.samples) == RAF_TRAIN + RAF_TEST - 1
+    assert "left out, a repeated line of the same picture: 2 (Image/aligned/train_00001_aligned.jpg" in printed
+    assert "left out, named several times, with different labels: 1 (Image/aligned/test_0002_aligned.jpg)" in printed
+    assert "not in list_patition_label.txt" not in printed
+    assert tagged(manifest, "occluded") == {"train_00001_aligned"}  # kept, though a line of it is left out
+
+
 def test_the_compound_list_is_refused_by_name(raf: Path, tmp_path: Path) -> None:
     with raf_list(raf).open("a") as file:
         file.write("train_00099.jpg 11\n")
@@ -52,7 +66,6 @@ def test_the_compound_list_is_refused_by_name(raf: Path, tmp_path: Path) -> None
         (lambda raf: replace_first(raf_list(raf), "train_00002.jpg 2", "train_00002.jpg two"), "line 2"),
         (lambda raf: replace_first(raf_list(raf), "train_00002.jpg 2", "train_00002.jpg 0"), "label 0"),
         (lambda raf: replace_first(raf_list(raf), "train_00002.jpg", "valid_00002.jpg"), "line 2"),
-        (lambda raf: replace_first(raf_list(raf), "train_00002.jpg", "train_00001.jpg"), "already on line 1"),
         (lambda raf: raf_list(raf).write_bytes(b"train_00001.jpg 5\n\xff\n"), "line 2 is not UTF-8"),
         (lambda raf: raf_list(raf).write_text("test_0001.jpg 1\n"), "1 images in test but only 0 in train"),
         (lambda raf: raf_list(raf).write_text(""), "no images for training"),

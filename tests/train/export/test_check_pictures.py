@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from orsanet_cache import OrsanetError, read_image, view_pixels
-from orsanet_cache.layouts.found import PICTURE_SUFFIXES
-from orsanet_train.export.check_pictures import BATCHES, SUFFIXES, check_pictures
+from orsanet_train.export.check_pictures import BATCHES, check_pictures
 
 
 def test_check_pictures_are_those_named_whole_and_in_order(world, tmp_path: Path) -> None:
@@ -57,7 +56,3 @@ def test_the_folder_one_stands_in_has_its_name_and_its_other_files_are_no_pictur
     pictures, said = check_pictures(Path("."))
     assert said == "7 of the 7 pictures of own"
     assert len(pictures) == 7
-
-
-def test_the_suffixes_are_those_by_which_a_manifest_is_made() -> None:
-    assert set(SUFFIXES) == PICTURE_SUFFIXES

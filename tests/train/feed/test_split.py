@@ -49,6 +49,16 @@ def test_the_order_of_the_images_does_not_matter(labels: list[int], order) -> No
     assert held_out_images(shuffled, 0.2) == held_out_images(given_order, 0.2)
 
 
+def test_a_set_for_evaluation_only_has_nothing_to_train_on(world) -> None:
+    manifest = world.load_manifest()
+    only_test = replace(manifest, samples=manifest.split("test"))
+    said = (
+        r"manifest 'small' has no split 'train', so there is nothing to train on; evaluate a run on its images \(test\)"
+    )
+    with pytest.raises(OrsanetError, match=said):
+        training_split(load_config("small", [HELD_OUT]), only_test, world.open_store())
+
+
 def test_held_out_and_trained_on_are_disjoint_and_all_of_the_split(world) -> None:
     manifest, store = world.load_manifest(), world.open_store()
     config = load_config("small", [HELD_OUT, "held_out_share=0.3"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -573,6 +574,27 @@ def test_what_does_not_exist_ends_the_command_before_it_begins(world, run: Path,
     (tmp_path / "bare").mkdir()
     with pytest.raises(OrsanetError, match=r"no file in .*bare; pass images"):
         find_files([tmp_path / "bare"])
+
+
+def test_links_are_followed_and_those_that_lead_out_are_counted(world, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "own").mkdir(parents=True)
+    (photos / "own/a.png").write_bytes(b"")
+    (photos / "elsewhere").symlink_to(world.folder / "images")
+    (photos / "again.png").symlink_to("own/a.png")
+    (photos / "own/up").symlink_to("..")
+    found = find_files([photos])
+    images = sorted(path.name for path in (world.folder / "images").iterdir())
+    assert [path.name for path in found.files if path.parent.name == "elsewhere"] == images
+    assert {path.relative_to(photos).as_posix() for path in found.files if path.parent.name != "elsewhere"} == {
+        "again.png", "own/a.png", "own/up",  # the last, which would never end, is answered with a reason
+    }  # fmt: skip
+    assert found.outside == [path for path in found.files if path.parent.name == "elsewhere"]
+
+
+def test_a_picture_is_found_in_the_other_form_of_its_accents(tmp_path: Path) -> None:
+    (tmp_path / unicodedata.normalize("NFD", "Zoé.png")).write_bytes(b"")
+    assert find_files([tmp_path / "Zoé.png"]).files == [tmp_path / unicodedata.normalize("NFD", "Zoé.png")]
 
 
 def test_other_frozen_networks_than_the_runs_are_refused_by_name(world, run: Path, group: Path) -> None:
