@@ -27,7 +27,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orsanet_cache.data.cells import unmarked
-from orsanet_cache.errors import OrsanetError, few, listed, validation_findings
+from orsanet_cache.errors import OrsanetError, did_you_mean, few, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.reading import MAX_SETTINGS_BYTES, MAX_TABLE_BYTES, below, read_limited
 
@@ -71,7 +71,9 @@ class Manifest:
         """
         chosen = tuple(sample for sample in self.samples if sample.split == name)
         if not chosen:
-            raise OrsanetError(f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}")
+            raise OrsanetError(
+                f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}{did_you_mean(name, self.splits)}"
+            )
         return chosen
 
 
@@ -117,7 +119,7 @@ def load_manifest(
     splits = dict.fromkeys(descriptor.splits)
     first_line: dict[str, int] = {}
     for line, row in _rows(table, findings):
-        problems = list(_row_problems(row, label_of, splits, files))
+        problems = list(_row_problems(row, label_of, splits, files, near_names=len(findings) < NAMED))
         image = row["image"]
         if image in first_line:
             problems.append(f"image {image!r} is already on line {first_line[image]}")
@@ -194,7 +196,7 @@ def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None, ch
         try:
             return Descriptor.model_validate(tomllib.loads(read_text(path, MAX_SETTINGS_BYTES)))
         except ValidationError as error:
-            raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
+            raise OrsanetError(f"{path}:\n{listed(validation_findings(error, Descriptor))}") from error
         except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a huge number or deep nesting
             raise OrsanetError(f"{path}: not valid TOML: {error}") from error
     if path.suffix.lower() != ".csv":
@@ -263,11 +265,20 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 
 def _row_problems(
-    row: dict[str, str], classes: Collection[str], splits: Collection[str], files: "FileCheck | None"
+    row: dict[str, str],
+    classes: Collection[str],
+    splits: Collection[str],
+    files: "FileCheck | None",
+    *,
+    near_names: bool,
 ) -> Iterator[str]:
-    """What is wrong with a row. A table may have as many classes as rows, so both are looked up, not searched."""
+    """What is wrong with a row. A table may have as many classes as rows, so both are looked up, not searched.
+
+    `near_names`: also name the class or split that was probably meant, which takes longer.
+    """
     image = row["image"]
     path = PurePosixPath(image)
+    near = did_you_mean if near_names else lambda _name, _names: ""
     if not image:
         yield "no image"
     elif path.is_absolute():
@@ -277,10 +288,10 @@ def _row_problems(
     elif files is not None:
         yield from files.problems(image)
     if row["label"] not in classes:
-        yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}"
+        yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}{near(row['label'], classes)}"
     yield from _tag_problems(row.get("tags", ""))
     if row["split"] not in splits:
-        yield f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}"
+        yield f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}{near(row['split'], splits)}"
 
 
 class FileCheck:
