@@ -21,11 +21,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tomli_w
-from tqdm.auto import tqdm
 
 from orsanet_cache.durable import is_temporary, write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import entries, held
+from orsanet_cache.progress import Progress
 from orsanet_cache.synthetic.expression import CLASSES
 from orsanet_cache.synthetic.picture import SyntheticFace, draw
 from orsanet_cache.synthetic.plan import LANES, Plan, plan
@@ -82,7 +82,7 @@ def write_dataset(out: Path, seed: int, images: int, truth: bool = False, proces
                 write_whole(out / BEGUN, lambda path: path.write_text(descriptor, encoding="utf-8"))  # marks the folder
                 (out / IMAGES).mkdir(exist_ok=True)
             kept: list[SyntheticFace] = []
-            with tqdm(total=images, unit="img", desc="draw", smoothing=0.05) as progress:
+            with Progress(images, "draw", "img") as progress:
                 for index, face in enumerate(_drawn(seed, images, processes)):
                     if not complete:
                         (out / image_name(index)).write_bytes(face.jpeg)
