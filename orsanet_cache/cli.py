@@ -20,22 +20,28 @@ from orsanet_cache.console import CommandGroup
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:
-    """Stage one of ORSANet: run the frozen networks once and keep their outputs in a store."""
+    """Stage one of ORSANet: run the frozen networks once and keep their outputs in a store.
+
+    The way: `manifest` describes a data set, `weights fetch` downloads the networks, `build` makes
+    the store, `show` draws what is in it. Then `orsanet-train run`. To try it without data and
+    weights: `demo-faces`. COMMAND --help explains a command.
+    """
 
 
-main.add_command(build)
-main.add_command(info)
-main.add_command(verify)
-main.add_command(show)
-main.add_command(convert)
+# In the order of work, which --help keeps.
 main.add_command(manifest)
 main.add_command(doctor)
 main.add_command(weights)
-main.add_command(bench)
+main.add_command(build)
+main.add_command(info)
+main.add_command(show)
+main.add_command(verify)
+main.add_command(convert)
 main.add_command(demo_faces)
 main.add_command(demo_people)
 main.add_command(demo_train)
 main.add_command(demo_quality)
+main.add_command(bench)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,6 +20,7 @@ from orsanet_cache.shortage import shortage
 from orsanet_cache.streams import prepare_streams, printable
 
 FILE = click.Path(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
+SENTENCE = 500  # characters; a longer one would be cut off
 REPEAT_SECONDS = 5.0  # longer than an interrupted command takes to end
 # Turns that a waiting thread spins; GNU's OpenMP takes 300,000. In one measurement a small training on two cores took
 # 62 images a second alone and 15 beside two busy loops with 300,000, and 56 and 26 with this.
@@ -50,8 +51,19 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
-class CommandGroup(click.Group):
-    """A click group whose commands may raise OrsanetError.
+class Commands(click.Group):
+    """A group whose help lists the commands in the order of adding, each with its whole first sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(SENTENCE)) for name, each in self.commands.items()])
+
+
+class CommandGroup(Commands):
+    """The commands of a command line, which may raise OrsanetError.
 
     `interrupted` is the advice printed after Ctrl-C.
     """
@@ -158,6 +170,16 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
     return None if value is None else [name.strip() for name in value.split(",")]
 
 
+def _be_quiet(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    from orsanet_cache.progress import hidden  # tqdm takes a while to load
+
+    if value:
+        context.with_resource(hidden())
+
+
+quiet_option = click.option(
+    "--quiet", is_flag=True, expose_value=False, callback=_be_quiet, help="Print results and warnings, no progress."
+)
 # For a manifest that is a CSV without a descriptor.
 classes_option = click.option(
     "--classes", callback=_names, help="Class names in label order, for a .csv manifest: a,b,c"

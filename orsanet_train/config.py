@@ -2,7 +2,7 @@
 
     preset TOML → --set key=value … → RunConfig → config.toml in the run folder, which reads back to the same RunConfig
 
-The classes below define every key and its meaning. An unknown key or a value of the wrong type is
+The classes below define every key and its meaning, which `orsanet-train config` prints. An unknown key or a value of the wrong type is
 an error; all errors are reported at once.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from orsanet_cache.errors import OrsanetError, listed, validation_findings
+from orsanet_cache.errors import OrsanetError, did_you_mean, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.reading import MAX_SETTINGS_BYTES, read_limited
 from orsanet_cache.shortage import refuse_shortage
@@ -31,7 +31,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelConfig(_Strict):
@@ -46,10 +48,15 @@ class ModelConfig(_Strict):
     width: Size = 512
     """Token width D, a multiple of 32."""
     backbone_channels: tuple[Size, Size, Size] = (64, 128, 256)
+    """Channels of IR50's three stages."""
     backbone_units: tuple[Size, Size, Size] = (3, 4, 14)
+    """Residual units of IR50's three stages."""
     multi_scale: bool = True
+    """Whether the MCM has three scales (D, D/2, D/4) or only D (ablation)."""
     cross_interaction: bool = True
+    """Whether landmark tokens attend to image tokens, or there is no attention (ablation)."""
     landmark_reintegration: bool = True
+    """Whether each block mixes the landmark tokens in again, or passes them on unchanged (ablation)."""
 
     @property
     def drop_path_shape(self) -> tuple[int, int, int]:
@@ -73,18 +80,24 @@ class LossConfig(_Strict):
     """Warm-up: CE + smoothed_weight x label-smoothed CE. Afterwards: CE + dare_weight x DARELoss."""
 
     warmup_epochs: Epochs = 5
+    """Epochs with the first of the two losses."""
     smoothed_weight: Weight = 2.0
+    """Weight of the label-smoothed cross-entropy in the warm-up."""
     smoothing: Probability = 0.2
+    """Share of a label that is spread over the classes."""
     dare: Literal["published", "paper", "none"] = "published"
     """The rival's logit z becomes z + a (published in code) or z + a z (paper, Eq. 11); none is the ablation."""
     dare_weight: Weight = 0.1
+    """Weight of DARELoss after the warm-up."""
 
 
 class AugmentationConfig(_Strict):
     """Random choice of the flipped view, and random erasing of the backbone's image."""
 
     hflip: Probability = 0.5
+    """Probability that an image's mirrored view is taken, with its own priors."""
     erasing: Probability = 0.5
+    """Probability that a rectangle of the backbone's image is erased."""
     erasing_scale: tuple[Probability, Probability] = (0.02, 0.1)
     """Smallest and largest share of the image erased; aspect ratio 0.3 … 3.3."""
 
@@ -105,10 +118,13 @@ class RunConfig(_Strict):
     """Everything that determines a run's numbers, besides the data."""
 
     epochs: Annotated[Epochs, Field(ge=1)] = 400
+    """Passes over the training split."""
     batch_size: BatchSize = 20
+    """Images per step, over all processes."""
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 4e-5
+    """Learning rate of Adam in the first epoch."""
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
-    """Factor per epoch."""
+    """Factor of the learning rate per epoch."""
     rho: Annotated[float, Field(ge=0, le=100)] = 0.05
     """Radius of the sharpness-aware perturbation; 0 is plain Adam, at half the cost."""
     second_pass_buffers: Literal["moved", "kept"] = "moved"
@@ -127,6 +143,7 @@ class RunConfig(_Strict):
     sampling: Literal["balanced", "shuffled"] = "balanced"
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
     train_split: str = "train"
+    """The split to train on."""
     selection_split: str = "valid"
     """The split whose accuracy chooses best.safetensors. "held-out": a stratified part of the
     training split, which is then not trained on. The published code uses the test split; reports
@@ -134,6 +151,7 @@ class RunConfig(_Strict):
     held_out_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of every class that is held out with selection_split = "held-out"."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of initial weights, order, views and all other random choices."""
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -157,7 +175,7 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
     as_path(preset, "preset")
     preset, overrides = os.fspath(preset), as_names(overrides, "overrides")
     if preset in PRESETS:
-        text = (files("orsanet_train") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
+        text = preset_text(preset)
     elif preset.endswith(".toml"):
         try:
             text = read_limited(preset, MAX_SETTINGS_BYTES).decode("utf-8-sig")
@@ -165,7 +183,8 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
             refuse_shortage(error, preset)
             raise OrsanetError(f"{preset}: cannot be read as a configuration ({error})") from error
     else:
-        raise OrsanetError(f"--preset {preset}: neither a preset ({', '.join(PRESETS)}) nor a .toml file")
+        near = did_you_mean(preset, PRESETS)
+        raise OrsanetError(f"--preset {preset}: neither a preset ({', '.join(PRESETS)}) nor a .toml file{near}")
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: too many digits, too deep nesting
@@ -179,6 +198,11 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(values, preset, malformed)
 
 
+def preset_text(preset: str) -> str:
+    """The TOML file of one of the PRESETS."""
+    return (files("orsanet_train") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
+
+
 def parse_config(values: dict[str, Any], source: str, findings: Sequence[str] = ()) -> RunConfig:
     """Validate a configuration.
 
@@ -188,7 +212,7 @@ def parse_config(values: dict[str, Any], source: str, findings: Sequence[str] = 
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        found += validation_findings(error)
+        found += validation_findings(error, RunConfig)
     if config is None or found:
         raise OrsanetError(f"configuration from {source}:\n{listed(found)}")
     return config

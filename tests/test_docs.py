@@ -134,7 +134,8 @@ def accepted(words: list[str]) -> click.Context:
         for parameter in command.params:
             if isinstance(parameter.type, click.Path):
                 patch.setattr(parameter.type, "exists", False)
-        return command.make_context(" ".join(path), rest)
+        with command.make_context(" ".join(path), rest) as context:  # left again: --quiet would stay
+            return context
 
 
 def every_command(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -568,6 +569,20 @@ def test_the_python_reference_has_every_key_of_a_configuration(site: Site) -> No
     keys |= {key for value in defaults.values() if isinstance(value, dict) for key in value}
     assert len(keys) >= 30
     assert keys <= shown
+
+
+def test_commands_are_listed_in_the_order_of_work() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    for (name, group), order in zip(
+        COMMAND_LINES.items(),
+        ("manifest doctor weights build show verify", "config run evaluate report compare predict export"),
+        strict=True,
+    ):
+        helped = CliRunner().invoke(group, ["--help"]).output.partition("Commands:")[2]
+        listed = re.findall(r"^  ([a-z]\S*)", helped, re.MULTILINE)
+        assert re.search(r" .*".join(order.split()), " ".join(listed))
+        (page,) = re.findall(rf":prog: {name}\n   :commands: (.*)", text)
+        assert page.split(",") == listed
 
 
 def test_the_command_reference_has_every_command_and_option(site: Site) -> None:

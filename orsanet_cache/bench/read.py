@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import temporary_folder
+from orsanet_cache.progress import Progress, tracked
 from orsanet_cache.store.convert import convert
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import Field, schema
@@ -63,7 +63,7 @@ def bench_read(
         os.sync()  # otherwise the copies would still be written while they are read
         order = np.random.default_rng(0)
         rates: dict[str, list[float]] = {name: [] for name in contenders}
-        with tqdm(total=rounds * len(contenders), unit="measurement", desc="bench read") as progress:
+        with Progress(rounds * len(contenders), "bench read", "measurement") as progress:
             for _ in range(rounds):
                 for name, prepare in contenders.items():
                     rates[name].append(_rows_per_second(prepare(), rows, order))
@@ -110,7 +110,8 @@ def _write_store(path: Path, source: Path | None, size: int) -> tuple[int, int]:
     with StoreWriter.open(path, {"benchmark": True}, fields) as writer:
         writer.add_split(SPLIT, [f"{row:08d}" for row in range(rows)])
         writer.add_view(SPLIT, VIEW)
-        for unit in tqdm(writer.units(SPLIT), unit="unit", desc="write store"):
+        units = writer.units(SPLIT)
+        for unit in tracked(units, len(units), "write store", "unit"):
             writer.commit(unit, VIEW, values(unit), UnitRecord(["00" * 32] * (unit.stop - unit.start), {}))
         writer.seal(SPLIT, VIEW, {})
     return rows, row_bytes
@@ -138,7 +139,7 @@ def _contenders(out: Path, rows: int) -> dict[str, Callable[[], ReadBatch]]:
             memmaps[name][part] = store.read(SPLIT, VIEW, name, part)
     samples = out / "samples"
     samples.mkdir()
-    for row in tqdm(range(rows), unit="file", desc="write .pt files"):
+    for row in tracked(range(rows), rows, "write .pt files", "file"):
         torch.save(
             {name: torch.from_numpy(np.array(values[row])) for name, values in memmaps.items()}, samples / f"{row}.pt"
         )

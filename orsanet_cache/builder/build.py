@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm.auto import tqdm
 
 from orsanet_cache.builder.disk import bytes_needed, check_disk, explained, what_is_safe
 from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
@@ -33,6 +32,7 @@ from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
 from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
@@ -185,7 +185,7 @@ def _compute(
 
     name = "build" if writer.part.count == 1 else f"part {writer.part}"
     safe = 0
-    with tqdm(total=total, unit="view", desc=name, smoothing=0.05, disable=not work) as progress:
+    with Progress(total, name, "view") as progress:
         # One unit ahead: the networks compute it while this thread writes. With more units ahead, a
         # kill would lose more.
         for unit, view, priors in ahead(inference()):

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from orsanet_cache.builder.placing import begin, is_placed
 from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import RejectedImage, read_file
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.progress import Progress
 from orsanet_cache.store.units import Unit
 from orsanet_cache.store.writer import StoreWriter
 
@@ -93,7 +92,7 @@ def _changed_images(
     total = sum(unit.stop - unit.start for unit in finished)
     with (
         ThreadPoolExecutor(os.cpu_count(), "hash") as pool,
-        tqdm(total=total, unit="image", desc="check images", delay=2, leave=False) as progress,
+        Progress(total, "check images", "img", delay=2, leave=False) as progress,
     ):
         for unit, of_views in finished.items():
             images = [sample.image for sample in samples[unit.split][unit.rows]]

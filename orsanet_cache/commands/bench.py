@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, MOST_IMAGES, MOST_ROUNDS, Number
+from orsanet_cache.console import FILE, MOST_BATCH, MOST_IMAGES, MOST_ROUNDS, Commands, Number, quiet_option
 
 
-@click.group()
+@click.group(cls=Commands)
 def bench() -> None:
     """Measure the speed of a store and of a build on this machine, as ratios within one run."""
 
@@ -19,6 +19,7 @@ def bench() -> None:
     "--rounds", type=click.IntRange(min=1, max=MOST_ROUNDS), default=9, show_default=True, help="Number of rounds."
 )
 @click.option("--folder", type=FILE, help="Folder for the temporary copies.  [default: the system's]")
+@quiet_option
 def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None) -> None:
     """Read shuffled batches from warm copies of STORE (or random data), every format in turn."""
     from orsanet_cache.bench.read import BATCH, TRAINING_FIELDS, bench_read
@@ -48,6 +49,7 @@ def read(store: Path | None, gigabytes: float, rounds: int, folder: Path | None)
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1, max=MOST_BATCH), help="Images at a time.  [default: as build]")
 @click.option("--folder", type=FILE, help="Folder for the temporary store.  [default: the system's]")
+@quiet_option
 def build(
     manifest: Path | None, images: int | None, views: str, segmenter: Path | None, landmarks: Path | None, device: str,
     precision: str, batch_size: int | None, folder: Path | None,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, classes_option, parse_part
+from orsanet_cache.console import FILE, MOST_BATCH, classes_option, parse_part, quiet_option
 from orsanet_cache.data.views import POSSIBLE_VIEWS
 
 
@@ -64,6 +64,7 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
     help="Build only part I of N, counted from 1; start the others at the same time or later.  [default: torchrun's rank, else all]",
 )
 @click.option("--accept-changed", is_flag=True, help="Compute the units of changed images again, in every view.")
+@quiet_option
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, views: str, splits: str | None, device: str, precision: str, features: str,
@@ -87,6 +88,7 @@ def build(
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.frozen.shipped import DEMO
+    from orsanet_cache.progress import say
     from orsanet_cache.store.schema import schema
     from orsanet_cache.store.units import Share
     from orsanet_cache.weights.networks import find_networks
@@ -112,7 +114,7 @@ def build(
         )
     priors = find_networks(out, segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
     if segmenter is None or landmarks is None:
-        click.echo(f"networks: {', '.join(priors.files.values())}", err=True)
+        say(f"networks: {', '.join(priors.files.values())}")
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, MOST_ROUNDS, MOST_SEED
+from orsanet_cache.console import FILE, MOST_IMAGES, MOST_ROUNDS, MOST_SEED, quiet_option
 
 PEOPLE, PICTURES = 320, 18  # of the shipped backbone's training
 
@@ -22,6 +22,7 @@ PEOPLE, PICTURES = 320, 18  # of the shipped backbone's training
     "--images", type=click.IntRange(min=1, max=MOST_IMAGES), default=2000, show_default=True, help="Number of pictures."
 )
 @click.option("--truth", is_flag=True, help="Also keep landmarks, part maps and covered pixels, as truth.npz.")
+@quiet_option
 def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
     """Draw a data set of synthetic faces: seven expressions, three splits, occluders as tags.
 
@@ -100,6 +101,7 @@ def demo_people(out: Path, seed: int, people: int, pictures: int) -> None:
     show_default=True,
     help="Steps of 32 faces each.",
 )
+@quiet_option
 def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_steps: int, landmarks_steps: int) -> None:
     """Train the small frozen networks that come with the package, on synthetic faces alone.
 
@@ -127,6 +129,7 @@ def demo_train(out: Path, only: str | None, seed: int, images: int, segmenter_st
     "--images", type=click.IntRange(min=20, max=MOST_IMAGES), default=600, show_default=True, help="Number of faces."
 )
 @click.option("--card", is_flag=True, help="Write digests, training and these numbers to networks.toml in --weights.")
+@quiet_option
 def demo_quality(weights: Path | None, seed: int, images: int, card: bool) -> None:
     """Measure F1 of face parts, and landmark error, on synthetic faces outside the training set."""
     from orsanet_cache.demo.quality import measure

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, classes_option
+from orsanet_cache.console import FILE, classes_option, quiet_option
 
 
 @click.command()
@@ -13,6 +13,7 @@ from orsanet_cache.console import FILE, classes_option
 @classes_option
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
 @click.option("--out", type=FILE, help="Also write all findings, with every name, to this new JSON file.")
+@quiet_option
 def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Path | None) -> None:
     """Check a data set before a build, and print what is wrong, where, and what to do.
 

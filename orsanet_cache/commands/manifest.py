@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, MOST_SEED
+from orsanet_cache.console import FILE, MOST_IMAGES, MOST_SEED, Commands, quiet_option
 
 if TYPE_CHECKING:
     from orsanet_cache.layouts.found import DataSet
@@ -120,7 +120,7 @@ def _write(
     click.echo(f"wrote {out} and {out.with_suffix('.csv')}" if written else f"nothing to do: {out} already exists")
 
 
-@click.group()
+@click.group(cls=Commands)
 def manifest() -> None:
     """Turn a downloaded data set into a manifest.
 
@@ -150,6 +150,7 @@ def rafdb(root: Path, out: Path, tag_lists: list[tuple[str, Path]]) -> None:
     type=click.IntRange(min=1, max=MOST_IMAGES),
     help="Maximum number of training images of a class; published: 5000.",
 )
+@quiet_option
 def affectnet(
     root: Path,
     out: Path,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, classes_option, parse_part
+from orsanet_cache.console import FILE, MOST_IMAGES, classes_option, parse_part, quiet_option
 
 
 @click.command()
@@ -58,6 +58,7 @@ def info(store: Path) -> None:
 @click.option("--segmenter", type=FILE, help="SegFace weights, or demo.  [default: the store's]")
 @click.option("--landmarks", type=FILE, help="MobileFaceNet weights, or demo.  [default: the store's]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@quiet_option
 def verify(
     store: Path, deep: bool, sample: tuple[int, int] | None, repair: bool, manifest: Path | None, classes: list[str] | None,
     root: Path | None, segmenter: Path | None, landmarks: Path | None, device: str,
@@ -130,6 +131,7 @@ def show(store: Path, split: str, count: int, out: Path) -> None:
 @click.command()
 @click.argument("source", type=FILE)
 @click.argument("target", type=FILE)
+@quiet_option
 def convert(source: Path, target: Path) -> None:
     """Copy a finished store from a Zarr folder SOURCE to an HDF5 file TARGET, or back.
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import FILE, Commands, quiet_option
 from orsanet_cache.weights.sources import SOURCES, Name, default_folder, difference, fingerprint
 
 
-@click.group()
+@click.group(cls=Commands)
 def weights() -> None:
     """The published weights of the frozen networks and of IR50: list, fetch, verify, convert."""
 
@@ -43,6 +43,7 @@ def list_weights(folder: Path | None) -> None:
 @click.option(
     "--out", type=FILE, help="The folder to write to.  [default: orsanet/weights in $XDG_CACHE_HOME or ~/.cache]"
 )
+@quiet_option
 def fetch_weights(name: Name, out: Path | None) -> None:
     """Download the weights NAME, or print how to get them; a file that exists is checked instead.
 

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orsanet_cache.data.cells import unmarked
 from orsanet_cache.data.files import FileCheck, composed, on_disk
 from orsanet_cache.data.tables import Header, is_blank, nameless
-from orsanet_cache.errors import OrsanetError, few, listed, validation_findings
+from orsanet_cache.errors import OrsanetError, did_you_mean, few, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.reading import MAX_SETTINGS_BYTES, MAX_TABLE_BYTES, below, read_limited
 
@@ -87,7 +87,9 @@ class Manifest:
         """
         chosen = tuple(sample for sample in self.samples if sample.split == name)
         if not chosen:
-            raise OrsanetError(f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}")
+            raise OrsanetError(
+                f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}{did_you_mean(name, self.splits)}"
+            )
         return chosen
 
     def __post_init__(self) -> None:
@@ -153,7 +155,8 @@ def load_manifest(
         if row["split"] not in splits and (usual := usual_split(row["split"])) in splits:
             row["split"] = usual
         label = label_of(row["label"])
-        problems = list(_row_problems(row, label, descriptor.classes, splits, files))
+        near_names = len(findings) < NAMED
+        problems = list(_row_problems(row, label, descriptor.classes, splits, files, near_names=near_names))
         image = row["image"]
         if image in first_line:
             problems.append(f"image {image!r} is already on line {first_line[image]}")
@@ -243,7 +246,7 @@ def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None, ch
         try:
             return Descriptor.model_validate(tomllib.loads(read_text(path, MAX_SETTINGS_BYTES)))
         except ValidationError as error:
-            raise OrsanetError(f"{path}:\n{listed(validation_findings(error))}") from error
+            raise OrsanetError(f"{path}:\n{listed(validation_findings(error, Descriptor))}") from error
         except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a huge number or deep nesting
             raise OrsanetError(f"{path}: not valid TOML: {error}") from error
     if path.suffix.lower() != ".csv":
@@ -345,11 +348,21 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 
 def _row_problems(
-    row: dict[str, str], label: int | None, classes: Collection[str], splits: Collection[str], files: FileCheck | None
+    row: dict[str, str],
+    label: int | None,
+    classes: Collection[str],
+    splits: Collection[str],
+    files: FileCheck | None,
+    *,
+    near_names: bool,
 ) -> Iterator[str]:
-    """What is wrong with a row. A table may have as many classes as rows, so both are looked up, not searched."""
+    """What is wrong with a row. A table may have as many classes as rows, so both are looked up, not searched.
+
+    `near_names`: also name the class or split that was probably meant, which takes longer.
+    """
     image = row["image"]
     path = PurePosixPath(image)
+    near = did_you_mean if near_names else lambda _name, _names: ""
     if not image:
         yield "no image"
     elif path.is_absolute():
@@ -359,7 +372,7 @@ def _row_problems(
     elif files is not None:
         yield from files.problems(image)
     if label is None:
-        yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}"
+        yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}{near(row['label'], classes)}"
     yield from _tag_problems(row.get("tags", ""))
     if row["split"] not in splits:
-        yield f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}"
+        yield f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}{near(row['split'], splits)}"

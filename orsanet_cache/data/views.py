@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, did_you_mean
 
 CLEAN = "clean"
 HFLIP = "hflip"
@@ -21,7 +21,8 @@ UNSEEDED = (CLEAN, HFLIP)
 ERASED = ("erase-10", "erase-20", "erase-30")
 # Drawn by occluders.py at the landmarks of the clean view.
 PLACED = ("sunglasses", "mask", "hand", "half-face", "cap", "second-face")
-POSSIBLE_VIEWS = f"{', '.join((*UNSEEDED, *ERASED, *PLACED))}; all but {' and '.join(UNSEEDED)} also with -seedN, N from 1, as in mask-seed1"
+KINDS = (*UNSEEDED, *ERASED, *PLACED)
+POSSIBLE_VIEWS = f"{', '.join(KINDS)}; all but {' and '.join(UNSEEDED)} also with -seedN, N from 1, as in mask-seed1"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class View:
         """
         kind, marked, seed = name.partition("-seed")
         seeded = bool(re.fullmatch("[1-9][0-9]{0,8}", seed)) and kind not in UNSEEDED
-        if kind not in (*UNSEEDED, *ERASED, *PLACED) or (marked and not seeded):
-            raise OrsanetError(f"unknown view {name!r}; the views are {POSSIBLE_VIEWS}")
+        if kind not in KINDS or (marked and not seeded):
+            raise OrsanetError(f"unknown view {name!r}; the views are {POSSIBLE_VIEWS}{did_you_mean(name, KINDS)}")
         return cls(kind, int(seed or 0))
 
     @property

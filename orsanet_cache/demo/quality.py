@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import IMAGE_SIZE, view_pixels
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import NO_CLASS, FrozenPriors
+from orsanet_cache.progress import tracked
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION
 from orsanet_cache.synthetic.picture import SyntheticFace, draw
@@ -98,7 +98,7 @@ def measure(priors: FrozenPriors, seed: int, images: int) -> QualityReport:
 def _held_out(seed: int, images: int) -> list[SyntheticFace]:
     indices = (index for index in itertools.count() if plan(seed, index).split != "train")
     chosen = itertools.islice(indices, images)
-    return [draw(seed, index) for index in tqdm(chosen, total=images, unit="img", desc="draw")]
+    return [draw(seed, index) for index in tracked(chosen, images, "draw", "img")]
 
 
 def _quality(priors: FrozenPriors, faces: Sequence[SyntheticFace]) -> Quality:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, one_hot
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
@@ -33,6 +32,7 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import WEIGHTS, NetworkName
 from orsanet_cache.frozen.trained import Part, check_weights, restore_state, save_state, write_weights
 from orsanet_cache.outputs import lock_file
+from orsanet_cache.progress import Progress
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, TRUTH, image_name, write_dataset
 
@@ -122,7 +122,7 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
     parts: dict[str, Part] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     done = restore_state(state, described, parts)
     network.train()
-    with tqdm(total=steps, initial=done, unit="step", desc=name, smoothing=0.05) as progress:
+    with Progress(steps, name, "step", initial=done) as progress:
         for step in range(done, steps):
             images, truth = faces.batch(_order(recipe, step, batch_size))
             with torch.autocast("cpu", torch.bfloat16):
@@ -137,7 +137,7 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            progress.set_postfix(loss=f"{value:.4f}", refresh=False)
+            progress.set_postfix(loss=f"{value:.4f}")
             progress.update()
             if (step + 1) % SAVE_STEPS == 0 or step + 1 == steps:
                 save_state(state, described, parts, step + 1)

@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.files import FileCheck
 from orsanet_cache.data.images import FORMATS, NO_WARNINGS, Pixels, RejectedImage, decode, read_file
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.progress import Progress
 
 THUMBNAIL = 32
-CHUNK = 256  # pictures between two updates of the progress bar and checks for Ctrl-C
+CHUNK = 256  # pictures between two updates of the progress and checks for Ctrl-C
 
 # Sum of the luminance table of ITU-T T.81, Annex K. libjpeg scales this table by its quality.
 _ANNEX_K = 3_689
@@ -74,7 +74,7 @@ def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
     seen: list[PictureFacts] = []
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0)), "doctor") as pool,
-        tqdm(total=len(paths), unit="img", desc="pictures") as progress,
+        Progress(len(paths), "pictures", "img") as progress,
     ):
         for start in range(0, len(paths), CHUNK):
             chunk = slice(start, start + CHUNK)

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+
+from orsanet_cache.progress import Progress
 
 BITS_APART = 10
 ROUGHLY_ALIKE = 0.85  # correlation of thumbnails
@@ -112,7 +113,7 @@ def near_hashes(
         return one[one < other], other[one < other]
 
     rows_done = range(0, len(hashes), _ROWS)
-    with tqdm(total=len(rows_done), unit="block", desc=desc) as progress:
+    with Progress(len(rows_done), desc, "block") as progress:
         for start in range(0, len(rows_done), _AHEAD):
             for pair in pool.map(compare, rows_done[start : start + _AHEAD]):
                 progress.update()
@@ -178,7 +179,7 @@ def _confirm(
 
     links: list[Link] = []
     pairs = pairs[np.argsort(-pairs["alike"], kind="stable")]
-    with tqdm(total=len(pairs), unit="pair", desc="possible copies") as progress:
+    with Progress(len(pairs), "possible copies", "pair") as progress:
         while len(pairs):
             now, later = pairs[:_AT_ONCE], pairs[_AT_ONCE:]
             joined = False

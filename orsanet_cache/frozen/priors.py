@@ -139,7 +139,9 @@ def load_segmenter(path: StrPath) -> SegFace:
     try:
         config = SegFaceConfig.model_validate_json(weights.metadata.get(ARCHITECTURE_KEY, "{}"))
     except ValidationError as error:
-        raise OrsanetError(f"{path}: the header's {ARCHITECTURE_KEY}:\n{listed(validation_findings(error))}") from error
+        raise OrsanetError(
+            f"{path}: the header's {ARCHITECTURE_KEY}:\n{listed(validation_findings(error, SegFaceConfig))}"
+        ) from error
     with torch.device("meta"):
         network = SegFace(config)
     return build_frozen(network, weights)

@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath
+from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore, as_rows, as_store
 
 CHUNK = 64  # maps in memory at a time, 3 MB
@@ -110,7 +110,7 @@ def prior_quality(
     judged: list[tuple[float, float]] = []
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0)), "quality") as pool,
-        tqdm(total=len(rows), unit="img", desc=f"quality of {split}/{view}") as progress,
+        Progress(len(rows), f"quality of {split}/{view}", "img") as progress,
     ):
         for start in range(0, len(rows), CHUNK):
             chunk = slice(start, start + CHUNK)

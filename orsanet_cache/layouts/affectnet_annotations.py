@@ -8,11 +8,10 @@ set of 2021 has 3,999 pictures.
 
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
 from orsanet_cache.layouts.found import files_below, first_folder
+from orsanet_cache.progress import tracked
 from orsanet_cache.reading import array_of, read_limited
 from orsanet_cache.shortage import refuse_shortage
 
@@ -40,7 +39,7 @@ def read_annotations(root: Path) -> Release:
             )
         if not stems:
             raise OrsanetError(f"{root / folder}/annotations: no file N{_EXPRESSION}; unpack the annotations there")
-        for stem in tqdm(sorted(stems, key=int), desc=split, unit="file", disable=None, leave=False):
+        for stem in tracked(sorted(stems, key=int), len(stems), split, "file", leave=False):
             expression = _expression(root / folder / "annotations" / f"{stem}{_EXPRESSION}")
             annotations.append(Annotation(f"{pictures[split]}/{stem}.jpg", expression, split))
     return Release(annotations, pictures)

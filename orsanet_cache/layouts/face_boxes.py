@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.images import MIN_SIDE, RejectedImage, read_image
 from orsanet_cache.durable import is_temporary, write_whole
 from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.found import DataSet
 from orsanet_cache.outputs import begins, entries, held
+from orsanet_cache.progress import tracked
 
 MARK = "face-crops.txt"
 MARKED = b"Written by orsanet-cache manifest; the same command replaces pictures here.\n"
@@ -55,9 +55,7 @@ def _crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
             (sample.image, data.face_boxes[sample.image], name)
             for sample, name in zip(data.samples, names, strict=True)
         ]
-        problems = tqdm(
-            pool.map(partial(_crop, root, folder), jobs), "faces", len(jobs), unit="face", disable=None, leave=False
-        )
+        problems = tracked(pool.map(partial(_crop, root, folder), jobs), len(jobs), "faces", "face", leave=False)
         for sample, name, problem in zip(data.samples, names, problems, strict=True):
             if problem:
                 left_out[problem].append(sample.image)

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from orsanet_cache.durable import locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.progress import Progress
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
@@ -51,7 +51,7 @@ def convert(source: StrPath, target: StrPath) -> PriorStore:
         with _workplace(target) as folder:
             _check_disk(store, folder, target)
             staged = folder / "store"
-            with tqdm(total=2 * _size(store), unit="B", unit_scale=True, desc="convert") as progress:
+            with Progress(2 * _size(store), "convert", "B", unit_scale=True) as progress:
                 _write(store, container, staged, progress)
                 _check_copy(store, staged, target, progress)
             _check_is_free(target)
@@ -66,7 +66,7 @@ def convert(source: StrPath, target: StrPath) -> PriorStore:
     return PriorStore.open(target)
 
 
-def _write(store: PriorStore, container: Container, staged: Path, progress: "tqdm[Any]") -> None:
+def _write(store: PriorStore, container: Container, staged: Path, progress: Progress) -> None:
     """Write the copy in a thread, because Ctrl-C inside HDF5 would crash the process."""
     stopped = Event()
 
@@ -86,7 +86,7 @@ def _write(store: PriorStore, container: Container, staged: Path, progress: "tqd
 
 
 def _write_all(
-    store: PriorStore, container: Container, writer: ContainerWriter, progress: "tqdm[Any]", stopped: Event
+    store: PriorStore, container: Container, writer: ContainerWriter, progress: Progress, stopped: Event
 ) -> None:
     writer.group("", container.attributes(""))
     for split in store.splits:
@@ -113,7 +113,7 @@ def _units(store: PriorStore, split: str, view: str, field: str) -> Iterator[NDA
         yield values
 
 
-def _counted(units: Iterable[NDArray[Any]], progress: "tqdm[Any]", stopped: Event) -> Iterator[NDArray[Any]]:
+def _counted(units: Iterable[NDArray[Any]], progress: Progress, stopped: Event) -> Iterator[NDArray[Any]]:
     for values in units:
         if stopped.is_set():
             raise KeyboardInterrupt
@@ -121,7 +121,7 @@ def _counted(units: Iterable[NDArray[Any]], progress: "tqdm[Any]", stopped: Even
         progress.update(values.nbytes)
 
 
-def _check_copy(store: PriorStore, staged: Path, target: Path, progress: "tqdm[Any]") -> None:
+def _check_copy(store: PriorStore, staged: Path, target: Path, progress: Progress) -> None:
     """Read every value back from the disk, and compare it with the seal."""
     try:
         container = open_container(staged)

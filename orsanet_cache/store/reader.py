@@ -20,7 +20,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.data.views import KINDS
+from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, open_container
@@ -212,19 +213,24 @@ class PriorStore:
     def _layout(self, split: str, view: str, field: str) -> Layout:
         fields = self.sealed(split, view).fields
         if field not in fields:
-            raise OrsanetError(f"{self.path}: no field '{field}'; it has {', '.join(fields)}")
+            raise OrsanetError(
+                f"{self.path}: no field '{field}'; it has {', '.join(fields)}{did_you_mean(field, fields)}"
+            )
         return fields[field]
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
-            raise OrsanetError(f"{self.path} has no split '{split}'; it has {', '.join(self.splits) or 'none'}")
+            raise OrsanetError(
+                f"{self.path} has no split '{split}'; it has {', '.join(self.splits) or 'none'}{did_you_mean(split, self.splits)}"
+            )
 
     def _check_view(self, split: str, view: str) -> None:
         known = self.all_views(split)
         if view not in known:
+            near = did_you_mean(view, [*known, *KINDS])
             raise OrsanetError(
-                f"{self.path}: split '{split}' has no view '{view}'; it has {', '.join(known) or 'none'}. "
-                f"Add it with `orsanet-cache build … --views {view}`"
+                f"{self.path}: split '{split}' has no view '{view}'; it has {', '.join(known) or 'none'}"
+                f"{f'{near} Otherwise add' if near else '. Add'} it with `orsanet-cache build … --views {view}`"
             )
         if not known[view]:
             raise OrsanetError(

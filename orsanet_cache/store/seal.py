@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from orsanet_cache.progress import tracked
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter
 from orsanet_cache.store.recipe import as_json
@@ -177,7 +177,7 @@ def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda job: is_damaged(*job), jobs)
-        watched = tqdm(results, total=len(jobs), unit="shard", desc=f"read back {name}", delay=2, leave=False)
+        watched = tracked(results, len(jobs), f"read back {name}", "shard", delay=2, leave=False)
         return {unit for (unit, _, _), damaged in zip(jobs, watched, strict=True) if damaged}
 
 

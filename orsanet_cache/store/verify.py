@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.progress import tracked
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
@@ -82,7 +82,7 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
     checks = [check for position, check in enumerate(checks) if sample.has(position)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda check: _damage(container, check, deep), checks)
-        for result in tqdm(results, total=len(checks), unit="unit", desc="verify", disable=not checks):
+        for result in tracked(results, len(checks), "verify", "unit"):
             damage += result
     return len(checks), damage
 

@@ -23,11 +23,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tomli_w
-from tqdm.auto import tqdm
 
 from orsanet_cache.durable import is_temporary, write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import entries, held
+from orsanet_cache.progress import Progress
 from orsanet_cache.synthetic.expression import CLASSES
 from orsanet_cache.synthetic.picture import SyntheticFace, draw_planned
 from orsanet_cache.synthetic.plan import LANES, Plan, person_plan, plan
@@ -113,7 +113,7 @@ def _write(
                 write_whole(out / BEGUN, lambda path: path.write_text(descriptor, encoding="utf-8"))  # marks the folder
                 (out / IMAGES).mkdir(exist_ok=True)
             kept: list[SyntheticFace] = []
-            with tqdm(total=images, unit="img", desc="draw", smoothing=0.05) as progress:
+            with Progress(images, "draw", "img") as progress:
                 for index, face in enumerate(_drawn(seed, plans, processes)):
                     if not complete:
                         (out / image_name(index)).write_bytes(face.jpeg)

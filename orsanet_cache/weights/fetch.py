@@ -20,12 +20,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-
-from tqdm.auto import tqdm
+from typing import BinaryIO, NamedTuple
 
 from orsanet_cache.durable import leave_to_disk, locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.progress import Progress
 from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.weights.sources import HubFile, Source, difference, fingerprint
 from orsanet_cache.weights.watched import Arrivals, Silent, watched
@@ -138,7 +137,7 @@ def _complete(url: str, content: BinaryIO, size: int, arrivals: Arrivals, name: 
     import httpx2
 
     tries = TRIES
-    with tqdm(total=size, initial=content.tell(), unit="B", unit_scale=True, desc=name) as progress:
+    with Progress(size, name, "B", initial=content.tell(), unit_scale=True) as progress:
         while content.tell() < size:
             before = content.tell()
             try:
@@ -152,7 +151,7 @@ def _complete(url: str, content: BinaryIO, size: int, arrivals: Arrivals, name: 
                 time.sleep(1)
 
 
-def _append(url: str, content: BinaryIO, size: int, arrivals: Arrivals, progress: "tqdm[Any]") -> None:
+def _append(url: str, content: BinaryIO, size: int, arrivals: Arrivals, progress: Progress) -> None:
     """One connection: the bytes from the end of `content` on, or all if the server sends all."""
     from huggingface_hub import constants, get_session
 

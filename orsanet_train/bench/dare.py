@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 
+from orsanet_cache.progress import Progress
 from orsanet_train.engine.dare import dare_loss
 from orsanet_train.evaluation.statistics import t_interval
 
@@ -92,7 +92,7 @@ class Result(NamedTuple):
 def bench_dare(seeds: Sequence[int], tasks: Sequence[Task] = TASKS, arms: Sequence[Arm] = ARMS) -> list[Result]:
     """Train every arm on every task with every seed; every call returns the same numbers."""
     results = []
-    with tqdm(total=len(tasks) * len(arms) * STEPS, unit="step", leave=False) as progress:
+    with Progress(len(tasks) * len(arms) * STEPS, "trainings", "step", leave=False) as progress:
         for task in tasks:
             split = split_task(task, seeds)
             accuracy = {}

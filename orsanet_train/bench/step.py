@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
+from orsanet_cache.progress import Progress
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.allocator import keep_freed_memory
 from orsanet_train.engine.distributed import ONE
@@ -73,7 +73,7 @@ def bench_step(
     contenders = dict(_contenders(config, device, batch_size, compiled))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     steps = GPU_STEPS if device.type == "cuda" else 1
-    with tqdm(total=(rounds + 1) * len(contenders), unit="turn", leave=False) as progress:
+    with Progress((rounds + 1) * len(contenders), "steps", "turn", leave=False) as progress:
         for turn in range(rounds + 1):
             for name, take in contenders.items():
                 progress.set_description(name)

@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, classes_option
+from orsanet_cache.console import FILE, classes_option, quiet_option
 from orsanet_train.commands.options import PRESET_HELP, resident_option
 from orsanet_train.commands.run import RANDOM_START
 
 if TYPE_CHECKING:
     from orsanet_train.feed.residence import Resident
+
+# As in run/ablate.py, which loads torch.
+VARIANTS = (
+    "full, no-segmentation, no-cross-interaction, single-scale, no-reintegration, no-dare, map, spatial, spatial-map, "
+    "spatial-no-segmentation, paper-dare"
+)
 
 
 @click.command()
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every run, e.g. epochs=20."
 )
-@click.option("--variants", help="Variants, separated by commas.  [default: all that the stores allow]")
+@click.option("--variants", help=f"Separated by commas: {VARIANTS}.  [default: all that the stores allow]")
 @click.option(
     "--landmark-store", type=FILE, help="A second store of the same images that differs only in --landmark-input. "
     "Adds the variant native-landmarks (published-landmarks if --store is native).",
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option
+@quiet_option
 def ablate(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
     variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, out: Path, device: str,
@@ -50,6 +57,7 @@ def ablate(
     """
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.device import choose_device
+    from orsanet_cache.progress import say
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.model.orsanet import read_backbone
     from orsanet_train.run.ablate import ablate as ablate_store
@@ -66,6 +74,6 @@ def ablate(
         seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
         ir50=None if ir50 is None else read_backbone(ir50), device=choose_device(device), resident=resident,
     ):  # fmt: skip
-        click.echo(name, err=True)
+        say(name)
     click.echo(write_summary(out))
     click.echo(f"wrote {out}/ablation.md and ablation.csv")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, MOST_ROUNDS, classes_option
+from orsanet_cache.console import FILE, MOST_BATCH, MOST_ROUNDS, Commands, classes_option, quiet_option
 
 
-@click.group()
+@click.group(cls=Commands)
 def bench() -> None:
     """Measure the speed of a training step and of an evaluation, and the effect of DARELoss on data
     other than faces, each beside a reference.
@@ -31,6 +31,7 @@ def bench() -> None:
 )
 @click.option("--compiled/--not-compiled", default=True, show_default=True, help="Compiling takes minutes on a CPU.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@quiet_option
 def step(
     preset: str, overrides: tuple[str, ...], batch_size: int | None, rounds: int, compiled: bool, device: str
 ) -> None:
@@ -72,6 +73,7 @@ def step(
 @click.option("--split", default="test", show_default=True, help="The split to evaluate.")
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@quiet_option
 def evaluate(
     run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, split: str, checkpoint: str, device: str
 ) -> None:
@@ -99,6 +101,7 @@ def evaluate(
     show_default=True,
     help="How often every training is repeated.",
 )
+@quiet_option
 def dare(seeds: int) -> None:
     """Train a small network with and without DARELoss, on data sets other than faces that come with
     scikit-learn.

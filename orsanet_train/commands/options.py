@@ -4,7 +4,10 @@ import click
 
 from orsanet_cache.console import FILE
 
-PRESET_HELP = "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, demo, or a .toml file."
+PRESET_HELP = (
+    "rafdb, affectnet7, affectnet8, occlu-fer (the published logs), paper, small, demo, or a .toml file; "
+    "see `orsanet-train config`."
+)
 
 checkpoint_option = click.option(
     "--checkpoint",

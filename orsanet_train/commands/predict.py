@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, Number
+from orsanet_cache.console import FILE, MOST_BATCH, Number, quiet_option
 from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
 from orsanet_train.predict.names import MARGIN
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     help="Faces per batch.  [default: 8 on a CPU, 64 on a GPU]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@quiet_option
 def predict(
     run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, overlays: str,
     segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import FILE, quiet_option
 from orsanet_train.commands.options import checkpoint_option
 
 
@@ -24,6 +24,7 @@ from orsanet_train.commands.options import checkpoint_option
     help="Folder for the report.  [default: RUN/report-CHECKPOINT; of several RUNs: in the first, with the names of the others]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@quiet_option
 def report(
     runs: tuple[Path, ...],
     checkpoint: str,

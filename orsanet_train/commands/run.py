@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, Number, classes_option
+from orsanet_cache.console import FILE, Number, classes_option, quiet_option
 from orsanet_train.commands.options import PRESET_HELP, resident_option
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ CHOSEN_ON_TEST = (
 @classes_option
 @click.option("--preset", required=True, help=PRESET_HELP)
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. epochs=3 or precision=fast."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key, e.g. epochs=3 or precision=fast; `orsanet-train config PRESET` lists them all.",
 )
 @click.option("--out", required=True, type=FILE, help="The run folder to write.")
 @click.option(
@@ -48,6 +52,7 @@ CHOSEN_ON_TEST = (
 @click.option("--landmarks", type=FILE, help="For priors = online: the store's MobileFaceNet weights, or demo.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option
+@quiet_option
 def run(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
     out: Path, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
@@ -55,6 +60,9 @@ def run(
 ) -> None:  # fmt: skip
     """Train on a store. The run folder gets config.toml, metrics.csv, curves, labelled batches, and
     the best and last weights.
+
+    PRESET is a configuration: `orsanet-train config` lists the presets, and
+    `orsanet-train config PRESET` all keys with their meaning, for --set or a file of your own.
 
     `torchrun --nproc-per-node N -m orsanet_train run …` shares every batch among N processes.
     """

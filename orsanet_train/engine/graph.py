@@ -5,14 +5,13 @@ and for the loss after it. Recording needs trial steps; their changes are undone
 first replay must equal those of the first trial.
 """
 
-import sys
 from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from orsanet_cache.progress import warn
 from orsanet_train.engine.step import Batch, TrainingStep
 
 TRIALS = 3  # torch's advice: kernels are chosen and memory is laid out before recording
@@ -43,7 +42,7 @@ class GraphedStep:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                tqdm.write(f"CUDA graphs are not used, steps are launched one by one: {error}", file=sys.stderr)
+                warn(f"CUDA graphs are not used, steps are launched one by one: {error}")
                 self.refused = True
                 self.step(batch, total)
                 return

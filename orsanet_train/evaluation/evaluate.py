@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.outputs import output_folder
 from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import HELD_OUT
@@ -100,7 +100,7 @@ def _evaluated(
     landmark_model, why_not = _landmark_model(manifest, store, identity)
     model = model.to(device)
     tables, features, by_landmarks = [], [], []
-    with tqdm(total=sum(len(split.rows) for split in splits.values()), unit="img", desc="evaluate") as progress:
+    with Progress(sum(len(split.rows) for split in splits.values()), "evaluate", "img") as progress:
         for (name, view), split in splits.items():
             feed = Feed(store, split, identity.model, device, "stream" if resident == "auto" else resident)
             outputs = model_outputs(model, feed, view, progress.update)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from orsanet_cache.data.manifest import Manifest, Sample, as_manifest
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.device import as_device
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, did_you_mean
 from orsanet_cache.frozen.features import given_back
 from orsanet_cache.paths import StrPath, as_names
 from orsanet_cache.store.reader import PriorStore, as_store
@@ -84,7 +84,9 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         self._stored = [name for name in self.store.fields(split, views[0]) if not name.endswith(SCALE)]
         self.fields = tuple(self._stored if fields is None else as_names(fields, "fields"))
         if unknown := [name for name in self.fields if name not in self._stored]:
-            raise OrsanetError(f"{self.store.path}: no field '{unknown[0]}'; it has {', '.join(self._stored)}")
+            raise OrsanetError(
+                f"{self.store.path}: no field '{unknown[0]}'; it has {', '.join(self._stored)}{did_you_mean(unknown[0], self._stored)}"
+            )
 
     @property
     def split(self) -> str:

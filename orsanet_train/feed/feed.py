@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.frozen.pixels import displayable
+from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import SCALE
 from orsanet_train.config import ModelConfig, RunConfig
@@ -189,7 +189,7 @@ class Feed:
 
     def _load(self, home: torch.device, total: int) -> None:
         rows = self.split.rows
-        with tqdm(total=total, unit="B", unit_scale=True, desc=f"load {self.split.name}", leave=False) as progress:
+        with Progress(total, f"load {self.split.name}", "B", unit_scale=True, leave=False) as progress:
             for name, (shape, dtype) in self._fields.items():
                 buffer = np.empty((LOAD_ROWS, *shape), dtype)
                 values = torch.empty(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.data.views import CLEAN, HFLIP
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
 
@@ -75,7 +75,7 @@ def join(
         tags = sorted(set().union(*(sample.tags for sample in samples)))
         if tag not in tags:
             raise OrsanetError(
-                f"split '{split}' has no image with the tag '{tag}'; its tags: {', '.join(tags) or 'none'}"
+                f"split '{split}' has no image with the tag '{tag}'; its tags: {', '.join(tags) or 'none'}{did_you_mean(tag, tags)}"
             )
         samples = tuple(sample for sample in samples if tag in sample.tags)
     # The seals first: for exchanged splits their message names the exchange; the images' only names missing ones.
@@ -148,7 +148,7 @@ def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) ->
         raise OrsanetError(
             f"selection_split = \"{name}\", but manifest '{manifest.name}' has no such split; keep a part of the training images for it "
             f"with --set selection_split={HELD_OUT}, or choose one with --set selection_split=NAME "
-            f"(it has {', '.join(others) or 'none besides training'})"
+            f"(it has {', '.join(others) or 'none besides training'}){did_you_mean(name, (*others, HELD_OUT))}"
         )
     elif name == config.train_split:
         raise OrsanetError(

@@ -155,5 +155,5 @@ def _identity(path: Path, metadata: Mapping[str, str]) -> Identity:
         return Identity.model_validate_json(metadata[HEADER])
     except ValidationError as error:
         raise OrsanetError(
-            f"{path}: the header does not describe a model:\n{listed(validation_findings(error))}"
+            f"{path}: the header does not describe a model:\n{listed(validation_findings(error, Identity))}"
         ) from error

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path, as_paths
+from orsanet_cache.progress import Progress
 from orsanet_train.predict.folder import PredictionFolder, Row
 from orsanet_train.predict.load import Predictor
 from orsanet_train.predict.names import OVERLAYS
@@ -98,14 +97,14 @@ def predict_files(
     total = None if any(map(is_video, files)) else len(files)
     with (
         PredictionFolder(out, identity.classes, about) as folder,
-        tqdm(total=total, unit="img", desc="predict") as progress,
+        Progress(total, "predict", "img") as progress,
     ):
         for result in results:
             drawn = _draw(result, summary.overlays + 1, out) if result.faces and summary.overlays < overlays else ""
             summary.overlays += bool(drawn)
             folder.add(_rows(result, drawn))
             _count(summary, result)
-            progress.set_postfix(faces=summary.faces, refresh=False)
+            progress.set_postfix(faces=summary.faces)
             progress.update()
     if not summary.faces:
         raise OrsanetError(

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.durable import prepare_folder
@@ -27,6 +26,7 @@ from orsanet_cache.frozen.shipped import BACKBONE, check_backbone_card, write_ba
 from orsanet_cache.frozen.trained import Part, check_weights, restore_state, save_state, write_weights
 from orsanet_cache.outputs import lock_file
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.progress import Progress
 from orsanet_train.config import ModelConfig
 from orsanet_train.pretrain.network import Recogniser, margin_loss, rank_one
 from orsanet_train.pretrain.people import People
@@ -112,7 +112,7 @@ def _train(
     parts: dict[str, Part] = {"network": network, "optimizer": optimizer, "schedule": schedule, "clock": clock}
     done = restore_state(out / STATE, described, parts)
     network.train()
-    with tqdm(total=recipe.steps, initial=done, unit="step", desc="backbone", smoothing=0.05) as progress:
+    with Progress(recipe.steps, "backbone", "step", initial=done) as progress:
         for step in range(done, recipe.steps):
             image, person = trained.training_batch(recipe.seed, step, recipe.batch)
             loss = margin_loss(network.cosines(network(image)), person)
@@ -123,7 +123,7 @@ def _train(
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            progress.set_postfix(loss=f"{value:.3f}", refresh=False)
+            progress.set_postfix(loss=f"{value:.3f}")
             progress.update()
             if (step + 1) % SAVE_STEPS == 0 or step + 1 == recipe.steps:
                 save_state(out / STATE, described, parts, step + 1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import read_json
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.paths import StrPath, as_path, as_paths
 from orsanet_cache.store.reader import PriorStore
@@ -122,7 +122,9 @@ def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Gro
     if not splits:
         raise OrsanetError(f"{run}: no whole split was evaluated; run `orsanet-train evaluate {run} --splits test …`")
     if split is not None and split not in splits:
-        raise OrsanetError(f"{run}: split '{split}' was not evaluated; choose one of {', '.join(splits)}")
+        raise OrsanetError(
+            f"{run}: split '{split}' was not evaluated; choose one of {', '.join(splits)}{did_you_mean(split, splits)}"
+        )
     return Group(split or ("test" if "test" in splits else splits[0]), None, CLEAN)
 
 

@@ -18,7 +18,7 @@ import torch
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.durable import read_json, write_all
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.outputs import check_file, held, lock_file, read_steadily
 from orsanet_cache.paths import StrPath, as_names, as_path
@@ -147,7 +147,9 @@ def _check_variants(variants: Sequence[str], store: PriorStore, landmark_store: 
     possible = _landmark_variant(store)
     names = (*VARIANTS, possible)
     if unknown := [variant for variant in variants if variant not in names]:
-        raise OrsanetError(f"no variant {', '.join(unknown)} with {store.path}; choose from {', '.join(names)}")
+        raise OrsanetError(
+            f"no variant {', '.join(unknown)} with {store.path}; choose from {', '.join(names)}{did_you_mean(unknown[0], names)}"
+        )
     if possible in variants and landmark_store is None:
         fed = next(fed for fed, variant in LANDMARK_VARIANTS.items() if variant == possible)
         raise OrsanetError(

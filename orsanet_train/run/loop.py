@@ -4,16 +4,15 @@ state ─▶ epoch: step, step, … ─▶ evaluation ─▶ row of metrics.csv 
                   └─ every few minutes, and when asked to stop ─▶ state
 """
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.progress import say
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import Ranks, summed
 from orsanet_train.engine.engine import Engine
@@ -84,7 +83,7 @@ class Loop:
             row["selection_accuracy"] = float(correct) / len(selection.split.rows)
             history.append(row)
             if self.ranks.main:
-                tqdm.write(_line(row, self.config), file=sys.stderr)
+                say(_line(row, self.config))
             state = TrainingState(epoch=epoch + 1, step=0, history=history, metrics=[], tensors={})
             if self.ranks.main:
                 now = identity.model_copy(update={"epoch": epoch + 1, "selection_accuracy": row["selection_accuracy"]})
@@ -117,7 +116,7 @@ class Loop:
             return TrainingState(epoch, done, state.history, metrics, {})
 
         title = f"epoch {epoch + 1}/{config.epochs}"
-        with Watch(step.sums, len(feed.split.rows), int(sums[0]), title, shown=self.ranks.main) as watch:
+        with Watch(step.sums, len(feed.split.rows), int(sums[0]), title) as watch:
             for done, (span, batch) in enumerate(zip(spans[state.step :], batches, strict=True), state.step + 1):
                 self.engine.take(batch, span[1] - span[0])
                 if (glanced := watch.glance()) is not None and self.ranks.world == 1:

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,10 +29,10 @@ import safetensors
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from orsanet_cache.durable import make_folder, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.progress import warn
 from orsanet_cache.reading import MAX_JSON_BYTES, open_regular, read_limited
 from orsanet_cache.shortage import refuse_shortage
 
@@ -123,7 +122,7 @@ def load_state(folder: Path) -> TrainingState | None:
             findings.append(str(error))
             continue
         for finding in findings:
-            tqdm.write(f"warning: {finding}; resuming from the state before, {path.name}", file=sys.stderr)
+            warn(f"warning: {finding}; resuming from the state before, {path.name}")
         return state
     if findings:
         raise OrsanetError(

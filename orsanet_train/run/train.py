@@ -6,14 +6,12 @@ step of any epoch ends exactly like an uninterrupted run.
 """
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
@@ -21,6 +19,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.progress import say, warn
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_train.config import RunConfig
 from orsanet_train.drawing.gallery import batch_mosaic
@@ -139,12 +138,12 @@ def _train(
         frozen_weights=frozen_weights, images=images, ranks=ranks,
     )  # fmt: skip
     if ranks.main:
-        tqdm.write(f"training: {run.engine.reason}", file=sys.stderr)
+        say(f"training: {run.engine.reason}")
         for feed in (run.training, run.selection):
-            tqdm.write(f"'{feed.split.name}': {feed.reason}", file=sys.stderr)
+            say(f"'{feed.split.name}': {feed.reason}")
         begin_folder(out, config, run.data)
         if note := record_versions(out, 1 if run.state is None else run.state.epoch + 1):
-            tqdm.write(f"note: {note}", file=sys.stderr)
+            warn(f"note: {note}")
     if run.state is not None:
         run.engine.load(run.state.tensors)
     elif ranks.main:
@@ -154,9 +153,7 @@ def _train(
     baseline = commonest_class(selected.labels, manifest.classes)
     commonest = float((baseline.predicted == selected.labels).mean())
     if ranks.main:
-        tqdm.write(
-            f"'{selected.name}': {len(selected.labels)} images; {baseline.meaning}: {commonest:.2%}", file=sys.stderr
-        )
+        say(f"'{selected.name}': {len(selected.labels)} images; {baseline.meaning}: {commonest:.2%}")
     with StopSignals(ranks) as signals:
         loop = Loop(config, run.engine, run.network, out, signals, save_minutes, ranks)
         history = loop.run(run.training, run.selection, run.identity, run.state)

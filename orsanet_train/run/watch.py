@@ -12,8 +12,8 @@ from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from orsanet_cache.progress import Progress
 from orsanet_train.engine.step import Sums
 
 GLANCE_SECONDS = 0.5
@@ -22,25 +22,22 @@ Item = TypeVar("Item")
 
 
 class Watch:
-    """The bar of one epoch: images done, img/s, time left, loss, accuracy.
+    """The progress of one epoch: images done, img/s, time left, loss, accuracy.
 
     Args:
         sums: the step's sums (see Sums), on the device.
         images: the images of the epoch.
         done: the number of them that is done at the start.
-        title: in front of the bar.
-        shown: whether to print the bar.
+        title: the name of the epoch.
     """
 
-    def __init__(self, sums: Tensor, images: int, done: int, title: str, shown: bool) -> None:
+    def __init__(self, sums: Tensor, images: int, done: int, title: str) -> None:
         self.sums = sums
         self.copy = torch.empty_like(sums, device="cpu", pin_memory=sums.is_cuda)
         self.arrived = torch.cuda.Event() if sums.is_cuda else None
         self.due = 0.0
         self.under_way = False
-        self.bar = tqdm(
-            total=images, initial=done, unit="img", desc=title, leave=False, disable=not shown, dynamic_ncols=True
-        )
+        self.progress = Progress(images, title, "img", initial=done, leave=False)
 
     def glance(self) -> Sums | None:
         """The newest sums that have arrived, if any have since the last call."""
@@ -56,24 +53,24 @@ class Watch:
         return self._show(Sums(*self.copy.tolist()))
 
     def last(self) -> Sums:
-        """The current sums; updates the bar and waits for the device."""
+        """The current sums; updates the progress and waits for the device."""
         sums = self._show(Sums(*self.sums.tolist()))
-        self.bar.refresh()
+        self.progress.refresh()
         return sums
 
     def _show(self, sums: Sums) -> Sums:
         if sums.images:
-            self.bar.set_postfix(
-                loss=f"{sums.loss / sums.images:.3f}", accuracy=f"{sums.correct / sums.images:.1%}", refresh=False
+            self.progress.set_postfix(
+                loss=f"{sums.loss / sums.images:.3f}", accuracy=f"{sums.correct / sums.images:.1%}"
             )
-        self.bar.update(int(sums.images) - self.bar.n)
+        self.progress.update(int(sums.images) - self.progress.done)
         return sums
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        self.progress.close()
 
 
 class Waited(Generic[Item]):

@@ -43,7 +43,7 @@ def test_build_info_show(world, tmp_path: Path) -> None:
     assert "26 images in train, valid, test" in built.stdout
     assert "GB on disk" in built.stdout
     assert "26 of 26 images usable" in built.stdout
-    assert "view/s" in built.stderr  # the progress bar
+    assert "view/s" in built.stderr  # the progress
     again = command(*build_arguments(world, store))
     assert "nothing to do" in again.stdout
 

@@ -1,13 +1,17 @@
 """Configurations: the presets say what was published, every value survives TOML, and all mistakes are reported at once."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from command_lines import in_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from orsanet_cache import OrsanetError
+from orsanet_train.cli import main
 from orsanet_train.config import (
     PRESETS,
     AugmentationConfig,
@@ -18,6 +22,7 @@ from orsanet_train.config import (
     load_config,
     parse_config,
 )
+from orsanet_train.config_text import config_text
 
 COUNT = st.integers(1, 8192)
 WEIGHT = st.floats(0, 1000)
@@ -127,6 +132,75 @@ def test_config_to_toml_to_config_is_identity(config: RunConfig, tmp_path_factor
     file = tmp_path_factory.getbasetemp() / "identity.toml"
     file.write_text(config_toml(config), encoding="utf-8")
     assert load_config(str(file)) == config
+
+
+@given(config=CONFIGS)
+@settings(max_examples=60, deadline=None)
+def test_the_explained_configuration_is_the_configuration(
+    config: RunConfig, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "explained.toml"
+    file.write_text(config_text(config, "this one"), encoding="utf-8")
+    assert load_config(str(file)) == config
+
+
+def test_every_key_has_a_meaning_and_what_is_allowed_and_another_value_its_default() -> None:
+    def check(model: type[BaseModel]) -> int:
+        inner = [field.annotation for field in model.model_fields.values() if hasattr(field.annotation, "model_fields")]
+        for name, field in model.model_fields.items():
+            assert field.annotation in inner or len(str(field.description)) > 10, name
+        return len(model.model_fields) - len(inner) + sum(check(each) for each in inner if isinstance(each, type))
+
+    text = config_text(load_config("paper"), "paper")
+    blocks = text.split("\n\n")
+    entries = [block for block in blocks if not block.splitlines()[-1].startswith(("#", "["))]
+    assert len(entries) == check(RunConfig) >= 30
+    assert all(block.startswith("# ") for block in blocks)
+    assert max(map(len, text.splitlines())) <= 100
+    for said in (
+        "Learning rate of Adam in the first epoch. [> 0, ≤ 100, default 4e-05]\nlearning_rate = 0.0001",
+        'pixel-unshuffle. ["published" or "spatial", default "published"]\ntokens = "spatial"',
+        "# Passes over the training split. [≥ 1]\nepochs = 400",
+        "backbone_units = [3, 4, 14]",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_config_prints_is_a_configuration_file(preset: str, tmp_path: Path) -> None:
+    printed = in_process(main, "config", preset)
+    assert printed.returncode == 0
+    file = tmp_path / "my.toml"
+    file.write_text(printed.stdout, encoding="utf-8")
+    assert load_config(file) == load_config(preset)
+    file.write_text("rho = 0.25\n", encoding="utf-8")  # of a file it prints the keys that are missing too
+    whole = in_process(main, "config", file).stdout
+    assert "\nrho = 0.25\n" in whole
+    assert "\nepochs = 400\n" in whole
+
+
+def test_without_a_preset_config_lists_them_and_leads_to_the_keys() -> None:
+    printed = in_process(main, "config").stdout
+    for preset in PRESETS:
+        assert re.search(rf"^  {preset} +\S.{{20,}}", printed, re.MULTILINE)
+    assert "orsanet-train config rafdb" in printed
+    assert "orsanet-train config" in in_process(main, "run", "--help").stdout
+
+
+def test_a_preset_and_keys_of_files_and_of_overrides_are_suggested(tmp_path: Path) -> None:
+    assert refusal("rafbd").endswith("nor a .toml file; did you mean 'rafdb'?")
+    assert "did you mean" not in refusal("photographs")
+    file = tmp_path / "mine.toml"
+    file.write_text("batchsize = 8\n[model]\nsegmentation = 'map'\n", encoding="utf-8")
+    message = refusal(str(file), "learning-rate=1", "depth=4", "colour=1")
+    for said in (
+        "batchsize: unknown key; did you mean 'batch_size'?",
+        "model.segmentation: unknown key; did you mean 'model.segmentation_prior'?",
+        "learning-rate: unknown key; did you mean 'learning_rate'?",
+        "depth: unknown key; did you mean 'model.depth'?",
+        "colour: unknown key",
+    ):
+        assert f"\n  {said}\n" in f"{message}\n"
 
 
 def test_all_mistakes_are_reported_at_once_each_with_its_key_and_value() -> None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 import torch
@@ -238,9 +239,16 @@ def test_a_kill_before_the_first_epoch_does_not_keep_a_run_from_starting(world, 
     assert len(collect(tmp_path)) == len(GROUPS)
 
 
+def test_the_help_names_every_variant() -> None:
+    (option,) = [each for each in main.commands["ablate"].params if each.name == "variants"]
+    assert isinstance(option, click.Option)
+    assert f": {', '.join(VARIANTS)}. " in str(option.help)
+
+
 def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
     with pytest.raises(
-        OrsanetError, match=r"no variant fulll, dare with .*store\.zarr; choose from full, no-segmentation, "
+        OrsanetError,
+        match=r"no variant fulll, dare with .*store\.zarr; choose from full, no-segmentation, .*; did you mean 'full'\?",
     ):
         run_all(world, tmp_path / "out", ["full", "fulll", "dare"])
     assert not (tmp_path / "out").exists()

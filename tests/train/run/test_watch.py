@@ -1,5 +1,7 @@
-"""What a run shows is what it computed: the bar, the table, and TensorBoard's events read back with TensorBoard's own reader."""
+"""What a run shows is what it computed: bar or line, the table, and TensorBoard's events read back with TensorBoard's own reader."""
 
+import contextlib
+import io
 import re
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from orsanet_cache.progress import hidden
 from orsanet_train.engine.step import Sums
 from orsanet_train.run.state import load_state
 from orsanet_train.run.watch import Waited, Watch, write_events
@@ -65,12 +68,14 @@ def test_events_of_epochs_beyond_the_restart_are_hidden(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 4.0)]
 
 
-def test_the_bar_of_a_run_ends_with_the_numbers_of_the_table(whole) -> None:
+def test_in_a_log_a_run_has_a_line_an_epoch_with_the_numbers_of_the_table(whole) -> None:
     metrics = pd.read_csv(whole.out / "metrics.csv")
-    for row in metrics.itertuples():
-        bars = re.findall(rf"epoch {row.epoch}/2: .*?(\d+)/14 \[.*?, accuracy=(\S+), loss=([\d.]+)\]", whole.ended.err)
-        assert bars[-1] == ("14", f"{row.train_accuracy:.1%}", f"{row.loss:.3f}")
-    assert "img/s" in whole.ended.err
+    lines = re.findall(
+        r"^epoch (\d)/2: loss ([\d.]+), accuracy (\S+) in training, .* img/s$", whole.ended.err, re.MULTILINE
+    )
+    wanted = [(str(row.epoch), f"{row.loss:.4f}", f"{row.train_accuracy:.2%}") for row in metrics.itertuples()]
+    assert lines == wanted
+    assert "\r" not in whole.ended.err
 
 
 def test_metrics_are_shares_of_the_images_and_the_wait_is_a_share_of_the_time(whole) -> None:
@@ -90,28 +95,39 @@ def test_a_resumed_epoch_counts_the_time_and_the_images_of_its_first_part(runner
     *sums, seconds, waited = before.metrics
     assert Sums(*sums).images == 12
     assert 0 <= waited <= seconds
-    resumed = runner.finish(out, *EVERY_STEP, "--set", "epochs=1", "--resume")
-    assert re.search(r"epoch 1/1:\s+86%\|.*\| 12/14 \[", resumed.err)
+    runner.finish(out, *EVERY_STEP, "--set", "epochs=1", "--resume")
     metrics = pd.read_csv(out / "metrics.csv")
     assert metrics["waiting_share"].between(0, 1).all()
     assert metrics["images_per_second"][0] < 14 / seconds
 
 
-def test_the_bar_counts_images_and_divides_sums_by_them(capfd: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_counts_images_and_divides_sums_by_them() -> None:
     sums = torch.tensor(Sums(images=0), dtype=torch.float64)
-    with Watch(sums, 40, 0, "epoch 1/1", shown=True) as watch:
+    with contextlib.redirect_stderr(Terminal()) as err, Watch(sums, 40, 0, "epoch 1/1") as watch:
         assert watch.glance() == Sums()
         sums.copy_(torch.tensor(Sums(10, 25.0, 30.0, 4, 1, 0), dtype=torch.float64))
         assert watch.glance() is None  # not again so soon
         assert watch.last() == Sums(10, 25.0, 30.0, 4, 1, 0)
-        assert (watch.bar.n, watch.bar.total, watch.bar.postfix) == (10, 40, "accuracy=40.0%, loss=2.500")
-        assert watch.last().images == watch.bar.n == 10
-    assert "epoch 1/1" in capfd.readouterr().err
+        assert (watch.progress.done, watch.progress.total) == (10, 40)
+        assert watch.last().images == watch.progress.done == 10
+    assert re.search(r"\repoch 1/1: .*10/40 .*loss=2.500, accuracy=40.0%", err.getvalue())
 
 
-def test_a_bar_that_is_not_shown_says_nothing_and_knows_as_much(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_of_a_resumed_epoch_begins_with_what_is_done() -> None:
+    sums = torch.tensor(Sums(12, 3.0, 3.0, 6, 1, 1), dtype=torch.float64)
+    with contextlib.redirect_stderr(Terminal()) as err, Watch(sums, 14, 12, "epoch 1/1"):
+        pass
+    assert re.search(r"epoch 1/1:\s+86%\|.*\| 12/14 \[", err.getvalue())
+
+
+def test_progress_that_is_hidden_says_nothing_and_knows_as_much(capfd: pytest.CaptureFixture[str]) -> None:
     sums = torch.tensor(Sums(6, 3.0, 3.0, 6, 1, 1), dtype=torch.float64)
-    with Watch(sums, 6, 0, "epoch", shown=False) as watch:
+    with hidden(), Watch(sums, 6, 0, "epoch") as watch:
         assert watch.last() == Sums(6, 3.0, 3.0, 6, 1, 1)
     assert capfd.readouterr().err == ""
 
