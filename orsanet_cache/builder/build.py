@@ -2,6 +2,7 @@
 
     manifest → plan.py (units that lack views) → pipeline.py (decode, networks) → writer.py (shards, marker) → … → read back → seal
 
+Rows of pictures that another store of the same recipe has can be copied from it (reuse.py).
 Views with occluders come second, because the landmarks of the sealed clean view place them
 (placing.py).
 
@@ -12,7 +13,7 @@ number of processes may build one store, each its own part; they share only the 
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.builder.placing import Placement, check_clean, drawn_by, is_placed, placement
 from orsanet_cache.builder.plan import Plan, ViewsOf, Work, check_nothing_waits, count_waiting, plan_build, plan_placed
 from orsanet_cache.builder.precision import chosen_precision
+from orsanet_cache.builder.reuse import PlannedRows, Reuse, reused_rows
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.data.views import CLEAN, HFLIP
@@ -51,6 +53,8 @@ class BuildSummary:
     networks_seconds: float  # part of `seconds` during which the networks ran
     rejected: dict[str, dict[str, str]]  # split -> sample id -> reason, of the sealed views
     waiting: int  # units that other parts have not computed yet
+    reused: int = 0  # images times views copied from the other store by this call
+    damaged: dict[str, str] = field(default_factory=dict)  # rows of the other store -> damage; they were computed
 
 
 def build(
@@ -68,19 +72,25 @@ def build(
     rows_per_unit: int | None = None,
     accept_changed: bool = False,
     recompute: Sequence[tuple[Unit, str]] = (),
+    reuse: StrPath | None = None,
+    on_plan: Callable[[PlannedRows], object] = lambda _: None,
 ) -> BuildSummary:
     """Compute this part's missing units of `views`, and seal the views that are complete.
 
+    With `reuse`, the rows of pictures that another store of the same recipe has are copied from it,
+    each against its checksum, and the others are computed. Rows are found by the SHA-256 of the
+    picture's file, whatever their row, split, name or label was.
+
     Raises OrsanetError if the recipe, the image list or an image differs from the store's; if
     another process builds this part; if the disk has too little space; if a split has no usable
-    image; or if views with occluders have no finished clean view, were placed by another one, or
-    were drawn by another version.
+    image; if views with occluders have no finished clean view, were placed by another one, or were
+    drawn by another version; or if the store to reuse has another recipe or is `out` itself.
 
     Args:
         manifest: the manifest or its path.
         out: the store, a Zarr folder to create or to continue.
-        priors: the frozen networks. None selects the networks that the store was built with, or for
-            a new store the published ones in the weights folder.
+        priors: the frozen networks. None selects the networks that the store was built with; for a
+            new store those of `reuse`, else the published ones in the weights folder.
         views: names of the views to compute.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
         splits: splits to compute, by default all of the manifest. A view that only tests need can
@@ -94,10 +104,15 @@ def build(
         accept_changed: compute the units of changed images again, in every view.
         recompute: (unit, view) pairs to compute again. For the clean view this includes the views
             that it places.
+        reuse: another store, Zarr or HDF5, finished or not, which is only read. It may differ from
+            call to call of an interrupted build.
+        on_plan: called once, before anything is computed, with the numbers of rows to copy and to
+            compute.
     """
+    other = None if reuse is None else as_path(reuse, "reuse")
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
     views = as_names(views, "views")
-    priors = find_networks(out) if priors is None else priors
+    priors = find_networks(out, like=other) if priors is None else priors
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
     splits = manifest.splits if splits is None else as_names(splits, "splits")
     check_clean(out, splits, views)
@@ -105,7 +120,8 @@ def build(
     if not out.exists():  # checked before anything is written, in case a new store does not fit
         check_disk(out, bytes_needed(images * len(views), fields))
     if precision == "auto":
-        precision = _stored_precision(out) or chosen_precision(priors, manifest, splits[0], device)
+        stored = _stored_precision(out) or (None if other is None else PriorStore.open(other).recipe["precision"])
+        precision = stored or chosen_precision(priors, manifest, splits[0], device)
     if precision == "fp16" and device.type != "cuda":
         raise OrsanetError(
             f"{out}: fp16 needs a CUDA device; continue on a machine with one, or build another store with --precision fp32"
@@ -117,39 +133,57 @@ def build(
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
+    source = None if other is None else Reuse.open(other, out, recipe, fields, views)
     with explained(out), StoreWriter.open(out, recipe, fields, part, rows_per_unit) as writer:
         plan = plan_build(writer, manifest, splits, views, recompute, accept_changed)
         check_disk(out, bytes_needed(plan.rows, fields))
+        on_plan(PlannedRows(0, plan.rows) if source is None else source.look(manifest, plan))
         if plan.rows:
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
         began = time.monotonic()
-        with Pipeline(manifest.root, priors, fields, device, batch_size) as pipeline:
-            finish = partial(_finish, writer, pipeline, manifest, {**_provenance(manifest, device), **files})
-            finish(plan.only(placed=False))
+        with Pipeline(manifest.root, priors, fields, device, batch_size, writer.rows_per_unit) as pipeline:
+            provenance = {**_provenance(manifest, device), **files}
+            reused = _finish(writer, pipeline, manifest, source, provenance, plan.only(placed=False))
             placed = plan_placed(writer, plan)
-            finish(placed)
+            reused += _finish(writer, pipeline, manifest, source, provenance, placed)
             check_nothing_waits(writer, plan, placed)
             networks_seconds = pipeline.networks_seconds()
         waiting = count_waiting(writer, plan)
     return BuildSummary(
-        images, plan.rows, time.monotonic() - began, networks_seconds, _rejected(out, manifest, plan.views), waiting
+        images,
+        plan.rows - reused,
+        time.monotonic() - began,
+        networks_seconds,
+        _rejected(out, manifest, plan.views),
+        waiting,
+        reused,
+        {} if source is None else source.damaged,
     )
 
 
 def _finish(
-    writer: StoreWriter, pipeline: Pipeline, manifest: Manifest, provenance: Mapping[str, Any], plan: Plan
-) -> None:
-    """Compute and commit this part's missing units of the plan, and seal complete views."""
+    writer: StoreWriter,
+    pipeline: Pipeline,
+    manifest: Manifest,
+    source: Reuse | None,
+    provenance: Mapping[str, Any],
+    plan: Plan,
+) -> int:
+    """Copy or compute this part's missing units of the plan, commit them, and seal complete views.
+
+    Returns the number of rows that were copied.
+    """
     placed = any(is_placed(view) for views in plan.views.values() for view in views)
     place = partial(placement, PriorStore.open(writer.path)) if placed else None
-    _compute(plan.work, writer, pipeline, manifest, place)
+    copied = _compute(plan.work, writer, pipeline, manifest, source, place)
     damaged = _seal(writer, plan.views, provenance)
     if damaged:  # data read back differs from the data written: one more try
-        _compute(damaged, writer, pipeline, manifest, place)
+        _compute(damaged, writer, pipeline, manifest, source, place)
         damaged = _seal(writer, plan.views, provenance)
     if damaged:
         names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
         raise OrsanetError(f"{writer.path}: data read back from disk differs from what was written:\n{listed(names)}")
+    return copied
 
 
 def _compute(
@@ -157,15 +191,17 @@ def _compute(
     writer: StoreWriter,
     pipeline: Pipeline,
     manifest: Manifest,
+    source: Reuse | None,
     place: Callable[[Unit], Placement] | None,
-) -> None:
-    """Decode, run the networks and write, all three concurrently.
+) -> int:
+    """Decode, run the networks, copy known rows and write, all concurrently -> the number of rows copied.
 
     Args:
         work: units with the views to compute.
         writer: the store's writer.
         pipeline: the threads that decode and that run the networks.
         manifest: source of the samples.
+        source: the store whose rows are copied, if any.
         place: returns a unit's placement for views with occluders; None for other views.
     """
     total = sum(lacking.rows for lacking in work)
@@ -175,7 +211,9 @@ def _compute(
         for lacking in work:
             unit = lacking.unit
             where = place(unit) if place else None
-            yield lacking, pipeline.start_decoding(samples[unit.split][unit.rows], lacking.views, where)
+            of_unit = samples[unit.split][unit.rows]
+            known = {} if source is None else source.known(unit, of_unit, lacking.views, where)
+            yield lacking, pipeline.start_decoding(of_unit, lacking.views, where, known)
 
     def inference() -> Iterator[tuple[Unit, str, Inference]]:
         for lacking, images in ahead(decoding()):
@@ -184,15 +222,19 @@ def _compute(
                 yield lacking.unit, view, pipeline.start_networks(decoded, view)
 
     name = "build" if writer.part.count == 1 else f"part {writer.part}"
-    safe = 0
+    safe = copied = 0
     with Progress(total, name, "view") as progress:
         # One unit ahead: the networks compute it while this thread writes. With more units ahead, a
         # kill would lose more.
         for unit, view, priors in ahead(inference()):
             computed = priors.result(progress.update)
+            copied += computed.copied
             with what_is_safe(writer.path, safe, total, pipeline.fields):
+                if source is not None and computed.copied:
+                    source.note(writer.path, unit, view)
                 writer.commit(unit, view, computed.arrays, UnitRecord(computed.sha256, computed.rejected))
             safe += unit.stop - unit.start
+    return copied
 
 
 def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) -> list[Work]:
@@ -204,7 +246,8 @@ def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) ->
     for split, of_split in views.items():
         for view in of_split:
             drawing = drawn_by(PriorStore.open(writer.path), split) if is_placed(view) else {}
-            units = writer.seal(split, view, {**provenance, **drawing})
+            reused = reused_rows(writer.path, split, view)
+            units = writer.seal(split, view, {**provenance, **drawing, **reused})
             if units:
                 writer.uncommit(units, view)
             damaged += [Work(unit, (view,)) for unit in units]

@@ -79,7 +79,7 @@ def _changed_images(
                     known[unit].append(digests)
 
     def difference(image: str, before: set[str]) -> str:
-        now = _file_sha256(on_disk(manifest.root, image))
+        now = file_sha256(on_disk(manifest.root, image))
         if before == {now}:
             return ""
         return f"{image!r}: " + (
@@ -104,7 +104,7 @@ def _changed_images(
     return changed
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """SHA-256 in hex; empty for a file that cannot be read."""
     try:
         return hashlib.sha256(read_file(path)).hexdigest()

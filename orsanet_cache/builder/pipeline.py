@@ -4,9 +4,14 @@ Each stage starts ahead, so that the networks do not wait.
 
     unit's images ─ threads ─▶ every view's pixels ─ batches, threads ─▶ every field's array
 
+Rows that another store has are copied into the arrays by a thread of their own, and neither decoded
+nor computed (reuse.py).
+
 A batch contains rows of one (unit, view) only. On a CPU one thread computes one batch while other
 threads compute the next ones. So the values depend neither on the number of threads nor on the
-number of processes, and the activations of small batches stay in the caches.
+number of processes, and the activations of small batches stay in the caches. Every batch has the
+same size, because libraries choose other kernels for other sizes: a batch with fewer rows repeats
+them. So the values of a picture do not depend on how many others are computed with it.
 """
 
 import hashlib
@@ -17,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,6 +32,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.builder.occluders import occluded
 from orsanet_cache.builder.placing import Placement
+from orsanet_cache.builder.reuse import UNKNOWN, KnownRows
 from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import (
     IMAGE_SIZE,
@@ -43,7 +49,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import stored_values
 from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH, NO_CLASS, FrozenPriors
-from orsanet_cache.store.schema import SCALE, Field
+from orsanet_cache.store.schema import ROWS_PER_UNIT, SCALE, Field
 
 T = TypeVar("T")
 
@@ -54,13 +60,15 @@ GPU_THREADS = 2  # one batch computes while the other's results are copied
 class DecodedUnit:
     """A unit's images, read once.
 
-    Rows that could not be read, or that the clean view rejected, are black.
+    Rows that could not be read, that the clean view rejected, or that are known are black.
     """
 
     samples: Sequence[Sample]
     pixels: dict[str, Pixels]  # view -> [N, 224, 224, 3]
     sha256: list[str]  # per row; empty if the file could not be read
     rejected: dict[str, str]  # sample id -> reason
+    placement: Placement | None = None  # the unit's landmarks, for views with occluders
+    known: Mapping[str, KnownRows] = field(default_factory=dict)  # view -> rows to copy
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class ComputedUnit:
     arrays: dict[str, NDArray[Any]]
     sha256: list[str]
     rejected: dict[str, str]  # sample id -> reason
+    copied: int  # rows that were not computed
 
 
 class Pipeline:
@@ -83,17 +92,24 @@ class Pipeline:
         fields: the fields to compute.
         device: CPU or CUDA device.
         batch_size: images at a time, at least 1; None selects the device's default.
+        rows_per_unit: rows of a unit; a batch has no more.
     """
 
     def __init__(
-        self, root: Path, priors: FrozenPriors, fields: Sequence[Field], device: torch.device, batch_size: int | None
+        self,
+        root: Path,
+        priors: FrozenPriors,
+        fields: Sequence[Field],
+        device: torch.device,
+        batch_size: int | None,
+        rows_per_unit: int = ROWS_PER_UNIT,
     ) -> None:
         self.root = root
         self.priors = priors
         self.fields = fields
         self.device = device
         on_cpu = device.type == "cpu"
-        self.batch_size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+        self.batch_size = min(batch_size or (CPU_BATCH if on_cpu else GPU_BATCH), rows_per_unit)
         self._threads = torch.get_num_threads()
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._networks = (
@@ -101,6 +117,7 @@ class Pipeline:
             if on_cpu
             else ThreadPoolExecutor(GPU_THREADS, "networks")
         )
+        self._copier = ThreadPoolExecutor(1, "copy")  # one, so that the files of one view are open at a time
         self._local = threading.local()  # a stream per thread: one thread's copies do not wait for another's kernels
         if not on_cpu:
             imagenet_normalised(torch.zeros(1, 3, 1, 1, device=device))  # creates its constants
@@ -111,25 +128,33 @@ class Pipeline:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for pool in (self._decoders, self._networks):
+        for pool in (self._copier, self._decoders, self._networks):
             pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads)  # the initialiser's call also changed the default of later threads
 
     def start_decoding(
-        self, samples: Sequence[Sample], views: Sequence[str], placement: Placement | None = None
+        self,
+        samples: Sequence[Sample],
+        views: Sequence[str],
+        placement: Placement | None = None,
+        known: Mapping[str, KnownRows] | None = None,
     ) -> "Decoding":
-        """Begin to read a unit's images and to compute its views.
+        """Begin to read a unit's images and to compute its views, but not the `known` rows of a view.
 
         Views with occluders need `placement`.
         """
-        return Decoding(self._decoders, self.root, samples, views, placement)
+        return Decoding(self._decoders, self.root, samples, views, placement, known or {})
 
     def start_networks(self, unit: DecodedUnit, view: str) -> "Inference":
-        """Begin to run the networks on one view of a decoded unit."""
+        """Begin to run the networks on one view of a decoded unit, and to copy its known rows."""
         return Inference(self, unit, view)
 
+    def start_copying(self, known: KnownRows, arrays: dict[str, NDArray[Any]]) -> "Future[NDArray[np.int64]]":
+        """Begin to fill the known rows of `arrays`. The result is the rows that could not be copied."""
+        return self._copier.submit(known.copy, arrays)
+
     def submit(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> "Future[None]":
-        """Start the networks on rows of `pixels` [N, 224, 224, 3], and fill these rows of `arrays`."""
+        """Start the networks on at most a batch of rows of `pixels` [N, 224, 224, 3], and fill these rows of `arrays`."""
         return self._networks.submit(self._run, pixels, rows, arrays)
 
     def networks_seconds(self) -> float:
@@ -144,9 +169,9 @@ class Pipeline:
         begun = time.monotonic()
         try:
             with self._stream():
-                outputs = stored_values(self.priors(torch.from_numpy(pixels[rows]).to(self.device)), self.fields)
-                for name, values in outputs.items():
-                    arrays[name][rows] = values.cpu().numpy()
+                batch = torch.from_numpy(pixels[np.resize(rows, self.batch_size)]).to(self.device)
+                for name, values in stored_values(self.priors(batch), self.fields).items():
+                    arrays[name][rows] = values[: len(rows)].cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise OrsanetError(
                 f"--batch-size {self.batch_size} does not fit into the memory of {self.device}; lower it"
@@ -170,6 +195,7 @@ class Decoding:
         samples: the unit's samples.
         views: the views to compute.
         placement: the unit's landmarks, for views with occluders; None for other views.
+        known: rows of views that are not needed.
     """
 
     def __init__(
@@ -179,22 +205,28 @@ class Decoding:
         samples: Sequence[Sample],
         views: Sequence[str],
         placement: Placement | None,
+        known: Mapping[str, KnownRows],
     ) -> None:
         self._placement = placement
         shape = (len(samples), IMAGE_SIZE, IMAGE_SIZE, 3)
-        self._unit = DecodedUnit(samples, {view: np.zeros(shape, np.uint8) for view in views}, [""] * len(samples), {})
-        self._reasons = [pool.submit(self._read, root, row) for row in range(len(samples))]
+        pixels = {view: np.zeros(shape, np.uint8) for view in views}
+        self._unit = DecodedUnit(samples, pixels, [""] * len(samples), {}, placement, known)
+        self._reasons: list[tuple[str, Future[str]]] = []
+        for row, sample in enumerate(samples):
+            needed = [view for view in views if view not in known or known[view].places[row] == UNKNOWN]
+            if needed:
+                self._reasons.append((sample.image, pool.submit(self._read, root, row, needed)))
 
     def result(self) -> DecodedUnit:
         """Wait for all images."""
-        for sample, future in zip(self._unit.samples, self._reasons, strict=True):
+        for image, future in self._reasons:
             reason = future.result()
             if reason:
-                self._unit.rejected[sample.image] = reason
+                self._unit.rejected[image] = reason
         return self._unit
 
-    def _read(self, root: Path, row: int) -> str:
-        """Fill a row. Returns the reason if the image cannot be used, else an empty string."""
+    def _read(self, root: Path, row: int, views: Sequence[str]) -> str:
+        """Fill a row of these views. Returns the reason if the image cannot be used, else an empty string."""
         try:
             data = read_file(on_disk(root, self._unit.samples[row].image))
             self._unit.sha256[row] = hashlib.sha256(data).hexdigest()
@@ -202,41 +234,66 @@ class Decoding:
         except RejectedImage as reason:
             return str(reason)
         if self._placement is None:
-            for view, pixels in self._unit.pixels.items():
-                pixels[row] = view_pixels(rgb, view)
+            for view in views:
+                self._unit.pixels[view][row] = view_pixels(rgb, view)
             return ""
         if reason_of_clean := self._placement.rejected.get(self._unit.samples[row].image):
             return reason_of_clean
         clean, landmarks = view_pixels(rgb, CLEAN), self._placement.landmarks[row]
-        for view, pixels in self._unit.pixels.items():
-            pixels[row] = occluded(clean, landmarks, View.parse(view))
+        for view in views:
+            self._unit.pixels[view][row] = occluded(clean, landmarks, View.parse(view))
         return ""
 
 
 class Inference:
-    """One view of a unit that the networks are computing."""
+    """One view of a unit that the networks are computing, and whose known rows are being copied."""
 
     def __init__(self, pipeline: Pipeline, unit: DecodedUnit, view: str) -> None:
-        pixels = unit.pixels[view]
+        self._pipeline = pipeline
         self._unit = unit
-        self._arrays = {field.name: np.zeros((len(pixels), *field.shape), field.dtype) for field in pipeline.fields}
-        self._arrays["image"][:] = every_second_pixel(pixels)
-        readable = np.array([sample.image not in unit.rejected for sample in unit.samples])
-        rows = np.flatnonzero(readable)
-        parts = [rows[start : start + pipeline.batch_size] for start in range(0, len(rows), pipeline.batch_size)]
-        self._batches = [(len(part), pipeline.submit(pixels, part, self._arrays)) for part in parts]
+        self._view = view
+        self._known = unit.known.get(view)
+        count = len(unit.samples)
+        self._arrays = {of.name: np.zeros((count, *of.shape), of.dtype) for of in pipeline.fields}
+        is_known = np.zeros(count, np.bool_) if self._known is None else self._known.is_known
+        self._sha256 = [""] * count if self._known is None else list(self._known.sha256)
+        self._rejected: dict[str, str] = {}
+        self._copied = None if self._known is None else pipeline.start_copying(self._known, self._arrays)
+        self._batches = self._start(unit, np.flatnonzero(~is_known))
 
     def result(self, progress: Callable[[int], object] = lambda _: None) -> ComputedUnit:
-        """Wait for all batches.
+        """Wait for all batches and copies.
 
         `progress` is called with the row count of each, and with that of rejected rows.
         """
-        for count, batch in self._batches:
+        copied = 0
+        if self._known is not None and self._copied is not None:
+            damaged = self._copied.result()
+            copied = int(self._known.is_known.sum()) - len(damaged)
+            progress(copied)
+            if len(damaged):
+                known = {self._view: self._known.without(damaged)}
+                decoding = self._pipeline.start_decoding(self._unit.samples, [self._view], self._unit.placement, known)
+                self._batches += self._start(decoding.result(), damaged)
+        for rows, batch in self._batches:
             batch.result()
-            progress(count)
-        progress(len(self._unit.rejected))
-        rejected = self._unit.rejected | not_finite(self._unit.samples, self._arrays)
-        return ComputedUnit(self._arrays, self._unit.sha256, rejected)
+            progress(rows)
+        progress(len(self._rejected))
+        rejected = self._rejected | not_finite(self._unit.samples, self._arrays)
+        return ComputedUnit(self._arrays, self._sha256, rejected, copied)
+
+    def _start(self, unit: DecodedUnit, rows: NDArray[np.int64]) -> list[tuple[int, "Future[None]"]]:
+        """Start the networks on rows of a decoded unit -> the row count of each batch, and the batch."""
+        pixels, samples = unit.pixels[self._view], unit.samples
+        self._arrays["image"][rows] = every_second_pixel(pixels)[rows]
+        for row in rows.tolist():
+            self._sha256[row] = unit.sha256[row]
+            if reason := unit.rejected.get(samples[row].image):
+                self._rejected[samples[row].image] = reason
+        rows = np.array([row for row in rows.tolist() if samples[row].image not in unit.rejected], np.int64)
+        size = self._pipeline.batch_size
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [(len(part), self._pipeline.submit(pixels, part, self._arrays)) for part in parts]
 
 
 def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:

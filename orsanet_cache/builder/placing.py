@@ -22,6 +22,7 @@ from orsanet_cache.builder.occluders import OCCLUDERS_VERSION
 from orsanet_cache.data.views import CLEAN, View
 from orsanet_cache.durable import make_folder, publish_new
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.units import COMMITS, Unit
 from orsanet_cache.store.zarr_folder import METADATA, read_whole
@@ -80,6 +81,29 @@ def check_sealed(store: PriorStore, split: str, view: str) -> None:
             f"{where}: was placed by the landmarks of another clean view than the store has now; delete {where} and run the same "
             f"command again to redraw it"
         )
+
+
+def drawn_alike(store: PriorStore, split: str, view: str) -> str:
+    """Why the placed view of another store is not what would be drawn now, as the end of a sentence; empty if it is.
+
+    The view may be unfinished.
+    """
+    if CLEAN not in store.views(split):
+        return "has no finished clean view"
+    if view in store.views(split):
+        provenance = store.provenance(split, view)
+        if provenance.get("placed_by") != store.sealed(split, CLEAN).seal:
+            return "was placed by the landmarks of another clean view than the store has now"
+        version = str(provenance.get("occluders"))
+    else:
+        try:
+            version = read_whole(store.path / COMMITS / split / view / "drawn-by").decode(errors="replace")
+        except OSError as error:
+            refuse_shortage(error, store.path)
+            return "has no unit"
+    if version != str(OCCLUDERS_VERSION):
+        return f"was drawn by version {version} of the occluders, this is version {OCCLUDERS_VERSION}"
+    return ""
 
 
 def begin(path: Path, split: str, view: str) -> None:

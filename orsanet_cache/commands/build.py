@@ -65,10 +65,17 @@ from orsanet_cache.data.views import POSSIBLE_VIEWS
 )
 @click.option("--accept-changed", is_flag=True, help="Compute the units of changed images again, in every view.")
 @quiet_option
+@click.option(
+    "--reuse",
+    type=FILE,
+    metavar="STORE",
+    help="Copy the rows of pictures that this store of the same recipe has, whatever their names, order and splits; compute the others.",
+)
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, views: str, splits: str | None, device: str, precision: str, features: str,
     batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool,
+    reuse: Path | None,
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
 
@@ -78,11 +85,16 @@ def build(
     Several processes may build one store, on one machine or on several that share a file system:
     `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part.
 
+    When the manifest has changed, build into another folder with --reuse OLD: pictures are
+    recognised by the SHA-256 of their files, and only new or changed ones are computed. OLD may be
+    a Zarr folder or an HDF5 file, finished or not, and is only read.
+
     The word demo selects the small networks that come with the package. They are trained for the
     faces of `demo-faces`, not for real faces.
     """
     from orsanet_cache.builder.build import build as build_store
     from orsanet_cache.builder.disk import bytes_needed
+    from orsanet_cache.builder.reuse import PlannedRows
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.data.views import View
     from orsanet_cache.device import choose_device, torchrun_part
@@ -112,7 +124,7 @@ def build(
         raise OrsanetError(
             "--landmarks demo was trained on --landmark-input published; native is for the published weights"
         )
-    priors = find_networks(out, segmenter, landmarks, landmark_input)  # type: ignore[arg-type]
+    priors = find_networks(out, segmenter, landmarks, landmark_input, reuse)  # type: ignore[arg-type]
     if segmenter is None or landmarks is None:
         say(f"networks: {', '.join(priors.files.values())}")
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
@@ -120,18 +132,34 @@ def build(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
         f"{chosen_device}; about {bytes_needed(images * len(chosen_views), fields) / 1e9:.2f} GB on disk"
     )
+
+    def print_plan(plan: PlannedRows) -> None:
+        for reason in plan.skipped:
+            click.echo(reason, err=True)
+        if reuse is not None:
+            total = plan.copied + plan.computed
+            click.echo(
+                f"{plan.copied:,} of {total:,} views are known in {reuse} and copied; {plan.computed:,} are computed"
+            )
+
     summary = build_store(
         loaded, out, priors, chosen_views,
         device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
-        batch_size=batch_size, accept_changed=accept_changed,
+        batch_size=batch_size, accept_changed=accept_changed, reuse=reuse, on_plan=print_plan,
     )  # fmt: skip
+    for row, damage in summary.damaged.items():
+        click.echo(f"{reuse}: damaged, so it was computed: {row} ({damage})", err=True)
+    if summary.damaged:
+        click.echo(f"`orsanet-cache verify {reuse} --deep` prints all damage there.", err=True)
+    if summary.reused:
+        click.echo(f"copied {summary.reused:,} views from {reuse}, each row against its checksum")
     if summary.computed:
         rate, share = (value / max(summary.seconds, 1e-9) for value in (summary.computed, summary.networks_seconds))
         click.echo(
             f"computed {summary.computed:,} views in {summary.seconds:.0f} s ({rate:.1f} views/s); "
             f"the networks ran {share:.0%} of the time"
         )
-    else:
+    elif not summary.reused:
         click.echo("nothing to do: every view already exists")
     for split, rejected in summary.rejected.items():
         for image, reason in rejected.items():

@@ -171,6 +171,12 @@ class Records(ABC):
             while len(self._files) > MAX_OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
 
+    def close_files(self) -> None:
+        """Close the files that are open between two reads. The next read opens those that it needs."""
+        with self._lock:
+            while self._files:
+                os.close(self._files.popitem()[1])
+
     def check_unchanged(self) -> None:
         """Check that the files that rows were read from are still as they were when first read.
 

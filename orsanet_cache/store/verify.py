@@ -22,12 +22,13 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.progress import tracked
 from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.store.committed import marked_checksums, read_markers
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums
 from orsanet_cache.store.seal import RECORDS, SealedView, unit_digest
-from orsanet_cache.store.units import WHOLE, Marker, Share, Unit, marker_path, units_of
-from orsanet_cache.store.zarr_folder import METADATA, read_whole
+from orsanet_cache.store.units import WHOLE, Share, Unit, marker_path, units_of
+from orsanet_cache.store.zarr_folder import METADATA
 
 
 @dataclass(frozen=True)
@@ -123,18 +124,16 @@ def _sealed(sealed: SealedView, view: str, units: Sequence[Unit]) -> Iterator[_C
 
 
 def _marked(path: Path, view: str, units: Sequence[Unit], count: int) -> Iterator[_Check]:
-    crc32c: dict[str, Checksums] = {}
-    for unit in units:
-        try:
-            shards = Marker.decode(read_whole(marker_path(path, unit, view)), unit, view).shards
-            for field, shard in shards.items():
-                of_view = crc32c.setdefault(field, np.zeros(count, np.uint32))
-                of_view[unit.rows] = shard["crc32c"]
-            digests = {field: bytes.fromhex(shard["sha256"]) for field, shard in shards.items()}
-        except DAMAGE as error:  # not committed: the next build computes it
-            refuse_shortage(error, path)
-            continue
-        yield _Check(unit.split, view, unit, digests, crc32c)
+    markers = read_markers(path, view, units)
+    crc32c = marked_checksums(markers, count)
+    for unit, marker in markers.items():
+        yield _Check(
+            unit.split,
+            view,
+            unit,
+            {field: bytes.fromhex(shard["sha256"]) for field, shard in marker.shards.items()},
+            crc32c,
+        )
 
 
 def _without_metadata(path: Path) -> Iterator[Damage]:

@@ -164,7 +164,8 @@ class StoreWriter:
             gone, new = sorted(set(stored) - set(ids)), sorted(set(ids) - set(stored))
             detail = [f"only in the store: {name}" for name in gone] + [f"only in the manifest: {name}" for name in new]
             raise OrsanetError(
-                f"{self.path}: split '{split}' was built from another list of images; build into another folder:\n"
+                f"{self.path}: split '{split}' was built from another list of images; build into another folder with "
+                f"`--reuse {self.path}`, which copies the rows of known pictures and computes the others:\n"
                 f"{listed(detail or ['the same images in another order'])}"
             )
 

@@ -31,18 +31,21 @@ def find_networks(
     segmenter: StrPath | None = None,
     landmarks: StrPath | None = None,
     landmark_input: LandmarkInput | None = None,
+    like: StrPath | None = None,
 ) -> FrozenPriors:
     """Return the frozen networks for a build of the store `out`.
 
     A network that is None is searched for. The word demo means the shipped network. None for
-    `landmark_input` means the store's input, or "published" for a new store.
+    `landmark_input` means the store's input, or "published" for a new store. A new store that is to
+    be `like` another one gets the networks and the input of that store.
 
     Raises OrsanetError if a network is not found or a file cannot be read. The message names the
     places that were checked and the option to pass.
     """
     path = as_path(out, "out")
-    looking = None in (segmenter, landmarks, landmark_input) and (path / METADATA).is_file()
-    store = PriorStore.open(path) if looking else None  # a build writes Zarr folders only
+    looking, begun = None in (segmenter, landmarks, landmark_input), (path / METADATA).is_file()
+    model = path if begun else like  # a build writes Zarr folders only
+    store = None if model is None or not looking else PriorStore.open(model)
     if landmark_input is None:
         landmark_input = "published" if store is None else store.recipe["landmarks"]["input"]
     named = {"segmenter": segmenter, "landmarks": landmarks}

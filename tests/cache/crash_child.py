@@ -42,7 +42,7 @@ LOOKS = {"open", "fcntl.flock"}
 
 
 class Counted(FrozenPriors):
-    """The same networks; a byte for every image they finish goes where a kill cannot take it back.
+    """The same networks; a byte for every image they finish goes where a kill cannot take it back, one for an image that fills a batch.
 
     With a `memory`, a folder, they say what they have said of the same batch before: hundreds of builds, and time for their crashes only.
     """
@@ -58,17 +58,18 @@ class Counted(FrozenPriors):
         return self._recipe
 
     def forward(self, images: torch.Tensor) -> Priors:
+        count = len({image.numpy().tobytes() for image in images})
         known = self.memory and self.memory / hashlib.sha256(images.numpy().data).hexdigest()
         if known and known.exists():
             said = Priors(*torch.load(known))
-            os.write(self.tally, bytes(len(images)))
+            os.write(self.tally, bytes(count))
             return said
         said = super().forward(images)
         if known:
             temporary = known.with_name(f"{os.getpid()}")
             torch.save(tuple(said), temporary)
             temporary.rename(known)
-        os.write(self.tally, bytes(len(images)))
+        os.write(self.tally, bytes(count))
         return said
 
 

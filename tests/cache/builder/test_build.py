@@ -111,7 +111,7 @@ def test_an_interrupted_build_goes_on_to_the_same_store(
     stopping.said = priors.said
     stopping.batches = batches
     with pytest.raises(Stop):
-        build(manifest, out, stopping, ["clean", "hflip"], device=CPU, batch_size=32)
+        build(manifest, out, stopping, ["clean", "hflip"], device=CPU)
     with pytest.raises(OrsanetError, match=r"not finished|no view"):
         PriorStore.open(out).read("test", "hflip", "image", slice(None))
     build(manifest, out, priors, ["clean", "hflip"], device=CPU)
@@ -128,9 +128,9 @@ def test_units_already_committed_are_not_computed_again(world, priors: Rememberi
     out, manifest = tmp_path / "store.zarr", world.load_manifest()
     stopping = Stopping(priors)
     stopping.said = priors.said
-    stopping.batches = 2  # both views of the first unit
+    stopping.batches = 4  # both views of the first unit
     with pytest.raises(Stop):
-        build(manifest, out, stopping, ["clean", "hflip"], device=CPU, batch_size=32)
+        build(manifest, out, stopping, ["clean", "hflip"], device=CPU)
     summary = build(manifest, out, priors, ["clean", "hflip"], device=CPU)
     assert summary.computed == 2 * (len(manifest.samples) - len(manifest.split("train")))
 

@@ -187,7 +187,9 @@ def test_another_list_of_images_is_refused_and_changes_nothing(
 ) -> None:
     out = small.copy(tmp_path)
     other = Manifest("small", small.manifest.classes, small.manifest.root, samples(small.manifest.samples))
-    with pytest.raises(OrsanetError, match=f"another list of images; build into another folder:[^$]*{finding}"):
+    with pytest.raises(
+        OrsanetError, match=f"another list of images; build into another folder with `--reuse [^$]*{finding}"
+    ):
         build(other, out, small.priors, ["clean"], device=CPU)
     assert content(out) == content(small.store)
 

@@ -1,0 +1,326 @@
+"""Rows of another store, copied instead of computed.
+
+    pictures of the units to build ─ SHA-256 ─▶ committed rows of the other store with the same picture in the same view
+    ─ read, every row against its checksum ─▶ the new unit's arrays · the rest, and what is damaged there, is computed
+
+Both stores have one recipe, so a row's values are those that would be computed: they depend on the
+picture, the recipe and the view, and not on the row, the split, the name or the label. A view placed
+by landmarks depends on the landmarks and on the version of the drawings too; its rows are copied only
+where both are the same. Rejected rows are never copied: to try such a picture again costs little.
+
+The other store is only read. What was copied is noted in
+
+    STORE/.commits/<split>/<view>/reused-<digest>
+
+until the view is sealed, and then in its provenance.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from orsanet_cache.builder.changes import file_sha256
+from orsanet_cache.builder.placing import Placement, drawn_alike, is_placed
+from orsanet_cache.builder.plan import Plan
+from orsanet_cache.data.files import on_disk
+from orsanet_cache.data.manifest import Manifest, Sample
+from orsanet_cache.data.views import CLEAN
+from orsanet_cache.durable import make_folder, publish_new
+from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.progress import tracked
+from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.store.committed import committed_rows
+from orsanet_cache.store.container import DAMAGE, Container, open_container
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.recipe import as_json, recipe_differences
+from orsanet_cache.store.rows import Records, Rows
+from orsanet_cache.store.schema import Field
+from orsanet_cache.store.seal import byte_digests, hex_digests
+from orsanet_cache.store.units import COMMITS, Unit
+from orsanet_cache.store.zarr_folder import read_whole
+
+UNKNOWN = -1
+NOTES = "reused-*"
+
+
+class Source:
+    """A view of one split of the other store, and the rows of it that may be copied."""
+
+    def __init__(self, container: Container, store: PriorStore, split: str, view: str) -> None:
+        self.split = split
+        self.name = f"{split}/{view}"
+        self.ids = store.sample_ids(split)
+        self.committed = committed_rows(store, container, split, view)
+        self._container = container
+        self._readers: dict[str, Rows] = {}
+
+    @cached_property
+    def usable(self) -> NDArray[np.int64]:
+        """Rows that are committed and not rejected."""
+        rejected = np.array([image in self.committed.rejected for image in self.ids])
+        return np.flatnonzero(self.committed.is_committed & self.committed.image_sha256.any(axis=1) & ~rejected)
+
+    def read(
+        self, field: str, rows: NDArray[np.int64], out: NDArray[Any], positions: NDArray[np.int64]
+    ) -> dict[int, str]:
+        """Read row rows[i] into out[positions[i]] -> position of each damaged row, and what is wrong with it.
+
+        Every row is compared with its checksum after it is read.
+        """
+        damaged: dict[int, str] = {}
+        try:
+            self._reader(field).read(rows, out, positions)
+        except DAMAGE as error:
+            refuse_shortage(error, self._container.path)
+            for row, position in zip(rows, positions.tolist(), strict=True):  # which of the rows is it?
+                try:
+                    self._reader(field).read(np.array([row]), out, np.array([position]))
+                except DAMAGE as damage:
+                    refuse_shortage(damage, self._container.path)
+                    damaged[position] = str(damage)
+        if isinstance(reader := self._readers.get(field), Records):
+            reader.close_files()  # there are as many readers as views, splits and fields
+        raw, expected = out.reshape(len(out), -1).view(np.uint8), self.committed.crc32c[field]
+        for row, position in zip(rows.tolist(), positions.tolist(), strict=True):
+            if position not in damaged and google_crc32c.value(raw[position]) != expected[row]:
+                damaged[position] = f"row {row} of {field} has a wrong checksum"
+        return damaged
+
+    def _reader(self, field: str) -> Rows:
+        """The field's reader. It verifies nothing, because `read` verifies what has arrived in memory."""
+        if field not in self._readers:
+            self._readers[field] = self._container.rows(f"{self.name}/{field}", None)
+        return self._readers[field]
+
+
+class ViewIndex:
+    """The usable rows of one view in all splits of the other store, found by their picture's digest."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        none = np.zeros(0, np.int64)
+        self.source = np.concatenate([none, *(np.full(len(one.usable), number) for number, one in enumerate(sources))])
+        self.row = np.concatenate([none, *(one.usable for one in sources)])
+        digests = (one.committed.image_sha256[one.usable] for one in sources)
+        self._digests = np.concatenate([np.zeros((0, 32), np.uint8), *digests])
+        keys = _keys(self._digests)
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+
+    def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Image digests [n, 32] -> positions in `source` and `row`, UNKNOWN for pictures that are not there."""
+        found = np.full(len(digests), UNKNOWN)
+        if len(self._keys):
+            places = np.minimum(np.searchsorted(self._keys, _keys(digests)), len(self._keys) - 1)
+            positions = self._order[places]
+            same = (self._digests[positions] == digests).all(axis=1)
+            found[same] = positions[same]
+        return found
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """The rows of a unit that one view of the other store has. n = rows of the unit."""
+
+    index: ViewIndex
+    places: NDArray[np.int64]  # [n], positions in the index, or UNKNOWN
+    sha256: list[str]  # [n], of the image files
+    noted: dict[str, str]  # where `copy` notes what is damaged: the row -> what is wrong with it
+
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        return self.places != UNKNOWN
+
+    def without(self, rows: NDArray[np.int64]) -> Self:
+        """The same with these rows of the unit unknown."""
+        places = self.places.copy()
+        places[rows] = UNKNOWN
+        return replace(self, places=places)
+
+    def copy(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """Fill the known rows of a unit's arrays -> the rows that are damaged in the other store, which are zeros then."""
+        damaged: set[int] = set()
+        for number, source in enumerate(self.index.sources):
+            rows = np.flatnonzero(self.is_known)
+            rows = rows[self.index.source[self.places[rows]] == number]
+            rows = rows[np.argsort(self.index.row[self.places[rows]], kind="stable")]  # in the order of the files
+            there = self.index.row[self.places[rows]]
+            for field, array in arrays.items():
+                for row, what in source.read(field, there, array, rows).items():
+                    image = source.ids[self.index.row[self.places[row]]]
+                    self.noted.setdefault(f"{source.name}: {image!r}", what)
+                    damaged.add(row)
+        lost = np.array(sorted(damaged), np.int64)
+        for array in arrays.values():
+            array[lost] = 0
+        return lost
+
+
+class Reuse:
+    """Another store with the same recipe, as a source of rows."""
+
+    def __init__(self, path: Path, container: Container, fields: Sequence[Field]) -> None:
+        self.path = path
+        self.skipped: list[str] = []  # views of the other store that cannot be used, with reasons
+        self.damaged: dict[str, str] = {}  # rows that could not be copied -> what is wrong with them
+        self._container = container
+        self._store = PriorStore(container)
+        self._fields = fields
+        self._indices: dict[str, ViewIndex] = {}
+        self._sources: dict[tuple[str, str], Source] = {}
+        self._digests: dict[Unit, NDArray[np.uint8]] = {}
+
+    @classmethod
+    def open(
+        cls, path: Path, out: Path, recipe: Mapping[str, Any], fields: Sequence[Field], views: Sequence[str]
+    ) -> Self:
+        """Open the other store, for a build of `out` in these views.
+
+        Raises OrsanetError if it is no store of this schema, has another recipe, or is damaged in
+        one of the views; and if one of the two stores is or contains the other.
+        """
+        container = open_container(path)
+        there, here = path.resolve(), out.resolve()
+        if there == here or there in here.parents or here in there.parents:
+            raise OrsanetError(
+                f"--reuse {path} and --out {out} overlap; rows are copied from one store to another, so choose an --out outside {path}"
+            )
+        reuse = cls(path, container, fields)
+        differences = list(recipe_differences(reuse._store.recipe, dict(recipe)))
+        if differences:
+            raise OrsanetError(
+                f"{path} was built with another recipe, so none of its rows can be reused; pass its options again, or build without --reuse:\n"
+                f"{listed(differences)}"
+            )
+        for view in views:
+            reuse._index(view)
+        return reuse
+
+    def look(self, manifest: Manifest, plan: Plan) -> "PlannedRows":
+        """Hash the pictures of the plan's units, and count the rows that can be copied.
+
+        Raises OrsanetError if a view of the other store is damaged.
+        """
+        samples = {split: manifest.split(split) for split in {work.unit.split for work in plan.work}}
+        images = [sample.image for work in plan.work for sample in samples[work.unit.split][work.unit.rows]]
+        with ThreadPoolExecutor(os.cpu_count(), "hash") as pool:
+            hashed = pool.map(lambda image: file_sha256(on_disk(manifest.root, image)), images)
+            watched = tracked(hashed, len(images), "look for known", "img", delay=2, leave=False)
+            digests = byte_digests(list(watched))
+        known = begin = 0
+        for work in plan.work:
+            end = begin + work.unit.stop - work.unit.start
+            self._digests[work.unit] = digests[begin:end]
+            begin = end
+        for work in plan.work:
+            for view in work.views:
+                known += int((self._index(view).find(self._digests[work.unit]) != UNKNOWN).sum())
+        return PlannedRows(known, plan.rows - known, tuple(self.skipped))
+
+    def known(
+        self, unit: Unit, samples: Sequence[Sample], views: Sequence[str], placement: Placement | None = None
+    ) -> dict[str, KnownRows]:
+        """The rows of a unit that the other store has, for each of the views in which it has some.
+
+        With `placement`, only rows placed by these landmarks. A unit that `look` was not called with
+        has none: it is another part's, damaged when it was read back.
+        """
+        known: dict[str, KnownRows] = {}
+        if unit not in self._digests:
+            return known
+        digests = self._digests[unit]
+        for view in views:
+            index = self._index(view)
+            places = index.find(digests)
+            if placement is not None:
+                places[[sample.image in placement.rejected for sample in samples]] = UNKNOWN
+                places = self._placed_alike(index, places, placement)
+            if (places != UNKNOWN).any():
+                known[view] = KnownRows(index, places, hex_digests(digests), self.damaged)
+        return known
+
+    def _placed_alike(self, index: ViewIndex, places: NDArray[np.int64], placement: Placement) -> NDArray[np.int64]:
+        """The places whose row was placed by the same landmarks; UNKNOWN for the others."""
+        landmarks = np.zeros_like(placement.landmarks)
+        is_same = np.zeros(len(places), np.bool_)
+        for number, source in enumerate(index.sources):
+            rows = np.flatnonzero(places != UNKNOWN)
+            rows = rows[index.source[places[rows]] == number]
+            clean = self._source(source.split, CLEAN)
+            damaged = clean.read("landmarks", index.row[places[rows]], landmarks, rows)
+            self.damaged |= {
+                f"{clean.name}: {clean.ids[index.row[places[row]]]!r}": what for row, what in damaged.items()
+            }
+            is_same[[row for row in rows.tolist() if row not in damaged]] = True
+        is_same &= (landmarks == placement.landmarks).all(axis=(1, 2))
+        return np.where(is_same, places, UNKNOWN)
+
+    def _index(self, view: str) -> ViewIndex:
+        if view not in self._indices:
+            splits = [split for split in self._store.splits if view in self._store.all_views(split)]
+            self._indices[view] = ViewIndex([self._source(split, view) for split in splits if self._fits(split, view)])
+        return self._indices[view]
+
+    def _fits(self, split: str, view: str) -> bool:
+        """Whether a view of the other store was drawn as it would be drawn now."""
+        why = drawn_alike(self._store, split, view) if is_placed(view) else ""
+        if why:
+            self.skipped.append(f"{self.path}: {split}/{view} {why}, so it is computed")
+        return not why
+
+    def _source(self, split: str, view: str) -> Source:
+        if (split, view) in self._sources:
+            return self._sources[split, view]
+        source = Source(self._container, self._store, split, view)
+        found = {name: (shape[1:], dtype) for name, (shape, dtype) in source.committed.fields.items()}
+        expected = {field.name: (field.shape, np.dtype(field.dtype)) for field in self._fields}
+        fits = found == expected and source.committed.image_sha256.shape == (len(source.ids), 32)
+        if source.committed.is_committed.any() and not fits:
+            raise OrsanetError(
+                f"{self.path}: {source.name} does not have the fields of this version; build without --reuse"
+            )
+        self._sources[split, view] = source
+        return source
+
+    def note(self, out: Path, unit: Unit, view: str) -> None:
+        """Note in the store `out`, before a unit with copied rows is committed, where they are from."""
+        found = {source.name: dict(source.committed.provenance or {}) for source in self._index(view).sources}
+        earlier = [entry for provenance in found.values() for entry in provenance.pop("reused", [])]
+        content = as_json([{"store": str(self.path.absolute()), "views": found}, *earlier]).encode()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        note = out / COMMITS / unit.split / view / NOTES.replace("*", digest)
+        if not note.exists():
+            make_folder(note.parent)
+            publish_new(note, [content], note.with_name(f"begun-{digest}-{socket.gethostname()}-{os.getpid()}"))
+
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """What a build is going to do, in images times views."""
+
+    copied: int
+    computed: int
+    skipped: tuple[str, ...] = ()  # views of the other store that cannot be used, with reasons
+
+
+def reused_rows(out: Path, split: str, view: str) -> dict[str, Any]:
+    """The provenance entry of a view with copied rows: where they are from. Empty if it has none."""
+    notes = sorted((out / COMMITS / split / view).glob(NOTES))
+    entries = {as_json(entry): entry for note in notes for entry in json.loads(read_whole(note))}
+    return {"reused": list(entries.values())} if entries else {}
+
+
+def _keys(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The first eight bytes of digests [n, 32], to sort and search by."""
+    return np.ascontiguousarray(digests[:, :8]).view(np.uint64).reshape(-1)
