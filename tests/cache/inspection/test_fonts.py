@@ -55,7 +55,7 @@ def test_the_installed_font_with_the_letters_is_used(make_font: MakeFont) -> Non
 
 
 def test_letters_of_several_fonts_may_stand_in_one_name(make_font: MakeFont) -> None:
-    one, other = make_font("One.ttf", "生"), make_font("Other.ttf", "気")
+    one, other = make_font("One.ttf", "生"), make_font("Other.ttf", "高気")
     assert set(fallback_fonts(["生気"])) == {one, other}
     assert numbered(["生気"]) == ["生気"]
     assert not np.array_equal(drawn("生気"), drawn("気生"))

@@ -250,7 +250,7 @@ def test_every_figure_draws_any_name(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_names_that_no_font_has_are_numbers_and_others_have_their_font(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_font = bare_home(tmp_path, monkeypatch)
+    bare_home(tmp_path / "bare", monkeypatch)
     classes = ("anger", "生气", "高兴")
     labels = np.array([0, 1, 2, 1])
     given = group_report("test:遮挡", labels, np.eye(3)[labels], classes)
@@ -265,7 +265,7 @@ def test_names_that_no_font_has_are_numbers_and_others_have_their_font(
         ["anger", "#1", "#2"],
         "#3: 4 images, 100.00 % right\nshade: share of the true class",
     )
-    font = make_font("Chinese.ttf", "生气遮挡")
+    font = bare_home(tmp_path / "home", monkeypatch)("Chinese.ttf", "生气遮挡")
     names, title = ticks()
     assert names == ["anger", "生气", "#2"]
     assert title.startswith("test:遮挡: 4 images")
