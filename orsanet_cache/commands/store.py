@@ -21,6 +21,7 @@ def info(store: Path) -> None:
 
     opened = PriorStore.open(store)
     click.echo(f"{store}: {opened.nbytes() / 1e9:.3f} GB on disk")
+    tables: dict[str, list[str]] = {}  # fields of an image -> the views that have them
     for split in opened.splits:
         click.echo(f"\nsplit {split}: {len(opened.sample_ids(split)):,} images")
         for view, sealed in opened.all_views(split).items():
@@ -34,11 +35,18 @@ def info(store: Path) -> None:
             click.echo(
                 f"  view {view}: {int(opened.accepted(split, view).sum()):,} usable; seal {opened.sealed(split, view).seal[:16]}"
             )
-            for name, layout in opened.fields(split, view).items():
-                click.echo(f"    {name:<28} {layout.dtype!s:<8} {list(layout.shape[1:])}")
+            table = "\n".join(
+                f"  {name:<28} {layout.dtype!s:<8} {list(layout.shape[1:])}"
+                for name, layout in opened.fields(split, view).items()
+            )
+            tables.setdefault(table, []).append(f"{split}/{view}")
             for image, reason in opened.rejected(split, view).items():
                 click.echo(f"    rejected: {image!r}: {reason}")
             click.echo(f"    built with {json.dumps(opened.provenance(split, view))}")
+    for table, where in tables.items():
+        click.echo(
+            f"\nfields of an image in {'every finished view' if len(tables) == 1 else ', '.join(where)}\n{table}"
+        )
     click.echo("\nrecipe " + json.dumps(opened.recipe, indent=2))
 
 
@@ -118,13 +126,23 @@ def verify(
 @click.option(
     "--out", required=True, type=FILE, help="The picture to write, a .png; an earlier one of this command is replaced."
 )
-def show(store: Path, split: str, count: int, out: Path) -> None:
-    """Draw a contact sheet of STORE: image with landmarks, and segmentation map, in every view."""
-    from orsanet_cache.inspection.sheet import check_sheet, prior_sheet, write_sheet
+@click.option(
+    "--width", type=click.IntRange(min=400, max=20_000), default=2000, show_default=True,
+    help="Largest width of the sheet in pixels; tiles are reduced to fit.",
+)  # fmt: skip
+def show(store: Path, split: str, count: int, out: Path, width: int) -> None:
+    """Draw a contact sheet of STORE: a row for each image, and in every view the image with its
+    landmarks, and its segmentation map.
+    """
+    from orsanet_cache.inspection.fonts import notice
+    from orsanet_cache.inspection.sheet import check_sheet, prior_sheet, sheet_legend, write_sheet
     from orsanet_cache.store.reader import PriorStore
 
     check_sheet(out)
-    write_sheet(prior_sheet(PriorStore.open(store), split, count), out)
+    opened = PriorStore.open(store)
+    write_sheet(prior_sheet(opened, split, count, width), out)
+    if note := notice([sheet_legend(opened, split, count)]):
+        click.echo(note, err=True)
     click.echo(f"wrote {out}")
 
 

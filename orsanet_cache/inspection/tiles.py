@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from orsanet_cache.data.images import Pixels
+from orsanet_cache.inspection.fonts import Typeface, printable
 
 TILE = 224  # this and the following in pixels
 GAP = 8
@@ -44,7 +45,7 @@ class Row:
 
 def sheet(rows: Sequence[Row], columns: int) -> Image.Image:
     """Draw rows below each other on white. Text that does not fit loses its beginning."""
-    font = ImageFont.load_default(TEXT)
+    typeface = Typeface(TEXT, [text for row in rows for text in (row.title, *row.captions)])
     heights = [
         (ABOVE_TITLE + LINE) * bool(row.title) + TILE * bool(row.tiles) + LINE * bool(row.captions) + GAP
         for row in rows
@@ -54,7 +55,7 @@ def sheet(rows: Sequence[Row], columns: int) -> Image.Image:
     draw = ImageDraw.Draw(picture)
 
     def write(text: str, left: int, top: int, room: int) -> None:
-        draw.text((left, top + 4), shortened(text, room, font.getlength), fill="black", font=font)
+        typeface.write(draw, left, top + 4, shortened(text, room, typeface.length))
 
     bottom = GAP
     for row, height in zip(rows, heights, strict=True):
@@ -68,6 +69,29 @@ def sheet(rows: Sequence[Row], columns: int) -> Image.Image:
         for column, caption in enumerate(row.captions):
             write(caption, GAP + column * (TILE + GAP), below, TILE)
         bottom += height
+    return picture
+
+
+def map_legend(width: int, size: int = TEXT) -> Image.Image:
+    """The colours of segmentation maps with the names of the parts, in lines of at most `width` pixels.
+
+    `size` is that of the text. The narrowest legend has one part a line.
+    """
+    typeface = Typeface(size, PARTS)
+    line, swatch = size + 10, size
+    places: list[tuple[int, int]] = []
+    left, top = GAP, 0
+    for name in PARTS:
+        room = swatch + 6 + round(typeface.length(name)) + 2 * GAP
+        if left + room > width and left > GAP:
+            left, top = GAP, top + line
+        places.append((left, top))
+        left += room
+    picture = Image.new("RGB", (width, top + line), "white")
+    draw = ImageDraw.Draw(picture)
+    for (left, top), name, colour in zip(places, PARTS, PALETTE.tolist(), strict=True):
+        draw.rectangle((left, top + 4, left + swatch, top + 4 + swatch), fill=tuple(colour), outline=(120, 120, 120))
+        typeface.write(draw, left + swatch + 6, top + 4, name)
     return picture
 
 
@@ -88,11 +112,6 @@ def with_landmarks(image: Pixels, landmarks: NDArray[np.float32]) -> Tile:
 def with_map(image: Pixels, segmentation_map: NDArray[np.uint8]) -> Tile:
     """Picture [112, 112, 3] under its coloured segmentation map [224, 224], [224, 224, 3]."""
     return np.asarray(Image.blend(Image.fromarray(enlarged(image)), Image.fromarray(PALETTE[segmentation_map]), 0.55))
-
-
-def printable(text: str) -> str:
-    """Replace every character that cannot be drawn by a question mark (file names may have any)."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def shortened(text: str, width: float, length: Callable[[str], float]) -> str:

@@ -1,4 +1,4 @@
-"""The command `orsanet-train predict`: a run on one's own pictures and videos."""
+"""The command `orsanet-train predict`: a run on one's own pictures, videos and webcam."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import click
 
 from orsanet_cache.console import FILE, MOST_BATCH, Number, quiet_option
 from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
-from orsanet_train.predict.names import MARGIN
+from orsanet_train.predict.names import ANNOTATED, MARGIN
 
 if TYPE_CHECKING:
     from orsanet_train.predict.seen import Crop
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=FILE)
-@click.argument("given", metavar="IMAGE|FOLDER|VIDEO...", type=FILE, nargs=-1, required=True)
+@click.argument("given", metavar="IMAGE|FOLDER|PATTERN|VIDEO|WEBCAM...", type=FILE, nargs=-1, required=True)
 @click.option(
-    "--out", required=True, type=FILE, help="A new folder for predictions.csv, predictions.json and overlays."
+    "--out",
+    required=True,
+    type=FILE,
+    help="A new folder for predictions.csv, predictions.json, overlays and annotated videos.",
 )
 @checkpoint_option
 @click.option(
@@ -31,7 +34,15 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--fps", type=Number(min=0, max=1000, min_open=True), default=1.0, show_default=True,
-    help="Frames to take from every second of a video.",
+    help="Frames to take from every second of a video or webcam.",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=Number(min=0, max=1e6, min_open=True), help="End a webcam after this time.  [default: with Ctrl-C]"
+)  # fmt: skip
+@click.option(
+    "--annotate", is_flag=True,
+    help="Write an annotated copy of every video and webcam, an .mp4 of the predicted frames with boxes, classes and probabilities; "
+    "with a higher --fps it is smoother.",
 )  # fmt: skip
 @click.option(
     "--overlays", default="100", show_default=True, help="Pictures with faces to draw an overlay of: none, all or the first N."
@@ -46,21 +57,24 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @quiet_option
 def predict(
-    run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, overlays: str,
-    segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,
+    run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, seconds: float | None,
+    annotate: bool, overlays: str, segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,
 ) -> None:  # fmt: skip
-    """Predict the expression of every face in your own pictures and videos: rows with box,
-    probabilities and the quality of the priors, and overlay pictures.
+    """Predict the expression of every face in your own pictures and videos, or before a webcam:
+    rows with box, probabilities and the quality of the priors, and overlay pictures.
 
-    Every file has a row. If it has no face, or cannot be read, the row has the reason.
+    A PATTERN is quoted, as in '*.jpg' or 'photos/**/*.png'. A WEBCAM is a number, 0 for the first;
+    Ctrl-C ends it, and what was predicted until then is kept. Every file has a row. If it has no
+    face, or cannot be read, the row has the reason.
     """
     from orsanet_cache.errors import OrsanetError, listed
-    from orsanet_train.predict.pictures import find_files
+    from orsanet_train.predict.inputs import find_inputs
+    from orsanet_train.predict.pictures import is_video
 
     # First: a mistake is reported before torch is imported.
     if crop == "none" and margin is not None:
         raise OrsanetError("--crop none does not crop pictures, so --margin has no effect; leave out one of the two")
-    files, left_out, outside = find_files(given)
+    files, left_out, outside = find_inputs(given, seconds)
     if left_out:
         click.echo(
             f"left out, because an earlier predict wrote them:\n{listed([str(path) for path in left_out])}", err=True
@@ -72,6 +86,10 @@ def predict(
             err=True,
         )
 
+    if annotate and not any(map(is_video, files)):
+        click.echo("--annotate is for videos and webcams; annotated pictures are the overlays", err=True)
+
+    from orsanet_cache.inspection.fonts import legend, notice
     from orsanet_cache.outputs import check_not_held
     from orsanet_train.predict.folder import check_new_folder
     from orsanet_train.predict.load import load
@@ -86,6 +104,8 @@ def predict(
     )  # fmt: skip
     if predictor.note:
         click.echo(predictor.note, err=True)
+    if numbers := notice([legend(predictor.classes)]):
+        click.echo(numbers, err=True)
     try:
         summary = predict_files(
             predictor,
@@ -93,6 +113,7 @@ def predict(
             out,
             per_second=fps,
             overlays=drawn,
+            annotate=annotate,
             batch_size=batch_size,
         )
     except KeyboardInterrupt:
@@ -100,4 +121,6 @@ def predict(
         raise
     click.echo(summary.found())
     click.echo(summary.text())
+    if summary.annotated:
+        click.echo(f"annotated videos: {summary.annotated}, with the frames of --fps {fps:g}, in {out / ANNOTATED}")
     click.echo(f"wrote {out}")

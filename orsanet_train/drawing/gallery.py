@@ -1,7 +1,8 @@
 """Pictures made of faces: labelled batches, mistakes, attention maps, worst priors.
 
 Every function returns a Pillow image of tiles in columns, 224 pixels each. Its text stays readable
-when the image is shown 360 pixels wide.
+when the image is shown 360 pixels wide. A name that no
+installed font can draw is shown as its number (inspection/fonts.py): a class by its label.
 
 Shapes: N images, K classes.
 """
@@ -15,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from orsanet_cache.inspection.fonts import numbered
 from orsanet_cache.inspection.tiles import TILE, Row, Tile, enlarged, sheet, with_landmarks, with_map
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.drawing.attention import Attention
 from orsanet_train.engine.step import Batch
 
 MOSAIC_TILES, MOSAIC_COLUMNS = 24, 4
+WORST = 12  # images with the worst priors
 HEAT, DIMMED = 0.75, 0.7  # opacity of the strongest attention; brightness of the grey picture
 
 
@@ -43,6 +46,7 @@ def batch_mosaic(batch: Batch, classes: Sequence[str]) -> Image.Image:
 
     A swapped label order is visible in it.
     """
+    classes = numbered(classes)
     tiles = [enlarged(image) for image in batch.pictures[:MOSAIC_TILES].cpu().numpy()]
     captions = [classes[label] for label in batch.label[:MOSAIC_TILES].tolist()]
     return sheet(_wrapped(tiles, captions), min(MOSAIC_COLUMNS, len(tiles)))
@@ -67,6 +71,7 @@ def mistakes(
         classes: The names of the K classes in label order.
         per_class: The largest number of mistakes to show of a class.
     """
+    classes = numbered(classes)
     predicted, certainty = probabilities.argmax(axis=1), probabilities.max(axis=1)
     rows = []
     for label, name in enumerate(classes):
@@ -98,6 +103,7 @@ def attention_columns(
         classes: The names of the K classes in label order.
         attention: The attention maps of the N images.
     """
+    classes = numbered(classes)
     columns = [attention.with_prior.numpy()]
     headings = ["image", "landmarks", "segmentation", "attention"]
     if attention.without_prior is not None:
@@ -113,19 +119,26 @@ def attention_columns(
     return sheet(rows, len(headings))
 
 
-def worst_priors(images: StoredImages, score: NDArray[np.floating[Any]], count: int = 12) -> Image.Image:
+def worst_priors(images: StoredImages, score: NDArray[np.floating[Any]], count: int = WORST) -> Image.Image:
     """The `count` images with the lowest `score` [N] of their priors, the lowest first.
 
     Each is shown with landmarks, segmentation map, score and file name.
     """
     worst = np.argsort(score, kind="stable")[:count]
-    ids = images.store.sample_ids(images.split)
+    names = numbered(worst_names(images, score, count), first=1)
     tiles, captions = [], []
     fields = [images.read(field, worst) for field in ("image", "landmarks", "segmentation_map")]
-    for n, image, landmarks, segmentation_map in zip(worst, *fields, strict=True):
+    for n, name, image, landmarks, segmentation_map in zip(worst, names, *fields, strict=True):
         tiles += [with_landmarks(image, landmarks), with_map(image, segmentation_map)]
-        captions += [f"score {score[n]:.2f}", ids[images.rows[n]].rsplit("/", 1)[-1]]
+        captions += [f"score {score[n]:.2f}", name]
     return sheet(_wrapped(tiles, captions), 4)
+
+
+def worst_names(images: StoredImages, score: NDArray[np.floating[Any]], count: int = WORST) -> list[str]:
+    """The file names of the images in `worst_priors`, in their order."""
+    ids = images.store.sample_ids(images.split)
+    worst = np.argsort(score, kind="stable")[:count]
+    return [ids[row].rsplit("/", 1)[-1] for row in images.rows[worst]]
 
 
 def with_attention(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> Tile:

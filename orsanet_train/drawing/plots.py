@@ -2,7 +2,9 @@
 
 They are readable at a width of 360 pixels and without colour. Every function returns a Figure;
 `write_picture` and `data_uri` turn it, or a picture of gallery.py, into a file or part of a page.
-matplotlib is an optional extra: check `matplotlib_installed` before drawing a Figure.
+matplotlib is an optional extra: check `matplotlib_installed` before drawing a Figure. A name that no
+installed font can draw is shown as its number (inspection/fonts.py): a class by its label, followed
+by the name of the group.
 
 Shapes: N images, D features.
 """
@@ -22,7 +24,7 @@ from PIL import Image
 
 from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.inspection.tiles import printable
+from orsanet_cache.inspection.fonts import fallback_fonts, numbered, printable
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.statistics import Estimate, decimals
 
@@ -78,6 +80,7 @@ def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warm
     figure = _figure(6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
     epoch = history["epoch"]
+    (selection,) = numbered([selection_split])
     for axes, label, series in (
         (upper, "training loss", {"at the weights": history["loss"], "perturbed (SAM)": history["perturbed_loss"]}),
         (
@@ -85,7 +88,7 @@ def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warm
             "accuracy, %",
             {
                 "training batches (augmented)": 100 * history["train_accuracy"],
-                f"split '{selection_split}'": 100 * history["selection_accuracy"],
+                f"split '{selection}'": 100 * history["selection_accuracy"],
             },
         ),
     ):
@@ -109,19 +112,22 @@ def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warm
 
 def confusion(report: GroupReport) -> "Figure":
     """Confusion matrix: counts, shaded by the share of each true class."""
-    classes, digits = [_name(name) for name in report.classes], decimals(report.accuracy, report.images)
+    *classes, group = _names([*report.classes, report.name])
+    family, digits = _family(classes), decimals(report.accuracy, report.images)
     counts = np.array(report.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = max(WIDTH, 1.8 + 0.45 * len(classes))
     figure = _figure(size, size)
     axes = figure.subplots()
     axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-    axes.set_yticks(range(len(classes)), classes, parse_math=False)
+    axes.set_xticks(
+        range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, family=family
+    )
+    axes.set_yticks(range(len(classes)), classes, parse_math=False, family=family)
     axes.set(xlabel="predicted", ylabel="true")
     _title(
         axes,
-        f"{_name(report.name)}: {report.images} images, {100 * report.accuracy.value:.{digits}f} % right",
+        f"{group}: {report.images} images, {100 * report.accuracy.value:.{digits}f} % right",
         "shade: share of the true class",
     )
     for (row, column), count in np.ndenumerate(counts):
@@ -153,7 +159,7 @@ def reliability(report: GroupReport) -> "Figure":
     (ideal,) = upper.plot((0, 1), (0, 100), "--", color="black", linewidth=1)
     upper.set(ylabel="accuracy, %", xlim=(0, 1), ylim=(0, 100))
     _legend(upper, (bars, *gaps, ideal), ("accuracy", "overconfident by", "underconfident by", "perfectly calibrated"))
-    _title(upper, _name(report.name), f"calibration error {error} %, {report.images} images")
+    _title(upper, *_names([report.name]), f"calibration error {error} %, {report.images} images")
     lower.bar(low, 100 * images / report.images, width, align="edge", color=GREY, edgecolor="white")
     lower.set(xlabel="probability of the predicted class", ylabel="images, %")
     return figure
@@ -200,7 +206,8 @@ def robustness_bars(differences: Mapping[str, Estimate]) -> "Figure":
     places = range(len(estimates))
     axes.barh(places, _per_cent(estimates), 0.6, color=BLUE, xerr=_intervals(estimates), capsize=3)
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(places, [_name(name) for name in differences], parse_math=False)
+    names = _names(list(differences))
+    axes.set_yticks(places, names, parse_math=False, family=_family(names))
     axes.invert_yaxis()
     axes.set_xlabel("change of accuracy, points")
     axes.grid(axis="x", alpha=0.3)
@@ -214,7 +221,8 @@ def accuracy_by_quality(quartiles: Mapping[str, Estimate]) -> "Figure":
     axes = figure.subplots()
     estimates = list(quartiles.values())
     axes.errorbar(range(len(estimates)), _per_cent(estimates), _intervals(estimates), fmt="o", color=BLUE, capsize=4)
-    axes.set_xticks(range(len(estimates)), [_name(name) for name in quartiles], parse_math=False)
+    names = _names(list(quartiles))
+    axes.set_xticks(range(len(estimates)), names, parse_math=False, family=_family(names))
     axes.set_xlim(-0.5, len(estimates) - 0.5)
     axes.set(xlabel="quarter of the images, by the quality of their priors", ylabel="accuracy, %")
     axes.grid(axis="y", alpha=0.3)
@@ -294,15 +302,35 @@ def _encoded(picture: "Figure | Image.Image", kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _name(name: str) -> str:
-    """The name in one line of bounded length."""
+def _names(names: Sequence[str]) -> list[str]:
+    """The names, or the numbers of those that no font can draw, in one line of bounded length each."""
+    return [_bounded(name) for name in numbered(names)]
+
+
+def _bounded(name: str) -> str:
     name = printable(name)
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
+def _family(texts: Sequence[str]) -> list[str]:
+    """Names by which matplotlib finds the fonts of the texts: its own, then the installed ones for other letters.
+
+    Each name stands for one file, so that matplotlib takes the fonts in which the letters were found.
+    """
+    from matplotlib import font_manager, get_data_path
+
+    files = [Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), *fallback_fonts(texts)]
+    known = {entry.name for entry in font_manager.fontManager.ttflist}
+    for file in files:
+        if str(file) not in known:
+            entry = font_manager.FontEntry(fname=str(file), name=str(file), weight=400, size="scalable")
+            font_manager.fontManager.ttflist.append(entry)
+    return list(dict.fromkeys(map(str, files)))
+
+
 def _title(axes: "Axes", *lines: str) -> None:
-    axes.set_title("\n".join(lines), fontsize=10, parse_math=False)  # a "$" in a name starts no formula
+    axes.set_title("\n".join(lines), fontsize=10, parse_math=False, family=_family(lines))  # "$" starts no formula
 
 
 def _legend(axes: "Axes", artists: Iterable["Artist | Container"], names: Iterable[str], **place: Any) -> None:
@@ -311,10 +339,11 @@ def _legend(axes: "Axes", artists: Iterable["Artist | Container"], names: Iterab
     The names are set afterwards, because a legend would omit names that begin with "_" and set
     those with "$" as formulas.
     """
-    handles = list(artists)
+    handles, shown = list(artists), _names(list(names))
     legend = axes.legend(handles, ["name"] * len(handles), fontsize=9, **place)
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=_name(name), parse_math=False)
+    family = _family(shown)
+    for text, name in zip(legend.get_texts(), shown, strict=True):
+        text.set(text=name, parse_math=False, family=family)
 
 
 def _per_cent(estimates: Sequence[Estimate]) -> NDArray[np.float64]:

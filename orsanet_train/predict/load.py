@@ -156,11 +156,11 @@ class Predictor:
         looker = self.looker(crop, margin)
         return picture_results(self.crops, looker, chosen, batch_size=batch_size, wants_preview=lambda: True)
 
-    def looker(self, crop: Crop | None = None, margin: float | None = None) -> Looker:
+    def looker(self, crop: Crop | None = None, margin: float | None = None, keeps_frames: bool = False) -> Looker:
         """The `Looker` that finds and crops the faces. None: the value given to `load`."""
         chosen = self.crop if crop is None else crop, self.margin if margin is None else margin
         _check(*chosen)
-        return Looker(*chosen)
+        return Looker(*chosen, keeps_frames)
 
 
 def load(

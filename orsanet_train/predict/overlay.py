@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from orsanet_cache.inspection.fonts import Typeface, numbered
 from orsanet_cache.inspection.tiles import Row, enlarged, sheet, with_landmarks, with_map
 from orsanet_train.drawing.gallery import said, with_attention
 from orsanet_train.predict.predictor import Prediction
@@ -31,13 +32,7 @@ def overlay(
     more. A picture without a preview (it is its own crop) has only the details.
     """
     rows = [Row(captions=HEADINGS)]
-    labels = []
-    for number, prediction in enumerate(predictions, 1):
-        if prediction.reason:
-            labels.append(f"{number}: {prediction.reason}")
-        else:
-            best = int(prediction.probabilities.argmax())
-            labels.append(f"{number}: {said(classes[best], float(prediction.probabilities[best]))}")
+    labels = face_labels(predictions, classes)
     for label, prediction, heat in zip(labels, predictions[:MAX_FACES], attention, strict=False):
         image = prediction.pixels
         tiles = [enlarged(image), with_landmarks(image, prediction.landmarks)]
@@ -57,24 +52,53 @@ def overlay(
     return whole
 
 
-def with_boxes(preview: Preview, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:
-    """The picture with labelled boxes; a box too narrow for its label has only its number."""
+def face_labels(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[str]:
+    """Number, class and probability of every face; a class that no font can draw by its label (inspection/fonts.py)."""
+    names = numbered(classes)
+    labels = []
+    for number, prediction in enumerate(predictions, 1):
+        if prediction.reason:
+            labels.append(f"{number}: {prediction.reason}")
+        else:
+            best = int(prediction.probabilities.argmax())
+            labels.append(f"{number}: {said(names[best], float(prediction.probabilities[best]))}")
+    return labels
+
+
+def with_boxes(
+    preview: Preview, boxes: Sequence[Box], labels: Sequence[str], size: int = TEXT, shortens: bool = True
+) -> Image.Image:
+    """The picture with labelled boxes.
+
+    Args:
+        preview: The picture.
+        boxes: The boxes of the faces, in pixels of the original.
+        labels: A text for each.
+        size: Of the text, in pixels.
+        shortens: Whether a box too narrow for its label has only its number.
+    """
     picture = Image.fromarray(preview.pixels)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(TEXT)
+    typeface = Typeface(size, labels)
     for box, label in zip(boxes, labels, strict=True):
         left, top = box.x * preview.scale, box.y * preview.scale
         right, bottom = left + box.width * preview.scale, top + box.height * preview.scale
         draw.rectangle((left, top, right, bottom), outline=BOX, width=2)
-        text = label if font.getlength(label) <= 1.5 * (right - left) else label.partition(":")[0]
-        x = min(max(left, 0), max(0, picture.width - font.getlength(text) - 4))
-        y = top - TEXT - 6 if top >= TEXT + 6 else max(top, 0)
-        draw.rectangle((x, y, x + font.getlength(text) + 6, y + TEXT + 5), fill=BOX)
-        draw.text((x + 3, y), text, fill="black", font=font)
+        fits = not shortens or typeface.length(label) <= 1.5 * (right - left)
+        text = label if fits else label.partition(":")[0]
+        wide = typeface.length(text)
+        x = min(max(left, 0), max(0, picture.width - wide - 4))
+        y = top - size - 6 if top >= size + 6 else max(top, 0)
+        draw.rectangle((x, y, x + wide + 6, y + size + 5), fill=BOX)
+        typeface.write(draw, x + 3, y, text)
     return picture
 
 
 def file_name(number: int, path: Path, frame: int | None) -> str:
     """File name of the number-th overlay: its number and a portable form of the picture's name."""
-    stem = re.sub(r"[^\w.-]+", "_", path.stem).encode()[-STEM:].decode(errors="ignore")  # drops an incomplete letter
-    return f"{number:05}-{stem}{'' if frame is None else f'-frame{frame}'}.jpg"
+    return f"{number:05}-{portable_stem(path)}{'' if frame is None else f'-frame{frame}'}.jpg"
+
+
+def portable_stem(path: Path) -> str:
+    """The name without its suffix, with letters, digits, dots and hyphens only, of bounded length."""
+    return re.sub(r"[^\w.-]+", "_", path.stem).encode()[-STEM:].decode(errors="ignore")  # drops an incomplete letter

@@ -1,28 +1,30 @@
-"""The inputs of predict: image files, folders and videos, as pictures in a fixed order.
+"""Image files, videos and webcams as pictures in a fixed order.
 
 Nothing is left out silently: a file that is not a picture, or a video that ends early, becomes a
-picture with the reason. Output folders of predict are skipped and named.
+picture with the reason.
 """
 
 import math
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.faces import opencv_errors_only
-from orsanet_cache.data.files import lying_outside, on_disk, walk
 from orsanet_cache.data.images import MAX_PIXELS, too_many_pixels
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError
 from orsanet_cache.shortage import refuse_shortage
-from orsanet_train.predict.names import are_predictions
+from orsanet_train.predict.clock import Clock
 from orsanet_train.predict.video_end import missing_end
 
 VIDEOS = {
@@ -30,9 +32,6 @@ VIDEOS = {
 }  # fmt: skip
 ROUNDING = 1e-3  # seconds: Matroska and WebM round time stamps to whole milliseconds
 ATTEMPTS = 16  # to go on behind damage: OpenCV gives up after 64 packets that cannot be decoded
-FASTEST = 300  # frames a second; a file that states more states the unit of its time stamps
-USUAL_RATE = 25.0  # frames a second, of a video that states none; FFmpeg supposes the same
-DISORDER = 16  # frames that may have each other's time stamps; codecs reorder at most as many
 
 
 @dataclass(frozen=True)
@@ -44,66 +43,96 @@ class InputPicture:
     time: float | None = None  # of a video, seconds
     rgb: NDArray[np.uint8] | None = None  # [H, W, 3]; None: to be read from the path
     reason: str = ""  # why it cannot be predicted
+    rate: float | None = None  # of a video: pictures taken of it a second
 
 
-class Found(NamedTuple):
-    """The files to predict."""
+@dataclass(frozen=True)
+class Webcam:
+    """A camera, by its number in the system. It ends after `seconds`, or with Ctrl-C.
 
-    files: list[Path]
-    left_out: list[Path]  # output folders of predict: their overlays also have faces
-    outside: list[Path]  # of the files, those that lie outside the given folder, behind links
-
-
-def find_files(given: Sequence[Path]) -> Found:
-    """The given files, and instead of every folder all files below it, sorted.
-
-    Links are followed, except those to a folder that they lie in. Raises OrsanetError if a path does
-    not exist, or if no file is found.
+    In place of a number it may be a video file, which is then read like a camera: its pictures have
+    the times at which they are read.
     """
-    given = [on_disk(path.parent, path.name) for path in given]
-    if missing := [str(path) for path in given if not path.exists()]:
-        raise OrsanetError(f"no such file or folder; nothing was predicted:\n{listed(missing)}")
-    left_out: list[Path] = []
-    files, outside = [], []
-    for path in given:
-        below = _below(path, left_out) if path.is_dir() else [path]
-        files += below
-        outside += lying_outside(path, below) if path.is_dir() else []
-    if not files:
-        but = " except the output of an earlier predict" if left_out else ""
-        raise OrsanetError(f"no file in {', '.join(map(str, given))}{but}; pass images, folders of images, or videos")
-    return Found(files, left_out, outside)
+
+    device: int | Path
+    seconds: float = math.inf
+
+    def __str__(self) -> str:
+        return f"webcam {self.device}"
 
 
-def _below(folder: Path, left_out: list[Path]) -> list[Path]:
-    found: list[Path] = []
-    unlisted: list[OSError] = []
-    loops: list[Path] = []
-    for where, folders, files in walk(folder, unlisted.append, loops):
-        if are_predictions(folders, files):
-            left_out.append(where)
-            folders.clear()  # so that `walk` does not descend
-            continue
-        found += [where / name for name in files]
-    for error in unlisted:
-        refuse_shortage(error, error.filename)
-    # A folder that cannot be listed, or leads back to itself, is kept as a file: reading it gives the reason.
-    found += [*(Path(error.filename) for error in unlisted), *loops]
-    return sorted(found)
+def is_video(path: Path | Webcam) -> bool:
+    """Whether the file name is that of a video; a webcam is one."""
+    return isinstance(path, Webcam) or path.suffix.lower() in VIDEOS
 
 
-def is_video(path: Path) -> bool:
-    """Whether the file name is that of a video."""
-    return path.suffix.lower() in VIDEOS
+def pictures(inputs: Sequence[Path | Webcam], per_second: float) -> Iterator[InputPicture]:
+    """The inputs in order; of a video `per_second` frames a second, or all if it has fewer.
 
-
-def pictures(files: Sequence[Path], per_second: float) -> Iterator[InputPicture]:
-    """The files in order; of a video `per_second` frames a second, or all if it has fewer."""
-    for path in files:
-        if is_video(path):
-            yield from _frames(path, per_second)
+    Raises OrsanetError for a webcam that cannot be opened.
+    """
+    for one in inputs:
+        if isinstance(one, Webcam):
+            yield from _live(one, per_second)
+        elif is_video(one):
+            yield from _frames(one, per_second)
         else:
-            yield InputPicture(path)
+            yield InputPicture(one)
+
+
+def _live(webcam: Webcam, per_second: float) -> Iterator[InputPicture]:
+    """The pictures of a camera, until its time is over or Ctrl-C is pressed; a second Ctrl-C interrupts."""
+    name = Path(str(webcam))
+    with opencv_errors_only():
+        if isinstance(webcam.device, Path):
+            video = cv2.VideoCapture(str(webcam.device), cv2.CAP_FFMPEG)
+        else:
+            video = cv2.VideoCapture(webcam.device, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
+    try:
+        if not video.isOpened():
+            raise OrsanetError(
+                f"{webcam} cannot be opened: it does not exist, another program uses it, or you may not read it "
+                f"(on Linux: /dev/video{webcam.device}, group video)"
+            )
+        clock, began = Clock(_number(video, cv2.CAP_PROP_FPS)), time.monotonic()
+        with FirstInterrupt() as interrupt:
+            read = _sampled(
+                video, name, per_second, clock, lambda: time.monotonic() - began,
+                goes_on=lambda: not interrupt.came and time.monotonic() - began < webcam.seconds, attempts=1,
+            )  # fmt: skip
+            seen = yield from read
+        if not interrupt.came and time.monotonic() - began < webcam.seconds:
+            yield InputPicture(name, seen, clock.time, reason="the camera stopped sending pictures")
+    finally:
+        video.release()
+
+
+class FirstInterrupt:
+    """While this context is entered, the first Ctrl-C is only noted; the next has its usual effect.
+
+    Outside the main thread, where Python delivers no signals, the context has no effect.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.came = True
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
 
 
 def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
@@ -124,18 +153,7 @@ def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
             return
         announced, rate = _number(video, cv2.CAP_PROP_FRAME_COUNT), _number(video, cv2.CAP_PROP_FPS)
         clock = Clock(rate)
-        seen, taken = 0, -1
-        while any(video.grab() for _ in range(ATTEMPTS)):
-            in_order = clock.tick(video.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            due = math.floor((clock.time + ROUNDING) * per_second)
-            if due > taken or (not in_order and per_second * clock.step >= 1 - ROUNDING):
-                taken = due
-                decoded, bgr = video.retrieve()
-                if decoded:
-                    yield InputPicture(path, seen, clock.time, np.ascontiguousarray(bgr[..., ::-1]))
-                else:
-                    yield InputPicture(path, seen, clock.time, reason="this frame is damaged")
-            seen += 1
+        seen = yield from _sampled(video, path, per_second, clock, lambda: video.get(cv2.CAP_PROP_POS_MSEC) / 1000)
     finally:
         video.release()
     if not seen:
@@ -144,62 +162,40 @@ def _frames(path: Path, per_second: float) -> Iterator[InputPicture]:
         yield InputPicture(path, seen, clock.time, reason=why)
 
 
-class Clock:
-    """The time of each frame of a video, by its time stamps, because phones film at a varying rate.
+def _sampled(
+    video: cv2.VideoCapture,
+    path: Path,
+    per_second: float,
+    clock: Clock,
+    stamp: Callable[[], float],
+    goes_on: Callable[[], bool] = lambda: True,
+    attempts: int = ATTEMPTS,
+) -> Generator[InputPicture, None, int]:
+    """The frames that are due, and as the generator's value the number of all frames.
 
-    Time never runs back. Where a stamp is not later than the one before, as in files that were
-    joined or have no stamps, time goes on by one frame and continues with the stamps from there.
-    If the stamps then leap ahead of all before, only a few frames had each other's stamps: time
-    continues as if they had not.
+    Args:
+        video: An open video or camera.
+        path: Its name in the pictures.
+        per_second: Frames to take a second.
+        clock: Tells the time of each frame.
+        stamp: Returns the time stamp of the frame just grabbed, in seconds.
+        goes_on: Returns whether to grab another frame.
+        attempts: How often to try to grab a frame before the video counts as ended.
     """
-
-    def __init__(self, rate: float) -> None:
-        self.time = 0.0  # of the present frame, seconds
-        self._stated = 1 / rate if 0 < rate <= FASTEST else math.inf  # seconds a frame
-        self._steps: deque[float] = deque(maxlen=DISORDER)  # between the last frames that were in order
-        self._stamp = -math.inf  # of the present frame
-        self._offset = 0.0  # from stamps to times
-        self._before = (math.inf, 0.0, 0)  # the largest stamp and the offset before stamps ran back, and frames since
-
-    @property
-    def step(self) -> float:
-        """Seconds from a frame to the next: the usual step, as some files state fields and not frames.
-
-        A usual step of many frames is one of stamps in disorder, and then the stated rate is right.
-        """
-        usual = median(self._steps) if self._steps else math.inf
-        step = usual if usual <= 2.5 * self._stated else self._stated
-        return step if math.isfinite(step) else 1 / USUAL_RATE
-
-    def tick(self, stamp: float) -> bool:
-        """Go on to the next frame. Returns whether its stamp is later than the one before.
-
-        `stamp` is in seconds.
-        """
-        if not math.isfinite(stamp):
-            stamp = self._stamp
-        if self._stamp == -math.inf:
-            self._stamp = stamp if math.isfinite(stamp) else 0.0
-            self._offset = max(0.0, -self._stamp)
-            self.time = self._stamp + self._offset
-            return True
-        largest, offset, frames = self._before
-        in_order = stamp > self._stamp
-        if not in_order:
-            if frames > DISORDER or largest == math.inf:
-                self._before = (self._stamp, self._offset, 0)
-            self._offset = self.time + self.step - stamp
-        elif frames <= DISORDER and stamp > largest and stamp - self._stamp > 1.5 * min(self.step, self._stated):
-            self._before = (math.inf, 0.0, 0)
-            self._offset = offset
-        else:
-            self._steps.append(stamp - self._stamp)
-        largest, offset, frames = self._before
-        self._before = (largest, offset, frames + 1)
-        ahead = stamp + self._offset
-        in_order = in_order and ahead > self.time
-        self.time, self._stamp = max(self.time, ahead), stamp
-        return in_order
+    seen, taken = 0, -1
+    while goes_on() and any(video.grab() for _ in range(attempts)):
+        in_order = clock.tick(stamp())
+        due = math.floor((clock.time + ROUNDING) * per_second)
+        if due > taken or (not in_order and per_second * clock.step >= 1 - ROUNDING):
+            taken = due
+            rate = min(per_second, 1 / clock.step)
+            decoded, bgr = video.retrieve()
+            if decoded:
+                yield InputPicture(path, seen, clock.time, np.ascontiguousarray(bgr[..., ::-1]), rate=rate)
+            else:
+                yield InputPicture(path, seen, clock.time, reason="this frame is damaged", rate=rate)
+        seen += 1
+    return seen
 
 
 def _refuse_shortage(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Image files and videos to a folder of predictions.
+"""Image files, videos and webcams to a folder of predictions.
 
     files ─ pictures.py ─▶ pictures ─ results.py ─▶ results, as Python users get them from load.py ─ folder.py ─▶ rows, overlays
 
@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.inspection.fonts import numbered
 from orsanet_cache.paths import StrPath, as_path, as_paths
 from orsanet_cache.progress import Progress
+from orsanet_train.predict.annotated import AnnotatedVideos
 from orsanet_train.predict.folder import PredictionFolder, Row
 from orsanet_train.predict.load import Predictor
 from orsanet_train.predict.names import OVERLAYS
 from orsanet_train.predict.overlay import file_name
-from orsanet_train.predict.pictures import is_video, pictures
+from orsanet_train.predict.pictures import Webcam, is_video, pictures
 from orsanet_train.predict.results import PictureResult, picture_results
 from orsanet_train.predict.seen import Crop
 
@@ -37,6 +39,7 @@ class PredictSummary:
     faces: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # why pictures have no prediction
     overlays: int = 0
+    annotated: int = 0  # copies of videos
     first: list[str] = field(default_factory=list)  # results of the first pictures, a line each
 
     def found(self) -> str:
@@ -55,57 +58,69 @@ class PredictSummary:
 
 def predict_files(
     predictor: Predictor,
-    files: Sequence[StrPath],
+    files: Sequence[StrPath | Webcam],
     out: StrPath,
     *,
     crop: Crop | None = None,
     margin: float | None = None,
     per_second: float = 1.0,
     overlays: float = 100,
+    annotate: bool = False,
     batch_size: int | None = None,
 ) -> PredictSummary:
-    """Predict image files and videos, and write the folder `out`.
+    """Predict image files, videos and webcams, and write the folder `out`.
 
-    An exception leaves the finished rows (folder.py). Raises OrsanetError, with the folder written,
+    Ctrl-C ends a webcam, whose rows are complete then. An exception leaves the finished rows (folder.py). Raises OrsanetError, with the folder written,
     if no picture could be predicted.
 
     Args:
         predictor: A loaded run.
-        files: Image files and videos (pictures.find_files finds them).
+        files: Image files, videos and webcams (inputs.find_inputs finds them).
         out: The folder to write, new or empty.
         crop: As for `load`. None: the value given there.
         margin: As for `load`. None: the value given there.
         per_second: Frames taken of every second of a video.
         overlays: Number of overlays, which are those of the first pictures with faces. math.inf: of
             all pictures with faces.
+        annotate: Whether to write an annotated copy of every video and webcam (annotated.py).
         batch_size: Number of faces predicted at a time. None: a default for the device.
     """
-    files, out = as_paths(files, "files"), as_path(out, "out")
-    identity, looker = predictor.crops.identity, predictor.looker(crop, margin)
+    several = files if isinstance(files, list | tuple) else as_paths(files, "files")
+    inputs = [one if isinstance(one, Webcam) else as_path(one, "files") for one in several]
+    out = as_path(out, "out")
+    identity, looker = predictor.crops.identity, predictor.looker(crop, margin, keeps_frames=annotate)
     about = {
         "checkpoint": identity.model_dump(mode="json"),
         "crop": looker.crop,
         "margin": looker.margin if looker.crop == "auto" else None,
-        "frames_per_second": per_second if any(map(is_video, files)) else None,
+        "frames_per_second": per_second if any(map(is_video, inputs)) else None,
         "device": str(predictor.device),
     }
+    names = zip(numbered(identity.classes), identity.classes, strict=True)
+    if numbers := {shown: name for shown, name in names if shown != name}:
+        about["class_numbers_in_pictures"] = numbers
     summary = PredictSummary()
     results = picture_results(
-        predictor.crops, looker, pictures(files, per_second),
+        predictor.crops, looker, pictures(inputs, per_second),
         batch_size=batch_size, wants_preview=lambda: summary.overlays < overlays,
     )  # fmt: skip
-    total = None if any(map(is_video, files)) else len(files)
+    total = None if any(map(is_video, inputs)) else len(inputs)
     with (
         PredictionFolder(out, identity.classes, about) as folder,
+        AnnotatedVideos(out) as videos,
         Progress(total, "predict", "img") as progress,
     ):
         for result in results:
             drawn = _draw(result, summary.overlays + 1, out) if result.faces and summary.overlays < overlays else ""
             summary.overlays += bool(drawn)
             folder.add(_rows(result, drawn))
+            if annotate:
+                videos.add(result)
             _count(summary, result)
             progress.set_postfix(faces=summary.faces)
             progress.update()
+        videos.finish()
+        summary.annotated = videos.count
     if not summary.faces:
         raise OrsanetError(
             f"nothing could be predicted; see the reasons in {folder.path / 'predictions.csv'}: {summary.text()}"

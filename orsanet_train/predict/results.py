@@ -19,11 +19,12 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH
 from orsanet_cache.streams import printable
 from orsanet_train.drawing.gallery import said
-from orsanet_train.predict.overlay import MAX_FACES, overlay
+from orsanet_train.predict.overlay import MAX_FACES, face_labels, overlay, with_boxes
 from orsanet_train.predict.pictures import InputPicture
 from orsanet_train.predict.predictor import CropPredictor, Prediction
 from orsanet_train.predict.seen import Box, Looker, Seen, look_ahead, preview_of
 
+LEAST_TEXT, TEXT_SHARE = 14, 1 / 30  # pixels; of the height of an annotated frame
 PICTURES_PER_BATCH = 4  # at most, for every face of a full batch: so results come even if few pictures have a face
 
 
@@ -115,6 +116,14 @@ class PictureResult:
         heat = self._predictor.attention(predictions[:MAX_FACES])
         return overlay(seen, predictions, heat, self._predictor.identity.classes)
 
+    def annotated(self) -> Image.Image | None:
+        """The frame of a video with its labelled boxes, if any; None: it was not kept, or could not be decoded."""
+        if self.seen.frame is None:
+            return None
+        labels = face_labels([face.prediction for face in self.faces], self._predictor.identity.classes)
+        size = max(LEAST_TEXT, round(TEXT_SHARE * self.seen.frame.pixels.shape[0]))
+        return with_boxes(self.seen.frame, self.seen.boxes, labels, size, shortens=False)
+
     def __str__(self) -> str:
         where = "" if self.frame is None else f", frame {self.frame}"
         shown = [str(face) for face in self.faces[:MAX_FACES]]
@@ -157,12 +166,13 @@ def picture_results(
 def _groups(ahead: Iterable[Seen], size: int) -> Iterator[Sequence[Seen]]:
     """Successive pictures that together have a batch of faces."""
     group: list[Seen] = []
-    faces = 0
+    faces = kept = 0  # kept: frames for annotated videos, which take memory
     for seen in ahead:
         group.append(seen)
         faces += len(seen.boxes)
-        if faces >= size or len(group) >= PICTURES_PER_BATCH * size:
+        kept += seen.frame is not None
+        if faces >= size or len(group) >= PICTURES_PER_BATCH * size or kept >= size:
             yield group
-            group, faces = [], 0
+            group, faces, kept = [], 0, 0
     if group:
         yield group

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ NO_FACE = "no face found"
 IN_FLIGHT = 2  # pictures for every thread, in memory at a time
 PREVIEW = (936, 700)  # pixels, width and height: as wide as a sheet of four columns
 ENLARGED = 3.0  # at most
+FRAME = (1920, 1080)  # pixels, the largest size of an annotated video
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture at the size of its overlay."""
+    """A picture at the size of its overlay, or of its annotated video."""
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
     scale: float  # these pixels per pixel of the picture
@@ -54,38 +55,44 @@ class Seen:
     pixels: NDArray[np.uint8]  # [F, 224, 224, 3]
     reason: str  # why there is no face
     preview: Preview | None
+    frame: Preview | None = None  # of a video, for its annotated copy
 
 
 class Looker:
     """Finds and crops the faces of pictures.
 
-    `margin` is the side of a crop as a multiple of the longest side of the face's box.
+    `margin` is the side of a crop as a multiple of the longest side of the face's box. With
+    `keeps_frames` the frames of videos are kept for annotated copies.
     """
 
-    def __init__(self, crop: Crop, margin: float) -> None:
+    def __init__(self, crop: Crop, margin: float, keeps_frames: bool = False) -> None:
         self.crop = crop
         self.margin = margin
+        self.keeps_frames = keeps_frames
         self._detector = FaceDetector() if crop == "auto" else None
 
     def look(self, picture: InputPicture, preview: bool) -> Seen:
         """Read a picture, unless it has been read, and find its faces."""
-        known = InputPicture(picture.path, picture.frame, picture.time)
+        known = replace(picture, rgb=None, reason="")
+        frame = None
         try:
             if picture.reason:
                 raise RejectedImage(picture.reason)
             rgb = read_image(picture.path).rgb if picture.rgb is None else picture.rgb
+            if self.keeps_frames and picture.frame is not None:
+                frame = frame_of(rgb)
             if self._detector is None:
                 height, width = rgb.shape[:2]
-                return Seen(known, (Box(0, 0, width, height, None),), view_pixels(rgb, CLEAN)[None], "", None)
+                return Seen(known, (Box(0, 0, width, height, None),), view_pixels(rgb, CLEAN)[None], "", None, frame)
             faces = self._detector.find(rgb)
             if not faces:
                 raise RejectedImage(NO_FACE)
         except RejectedImage as reason:
-            return Seen(known, (), np.empty((0, 224, 224, 3), np.uint8), str(reason), None)
+            return Seen(known, (), np.empty((0, 224, 224, 3), np.uint8), str(reason), None, frame)
         return Seen(
             known, tuple(Box(*face.box, face.score) for face in faces),
             np.stack([view_pixels(crop_face(rgb, face, self.margin), CLEAN) for face in faces]), "",
-            preview_of(rgb) if preview else None,
+            preview_of(rgb) if preview else None, frame,
         )  # fmt: skip
 
 
@@ -108,6 +115,16 @@ def look_ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def frame_of(rgb: NDArray[np.uint8]) -> Preview:
+    """A frame, uint8 [H, W, 3], at the size of an annotated video: even numbers of pixels, as codecs need them."""
+    height, width = rgb.shape[:2]
+    scale = min(FRAME[0] / width, FRAME[1] / height, 1.0)
+    size = max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
+    if size == (width, height):
+        return Preview(rgb, 1.0)
+    return Preview(np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR)), scale)
 
 
 def preview_of(rgb: NDArray[np.uint8]) -> Preview:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.inspection.fonts import legend
 from orsanet_train.drawing import gallery, plots
 from orsanet_train.drawing.attention import Attention, attention
 from orsanet_train.evaluation.predictions import labels_of, probability_columns
@@ -60,12 +61,16 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
     chosen = _chosen(table, labels, probabilities, images)
     seen = gallery.StoredImages(stored.store, stored.split, stored.view, rows[chosen])
     detailed, features = report.detailed, evaluation.features[source.rows]
+    score = source.quality["score"].to_numpy()
 
     pictures = [
-        _picture("confusion", "Confusion matrix", "Counts; the shade is the share of the true class.", lambda: plots.confusion(detailed)),
+        _picture(
+            "confusion", "Confusion matrix", "Counts; the shade is the share of the true class.", lambda: plots.confusion(detailed),
+            [*classes, detailed.name],
+        ),
         _picture(
             "reliability", "Calibration", "The expected calibration error is the mean gap over 15 bins, weighted by their images.",
-            lambda: plots.reliability(detailed),
+            lambda: plots.reliability(detailed), [detailed.name],
         ),
     ]  # fmt: skip
     if (curve := erased_shares(source)) and len(curve) > 1:
@@ -75,7 +80,7 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
             _picture(
                 "robustness-curve", "Accuracy under erased squares",
                 "One square with this share of the picture is erased, at a position derived from the pixels, before the frozen networks run.",
-                lambda: plots.robustness_curve({report.name: curve}, beside),
+                lambda: plots.robustness_curve({report.name: curve}, beside), [report.name],
             )
         )  # fmt: skip
     if report.robustness:
@@ -99,16 +104,17 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
             _picture(
                 "curves", "Training", _curves_caption(checkpoint.epoch, warmup, len(history)),
                 lambda: plots.curves(history, checkpoint.selection_split, checkpoint.epoch, warmup),
+                [checkpoint.selection_split],
             )
         )  # fmt: skip
     pictures += [
         _picture(
             "t-sne", "Features before the head", "t-SNE: neighbourhoods are meaningful, distances and sizes are not.",
-            lambda: plots.tsne(features, labels, probabilities.argmax(axis=1), classes),
+            lambda: plots.tsne(features, labels, probabilities.argmax(axis=1), classes), classes,
         ),
         _picture(
             "mistakes", "The most confident mistakes", "Of each true class, with the predicted class.",
-            lambda: gallery.mistakes(stored, labels, probabilities, classes),
+            lambda: gallery.mistakes(stored, labels, probabilities, classes), classes,
         ),
         _picture(
             "attention", "Attention of the backbone",
@@ -117,12 +123,12 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
             lambda: gallery.attention_columns(
                 seen, labels[chosen], probabilities[chosen], classes, _attention(source, model, seen.rows, labels[chosen], device)
             ),
+            classes,
             maps=True,
         ),
         _picture(
             "worst-priors", "The worst priors", "Images with the lowest scores: landmarks and segmentation map.",
-            lambda: gallery.worst_priors(stored, source.quality["score"].to_numpy()),
-            maps=True,
+            lambda: gallery.worst_priors(stored, score), gallery.worst_names(stored, score), first=1, maps=True,
         ),
     ]  # fmt: skip
     return pictures
@@ -155,13 +161,28 @@ def _curves_caption(chosen: int | None, warmup: int, epochs: int) -> str:
 
 
 def _picture(
-    name: str, title: str, caption: str, draw: "Callable[[], Figure | Image.Image]", *, maps: bool = False
+    name: str,
+    title: str,
+    caption: str,
+    draw: "Callable[[], Figure | Image.Image]",
+    names: Sequence[str] = (),
+    first: int = 0,
+    *,
+    maps: bool = False,
 ) -> ReportPicture:
-    """Draw a picture. If it cannot be drawn (too few images), the caption is the reason."""
+    """Draw a picture. If it cannot be drawn (too few images), the caption is the reason.
+
+    `names` are the names in the picture, numbered from `first`: the caption has those that no font
+    can draw, with the numbers that stand in their place.
+    """
     try:
-        return ReportPicture(name, title, caption, plots.data_uri(draw()), maps)
+        source = plots.data_uri(draw())
     except plots.NotDrawable as reason:
         return ReportPicture(name, title, f"Not drawn: {reason}", None)
+    numbers = legend(names, first)
+    return ReportPicture(
+        name, title, f"{caption} Numbers in the picture: {numbers}." if numbers else caption, source, maps
+    )
 
 
 def _chosen(

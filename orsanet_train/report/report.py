@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
+from orsanet_cache.inspection.fonts import legend, notice
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.paths import StrPath, as_path, as_paths
 from orsanet_cache.store.reader import PriorStore
@@ -83,11 +84,14 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
     detailed = evaluation.group(str(group))
     assert detailed is not None  # _detailed_group chose it from the evaluation
     history = read_history(run)
+    worst = quality.nsmallest(WORST, "score")
+    files = [str(image).rpartition("/")[-1] for image in worst["image"]]
+    note = notice([legend([*evaluation.classes, detailed.name]), legend(files, first=1), legend([name])])
     report = RunReport(
         name=name,
         stamp=stamp(evaluation, detailed, history),
         protocol=evaluation.protocol,
-        warnings=tuple(warnings(evaluation, detailed)),
+        warnings=(*warnings(evaluation, detailed), *([note] if note else [])),
         weights=evaluation.weights,
         weights_sha256=evaluation.checkpoint.tensors_sha256,
         manifest=evaluation.manifest,
@@ -104,7 +108,7 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
         choices=tuple(choices(history, evaluation.checkpoint.selection_split)) if history is not None else (),
         robustness=tuple(robustness(evaluation, group.split)),
         quartiles=tuple(quartiles(evaluation, rows, quality["score"].to_numpy())),
-        worst=tuple(quality.nsmallest(WORST, "score")[list(QUALITY)].to_dict("records")),  # type: ignore[arg-type]
+        worst=tuple(worst[list(QUALITY)].to_dict("records")),  # type: ignore[arg-type]
         beside=tuple(
             Beside(row.what, row.group, row.accuracy, row.images, evaluation.group(row.group))
             for row in published(evaluation.manifest, evaluation.classes)

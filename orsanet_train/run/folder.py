@@ -4,7 +4,7 @@ config.toml, run.json      the run's identity: settings; data, recipe and initia
 versions.json              the versions of packages that trained it, and from which epoch on
 checkpoints/               the training state (state.py)
 best, last .safetensors    weights (checkpoint.py)
-metrics.csv, curves.png, tensorboard/, train_batch*.png      to inspect the run
+metrics.csv, curves.png, tensorboard/, train_batch*          to inspect the run
 """
 
 import json

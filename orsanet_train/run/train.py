@@ -15,8 +15,10 @@ import torch
 
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
+from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights
+from orsanet_cache.inspection.fonts import legend, notice
 from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.progress import say, warn
@@ -36,6 +38,7 @@ from orsanet_train.run.prepare import prepare
 from orsanet_train.run.stop import StopSignals
 
 MOSAICS = 3  # labelled pictures of the first training batches
+MOSAIC_NAMES = "train_batch.txt"  # the names of classes that stand in them as numbers
 SAVE_MINUTES = 5.0
 
 
@@ -147,6 +150,10 @@ def _train(
     if run.state is not None:
         run.engine.load(run.state.tensors)
     elif ranks.main:
+        if numbers := legend(manifest.classes):
+            write_whole(out / MOSAIC_NAMES, lambda path: path.write_text(f"{numbers}\n", encoding="utf-8"))
+        if note := notice([numbers, legend([config.selection_split])]):
+            warn(note)
         for number, batch in enumerate(islice(run.training.epoch(config, 0), MOSAICS)):
             write_picture(batch_mosaic(batch, manifest.classes), out / f"train_batch{number}.png")
     selected = run.selection.split

@@ -12,7 +12,8 @@ from orsanet_train.config import load_config
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
 from orsanet_train.model.checkpoint import Identity, load_weights, read_identity, save_weights
-from orsanet_train.predict.pictures import InputPicture, find_files, pictures
+from orsanet_train.predict.inputs import find_inputs
+from orsanet_train.predict.pictures import InputPicture, pictures
 from orsanet_train.predict.seen import Looker
 from orsanet_train.run.state import load_state, save_state
 
@@ -66,6 +67,6 @@ def test_a_picture_to_predict_is_not_rejected(world, tmp_path: Path) -> None:
         looker.look(picture, preview=False)
     assert looker.look(picture, preview=False).reason == ""
     (tmp_path / "video.mp4").write_bytes(bytes(64))
-    for ask in (lambda: list(pictures([tmp_path / "video.mp4"], 1.0)), lambda: find_files([world.folder / "images"])):
+    for ask in (lambda: list(pictures([tmp_path / "video.mp4"], 1.0)), lambda: find_inputs([world.folder / "images"])):
         with at_most(0), pytest.raises(ShortageError):
             ask()

@@ -1,8 +1,21 @@
 """What is drawn on a tile is where it belongs, and tiles and words are where their row and column say."""
 
 import numpy as np
+import pytest
 
-from orsanet_cache.inspection.tiles import ABOVE_TITLE, GAP, LINE, PALETTE, TILE, Row, sheet, with_landmarks, with_map
+from orsanet_cache.inspection.tiles import (
+    ABOVE_TITLE,
+    GAP,
+    LINE,
+    PALETTE,
+    PARTS,
+    TILE,
+    Row,
+    map_legend,
+    sheet,
+    with_landmarks,
+    with_map,
+)
 
 
 def test_landmarks_are_drawn_where_they_are() -> None:
@@ -45,3 +58,13 @@ def test_words_stay_in_their_column() -> None:
     picture = np.asarray(sheet([Row(captions=["w" * 100, "", "w" * 100])], columns=3))
     assert (picture[:, GAP + TILE : 2 * (TILE + GAP)] == 255).all()
     assert (picture[:, -GAP:] == 255).all()
+
+
+@pytest.mark.parametrize("width", [160, 400, 2000])
+def test_the_legend_has_every_colour_and_stays_in_its_width(width: int) -> None:
+    legend = np.asarray(map_legend(width, 16))
+    assert legend.shape[1] == width
+    there = {tuple(colour) for colour in legend.reshape(-1, 3).tolist()}
+    assert {tuple(colour) for colour in PALETTE.tolist()} <= there
+    assert (legend[:, -GAP:] == 255).all()
+    assert len(PARTS) == len(PALETTE)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_fonts import bare_home
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -238,7 +239,9 @@ def test_tsne_says_why_there_is_nothing_to_show(count: int, scale: int, words: s
         plots.tsne(scale * features, labels, labels, CLASSES)
 
 
-@pytest.mark.parametrize("name", ["$\\frac{", "_", "two\nlines\x00\ud800", "a" * 5000, "<b>&amp;", ""])
+@pytest.mark.parametrize(
+    "name", ["$\\frac{", "_", "two\nlines\x00\ud800", "a" * 5000, "<b>&amp;", "", "表情 😀", "غضب e\u0301"]
+)
 def test_every_figure_draws_any_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "DPI", 50)  # faster
     estimate = Estimate(0.5, 0.4, 0.6)
@@ -260,6 +263,32 @@ def test_every_figure_draws_any_name(name: str, monkeypatch: pytest.MonkeyPatch)
     drawn(plots.robustness_bars({name: estimate}))
     drawn(plots.accuracy_by_quality({name: estimate}))
     drawn(plots.tsne(features, labels, labels, (name, "b", "c")))
+
+
+def test_names_that_no_font_has_are_numbers_and_others_have_their_font(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare_home(tmp_path / "bare", monkeypatch)
+    classes = ("anger", "生气", "高兴")
+    labels = np.array([0, 1, 2, 1])
+    given = group_report("test:遮挡", labels, np.eye(3)[labels], classes)
+
+    def ticks() -> tuple[list[str], str]:
+        figure = plots.confusion(given)
+        drawn(figure)
+        (axes,) = figure.axes
+        return [text.get_text() for text in axes.get_yticklabels()], axes.get_title()
+
+    assert ticks() == (
+        ["anger", "#1", "#2"],
+        "#3: 4 images, 100.00 % right\nshade: share of the true class",
+    )
+    font = bare_home(tmp_path / "home", monkeypatch)("Chinese.ttf", "生气遮挡")
+    names, title = ticks()
+    assert names == ["anger", "生气", "#2"]
+    assert title.startswith("test:遮挡: 4 images")
+    (axes,) = plots.confusion(given).axes
+    assert str(font) in axes.get_yticklabels()[1].get_fontfamily()
 
 
 def test_figures_are_a_thousand_pixels_wide() -> None:

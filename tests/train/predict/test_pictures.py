@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from orsanet_cache.data.images import MAX_PIXELS
-from orsanet_train.predict.pictures import Clock, pictures
+from orsanet_train.predict.clock import Clock
+from orsanet_train.predict.pictures import pictures
 
 STEP = 0.04
 

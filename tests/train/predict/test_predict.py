@@ -20,6 +20,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from command_lines import Ended, in_process
+from drawn_fonts import bare_home
+from failing_disk import full_disk
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,10 +35,12 @@ from orsanet_train.commands.predict import predict
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.model.checkpoint import Identity, load_weights, save_weights
+from orsanet_train.predict.annotated import _Copy
 from orsanet_train.predict.folder import check_new_folder, columns
+from orsanet_train.predict.inputs import find_inputs
 from orsanet_train.predict.load import Predictor
-from orsanet_train.predict.overlay import MAX_FACES, file_name
-from orsanet_train.predict.pictures import InputPicture, find_files, is_video, pictures
+from orsanet_train.predict.overlay import BOX, MAX_FACES, file_name
+from orsanet_train.predict.pictures import InputPicture, Webcam, is_video, pictures
 from orsanet_train.predict.predict import parse_overlays, predict_files
 from orsanet_train.predict.predictor import CropPredictor
 from orsanet_train.predict.seen import NO_FACE, Looker, look_ahead
@@ -50,11 +54,11 @@ SHARES = ["p_anger", "p_happiness", "p_neutral"]
 SUMS = 1e-6  # of a probability: a batch of another size is summed in another order
 
 
-def write_run(world, store: PriorStore, out: Path, *settings: str) -> Path:
+def write_run(world, store: PriorStore, out: Path, *settings: str, classes: tuple[str, ...] | None = None) -> Path:
     """A run folder with weights as training begins with them, but for its head: an answer then depends on the picture."""
     fields = store.fields("test", "clean")
     identity = Identity(
-        classes=world.load_manifest().classes,
+        classes=classes or world.load_manifest().classes,
         model=load_config("small", (*SMALL, *settings)).model,
         segmentation_channels=fields["segmentation_features"].shape[1],
         landmark_channels=fields["landmark_features"].shape[1],
@@ -188,7 +192,7 @@ def test_a_found_face_is_what_its_crop_is(predictor: Predictor, group: Path, tmp
 def test_every_face_has_a_row_and_a_picture_without_one_a_reason(
     predictor: Predictor, group: Path, tmp_path: Path
 ) -> None:
-    summary = predict_files(predictor, find_files([group]).files, tmp_path / "out")
+    summary = predict_files(predictor, find_inputs([group]).files, tmp_path / "out")
     rows = table(tmp_path / "out")
     assert rows["path"].tolist() == [str(group / "none.png"), *[str(group / "three.png")] * 3]
     assert rows["reason"].tolist() == [NO_FACE, "", "", ""]
@@ -227,7 +231,7 @@ def test_a_name_that_a_spreadsheet_would_compute_is_marked_in_the_table_and_plai
 
 
 def test_the_json_says_what_the_table_says(predictor: Predictor, group: Path, tmp_path: Path) -> None:
-    predict_files(predictor, find_files([group]).files, tmp_path / "out")
+    predict_files(predictor, find_inputs([group]).files, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["checkpoint"] == json.loads(predictor.crops.identity.model_dump_json())
     assert (content["crop"], content["margin"], content["frames_per_second"]) == ("auto", 1.0, None)
@@ -248,7 +252,7 @@ def test_the_json_says_what_the_table_says(predictor: Predictor, group: Path, tm
 def test_rows_depend_neither_on_the_batches_nor_on_how_many_pictures_are_looked_at(
     predictor: Predictor, group: Path, heads: list[Image.Image], tmp_path: Path
 ) -> None:
-    files = find_files([group]).files
+    files = find_inputs([group]).files
     for number, head in enumerate(heads[:2]):
         head.save(tmp_path / f"{number}.png")
         files += [tmp_path / f"{number}.png", group / "none.png"]
@@ -287,7 +291,7 @@ def test_each_of_the_awkward_files_has_a_row(predictor: Predictor, shared: Path,
     folder = tmp_path / "files"
     below = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     assert len(below) >= 65
-    predict_files(predictor, find_files([folder]).files, tmp_path / "out", overlays=3)
+    predict_files(predictor, find_inputs([folder]).files, tmp_path / "out", overlays=3)
     rows = table(tmp_path / "out")
     assert len(rows["path"].unique()) == len(below)
     assert ((rows["predicted"] == "") == (rows["reason"] != "")).all()
@@ -427,18 +431,18 @@ def test_an_earlier_predicts_folder_is_left_out_and_named(
     (photos / "overlays").mkdir(parents=True)  # the user's own
     for place in (photos / "three.png", photos / "overlays" / "one.png"):
         place.hardlink_to(group / "three.png")
-    predict_files(predictor, find_files([photos]).files, photos / "said", overlays=1)
+    predict_files(predictor, find_inputs([photos]).files, photos / "said", overlays=1)
     interrupted = photos / "interrupted"
     (interrupted / "overlays").mkdir(parents=True)
     heads[0].save(interrupted / "overlays" / "00001-head.jpg")
     (interrupted / "predictions.csv.partial").touch()
-    found = find_files([photos])
+    found = find_inputs([photos])
     assert found.files == [photos / "overlays" / "one.png", photos / "three.png"]
     assert sorted(found.left_out) == [interrupted, photos / "said"]
     (overlay,) = (photos / "said" / "overlays").iterdir()
-    assert find_files([overlay]).files == [overlay]  # asked for by name
+    assert find_inputs([overlay]).files == [overlay]  # asked for by name
     with pytest.raises(OrsanetError, match=r"no file in .*said except the output of an earlier predict"):
-        find_files([photos / "said"])
+        find_inputs([photos / "said"])
     result = invoke(run, photos, *networks(world), "--out", tmp_path / "out", "--crop", "none")
     assert result.exit_code == 0, result.output
     for folder in (interrupted, photos / "said"):
@@ -573,7 +577,7 @@ def test_what_does_not_exist_ends_the_command_before_it_begins(world, run: Path,
     assert not (tmp_path / "out").exists()
     (tmp_path / "bare").mkdir()
     with pytest.raises(OrsanetError, match=r"no file in .*bare; pass images"):
-        find_files([tmp_path / "bare"])
+        find_inputs([tmp_path / "bare"])
 
 
 def test_links_are_followed_and_those_that_lead_out_are_counted(world, tmp_path: Path) -> None:
@@ -583,7 +587,7 @@ def test_links_are_followed_and_those_that_lead_out_are_counted(world, tmp_path:
     (photos / "elsewhere").symlink_to(world.folder / "images")
     (photos / "again.png").symlink_to("own/a.png")
     (photos / "own/up").symlink_to("..")
-    found = find_files([photos])
+    found = find_inputs([photos])
     images = sorted(path.name for path in (world.folder / "images").iterdir())
     assert [path.name for path in found.files if path.parent.name == "elsewhere"] == images
     assert {path.relative_to(photos).as_posix() for path in found.files if path.parent.name != "elsewhere"} == {
@@ -594,7 +598,7 @@ def test_links_are_followed_and_those_that_lead_out_are_counted(world, tmp_path:
 
 def test_a_picture_is_found_in_the_other_form_of_its_accents(tmp_path: Path) -> None:
     (tmp_path / unicodedata.normalize("NFD", "Zoé.png")).write_bytes(b"")
-    assert find_files([tmp_path / "Zoé.png"]).files == [tmp_path / unicodedata.normalize("NFD", "Zoé.png")]
+    assert find_inputs([tmp_path / "Zoé.png"]).files == [tmp_path / unicodedata.normalize("NFD", "Zoé.png")]
 
 
 def test_other_frozen_networks_than_the_runs_are_refused_by_name(world, run: Path, group: Path) -> None:
@@ -627,3 +631,94 @@ def test_an_interruption_leaves_the_rows_that_were_finished(world, run: Path, gr
     assert 20 <= len(rows) < 2000
     assert rows["path"].tolist() == [str(many / f"{number:04}.png") for number in range(len(rows))]
     assert (rows["predicted"] != "").all()
+
+
+def frames_of(video: Path) -> tuple[list[NDArray[np.uint8]], float]:
+    """RGB frames and their number a second."""
+    opened = cv2.VideoCapture(str(video))
+    frames = []
+    while (read := opened.read())[0]:
+        frames.append(read[1][..., ::-1])
+    return frames, opened.get(cv2.CAP_PROP_FPS)
+
+
+def yellow(frame: NDArray[np.uint8]) -> int:
+    """Pixels in the colour of boxes, give or take what the codec changes."""
+    return int((np.abs(frame.astype(int) - BOX).max(axis=2) < 60).sum())
+
+
+def test_an_annotated_copy_has_the_predicted_frames_with_boxes_at_the_pace_of_the_original(
+    predictor: Predictor, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    first, other = write_video(tmp_path / "film.avi", heads[0], 20), tmp_path / "no face.avi"
+    writer = cv2.VideoWriter(str(other), cv2.VideoWriter.fourcc(*"MJPG"), 10, (320, 240))
+    for _ in range(10):
+        writer.write(np.full((240, 320, 3), 110, np.uint8))
+    writer.release()
+    picture = tmp_path / "head.png"
+    heads[0].save(picture)
+    out = tmp_path / "out"
+    summary = predict_files(
+        predictor, [first, picture, other, first], out, per_second=5, overlays=0, annotate=True, batch_size=4
+    )
+    assert summary.annotated == 3
+    copies = sorted(path.name for path in (out / "annotated").iterdir())
+    assert copies == ["00001-film.mp4", "00002-no_face.mp4", "00003-film.mp4"]
+    frames, rate = frames_of(out / "annotated" / copies[0])
+    assert (len(frames), rate, frames[0].shape) == (10, 5, (240, 320, 3))
+    assert min(map(yellow, frames)) > 500
+    empty, _ = frames_of(out / "annotated" / copies[1])
+    assert len(empty) == 5
+    assert max(map(yellow, empty)) == 0
+    assert (table(out)["path"] == str(first)).sum() == 20
+    assert find_inputs([tmp_path]).left_out == [out]
+
+
+def test_an_annotated_copy_bridges_what_is_not_there(tmp_path: Path) -> None:
+    copy = _Copy(tmp_path / "a.mp4", (64, 64), 10.0, longest_gap=1.0)
+    for time_s in (0.0, 0.1, 0.4, 100.0, 100.1):  # a gap of three frames, and one too long to be bridged
+        copy.add(Image.new("RGB", (64, 64)), time_s)
+    copy.finish()
+    frames, rate = frames_of(tmp_path / "a.mp4")
+    assert (len(frames), rate) == (2 + 3 + 11 + 1, 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_an_annotated_copy_that_is_not_whole_is_an_error(tmp_path: Path) -> None:
+    copy = _Copy(tmp_path / "a.mp4", (64, 64), 10.0, longest_gap=1.0)
+    noise = np.random.default_rng(0)
+    with full_disk(2000):
+        for number in range(20):
+            copy.add(Image.fromarray(noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)), number / 10)
+        with pytest.raises(OrsanetError, match=r"a\.partial\.mp4: cannot be written \(\d+ of 20 frames"):
+            copy.finish()
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_webcam_has_rows_overlays_and_an_annotated_copy(
+    predictor: Predictor, heads: list[Image.Image], tmp_path: Path
+) -> None:
+    """A file in the place of the camera."""
+    film = write_video(tmp_path / "film.avi", heads[0], 6)
+    summary = predict_files(
+        predictor, [Webcam(film)], tmp_path / "out", per_second=1000, overlays=1, annotate=True, batch_size=2
+    )
+    rows = table(tmp_path / "out")
+    assert set(rows["path"]) == {f"webcam {film}"}
+    assert rows["reason"].tolist()[-1] == "the camera stopped sending pictures"
+    assert (rows["predicted"] != "").sum() == summary.faces >= 1
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["frames_per_second"] == 1000
+    assert [path.name for path in (tmp_path / "out" / "annotated").iterdir()] == ["00001-film.mp4"]
+
+
+def test_class_names_that_no_font_has_are_numbers_that_the_json_and_the_terminal_explain(
+    world, group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare_home(tmp_path / "home", monkeypatch)
+    run = write_run(world, world.open_store(), tmp_path / "run", classes=("生气", "happy", "中性 脸"))
+    result = command(run, group / "three.png", *networks(world), "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    said = "no installed font has the letters of some names, so pictures have numbers in their place: #0 生气, #2 中性 脸 ("
+    assert result.stderr.count(said) == 1
+    about = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert about["class_numbers_in_pictures"] == {"#0": "生气", "#2": "中性 脸"}

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from command_lines import in_process
+from drawn_fonts import bare_home
 from failing_disk import full_disk
+from PIL import Image
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest, prior_quality
 from orsanet_cache.builder.build import build
@@ -19,7 +21,7 @@ from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.report.album import album
+from orsanet_train.report.album import _picture, album
 from orsanet_train.report.contents import Report, Source
 from orsanet_train.report.page import FOLDER, write_report
 from orsanet_train.report.report import make_report
@@ -266,3 +268,11 @@ def test_the_report_of_several_runs_has_a_folder_of_its_own(run: Path, seeds: Pa
         (run / name).rmdir()
         assert ended.returncode == 1
         assert ended.stderr.startswith(f"Error: {run / name}: another command is writing this folder; let it finish")
+
+
+def test_a_caption_explains_the_numbers_in_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare_home(tmp_path, monkeypatch)
+    square = Image.new("RGB", (10, 10))
+    assert _picture("a", "A", "Counts.", lambda: square, ["anger", "fear"]).caption == "Counts."
+    explained = _picture("a", "A", "Counts.", lambda: square, ["anger", "生气"])
+    assert explained.caption == "Counts. Numbers in the picture: #1 生气."
