@@ -6,7 +6,6 @@ too, so its landmark network drifts during training. A cache cannot reproduce th
 
 import copy
 import math
-from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -73,9 +72,12 @@ class FrozenPriors(nn.Module):
         priors.remember(segmenter, landmarks)
         return priors
 
-    def remember(self, segmenter: Path, landmarks: Path) -> None:
+    def remember(self, segmenter: StrPath, landmarks: StrPath) -> None:
         """Record the paths of the weights; the word demo is kept as it is."""
-        files = {"segmenter_file": segmenter, "landmarks_file": landmarks}
+        files = {
+            "segmenter_file": as_path(segmenter, "segmenter"),
+            "landmarks_file": as_path(landmarks, "landmarks"),
+        }
         self.files = {name: str(path if path == DEMO else path.absolute()) for name, path in files.items()}
 
     def train(self, mode: bool = True) -> Self:
