@@ -16,9 +16,11 @@ from PIL import Image
 
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.frozen.loading import read_weights
+from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.outputs import entries, held
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model.checkpoint import load_weights
+from orsanet_train.model.frozen import demo_backbone_digest
 from orsanet_train.model.orsanet import build_model, published_unused
 from orsanet_train.run.state import load_state, save_state
 from orsanet_train.run.train import RunSummary, train
@@ -244,6 +246,17 @@ def test_ir50_weights_are_where_training_starts(world, tmp_path: Path) -> None:
     trained = weights(tmp_path / "run" / "last.safetensors")
     kernel = "body.0.res_layer.1.weight"
     torch.testing.assert_close(trained[f"ir_back.{kernel}"], backbone[kernel], rtol=0, atol=1e-10)
+
+
+def test_the_word_demo_starts_from_the_shipped_backbone(world, tmp_path: Path) -> None:
+    sizes = "model.backbone_channels=[8,16,32]", "model.backbone_units=[1,1,2]"
+    settings = config("epochs=1", "learning_rate=1e-12", "batch_size=6", *sizes)
+    train(settings, world.load_manifest(), world.open_store(), tmp_path / "run", device="cpu", ir50="demo", images=6)
+    model, identity = load_weights(tmp_path / "run" / "last.safetensors")
+    assert identity.ir50_sha256 == demo_backbone_digest()
+    shipped = read_weights(weights_path(DEMO, "backbone")).tensors
+    kernel = "body.0.res_layer.1.weight"
+    torch.testing.assert_close(model.ir_back.state_dict()[kernel], shipped[kernel].float(), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
