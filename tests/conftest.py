@@ -30,7 +30,10 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 
-torch.set_num_threads(2)
+# Processes of pytest-xdist share the cores: threads that wait for each other would take what another process needs.
+THREADS = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+torch.set_num_threads(THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start
 # tqdm's own lock is shared with forks and is two locks: a killed fork, or a signal between the two, would leave it held for ever.
 tqdm.set_lock(threading.RLock())
 pytest.register_assert_rewrite(*{path.stem for path in Path(__file__).with_name("helpers").glob("*.py")} - {"slow"})
