@@ -13,7 +13,7 @@ import csv
 import io
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -184,7 +184,7 @@ def _person_name(identity: int) -> str:
     return f"person-{identity:05d}"
 
 
-def _described(what: str, fields: dict[str, object]) -> str:
+def _described(what: str, fields: Mapping[str, object]) -> str:
     comment = f"# Synthetic faces: {what}, generator {GENERATOR_VERSION}. Anyone may use them for anything.\n"
     return comment + tomli_w.dumps(fields)
 
