@@ -139,7 +139,7 @@ class RunReport:
 
     def as_json(self) -> dict[str, Any]:
         config = self.config.model_dump(mode="json")
-        groups = [group.as_json() for group in self.groups]
+        groups = [_plain(group.as_json()) for group in self.groups]
         return {
             **{
                 name: _plain(value)

@@ -1,13 +1,14 @@
 """A model is judged beside what needs no model: the commonest class of the same images, and other named predictions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from orsanet_train.evaluation.baselines import BaselinePredictions, commonest_class
-from orsanet_train.evaluation.metrics import GroupReport, group_report, not_beaten
+from orsanet_train.evaluation.metrics import GroupReport, baseline_meanings, group_report, not_beaten
 from orsanet_train.evaluation.statistics import paired
 
 CLASSES = ("anger", "happiness", "neutral")
@@ -48,9 +49,8 @@ def test_a_baseline_is_beaten_if_the_interval_of_the_difference_is_above_0(right
     if not beaten:
         low, high = baseline.difference.low or 0, baseline.difference.high or 0
         assert warned == [
-            "the model is not shown to be better than the baseline 'commonest class' on test (always 'happiness', the commonest class "
-            f"of these images: 50.0%; the model: {right / 120:.1%}, difference {100 * (right / 120 - 0.5):+.1f} points, "
-            f"95 % {100 * low:+.1f} … {100 * high:+.1f})"
+            f"the model is not shown to be better than the baseline 'commonest class' on test ({right / 120:.1%} against 50.0%, "
+            f"95 % of the difference {100 * low:+.1f} … {100 * high:+.1f} points)"
         ]
 
 
@@ -68,9 +68,22 @@ def test_further_baselines_stand_beside_the_commonest_class_and_are_warned_of_on
     assert [baseline.name for baseline in report.baselines or ()] == ["commonest class", "oracle"]
     (warning,) = not_beaten([report, report])
     assert warning.startswith(
-        "the model is not shown to be better than the baseline 'oracle' on test (the labels, but for one: 99.2%;"
+        "the model is not shown to be better than the baseline 'oracle' on test (83.3% against 99.2%, 95 %"
     )
     assert warning.count("test (") == 2
+
+
+def test_what_a_baseline_predicts_is_said_once_or_with_the_groups_where_it_differs() -> None:
+    first = reported(LABELS)
+    assert baseline_meanings([first, first]) == [
+        "commonest class: always 'happiness', the commonest class of these images"
+    ]
+    other = group_report("valid", [0, 0, 1], np.eye(3)[[0, 0, 1]], CLASSES)
+    assert baseline_meanings([first, other]) == [
+        "commonest class: always 'happiness', the commonest class of these images (test); "
+        "always 'anger', the commonest class of these images (valid)"
+    ]
+    assert baseline_meanings([replace(first, baselines=None)]) == []
 
 
 def test_a_group_comes_back_with_its_baselines_and_one_from_before_them_without() -> None:
