@@ -24,7 +24,7 @@ from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.inspection.tiles import printable
 from orsanet_train.evaluation.metrics import GroupReport
-from orsanet_train.evaluation.statistics import Estimate
+from orsanet_train.evaluation.statistics import Estimate, decimals
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -109,7 +109,7 @@ def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warm
 
 def confusion(report: GroupReport) -> "Figure":
     """Confusion matrix: counts, shaded by the share of each true class."""
-    classes = [_name(name) for name in report.classes]
+    classes, digits = [_name(name) for name in report.classes], decimals(report.accuracy, report.images)
     counts = np.array(report.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = max(WIDTH, 1.8 + 0.45 * len(classes))
@@ -121,7 +121,7 @@ def confusion(report: GroupReport) -> "Figure":
     axes.set(xlabel="predicted", ylabel="true")
     _title(
         axes,
-        f"{_name(report.name)}: {report.images} images, {100 * report.accuracy.value:.2f} % right",
+        f"{_name(report.name)}: {report.images} images, {100 * report.accuracy.value:.{digits}f} % right",
         "shade: share of the true class",
     )
     for (row, column), count in np.ndenumerate(counts):
@@ -134,6 +134,7 @@ def confusion(report: GroupReport) -> "Figure":
 def reliability(report: GroupReport) -> "Figure":
     """Accuracy by the model's confidence, its gap to the confidence, and the share of images."""
     bins = report.reliability
+    error = f"{100 * report.calibration_error:.{decimals(report.accuracy, report.images)}f}"
     low, width, images, confidence, accuracy = (
         np.array(values)
         for values in zip(*((b.low, b.high - b.low, b.images, b.confidence, b.accuracy) for b in bins), strict=True)
@@ -152,9 +153,7 @@ def reliability(report: GroupReport) -> "Figure":
     (ideal,) = upper.plot((0, 1), (0, 100), "--", color="black", linewidth=1)
     upper.set(ylabel="accuracy, %", xlim=(0, 1), ylim=(0, 100))
     _legend(upper, (bars, *gaps, ideal), ("accuracy", "overconfident by", "underconfident by", "perfectly calibrated"))
-    _title(
-        upper, _name(report.name), f"calibration error {100 * report.calibration_error:.1f} %, {report.images} images"
-    )
+    _title(upper, _name(report.name), f"calibration error {error} %, {report.images} images")
     lower.bar(low, 100 * images / report.images, width, align="edge", color=GREY, edgecolor="white")
     lower.set(xlabel="probability of the predicted class", ylabel="images, %")
     return figure

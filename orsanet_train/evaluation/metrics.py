@@ -22,6 +22,7 @@ from orsanet_train.evaluation.label_order import label_warning
 from orsanet_train.evaluation.statistics import Estimate, headlines
 
 CALIBRATION_BINS = 15
+FEW_IMAGES = 50  # of a group: with fewer the interval of an accuracy is up to 28 points wide and more
 
 
 @dataclass(frozen=True)
@@ -207,16 +208,25 @@ def _or_none(score: float) -> float | None:
 
 
 def not_beaten(reports: Sequence[GroupReport]) -> Iterator[str]:
-    """A warning for each baseline that the model does not beat on some groups (`Baseline.beaten`)."""
+    """A warning for each baseline that the model does not beat on some groups (`Baseline.beaten`).
+
+    Groups with fewer than FEW_IMAGES images are named without numbers: with so few images hardly any
+    model is shown to be better.
+    """
     for name in baseline_names(reports):
-        found = [
+        found = [(report, one) for report in reports if (one := report.baseline(name)) is not None and not one.beaten]
+        large = [
             f"{report.name} ({report.accuracy.value:.1%} against {one.accuracy:.1%}, 95 % of the difference "
             f"{100 * (one.difference.low or 0):+.1f} … {100 * (one.difference.high or 0):+.1f} points)"
-            for report in reports
-            if (one := report.baseline(name)) is not None and not one.beaten
+            for report, one in found
+            if report.images >= FEW_IMAGES
         ]
-        if found:
-            yield f"the model is not shown to be better than the baseline '{name}' on {', '.join(found)}"
+        small = [report.name for report, _ in found if report.images < FEW_IMAGES]
+        parts = [", ".join(large)] if large else []
+        parts += [f"with fewer than {FEW_IMAGES} images each, on {', '.join(small)}"] if small else []
+        if parts:
+            on = "on " if large else ""
+            yield f"the model is not shown to be better than the baseline '{name}' {on}{'; and, '.join(parts)}"
 
 
 def baseline_names(reports: Sequence[GroupReport]) -> list[str]:

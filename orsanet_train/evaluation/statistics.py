@@ -6,6 +6,7 @@ the same kind. The variation between training seeds can only be measured with se
 K = classes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,19 @@ class Estimate:
     def images(self, n: int) -> float | None:
         """The interval's width as a number of images out of n."""
         return None if self.low is None or self.high is None else (self.high - self.low) * n
+
+
+def decimals(estimate: Estimate | None, images: int) -> int:
+    """How many decimals of a share in per cent its uncertainty leaves a meaning.
+
+    None if the 95 % interval is 10 points wide or wider, one from 1 point on, two below. A share of
+    `images` without an interval is taken to have the widest interval of that many images.
+    """
+    if estimate is None or estimate.low is None or estimate.high is None:
+        width = 2 * float(norm.isf((1 - CONFIDENCE) / 2)) * 0.5 / math.sqrt(max(images, 1))
+    else:
+        width = estimate.high - estimate.low
+    return 0 if width >= 0.1 else 1 if width >= 0.01 else 2
 
 
 def headlines(confusion: NDArray[np.int64], second_right: int, seed: int = 0) -> dict[str, Estimate]:

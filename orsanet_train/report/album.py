@@ -64,7 +64,7 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
     pictures = [
         _picture("confusion", "Confusion matrix", "Counts; the shade is the share of the true class.", lambda: plots.confusion(detailed)),
         _picture(
-            "reliability", "Calibration", f"Expected calibration error {detailed.calibration_error:.1%}, 15 bins.",
+            "reliability", "Calibration", "The expected calibration error is the mean gap over 15 bins, weighted by their images.",
             lambda: plots.reliability(detailed),
         ),
     ]  # fmt: skip

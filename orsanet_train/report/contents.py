@@ -13,12 +13,9 @@ from orsanet_train.config import RunConfig
 from orsanet_train.evaluation.baselines import COMMONEST
 from orsanet_train.evaluation.compare import Comparison
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.evaluation.metrics import GroupReport, baseline_meanings, baseline_names
+from orsanet_train.evaluation.metrics import FEW_IMAGES, GroupReport, baseline_meanings, baseline_names
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.evaluation.statistics import Estimate
-from orsanet_train.report.text import decimals
-
-FEW_IMAGES = 50  # of a tag: fewer are folded away, because an interval of 28 points says little
+from orsanet_train.evaluation.statistics import Estimate, decimals
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class RunReport:
 
     @property
     def folded(self) -> list[GroupReport]:
-        """The tags with few images."""
+        """The tags with fewer images than FEW_IMAGES."""
         return [group for group in self.groups if _is_small(group)]
 
     @property

@@ -21,10 +21,12 @@ from orsanet_cache.inspection.tiles import PALETTE, PARTS
 from orsanet_cache.outputs import Kind
 from orsanet_cache.streams import printable
 from orsanet_train.config import config_toml
+from orsanet_train.evaluation.metrics import FEW_IMAGES
+from orsanet_train.evaluation.statistics import decimals
 from orsanet_train.evaluation.tables import accuracy_baselines, baseline_text, comparison_text
 from orsanet_train.report.album import ReportPicture
-from orsanet_train.report.contents import FEW_IMAGES, Report
-from orsanet_train.report.text import between, decimals, images, markdown_text, percent, points
+from orsanet_train.report.contents import Report
+from orsanet_train.report.text import between, day, images, markdown_text, percent, points
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
 FOLDER = Kind(
@@ -92,7 +94,7 @@ def _environment() -> Environment:
     )
     environment.globals |= {"zip": zip, "baseline_text": baseline_text, "accuracy_baselines": accuracy_baselines}
     environment.filters |= {
-        "percent": percent, "points": points, "between": between, "decimals": decimals, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(printable(text), "    "),
+        "percent": percent, "points": points, "between": between, "day": day, "decimals": decimals, "images": images, "md": markdown_text, "indented": lambda text: textwrap.indent(printable(text), "    "),
         "comparison_text": comparison_text, "toml": config_toml, "pretty": lambda value: json.dumps(value, indent=2),
     }  # fmt: skip
     return environment

@@ -1,13 +1,10 @@
 """Numbers and names in the formats of a report."""
 
 import html
-import math
 from typing import Any
 
-from scipy.stats import norm
-
 from orsanet_cache.streams import printable
-from orsanet_train.evaluation.statistics import CONFIDENCE, Estimate
+from orsanet_train.evaluation.statistics import Estimate
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -28,17 +25,9 @@ def between(estimate: Estimate, signed: bool = False, digits: int = 2) -> str:
     return f"{show(estimate.low, digits)} … {show(estimate.high, digits)}"
 
 
-def decimals(estimate: Estimate | None, images: int) -> int:
-    """How many decimals of a share in per cent its uncertainty leaves a meaning.
-
-    None if the 95 % interval is 10 points wide or wider, one from 1 point on, two below. A share of
-    `images` without an interval is taken to have the widest interval of that many images.
-    """
-    if estimate is None or estimate.low is None or estimate.high is None:
-        width = 2 * norm.isf((1 - CONFIDENCE) / 2) * 0.5 / math.sqrt(max(images, 1))
-    else:
-        width = estimate.high - estimate.low
-    return 0 if width >= 0.1 else 1 if width >= 0.01 else 2
+def day(date: str) -> str:
+    """An ISO date and time in UTC -> 2026-01-31 12:00 UTC."""
+    return f"{date[:16].replace('T', ' ')} UTC"
 
 
 def images(estimate: Estimate, count: int) -> str:

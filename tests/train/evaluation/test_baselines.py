@@ -73,6 +73,17 @@ def test_further_baselines_stand_beside_the_commonest_class_and_are_warned_of_on
     assert warning.count("test (") == 2
 
 
+def test_groups_with_few_images_are_named_without_numbers() -> None:
+    small = group_report("test:hat", [0, 1, 1], np.eye(3)[[0, 0, 1]], CLASSES)
+    (alone,) = not_beaten([small])
+    assert (
+        alone
+        == "the model is not shown to be better than the baseline 'commonest class' with fewer than 50 images each, on test:hat"
+    )
+    (both,) = not_beaten([reported(np.zeros(len(LABELS), np.int64)), small])
+    assert both.endswith(" points); and, with fewer than 50 images each, on test:hat")
+
+
 def test_what_a_baseline_predicts_is_said_once_or_with_the_groups_where_it_differs() -> None:
     first = reported(LABELS)
     assert baseline_meanings([first, first]) == [

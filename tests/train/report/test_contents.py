@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from orsanet_train.config import RunConfig
-from orsanet_train.evaluation.metrics import GroupReport, group_report
-from orsanet_train.report.contents import FEW_IMAGES, FrozenNetwork, Report, RunReport
+from orsanet_train.evaluation.metrics import FEW_IMAGES, GroupReport, group_report
+from orsanet_train.report.contents import FrozenNetwork, Report, RunReport
 
 
 def run_report(flip_disagreement: float = 0.25) -> RunReport:

@@ -22,7 +22,7 @@ from orsanet_train.report.album import ReportPicture, album
 from orsanet_train.report.contents import Beside, Report
 from orsanet_train.report.page import write_report
 from orsanet_train.report.report import make_report
-from orsanet_train.report.text import markdown_text
+from orsanet_train.report.text import day, markdown_text
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -248,7 +248,7 @@ def test_the_page_names_networks_dates_versions_and_training_images_and_shows_on
         assert run.evaluated is not None
         for text in (page, markdown):
             assert all(network.weights_sha256[:12] in text and (network.file or "") in text for network in run.networks)
-            assert run.evaluated in text
+            assert day(run.evaluated) in text
             assert run.trained_with[0] in text
             assert run.trained_with[0].startswith("orsanet ")
     assert report.date in page

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orsanet_train.evaluation.statistics import Estimate
-from orsanet_train.report.text import between, decimals, images, markdown_text, percent, points
+from orsanet_train.evaluation.statistics import Estimate, decimals
+from orsanet_train.report.text import between, day, images, markdown_text, percent, points
 
 
 def test_shares_are_in_per_cent_and_differences_in_points_with_their_sign() -> None:
@@ -52,3 +52,7 @@ def test_what_is_not_known_is_a_dash() -> None:
 )
 def test_a_users_text_is_no_markup(text: object, written: str) -> None:
     assert markdown_text(text) == written
+
+
+def test_a_date_is_a_day_and_a_time() -> None:
+    assert day("2026-01-31T12:00:59+00:00") == "2026-01-31 12:00 UTC"
