@@ -22,7 +22,7 @@ from orsanet_train.evaluation.label_order import label_warning
 from orsanet_train.evaluation.statistics import Estimate, headlines
 
 CALIBRATION_BINS = 15
-FEW_IMAGES = 50  # of a group: with fewer the interval of an accuracy is up to 28 points wide and more
+FEW_IMAGES = 50  # of a group: with fewer, the interval of an accuracy may be wider than 28 points
 
 
 @dataclass(frozen=True)
@@ -223,10 +223,9 @@ def not_beaten(reports: Sequence[GroupReport]) -> Iterator[str]:
         ]
         small = [report.name for report, _ in found if report.images < FEW_IMAGES]
         parts = [", ".join(large)] if large else []
-        parts += [f"with fewer than {FEW_IMAGES} images each, on {', '.join(small)}"] if small else []
+        parts += [f"{', '.join(small)} (fewer than {FEW_IMAGES} images each)"] if small else []
         if parts:
-            on = "on " if large else ""
-            yield f"the model is not shown to be better than the baseline '{name}' {on}{'; and, '.join(parts)}"
+            yield f"the model is not shown to be better than the baseline '{name}' on {'; and on '.join(parts)}"
 
 
 def baseline_names(reports: Sequence[GroupReport]) -> list[str]:

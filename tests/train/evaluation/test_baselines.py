@@ -78,10 +78,10 @@ def test_groups_with_few_images_are_named_without_numbers() -> None:
     (alone,) = not_beaten([small])
     assert (
         alone
-        == "the model is not shown to be better than the baseline 'commonest class' with fewer than 50 images each, on test:hat"
+        == "the model is not shown to be better than the baseline 'commonest class' on test:hat (fewer than 50 images each)"
     )
     (both,) = not_beaten([reported(np.zeros(len(LABELS), np.int64)), small])
-    assert both.endswith(" points); and, with fewer than 50 images each, on test:hat")
+    assert both.endswith(" points); and on test:hat (fewer than 50 images each)")
 
 
 def test_what_a_baseline_predicts_is_said_once_or_with_the_groups_where_it_differs() -> None:

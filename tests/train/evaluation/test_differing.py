@@ -123,7 +123,7 @@ def test_a_run_that_no_baseline_is_beaten_by_is_noted_with_every_seed(tmp_path: 
     (note,) = compare([tmp_path / "a"], "last").notes
     assert note == "a: the model is not shown to be better than the baseline 'commonest class' on test (2 of 2 seeds)"
     single = compare([tmp_path / "a" / "seed-0", tmp_path / "a" / "seed-1"], "last")
-    assert [note.partition(" with ")[0] for note in single.notes] == [
+    assert [note.partition(" on ")[0] for note in single.notes] == [
         f"seed-{seed}: the model is not shown to be better than the baseline 'commonest class'" for seed in (0, 1)
     ]
     assert [one.baselines for one in single.accuracies] == [{"commonest class": 0.5}] * 2
