@@ -64,7 +64,8 @@ def test_the_commands_for_your_own_data(desk: Path) -> None:
         assert said in outputs[-2]
     assert "best of 8 epochs on 'valid'" in outputs[-1]
     with Image.open(desk / "sheet.png") as sheet:
-        assert sheet.size == (8 * 224, 8 * 240)
+        assert sheet.width <= 2000
+        assert sheet.height > 16 * 224  # a row for each picture
     page = (desk / "run" / "report-best" / "report.html").read_text(encoding="utf-8")
     assert "best of 8 epochs on &#39;valid&#39;" in page
 
