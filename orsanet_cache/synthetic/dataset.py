@@ -186,7 +186,7 @@ def _person_name(identity: int) -> str:
 
 def _described(what: str, fields: Mapping[str, object]) -> str:
     comment = f"# Synthetic faces: {what}, generator {GENERATOR_VERSION}. Anyone may use them for anything.\n"
-    return comment + tomli_w.dumps(fields)
+    return comment + tomli_w.dumps(dict(fields))
 
 
 def _complete(out: Path, descriptor: str) -> bool:

@@ -22,9 +22,16 @@ from orsanet_train.commands.options import PRESET_HELP
 @click.option(
     "--steps",
     type=click.IntRange(min=1, max=MOST_ROUNDS),
-    default=4000,
+    default=1000,
     show_default=True,
-    help="Steps of the training.",
+    help="Steps of the training. A later call with more continues.",
+)
+@click.option(
+    "--cycle",
+    type=click.IntRange(min=1, max=MOST_ROUNDS),
+    default=2000,
+    show_default=True,
+    help="Steps in which the learning rate rises and falls to 0; at least --steps.",
 )
 @click.option(
     "--batch", type=click.IntRange(min=2, max=MOST_BATCH), default=48, show_default=True, help="Pictures in a step."
@@ -36,7 +43,7 @@ from orsanet_train.commands.options import PRESET_HELP
 @quiet_option
 def pretrain(
     manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...], out: Path, seed: int,
-    steps: int, batch: int, learning_rate: float,
+    steps: int, cycle: int, batch: int, learning_rate: float,
 ) -> None:  # fmt: skip
     """Train a backbone to tell people apart, as a start for `run --ir50`.
 
@@ -52,7 +59,7 @@ def pretrain(
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_train.pretrain.pretrain import Recipe, pretrain
 
-    recipe = Recipe(seed=seed, steps=steps, batch=batch, learning_rate=learning_rate)
+    recipe = Recipe(seed=seed, steps=steps, cycle=cycle, batch=batch, learning_rate=learning_rate)
     weights, quality = pretrain(load_manifest(manifest, classes=classes), out, model, recipe)
     click.echo(
         f"'{quality.split}', {quality.pictures:,} pictures of {quality.people:,} people outside the training: for {quality.rank_one:.1%} "

@@ -5,7 +5,7 @@
     people outside the training ─▶ rank-1 identification ─▶ backbone.toml, the card
 
 The published backbone's weights come from face recognition too. An interrupted training continues
-with the same batches as without the interruption.
+with the same batches as without the interruption, and so does one with more steps.
 """
 
 import math
@@ -39,10 +39,11 @@ _EVALUATED = 64  # pictures at a time
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings."""
+    """Training settings. A training of fewer steps than its learning-rate cycle can be lengthened later."""
 
     seed: int = 0
-    steps: int = 4000
+    steps: int = 1000
+    cycle: int = 2000  # steps
     batch: int = 48
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -76,6 +77,10 @@ def pretrain(manifest: Manifest | StrPath, out: StrPath, model: ModelConfig, rec
             f"manifest '{manifest.name}': {len(both):,} people are in train and in valid, {manifest.classes[min(both)]} for example; "
             "put each person into one split"
         )
+    if recipe.steps > recipe.cycle:
+        raise OrsanetError(
+            f"--steps {recipe.steps} is beyond the learning rate's cycle; pass --cycle {recipe.steps} too"
+        )
     if len(trained.paths) < recipe.batch:
         raise OrsanetError(
             f"manifest '{manifest.name}' has {len(trained.paths):,} pictures to train on, a batch {recipe.batch:,}; lower --batch"
@@ -101,16 +106,18 @@ def _train(
         "data_set": manifest.name,
         "people": trained.count,
         "pictures": len(trained.paths),
-        **asdict(recipe),
+        **{key: value for key, value in asdict(recipe).items() if key != "steps"},
     }
     torch.manual_seed(recipe.seed)
     network = Recogniser(model.backbone_channels, model.backbone_units, trained.count)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     # The rate rises for a tenth of the steps, then falls. In a trial of a few steps it only rises.
-    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(recipe.steps, 19) + 1, pct_start=0.1)
+    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(recipe.cycle, 19) + 1, pct_start=0.1)
     clock = _Clock()
     parts: dict[str, Part] = {"network": network, "optimizer": optimizer, "schedule": schedule, "clock": clock}
     done = restore_state(out / STATE, described, parts)
+    if done > recipe.steps:
+        raise OrsanetError(f"{out}: {done:,} steps are done; pass --steps {done} or more, or choose another --out")
     network.train()
     with Progress(recipe.steps, "backbone", "step", initial=done) as progress:
         for step in range(done, recipe.steps):
@@ -129,7 +136,7 @@ def _train(
                 save_state(out / STATE, described, parts, step + 1)
     quality = _measure(network, unseen)
     weights = out / BACKBONE
-    write_weights(weights, network.backbone.state_dict(), described, {}, COMMAND)
+    write_weights(weights, network.backbone.state_dict(), {**described, "steps": recipe.steps}, {}, COMMAND)
     write_backbone_card(out, {**asdict(quality), "hours": round(clock.seconds / 3600, 2)})
     return weights, quality
 

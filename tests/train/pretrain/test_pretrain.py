@@ -126,8 +126,21 @@ def test_another_recipe_is_refused_and_nothing_touched(people: Path, trained: tu
     out = shutil.copytree(trained[0], tmp_path / "copied")
     before = {path: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(OrsanetError, match="a training with other settings; choose another --out"):
-        pretrain(people, out, MODEL, Recipe(steps=STEPS + 1, batch=BATCH))
+        pretrain(people, out, MODEL, Recipe(steps=STEPS, batch=BATCH + 1))
+    with pytest.raises(OrsanetError, match=f"{STEPS} steps are done; pass --steps {STEPS} or more"):
+        pretrain(people, out, MODEL, Recipe(steps=STEPS - 1, batch=BATCH))
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_shorter_training_is_lengthened_to_the_same_weights(
+    forks: ForkServer, people: Path, trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    shorter = arguments(people, tmp_path)
+    shorter[shorter.index("--steps") + 1] = STEPS - 3
+    finished(forks.start(*shorter))
+    assert tomllib.loads((tmp_path / "backbone.toml").read_text())["training"]["steps"] == STEPS - 3
+    finished(forks.start(*arguments(people, tmp_path)))
+    assert (tmp_path / OUTPUTS[0]).read_bytes() == (trained[0] / OUTPUTS[0]).read_bytes()
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -154,6 +167,7 @@ def test_a_batch_is_a_function_of_seed_and_step_and_a_pass_takes_each_picture_on
         ({",valid,": ",train,"}, "has no split 'valid'; it has train"),
         ({"person-00004,valid": "person-00003,valid"}, "1 people are in train and in valid, person-00003 for example"),
         ({}, "has 36 pictures to train on, a batch 48; lower --batch"),
+        ({"-": "-"}, "--steps 8 is beyond the learning rate's cycle; pass --cycle 8 too"),
     ],
 )
 def test_data_that_cannot_be_used_is_refused(
@@ -168,6 +182,8 @@ def test_data_that_cannot_be_used_is_refused(
     shutil.copy(people, tmp_path / "faces.toml")
     command = [*arguments(people, tmp_path / "out")[:-2], "--batch", 48]
     command[1] = tmp_path / "faces.toml"
+    if "--cycle" in refusal:
+        command += ["--cycle", STEPS - 1]
     result = in_process(main, *command)
     assert (result.returncode, result.stdout) == (1, "")
     assert refusal in result.stderr
