@@ -175,9 +175,18 @@ def test_quiet_is_an_option_of_every_long_command() -> None:
     long = {
         *(
             ("main", name)
-            for name in ["build", "verify", "convert", "doctor", "demo-faces", "demo-train", "demo-quality"]
+            for name in [
+                "build",
+                "verify",
+                "convert",
+                "doctor",
+                "demo-faces",
+                "demo-people",
+                "demo-train",
+                "demo-quality",
+            ]
         ),
-        *(("main", name) for name in ["run", "evaluate", "ablate", "predict", "report"]),
+        *(("main", name) for name in ["pretrain", "run", "evaluate", "ablate", "predict", "report"]),
         *(("bench", name) for name in ("read", "build", "step", "evaluate", "dare")),
         ("weights", "fetch"),
         ("manifest", "affectnet"),
