@@ -36,19 +36,19 @@ from orsanet_cache.frozen.segface import SegFaceConfig
 from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, image_name
 
-STEPS = 8
+STEPS = 6
 RECIPE = Recipe(images=64, segmenter_steps=STEPS, landmarks_steps=STEPS, segmenter_batch=2, landmarks_batch=4)
 SMALL = SegFaceConfig(
     embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), decoder_width=16, decoder_heads=2, decoder_mlp_width=16
 )
 FILES = ("segmenter.safetensors", "landmarks.safetensors")
 
-# The command itself, at small sizes: it saves every third step, so a kill nearly always loses steps that must be done again.
+# The command itself, at small sizes: it saves every second step, so a kill often loses a step that must be done again.
 AT_SMALL_SIZES = f"""
 from functools import partial
 import orsanet_cache.cli
 from orsanet_cache.demo import training
-training.SAVE_STEPS = 3
+training.SAVE_STEPS = 2
 training.Recipe = partial(training.Recipe, segmenter_batch={RECIPE.segmenter_batch}, landmarks_batch={RECIPE.landmarks_batch})
 """
 
@@ -209,7 +209,7 @@ def test_training_feeds_a_network_what_the_build_will_feed_it(trained: Path, nam
     seen: list[torch.Tensor] = []
     network = priors.segmenter if name == "segmenter" else priors.landmark_network
     network.register_forward_pre_hook(lambda _network, inputs: seen.append(inputs[0]))
-    index = np.array([5, 0, 63])
+    index = np.array([5, 0, RECIPE.images - 1])
     views = np.stack([view_pixels(read_image(trained / "faces" / image_name(i)).rgb, "clean") for i in index.tolist()])
     priors(torch.from_numpy(views))
     images, truth = _Faces(trained / "faces", RECIPE.images, name).batch(index)  # type: ignore[arg-type]
