@@ -15,8 +15,7 @@ from typing import Any
 
 import click
 
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.shortage import shortage
+from orsanet_cache.errors import OrsanetError, shortage
 from orsanet_cache.streams import prepare_streams, printable
 
 FILE = click.Path(path_type=Path)  # type of an argument or option that names a file or folder, existing or not

@@ -15,10 +15,9 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from orsanet_cache.errors import OrsanetError, did_you_mean, listed, validation_findings
+from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shortage, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.reading import MAX_SETTINGS_BYTES, read_limited
-from orsanet_cache.shortage import refuse_shortage
 
 HELD_OUT = "held-out"  # as selection_split: a part of the training split
 PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small", "demo")

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from orsanet_cache.builder.occluders import OCCLUDERS_VERSION
 from orsanet_cache.data.views import CLEAN, View
 from orsanet_cache.durable import make_folder, publish_new
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.units import COMMITS, Unit
 from orsanet_cache.store.zarr_folder import METADATA, read_whole

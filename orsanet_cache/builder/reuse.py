@@ -37,9 +37,8 @@ from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import make_folder, publish_new
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.progress import tracked
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.committed import committed_rows
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache.data.images import Pixels
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 
 MODEL = Path(__file__).parent / "face_detector" / "face_detection_yunet_2023mar.onnx"
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"

@@ -25,10 +25,9 @@ from PIL import ExifTags, Image
 from orsanet_cache.data.excess import MAX_METADATA, excess
 from orsanet_cache.data.formats import unread_by_content
 from orsanet_cache.data.views import ERASED, HFLIP, View
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import NotRegularError, open_regular
-from orsanet_cache.shortage import refuse_shortage
 
 Pixels = NDArray[np.uint8]
 

@@ -20,10 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import open_regular
-from orsanet_cache.shortage import refuse_shortage
 
 # Keys under which the published training scripts keep the tensors, innermost last.
 CONTAINERS = ("state_dict_backbone", "state_dict", "model_state_dict")

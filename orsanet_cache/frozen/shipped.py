@@ -16,10 +16,9 @@ import safetensors
 import tomli_w
 
 from orsanet_cache.durable import write_whole
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.outputs import check_file
 from orsanet_cache.reading import check_regular, json_of
-from orsanet_cache.shortage import refuse_shortage
 
 NetworkName = Literal["segmenter", "landmarks"]
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from orsanet_cache.durable import write_whole
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.frozen.shipped import TRAINING_KEY, trained_how
 from orsanet_cache.reading import check_regular
-from orsanet_cache.shortage import refuse_shortage
 
 
 class Part(Protocol):

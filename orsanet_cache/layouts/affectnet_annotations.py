@@ -8,12 +8,11 @@ set of 2021 has 3,999 pictures.
 
 from pathlib import Path
 
-from orsanet_cache.errors import OrsanetError, few
+from orsanet_cache.errors import OrsanetError, few, refuse_shortage
 from orsanet_cache.layouts.affectnet_release import EXPRESSIONS, Annotation, Release
 from orsanet_cache.layouts.found import files_below, first_folder
 from orsanet_cache.progress import tracked
 from orsanet_cache.reading import array_of, read_limited
-from orsanet_cache.shortage import refuse_shortage
 
 TRAIN = "train_set"
 _SETS = {"train": TRAIN, "valid": "val_set"}

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums

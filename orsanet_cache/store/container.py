@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
 from orsanet_cache.store.schema import MARK, SCHEMA_VERSION, Field

@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.durable import locked, make_folder, sync_folder
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.progress import Progress
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore

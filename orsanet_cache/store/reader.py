@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.views import KINDS
-from orsanet_cache.errors import OrsanetError, did_you_mean, listed
+from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.rows import Records, Rows
 from orsanet_cache.store.schema import MARK, decode_ids

@@ -27,8 +27,8 @@ import numpy as np
 from numcodecs import zstd
 from numpy.typing import NDArray
 
+from orsanet_cache.errors import refuse_shortage
 from orsanet_cache.reading import open_regular, read_limited
-from orsanet_cache.shortage import refuse_shortage
 
 CHECKSUM_BYTES = 4
 ZSTD_LEVEL = 3

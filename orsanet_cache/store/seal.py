@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.errors import refuse_shortage
 from orsanet_cache.progress import tracked
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import Checksums, Rows

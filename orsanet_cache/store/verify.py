@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.progress import tracked
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.committed import marked_checksums, read_markers
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore

@@ -32,8 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.durable import locked, make_folder, publish_new, sync_folder, write_temporary
-from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences

@@ -16,8 +16,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.errors import refuse_shortage
 from orsanet_cache.reading import open_regular
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.store.rows import (
     CHECKSUM_BYTES,
     MAX_METADATA_BYTES,

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from orsanet_cache.durable import leave_to_disk, locked, make_folder, sync_folder
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.progress import Progress
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_cache.weights.sources import HubFile, Source, difference, fingerprint
 from orsanet_cache.weights.watched import Arrivals, Silent, watched
 

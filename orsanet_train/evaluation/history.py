@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from orsanet_cache.durable import read_json
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.reading import read_limited
-from orsanet_cache.shortage import refuse_shortage
 
 HISTORY, VERSIONS = "metrics.csv", "versions.json"
 CLASS_COUNTS = "training_class_counts"  # of run.json: training images of each class, in label order

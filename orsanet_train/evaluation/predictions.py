@@ -24,11 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orsanet_cache.data.cells import marked, unmarked
 from orsanet_cache.data.manifest import Sample
-from orsanet_cache.errors import OrsanetError, validation_findings
+from orsanet_cache.errors import OrsanetError, refuse_shortage, validation_findings
 from orsanet_cache.outputs import Kind, output_folder, read_steadily
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import MAX_JSON_BYTES, array_of, below, json_of, read_limited
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, how_chosen, read_identity

@@ -17,11 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from orsanet_cache.durable import write_whole
-from orsanet_cache.errors import OrsanetError, listed, validation_findings
+from orsanet_cache.errors import OrsanetError, listed, refuse_shortage, validation_findings
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import check_regular
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.config import ModelConfig
 from orsanet_train.model.known_images import KnownImages
 from orsanet_train.model.orsanet import ORSANet, build_model

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orsanet_cache.data.files import lying_outside, on_disk, walk
-from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_train.predict.names import are_predictions
 from orsanet_train.predict.pictures import Webcam
 

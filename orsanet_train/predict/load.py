@@ -21,9 +21,8 @@ from PIL import Image
 
 from orsanet_cache.data.images import MAX_PIXELS, MIN_SIDE, NO_WARNINGS, RejectedImage, image_pixels
 from orsanet_cache.device import as_device
-from orsanet_cache.errors import OrsanetError
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
-from orsanet_cache.shortage import refuse_shortage
 from orsanet_train.predict.names import MARGIN
 from orsanet_train.predict.pictures import InputPicture, is_video, pictures
 from orsanet_train.predict.predictor import CropPredictor

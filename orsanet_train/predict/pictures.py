@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.faces import opencv_errors_only
 from orsanet_cache.data.images import MAX_PIXELS, too_many_pixels
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.shortage import refuse_shortage
+from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_train.predict.clock import Clock
 from orsanet_train.predict.video_end import missing_end
 

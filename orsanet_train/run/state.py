@@ -31,10 +31,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orsanet_cache.durable import make_folder, sync_folder, write_temporary
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.progress import warn
 from orsanet_cache.reading import MAX_JSON_BYTES, open_regular, read_limited
-from orsanet_cache.shortage import refuse_shortage
 
 TENSORS = "tensors.safetensors"
 NUMBERS = "state.json"

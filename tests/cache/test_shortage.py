@@ -17,8 +17,8 @@ from small_store import everything
 from orsanet_cache import FaceDetector, OrsanetError, PriorStore, convert, read_image
 from orsanet_cache.cli import main
 from orsanet_cache.console import CommandGroup
+from orsanet_cache.errors import ShortageError, shortage
 from orsanet_cache.frozen.loading import read_weights
-from orsanet_cache.shortage import ShortageError, shortage
 from orsanet_cache.store.seal import damaged_units
 from orsanet_cache.store.units import Unit, UnitRecord
 from orsanet_cache.store.verify import unfinished, verify

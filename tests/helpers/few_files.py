@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from orsanet_cache.shortage import ShortageError
+from orsanet_cache.errors import ShortageError
 
 MOST = 64  # files that nothing here needs at the same time
 

@@ -7,7 +7,7 @@ import torch
 from few_files import answers, at_most
 from small_states import everything, small
 
-from orsanet_cache.shortage import ShortageError
+from orsanet_cache.errors import ShortageError
 from orsanet_train.config import load_config
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
