@@ -22,8 +22,8 @@ from orsanet_cache.streams import prepare_streams, printable
 FILE = click.Path(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
 SENTENCE = 500  # characters; a longer one would be cut off
 REPEAT_SECONDS = 5.0  # longer than an interrupted command takes to end
-# Turns that a waiting thread spins; GNU's OpenMP takes 300,000. In one measurement a small training on two cores took
-# 62 images a second alone and 15 beside two busy loops with 300,000, and 56 and 26 with this.
+# Turns that a waiting thread spins; GNU's OpenMP takes 300,000. On two cores a small training step is a tenth slower
+# alone, and three times as fast beside two busy loops (docs/benchmarks.md).
 SPINS = "10000"
 _first: int = signal.SIGINT  # the signal that the alarm repeats
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from forks import ForkServer
 from PIL import Image
 from slow import is_slow, order
 from tqdm.auto import tqdm
@@ -36,7 +38,8 @@ torch.set_num_threads(THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start
 # tqdm's own lock is shared with forks and is two locks: a killed fork, or a signal between the two, would leave it held for ever.
 tqdm.set_lock(threading.RLock())
-pytest.register_assert_rewrite(*{path.stem for path in Path(__file__).with_name("helpers").glob("*.py")} - {"slow"})
+IMPORTED = {"slow", "forks", "command_lines"}  # above
+pytest.register_assert_rewrite(*{path.stem for path in Path(__file__).with_name("helpers").glob("*.py")} - IMPORTED)
 
 # How a dependency says that something will change; torch and zarr take FutureWarning and UserWarning for it. Pytest's own are errors.
 LISTED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning", "UserWarning")
@@ -99,6 +102,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the reference material, which is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[ForkServer]:
+    """Both command lines as processes; the libraries are loaded once for all of them."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

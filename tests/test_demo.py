@@ -1,18 +1,17 @@
 """`make demo`: the README's commands, from nothing to a report; and again, using what is there."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from command_lines import Ended, in_process
+from command_lines import in_process
+from forks import ForkServer
 from PIL import Image
 
 import orsanet_cache.cli
@@ -22,7 +21,7 @@ from orsanet_cache import PriorStore
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 32  # enough for every class in the training split, and for test pictures with and without occlusion
 MAINS = {"orsanet-cache": orsanet_cache.cli.main, "orsanet-train": orsanet_train.cli.main}
-STARTED = ("demo-faces", "ablate", "compare")  # as programs; tests/test_readme.py starts those of the other commands
+STARTED = ("demo-faces", "ablate", "compare")  # as processes; tests/test_readme.py starts those of the other commands
 
 
 @pytest.fixture(autouse=True)
@@ -48,21 +47,15 @@ def commands(lines: list[str]) -> list[str]:
     return [line.removeprefix(".venv/bin/").strip() for line in lines if line.startswith(".venv/bin/orsanet-")]
 
 
-def start(program: str, arguments: list[str]) -> Ended:
-    """Run this environment's program."""
-    path, environment = Path(sys.executable).with_name(program), {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [path, *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    return Ended(result.returncode, result.stdout, result.stderr)
-
-
-def run(lines: list[str]) -> str:
+def run(programs: ForkServer, lines: list[str]) -> str:
     """Run the commands of a plan. Returns what the last one printed."""
     output = ""
     for line in commands(lines):
         program, *arguments = line.split()
-        result = start(program, arguments) if arguments[0] in STARTED else in_process(MAINS[program], *arguments)
+        if arguments[0] in STARTED:
+            result = programs.run(program, *arguments)
+        else:
+            result = in_process(MAINS[program], *arguments)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
         output = result.stdout
     return output
@@ -81,11 +74,11 @@ def test_the_readme_shows_exactly_these_steps(tmp_path: Path) -> None:
     assert block.splitlines() == [step.replace(f"{tmp_path}/demo", "demo") for step in steps]
 
 
-def test_from_nothing_to_a_report_and_again_with_what_is_there(tmp_path: Path) -> None:
+def test_from_nothing_to_a_report_and_again_with_what_is_there(programs: ForkServer, tmp_path: Path) -> None:
     demo = tmp_path / "demo"
     variables = (f"DEMO={demo}", f"DEMO_IMAGES={IMAGES}")
     lines = planned(*variables)
-    told = run(lines)
+    told = run(programs, lines)
     said = json.loads((demo / "run" / "evaluation-best" / "evaluation.json").read_text(encoding="utf-8"))
     groups = {group["name"]: group["images"] for group in said["groups"]}
     assert {"valid", "test", "test:unoccluded", "test:occluded"} <= groups.keys()
@@ -119,7 +112,7 @@ def test_from_nothing_to_a_report_and_again_with_what_is_there(tmp_path: Path) -
     _, comparing = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)[
         :2
     ]
-    compared = run([f".venv/bin/{line}" for line in comparing.replace(" demo/", f" {demo}/").splitlines()])
+    compared = run(programs, [f".venv/bin/{line}" for line in comparing.replace(" demo/", f" {demo}/").splitlines()])
     assert "Against full, over the seeds (paired t test):" in compared
     assert (
         compared.count("test@mask no-segmentation") == 2 + 3
@@ -128,7 +121,7 @@ def test_from_nothing_to_a_report_and_again_with_what_is_there(tmp_path: Path) -
     before = contents(demo)
     again = planned(*variables)
     assert [line for line in commands(again) if line not in commands(lines)] == [f"{commands(lines)[4]} --resume"]
-    assert run(again) == told
+    assert run(programs, again) == told
     expensive = {path for path in before if path.is_relative_to(demo / "faces") or path.is_relative_to(store.path)}
     trained = {demo / "run" / name for name in ("metrics.csv", "best.safetensors", "last.safetensors")}
     states = {path for path in before if path.is_relative_to(demo / "run" / "checkpoints")}

@@ -93,12 +93,14 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[Command]:
-    """Its lines as words: continued lines joined, comments and settings of the environment taken away."""
+    """Its lines as words: continued lines joined, comments, settings of the environment and `> FILE` taken away."""
     commands = []
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
+        if ">" in words:
+            words = words[: words.index(">")]
         if words:
             commands.append(Command(f"{block} {line.strip()}", without_torchrun(words)))
     return commands

@@ -1,5 +1,6 @@
 """The networks compute what the published ones compute: every recorded array of the golden file is met."""
 
+import copy
 import json
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_store import Remembering
 from torch import Tensor, nn
 
 from orsanet_cache import FrozenPriors
@@ -46,13 +48,16 @@ def images(filler: ModuleType, golden: dict[str, np.ndarray]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def frozen(filler: ModuleType, golden: dict[str, np.ndarray]) -> FrozenPriors:
+    """The published sizes, which look at a batch once."""
     salt = int(golden["salt"])
     segmenter = filled(filler, SegFace(SegFaceConfig()), "face_segment.", salt)
-    return FrozenPriors(segmenter, filled(filler, MobileFaceNet(), "face_landback.", salt), "published")
+    landmark_network = filled(filler, MobileFaceNet(), "face_landback.", salt)
+    return Remembering(FrozenPriors(segmenter, landmark_network, "published"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(filler: ModuleType, golden: dict[str, np.ndarray]) -> ORSANet:
+    """Treat as read-only."""
     config = ModelConfig(depth=int(golden["depth"]))
     return filled(filler, build_model(config, int(golden["num_classes"])), "", int(golden["salt"]))
 
@@ -109,12 +114,16 @@ def test_trainable_part_meets_every_recorded_stage(
     model: ORSANet, backbone_input: Tensor, golden: dict[str, np.ndarray]
 ) -> None:
     stages: dict[str, Tensor] = {}
-    for name in ("ir_back", "seg_sample", "seg_fusion", "pyramid_fuse"):
+    hooks = [
         model.get_submodule(name).register_forward_hook(
             lambda _module, _inputs, output, name=name: stages.update({name: output})
         )
+        for name in ("ir_back", "seg_sample", "seg_fusion", "pyramid_fuse")
+    ]
     with torch.no_grad():
         said = model(backbone_input, torch.from_numpy(golden["seg_feat"]), torch.from_numpy(golden["lm_feat"]))
+    for hook in hooks:
+        hook.remove()
     recorded = {
         "ir_back": "ir_out",
         "seg_sample": "seg_sample_out",
@@ -152,7 +161,7 @@ def test_float64_sam_trajectory(model: ORSANet, backbone_input: Tensor, golden: 
     settings = ("precision=exact", "learning_rate=2e-5", "learning_rate_decay=0.98", "rho=0.05", "loss.warmup_epochs=2")
     config = load_config("rafdb", settings)
     cpu = torch.device("cpu")
-    model = model.double().train()
+    model = copy.deepcopy(model).double().train()
     step = TrainingStep(Undropped(model), model, config, choose_arithmetic(config, cpu), cpu)
     inputs = [backbone_input, torch.from_numpy(golden["seg_feat"]), torch.from_numpy(golden["lm_feat"])]
     inputs = [value.double() for value in inputs]  # recorded from float32 inputs

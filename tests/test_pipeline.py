@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_store import Remembering
 
 from orsanet_cache import FrozenPriors, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
@@ -17,7 +18,7 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_train.config import ModelConfig
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
-from orsanet_train.model.orsanet import build_model
+from orsanet_train.model.orsanet import ORSANet, build_model
 
 CPU = torch.device("cpu")
 # Relative to the largest logit. float32: the same numbers, batched otherwise. float16: features are kept to 2^-11, 5e-4 relative
@@ -35,12 +36,25 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def networks(request: pytest.FixtureRequest, world):
-    """(frozen networks, trainable model) with seeded weights, in evaluation mode."""
-    if request.param.startswith("small"):
+def made() -> dict[str, tuple[Remembering, ORSANet]]:
+    """Networks by the names of their sizes: pytest would make those of a parameter anew for every case."""
+    return {}
+
+
+@pytest.fixture
+def networks(request: pytest.FixtureRequest, world, made) -> tuple[Remembering, ORSANet]:
+    """(frozen networks, which see a batch once, and trainable model) with seeded weights, in evaluation mode."""
+    if request.param not in made:
+        filler = None if request.param == SMALL else request.getfixturevalue("filler")
+        frozen, model = new_networks(world, filler)
+        made[request.param] = Remembering(frozen), model
+    return made[request.param]
+
+
+def new_networks(world, filler: ModuleType | None) -> tuple[FrozenPriors, ORSANet]:
+    if filler is None:
         torch.manual_seed(3)
         return world.load_priors(), build_model(ModelConfig(depth=2, width=64), 3, 128, 512).eval()
-    filler: ModuleType = request.getfixturevalue("filler")
 
     def filled(network, prefix):
         names = filler.fill({prefix + name: value for name, value in network.state_dict().items()}, salt=1)

@@ -8,13 +8,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command_lines import Ended
+from forks import ForkServer
 from PIL import Image
 
 from orsanet_cache import load_manifest
 from orsanet_train.config import PRESETS, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PER_CLASS_AND_SPLIT = 6
+PER_CLASS_AND_SPLIT = 3
+STARTED = ("info", "report")  # as a user does; the others are processes that find the libraries loaded
 
 
 def block(language: str) -> str:
@@ -47,7 +50,16 @@ def desk(world, shared: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_commands_for_your_own_data(desk: Path) -> None:
+def run(programs: ForkServer, line: str, folder: Path) -> Ended:
+    program, *arguments = line.split()
+    if arguments[0] not in STARTED:
+        return programs.run(program, *arguments, folder=folder)
+    path = Path(sys.executable).with_name(program)
+    done = subprocess.run([path, *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def test_the_commands_for_your_own_data(programs: ForkServer, desk: Path) -> None:
     commands = block("bash").strip().splitlines()
     assert [line.split()[:2] for line in commands] == [
         ["orsanet-cache", "build"], ["orsanet-cache", "info"], ["orsanet-cache", "show"],
@@ -55,16 +67,15 @@ def test_the_commands_for_your_own_data(desk: Path) -> None:
     ]  # fmt: skip
     outputs = []
     for line in commands:
-        program, *arguments = line.split()
-        path = Path(sys.executable).with_name(program)
-        result = subprocess.run([path, *arguments], cwd=desk, capture_output=True, text=True, timeout=600, check=False)
+        result = run(programs, line, desk)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
         outputs.append(result.stdout)
     for said in ("valid *", "test ", "test:occluded", "test@mask", "chosen by its accuracy on split 'valid'"):
         assert said in outputs[-2]
     assert "best of 8 epochs on 'valid'" in outputs[-1]
     with Image.open(desk / "sheet.png") as sheet:
-        assert sheet.size == (8 * 224, 8 * 240)
+        assert sheet.width <= 2000
+        assert sheet.height > 16 * 224  # a row for each picture
     page = (desk / "run" / "report-best" / "report.html").read_text(encoding="utf-8")
     assert "best of 8 epochs on &#39;valid&#39;" in page
 

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -281,5 +281,10 @@ def _provenance(manifest: Manifest, device: torch.device) -> dict[str, str]:
         "manifest": manifest.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: _installed(package) for package in packages},
     }
+
+
+@cache
+def _installed(package: str) -> str:
+    return version(package)

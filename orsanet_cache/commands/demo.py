@@ -58,6 +58,7 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
     show_default=True,
     help="Pictures of each person, with another expression, pose and light.",
 )
+@quiet_option
 def demo_people(out: Path, seed: int, people: int, pictures: int) -> None:
     """Draw a data set of synthetic faces whose label is the person, not the expression.
 

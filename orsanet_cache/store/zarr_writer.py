@@ -10,6 +10,7 @@ may be written, and hold the locks.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False).encode()
 
 
+@lru_cache(maxsize=256)  # the fields of all views of a split are laid out alike
 def array_document(
     shape: tuple[int, ...],
     dtype: str,

@@ -63,7 +63,7 @@ def predict(
     """Predict the expression of every face in your own pictures and videos, or before a webcam:
     rows with box, probabilities and the quality of the priors, and overlay pictures.
 
-    A PATTERN is quoted, as in '*.jpg' or 'photos/**/*.png'. A WEBCAM is a number, 0 for the first;
+    A PATTERN is quoted, as in `'*.jpg'` or `'photos/**/*.png'`. A WEBCAM is a number, 0 for the first;
     Ctrl-C ends it, and what was predicted until then is kept. Every file has a row. If it has no
     face, or cannot be read, the row has the reason.
     """

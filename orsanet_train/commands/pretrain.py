@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, MOST_ROUNDS, MOST_SEED, Number, classes_option
+from orsanet_cache.console import FILE, MOST_BATCH, MOST_ROUNDS, MOST_SEED, Number, classes_option, quiet_option
 from orsanet_train.commands.options import PRESET_HELP
 
 
@@ -40,6 +40,7 @@ from orsanet_train.commands.options import PRESET_HELP
     "--learning-rate", type=Number(min=0, min_open=True, max=100), default=2e-3, show_default=True,
     help="The highest rate of the cycle.",
 )  # fmt: skip
+@quiet_option
 def pretrain(
     manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...], out: Path, seed: int,
     steps: int, cycle: int, batch: int, learning_rate: float,

@@ -113,7 +113,7 @@ def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> 
     if config.train_split not in manifest.splits:
         raise OrsanetError(
             f"manifest '{manifest.name}' has no split '{config.train_split}', so there is nothing to train on; "
-            f"evaluate a run on its images ({', '.join(manifest.splits)}), or choose a split with --set train_split=NAME"
+            f"evaluate a run on its images ({', '.join(manifest.splits)}), or choose a split with --set train_split=NAME{did_you_mean(config.train_split, manifest.splits)}"
         )
     training = join(manifest, store, config.train_split, views)
     if config.selection_split == HELD_OUT:

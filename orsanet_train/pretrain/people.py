@@ -26,7 +26,7 @@ class People:
 
     def __init__(self, manifest: Manifest, split: str) -> None:
         samples = manifest.split(split)
-        self.paths = [manifest.root / sample.image for sample in samples]
+        self.paths = [manifest.path(sample) for sample in samples]
         names, self.persons = np.unique([sample.label for sample in samples], return_inverse=True)
         self.count = len(names)
         if self.count < 2 or len(samples) < 2 * self.count:

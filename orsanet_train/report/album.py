@@ -65,6 +65,10 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
 
     pictures = [
         _picture(
+            "confusion", "Confusion matrix", "Counts; the shade is the share of the true class.", lambda: plots.confusion(detailed),
+            [*classes, detailed.name],
+        ),
+        _picture(
             "reliability", "Calibration", "The expected calibration error is the mean gap over 15 bins, weighted by their images.",
             lambda: plots.reliability(detailed), [detailed.name],
         ),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import Ended, in_process
+from forks import ForkServer
 from PIL import Image
 
 from orsanet_cache.cli import main
@@ -36,9 +37,9 @@ def refused(result: Ended | subprocess.CompletedProcess[str]) -> str:
     return result.stderr
 
 
-def test_build_info_show(world, tmp_path: Path) -> None:
+def test_build_info_show(world, programs: ForkServer, tmp_path: Path) -> None:
     store, sheet = tmp_path / "store.zarr", tmp_path / "sheet.png"
-    built = process(*build_arguments(world, store), "--batch-size", 4)
+    built = programs.run("orsanet-cache", *build_arguments(world, store), "--batch-size", 4)
     assert built.returncode == 0, built.stderr
     assert "26 images in train, valid, test" in built.stdout
     assert "GB on disk" in built.stdout

@@ -28,7 +28,7 @@ Tree = dict[str, bytes | None]
 Process = Fork | subprocess.Popen[str]
 
 # What a build imports, before the forks do.
-LOADED = "import orsanet_cache.builder.build, orsanet_cache.weights.networks, zarr.storage"
+LOADED = "import orsanet_cache.cli, orsanet_cache.builder.build, orsanet_cache.weights.networks, zarr.storage"
 
 
 class Commands:
@@ -43,14 +43,14 @@ class Commands:
         )
         self.started: list[subprocess.Popen[str]] = []
         self.networks = ["--segmenter", str(world.segmenter), "--landmarks", str(world.landmarks)]
-        self.forks = ForkServer("orsanet_cache.cli", LOADED)
+        self.forks = ForkServer(LOADED)
 
     def arguments(self, out: Path, options: tuple[str, ...]) -> list[str]:
         return ["build", str(self.manifest), "--out", str(out), *self.networks, "--views", ",".join(VIEWS), *options]
 
     def start(self, out: Path, *options: str) -> Fork:
         """In a process of its own."""
-        return self.forks.start(*self.arguments(out, options))
+        return self.forks.start("orsanet-cache", *self.arguments(out, options))
 
     def start_anew(self, out: Path, torchrun: int = 0) -> "subprocess.Popen[str]":
         """In a process that starts as a user's does."""

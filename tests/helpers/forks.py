@@ -3,8 +3,7 @@
 A fork is a process like any other: it has its own memory, exit code and output, and every signal does to it what it does to the command.
 What it has not done is start: that `python -m` finds the command at all needs a process that starts.
 
-Started as a program with the module of the command line and lines to execute before the first fork. It computes nothing itself: no thread
-exists to be lost by a fork.
+Started as a program with lines to execute before the first fork. It computes nothing itself: no thread exists to be lost by a fork.
 """
 
 import gc
@@ -21,15 +20,25 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from command_lines import Ended
 from tqdm.auto import tqdm
+
+# Libraries that the commands use; nothing of ours, so each fork of a server that knows no more finds out whether a command imports
+# all that it uses.
+LIBRARIES = """
+import cv2, h5py, jinja2, matplotlib.backends.backend_agg, matplotlib.figure, pandas, pydantic, safetensors.torch, scipy.fft, scipy.optimize
+import scipy.stats, sklearn.metrics, torch._dynamo, torch.utils.tensorboard, torchvision, zarr.storage
+"""
+MODULES = {"orsanet-cache": "orsanet_cache.cli", "orsanet-train": "orsanet_train.cli"}
+PATIENCE = 600.0  # seconds that no command needs
 
 
 class Fork:
-    """What subprocess.Popen has of a process, as far as tests need it. Both outputs are one."""
+    """What subprocess.Popen has of a process, as far as tests need it. Its errors are in its output, unless they have their own file."""
 
-    def __init__(self, server: "ForkServer", pid: int, log: Path) -> None:
+    def __init__(self, server: "ForkServer", pid: int, log: Path, errors: Path | None) -> None:
         self.pid, self.returncode = pid, None
-        self._server, self._log = server, log
+        self._server, self._log, self._errors = server, log, errors
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:  # after which the id may be another's
@@ -49,13 +58,13 @@ class Fork:
             assert time.monotonic() < until, "does not stop"
             time.sleep(0.002)
 
-    def communicate(self, timeout: float) -> tuple[str, None]:
-        """Wait for its end -> all that it said."""
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for its end -> what it said, and its errors unless they are part of it."""
         until = time.monotonic() + timeout
         while self.poll() is None:
             assert time.monotonic() < until, f"does not end: {self._log.read_text()}"
             time.sleep(0.01)
-        return self._log.read_text(), None
+        return self._log.read_text(), "" if self._errors is None else self._errors.read_text()
 
     def _look(self) -> bool:
         """Is it stopped, which is seen once?"""
@@ -69,21 +78,33 @@ class Fork:
 
 
 class ForkServer:
-    """Starts forks of a process that has loaded `module`, whose function `main` is the command line."""
+    """Starts forks of a process that has executed `before`."""
 
-    def __init__(self, module: str, before: str = "") -> None:
+    def __init__(self, before: str = LIBRARIES) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._forks: list[Fork] = []
         self._process = subprocess.Popen(
-            [sys.executable, __file__, module, before], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, __file__, before], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def start(self, *arguments: object) -> Fork:
+    def start(self, program: str, *arguments: object, folder: Path | None = None, apart: bool = False) -> Fork:
+        """A command line's process, in that working folder. `apart`: its errors are no part of its output."""
         log = Path(self._folder.name, f"{len(self._forks)}.log")
-        pid = self.ask({"start": [*map(str, arguments)], "log": str(log)})
-        self._forks.append(Fork(self, pid, log))
+        errors = log.with_suffix(".err") if apart else None
+        pid = self.ask({
+            "module": MODULES[program], "start": [*map(str, arguments)], "folder": str(folder or Path.cwd()),
+            "log": str(log), "errors": str(errors or log),
+        })  # fmt: skip
+        self._forks.append(Fork(self, pid, log, errors))
         return self._forks[-1]
+
+    def run(self, program: str, *arguments: object, folder: Path | None = None) -> Ended:
+        """Start a command and wait for its end."""
+        process = self.start(program, *arguments, folder=folder, apart=True)
+        out, errors = process.communicate(PATIENCE)
+        assert process.returncode is not None
+        return Ended(process.returncode, out, errors)
 
     def ask(self, order: dict[str, Any]) -> Any:
         print(json.dumps(order), file=self._process.stdin, flush=True)
@@ -97,15 +118,15 @@ class ForkServer:
         self._folder.cleanup()
 
 
-def become(main: Any, arguments: list[str], log: str) -> None:
+def become(order: dict[str, Any]) -> None:
     """A fork's whole life."""
+    os.chdir(order["folder"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    for descriptor, file in ((1, order["log"]), (2, order["errors"])):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     code = 1
     try:
-        main(arguments)
+        importlib.import_module(order["module"]).main(order["start"])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
@@ -116,9 +137,8 @@ def become(main: Any, arguments: list[str], log: str) -> None:
         os._exit(code)
 
 
-def serve(module: str, before: str) -> None:
+def serve(before: str) -> None:
     """Fork commands, and say what became of them, until stdin ends."""
-    main = importlib.import_module(module).main
     # tqdm's lock is shared with forks: one killed with it would keep it from all others. A process that starts has its own.
     tqdm.set_lock(threading.RLock())
     exec(before, {})
@@ -130,7 +150,7 @@ def serve(module: str, before: str) -> None:
             continue
         pid = os.fork()
         if not pid:
-            become(main, order["start"], order["log"])
+            become(order)
         print(json.dumps(pid), flush=True)
 
 

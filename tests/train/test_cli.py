@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from command_lines import Ended, in_process
+from forks import ForkServer
 
 from orsanet_train.cli import main
 
@@ -60,9 +61,9 @@ def data(world) -> list[object]:
     return ["--store", world.store, "--manifest", world.manifest]
 
 
-def test_run_evaluate_report_compare(world, tmp_path: Path) -> None:
+def test_run_evaluate_report_compare(world, programs: ForkServer, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    ran = process("run", *data(world), *SMALL, "--set", "epochs=2", "--out", out)
+    ran = programs.run("orsanet-train", "run", *data(world), *SMALL, "--set", "epochs=2", "--out", out)
     assert ran.returncode == 0, ran.stderr
     assert "best weights chosen on 'valid'; 2 epochs" in ran.stdout
     assert "IR50 starts from random weights" in ran.stderr

@@ -1,5 +1,6 @@
 """Two processes under torchrun train as one does: the same losses and weights, each reading its own rows, and one run folder."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from forks import ForkServer
 from safetensors.torch import load_file
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -21,11 +23,11 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def epochs(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ranks_child.py writes alone and as one of two processes, with both batch sizes."""
+    """What ranks_child.py writes alone, which needs no process of its own, and as one of two processes, with both batch sizes."""
     out = tmp_path_factory.mktemp("epochs")
-    for name, launcher in (("one", ()), ("two", TORCHRUN)):
-        done = start(*launcher, CHILD, str(world.store), str(world.manifest), str(out / name), *BATCH_SIZES)
-        assert done.returncode == 0, done.stderr
+    runpy.run_path(CHILD)["main"](str(world.store), str(world.manifest), str(out / "one"), *BATCH_SIZES)
+    done = start(*TORCHRUN, CHILD, str(world.store), str(world.manifest), str(out / "two"), *BATCH_SIZES)
+    assert done.returncode == 0, done.stderr
     return out
 
 
@@ -42,18 +44,19 @@ def test_an_epoch_on_two_processes_is_that_of_one(epochs: Path, batch_size: str,
     assert one["sums"][-1][0] == 14
 
 
-def test_the_command_shares_a_run_between_two_processes(world, tmp_path: Path) -> None:
+def test_the_command_shares_a_run_between_two_processes(world, programs: ForkServer, tmp_path: Path) -> None:
     """In float32 the losses of an epoch agree to rounding as Adam enlarges it: less than 1e-4 in three steps."""
     arguments = (
-        "-m", "orsanet_train", "run", "--store", str(world.store), "--manifest", str(world.manifest), "--preset", "small",
+        "run", "--store", str(world.store), "--manifest", str(world.manifest), "--preset", "small",
         "--set", "epochs=1", "--set", "batch_size=6", "--set", "model.depth=1", "--set", "model.width=32",
         "--set", "model.backbone_channels=[8,8,16]", "--set", "model.backbone_units=[1,1,1]", "--device", "cpu",
     )  # fmt: skip
-    for name, launcher in (("one", ()), ("two", TORCHRUN)):
-        done = start(*launcher, *arguments, "--out", str(tmp_path / name))
+    alone = programs.run("orsanet-train", *arguments, "--out", tmp_path / "one")
+    shared = start(*TORCHRUN, "-m", "orsanet_train", *arguments, "--out", str(tmp_path / "two"))
+    for done in (alone, shared):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("next: orsanet-train evaluate") == 1
-    assert "2 processes" in done.stderr
+    assert "2 processes" in shared.stderr
     one, two = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     for column in ("loss", "perturbed_loss"):
         assert one[column].iloc[0] == pytest.approx(two[column].iloc[0], rel=1e-4)

@@ -46,6 +46,7 @@ FILES = ("segmenter.safetensors", "landmarks.safetensors")
 # The command itself, at small sizes: it saves every third step, so a kill nearly always loses steps that must be done again.
 AT_SMALL_SIZES = f"""
 from functools import partial
+import orsanet_cache.cli
 from orsanet_cache.demo import training
 training.SAVE_STEPS = 3
 training.Recipe = partial(training.Recipe, segmenter_batch={RECIPE.segmenter_batch}, landmarks_batch={RECIPE.landmarks_batch})
@@ -55,7 +56,7 @@ training.Recipe = partial(training.Recipe, segmenter_batch={RECIPE.segmenter_bat
 @pytest.fixture(scope="module")
 def forks() -> Iterator[ForkServer]:
     """Of one thread: sums of several threads have no fixed order."""
-    server = ForkServer("orsanet_cache.cli", AT_SMALL_SIZES)
+    server = ForkServer(AT_SMALL_SIZES)
     yield server
     server.close()
 
@@ -64,7 +65,7 @@ def start(forks: ForkServer, out: Path) -> Fork:
     """`orsanet-cache demo-train` in a process of its own."""
     arguments = ["demo-train", "--out", out, "--images", RECIPE.images]
     arguments += ["--segmenter-steps", STEPS, "--landmarks-steps", STEPS]
-    return forks.start(*arguments)
+    return forks.start("orsanet-cache", *arguments)
 
 
 def stop(process: Fork, when: Path, number: signal.Signals) -> str:

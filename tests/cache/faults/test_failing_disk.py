@@ -4,19 +4,18 @@ import builtins
 import errno
 import io
 import os
-import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from failing_disk import FAULTS, faults
+from command_lines import in_process
+from failing_disk import FAULTS, faults, full_disk
 from small_store import CPU, Small, answer, content, everything
 
 from orsanet_cache import OrsanetError
 from orsanet_cache.builder.build import build
+from orsanet_cache.cli import main
 
 pytestmark = pytest.mark.slow  # hundreds of builds
 
@@ -97,15 +96,12 @@ def test_a_full_disk_is_named_with_the_store_and_what_to_do_wherever_it_strikes(
 def test_a_process_that_may_write_no_larger_files_stops_in_a_sentence_and_another_goes_on(
     world: Any, tmp_path: Path
 ) -> None:
-    out, limit = tmp_path / "store.zarr", 100_000  # metadata fits, a shard of images does not
+    out = tmp_path / "store.zarr"
     command = [
-        sys.executable, "-m", "orsanet_cache", "build", world.manifest, "--out", out, "--device", "cpu",
-        "--segmenter", world.segmenter, "--landmarks", world.landmarks,
+        "build", world.manifest, "--out", out, "--device", "cpu", "--segmenter", world.segmenter, "--landmarks", world.landmarks,
     ]  # fmt: skip
-    ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
+    with full_disk(100_000):  # metadata fits, a shard of images does not
+        ended = in_process(main, *command)
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     last = ended.stderr.splitlines()[-1]

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -161,8 +162,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
+@contextmanager
+def serving() -> Iterator[Hub]:
     state = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": state}))
     state.url = f"http://127.0.0.1:{server.server_port}"
@@ -173,6 +174,12 @@ def hub() -> Iterator[Hub]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving() as state:
+        yield state
 
 
 def source(content: bytes = BODY, size: int | None = SIZE) -> Source:
@@ -353,22 +360,35 @@ def test_a_server_that_does_not_stop_is_left_at_the_first_byte_too_many_and_noth
     assert whole(tmp_path)
 
 
-@pytest.mark.parametrize("drips", ["HEAD", "GET"])
-def test_a_server_that_sends_a_byte_now_and_then_is_left_with_a_sentence(hub: Hub, tmp_path: Path, drips: str) -> None:
-    hub.drips = drips
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """Servers that hardly send, by what they do -> their address, and how a fetch ends. All at once: each is waited for 6 s."""
     began = time.monotonic()
-    said = fetched(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="1")
+    with ExitStack() as servers:
+        hubs = {kind: servers.enter_context(serving()) for kind in ("HEAD", "GET", "silent")}
+        hubs["HEAD"].drips, hubs["GET"].drips, hubs["silent"].stall_at = "HEAD", "GET", 0
+        fetches = {
+            kind: start(hub, tmp_path_factory.mktemp("left"), HF_HUB_DOWNLOAD_TIMEOUT="1") for kind, hub in hubs.items()
+        }
+        assert hubs["silent"].stalled.wait(30)
+        hubs["silent"].drips = "GET"  # the next connections, too, bring nothing to speak of
+        found = {kind: (hubs[kind].url, ended(fetch)) for kind, fetch in fetches.items()}
     assert time.monotonic() - began < 30
-    assert hub.url in said
+    return found
+
+
+@pytest.mark.parametrize("drips", ["HEAD", "GET"])
+def test_a_server_that_sends_a_byte_now_and_then_is_left_with_a_sentence(
+    left: dict[str, tuple[str, str]], drips: str
+) -> None:
+    url, said = left[drips]
+    assert url in said
     assert "in 6 s, too little to go on; try again later" in said
 
 
-def test_a_server_that_never_answers_is_left_with_a_sentence(hub: Hub, tmp_path: Path) -> None:
-    hub.stall_at = 0
-    process = start(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="1")
-    assert hub.stalled.wait(30)
-    hub.drips = "GET"  # the next connections, too, bring nothing to speak of
-    assert "too little to go on" in ended(process)
+def test_a_server_that_never_answers_is_left_with_a_sentence(left: dict[str, tuple[str, str]]) -> None:
+    _, said = left["silent"]
+    assert "too little to go on" in said
 
 
 def test_a_file_that_is_larger_than_it_can_be_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_names_that_no_font_has_are_numbers_and_others_have_their_font(
 
     assert ticks() == (
         ["anger", "#1", "#2"],
-        "#3: 4 images, 100.00 % right\nshade: share of the true class",
+        "#3: 4 images, 100 % right\nshade: share of the true class",
     )
     font = bare_home(tmp_path / "home", monkeypatch)("Chinese.ttf", "生气遮挡")
     names, title = ticks()

@@ -368,7 +368,10 @@ def test_the_runs_images_are_known_under_any_name(world, run: Path, tmp_path: Pa
     assert counts(evaluation) == {"test2": (14, 0), "valid2": (0, 6), "test": (0, 0)}
     assert [report.trained_on for report in evaluation.groups] == [True, False, False]
     assert [report.chose_checkpoint for report in evaluation.groups] == [False, True, False]
-    assert evaluation.notes == ("the model was trained on the images of test2",)
+    assert evaluation.notes == (
+        "the model was trained on the images of test2",
+        f"no linear model on landmarks is fitted beside the run: manifest '{manifest.name}' has no split 'train'",
+    )
     by_default = evaluate(best, manifest, store, tmp_path / "out", device=CPU)
     assert [report.name for report in by_default.groups] == ["valid2", "valid2:occluded", "test", "test:occluded"]
 
@@ -388,6 +391,8 @@ def test_another_data_set_of_the_same_name_is_not_marked(world, run: Path, tmp_p
     assert evaluation.notes == (
         "the model was trained on 1 of the 6 images of valid",
         "the checkpoint was chosen on 1 of the 6 images of test, so their numbers are optimistic",
+        "no linear model on landmarks is fitted beside the run: "
+        "none of the images of split 'train' is one that the run trained on",
     )
     assert evaluation.groups[2].training_mark == "(1 training images)"
 

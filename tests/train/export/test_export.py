@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from card_examples import examples, printed
+from forks import ForkServer
 from PIL import Image
 
 from orsanet_cache import OrsanetError, PriorStore, read_image, view_pixels
@@ -60,28 +58,23 @@ class Tried:
         return onnxruntime.InferenceSession(self.folder / name)
 
 
-def export_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "orsanet_train", "export", *map(str, arguments)]
-    threads = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, capture_output=True, text=True, timeout=600, check=False, env=threads)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def tried(world, tmp_path_factory: pytest.TempPathFactory) -> Tried:
+def tried(world, programs: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Tried:
     folder = tmp_path_factory.mktemp("export")
     run, manifest = folder / "run", world.load_manifest()
     build(manifest, folder / "store", world.load_priors(), ["clean", "hflip"], device=CPU, feature_dtype="int8")
     store = PriorStore.open(folder / "store")
     train(load_config("small", TINY), manifest, store, run, device=CPU)
     evaluation = evaluate(run / "best.safetensors", manifest, store, run / "evaluation-best", groups=None, device=CPU)
-    done = export_command(
-        run, "--segmenter", world.segmenter, "--landmarks", world.landmarks, "--check", world.folder / "images"
-    )
+    done = programs.run(
+        "orsanet-train", "export", run, "--segmenter", world.segmenter, "--landmarks", world.landmarks,
+        "--check", world.folder / "images",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     pixels = [view_pixels(read_image(manifest.root / sample.image).rgb, "clean") for sample in manifest.split("test")]

@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from command_lines import Ended, in_process
 from drawn_fonts import bare_home
 from failing_disk import full_disk
+from forks import ForkServer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -125,13 +126,6 @@ def predicted(out: Path) -> NDArray[np.float64]:
 
 def command(*arguments: object) -> Ended:
     return in_process(main, "predict", *arguments)
-
-
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def line(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "orsanet_train", "predict", *map(str, arguments)]
 
 
 def invoke(*arguments: object) -> Result:
@@ -608,22 +602,24 @@ def test_other_frozen_networks_than_the_runs_are_refused_by_name(world, run: Pat
         Predictor.load(run, segmenter=world.segmenter, device=CPU)
 
 
-def test_an_interruption_leaves_the_rows_that_were_finished(world, run: Path, group: Path, tmp_path: Path) -> None:
+def test_an_interruption_leaves_the_rows_that_were_finished(
+    world, programs: ForkServer, run: Path, group: Path, tmp_path: Path
+) -> None:
     many = tmp_path / "many"
     many.mkdir()
     for number in range(2000):
         (many / f"{number:04}.png").hardlink_to(group / "three.png")
     out = tmp_path / "out"
     partial = out / "predictions.csv.partial"
-    arguments = line(run, many, *networks(world), "--out", out, "--overlays", "none", "--crop", "none")
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    arguments = [run, many, *networks(world), "--out", out, "--overlays", "none", "--crop", "none"]
+    process = programs.start("orsanet-train", "predict", *arguments)
     until = time.monotonic() + 60
     while not (partial.exists() and partial.read_text().count("\n") > 20):
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"{out} has the rows that were finished" in said
     assert [path.name for path in out.iterdir()] == ["predictions.csv.partial"]

@@ -30,7 +30,7 @@ SIZES = ("model.backbone_channels=[8,8,16]", "model.backbone_units=[1,1,1]")
 MODEL = load_config("small", SIZES).model
 OUTPUTS = ("backbone.safetensors", "backbone.toml")
 # It saves every third step, so a kill nearly always loses steps that must be done again.
-AT_SMALL_SIZES = "from orsanet_train.pretrain import pretrain\npretrain.SAVE_STEPS = 3\n"
+AT_SMALL_SIZES = "import orsanet_train.cli\nfrom orsanet_train.pretrain import pretrain\npretrain.SAVE_STEPS = 3\n"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def forks() -> Iterator[ForkServer]:
     """Of one thread: sums of several threads have no fixed order."""
-    server = ForkServer("orsanet_train.cli", AT_SMALL_SIZES)
+    server = ForkServer(AT_SMALL_SIZES)
     yield server
     server.close()
 
@@ -64,7 +64,7 @@ def finished(process: Fork) -> str:
 def trained(forks: ForkServer, people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """What one uninterrupted call leaves and says."""
     out = tmp_path_factory.mktemp("pretrain") / "whole"
-    return out, finished(forks.start(*arguments(people, out)))
+    return out, finished(forks.start("orsanet-train", *arguments(people, out)))
 
 
 def test_it_prints_and_records_how_well_unseen_people_are_told_apart(trained: tuple[Path, str]) -> None:
@@ -88,7 +88,7 @@ def test_killed_it_goes_on_to_the_same_weights(
 ) -> None:
     out = tmp_path / "stopped"
     for number in (signal.SIGKILL, signal.SIGINT):
-        process, state = forks.start(*arguments(people, out)), out / "backbone.state.pt"
+        process, state = forks.start("orsanet-train", *arguments(people, out)), out / "backbone.state.pt"
         written = state.stat().st_mtime_ns if state.exists() else 0
         until = time.monotonic() + 60
         while time.monotonic() < until and (not state.exists() or state.stat().st_mtime_ns == written):
@@ -97,7 +97,7 @@ def test_killed_it_goes_on_to_the_same_weights(
         said, _ = process.communicate(timeout=60)
         assert process.returncode in (-signal.SIGKILL, 130), said
         assert not (out / OUTPUTS[0]).exists()
-    finished(forks.start(*arguments(people, out)))
+    finished(forks.start("orsanet-train", *arguments(people, out)))
     whole = safetensors.torch.load_file(trained[0] / OUTPUTS[0])
     again = safetensors.torch.load_file(out / OUTPUTS[0])
     assert whole.keys() == again.keys()

@@ -202,7 +202,9 @@ def test_resuming_on_other_labels_is_refused(world, begun: Path, tmp_path: Path)
     (tmp_path / "samples.csv").write_text(table.replace("train_0.png,anger", "train_0.png,neutral"))
     shutil.copy(world.manifest, tmp_path / "dataset.toml")
     manifest = load_manifest(tmp_path / "dataset.toml", check_files=False)
-    with pytest.raises(OrsanetError, match=r"resumed with other data, weights or options.*\n  training_images_sha256"):
+    with pytest.raises(
+        OrsanetError, match=r"(?s)resumed with other data, weights or options.*\n  training_images_sha256"
+    ):
         train(config("epochs=1"), manifest, world.open_store(), begun, device=CPU, resume=True)
 
 
