@@ -30,7 +30,7 @@ demo: .venv/installed
 	$(BIN)/orsanet-cache build $(DEMO)/faces/faces.toml --out $(DEMO)/store.zarr --segmenter demo --landmarks demo
 	$(BIN)/orsanet-cache build $(DEMO)/faces/faces.toml --out $(DEMO)/store.zarr --segmenter demo --landmarks demo --views $(OCCLUDED) --splits test
 	$(BIN)/orsanet-cache show $(DEMO)/store.zarr --split test -n 12 --out $(DEMO)/priors.png
-	$(BIN)/orsanet-train run --store $(DEMO)/store.zarr --manifest $(DEMO)/faces/faces.toml --preset demo --ir50 demo --out $(DEMO)/run $(if $(wildcard $(DEMO)/run/run.json),--resume)
+	$(BIN)/orsanet-train run --store $(DEMO)/store.zarr --manifest $(DEMO)/faces/faces.toml --preset demo --out $(DEMO)/run $(if $(wildcard $(DEMO)/run/run.json),--resume)
 	$(BIN)/orsanet-train evaluate $(DEMO)/run --store $(DEMO)/store.zarr --manifest $(DEMO)/faces/faces.toml
 	$(BIN)/orsanet-train report $(DEMO)/run
 	@echo

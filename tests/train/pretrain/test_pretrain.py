@@ -137,9 +137,9 @@ def test_a_shorter_training_is_lengthened_to_the_same_weights(
 ) -> None:
     shorter = arguments(people, tmp_path)
     shorter[shorter.index("--steps") + 1] = STEPS - 3
-    finished(forks.start(*shorter))
+    finished(forks.start("orsanet-train", *shorter))
     assert tomllib.loads((tmp_path / "backbone.toml").read_text())["training"]["steps"] == STEPS - 3
-    finished(forks.start(*arguments(people, tmp_path)))
+    finished(forks.start("orsanet-train", *arguments(people, tmp_path)))
     assert (tmp_path / OUTPUTS[0]).read_bytes() == (trained[0] / OUTPUTS[0]).read_bytes()
 
 
