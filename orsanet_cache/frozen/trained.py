@@ -32,7 +32,7 @@ def save_state(path: Path, described: Mapping[str, Any], parts: Mapping[str, Par
     content = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
     states = {key: part.state_dict() for key, part in parts.items()}
     torch.save({"described": dict(described), "step": step, **states}, content)
-    write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
+    write_whole(path, lambda temporary: temporary.write_bytes(content.getvalue()))
 
 
 def restore_state(path: Path, described: Mapping[str, Any], parts: Mapping[str, Part]) -> int:

@@ -97,7 +97,7 @@ class Evaluation:
         written.to_csv(folder / PREDICTIONS, index=False, quoting=csv.QUOTE_NONNUMERIC)
         features = io.BytesIO()
         np.save(features, self.features)  # to a path it reports a full disk in other ways
-        (folder / FEATURES).write_bytes(features.getbuffer())
+        (folder / FEATURES).write_bytes(features.getvalue())
         content = {
             "checkpoint": {"file": self.weights, **self.checkpoint.model_dump(mode="json")},
             "protocol": self.protocol,
