@@ -16,7 +16,7 @@ PROCESSES ?= 2
 UPGRADE ?= --upgrade
 
 DEMO ?= demo
-DEMO_IMAGES ?= 2000
+DEMO_IMAGES ?= 1200
 OCCLUDED := erase-10,erase-20,erase-30,sunglasses,mask,hand
 
 # Small networks wait for their threads all the time; threads that sleep meanwhile leave the cores to the processes that tests start.
