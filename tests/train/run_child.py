@@ -31,6 +31,7 @@ import torch
 from tqdm.auto import tqdm
 
 import orsanet_train.cli
+import orsanet_train.drawing.plots
 import orsanet_train.engine.step
 import orsanet_train.run.loop
 import orsanet_train.run.train
@@ -53,6 +54,7 @@ for module in (
 ):
     importlib.import_module(module)
 PIL.Image.preinit()
+orsanet_train.drawing.plots.DPI = 20  # curves are drawn after every epoch, which took half of a small run, and nobody looks at them
 
 
 class Points:
