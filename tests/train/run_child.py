@@ -54,7 +54,9 @@ for module in (
 ):
     importlib.import_module(module)
 PIL.Image.preinit()
-orsanet_train.drawing.plots.DPI = 20  # curves are drawn after every epoch, which took half of a small run, and nobody looks at them
+orsanet_train.drawing.plots.DPI = (
+    20  # curves are drawn after every epoch, which took half of a small run, and nobody looks at them
+)
 
 
 class Points:
