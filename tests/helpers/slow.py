@@ -1,6 +1,6 @@
-"""Which tests are slow: those that start a process, train, or open a browser, themselves or through their fixtures.
+"""Which tests are slow: those of the files that take long, and those that start a process, train, or open a browser.
 
-Read off the code, so that nobody has to keep a list. Tests that take their time otherwise have the marker in their file.
+The latter, whether they do it themselves or through their fixtures, are read off the code, so that nobody has to keep a list.
 """
 
 import dis
@@ -12,21 +12,37 @@ from typing import Any
 
 import pytest
 
-# Files that take a quarter of a minute or more. They come first, so that no process is left with one of them at the end.
+# Files that take eight seconds or more (`--durations=0`). They are slow as a whole, and they come first in this order, so that no
+# process is left with one of them at the end.
 LONGEST = (
-    "test_crash.py", "test_golden.py", "test_resume.py", "test_demo.py", "test_faces.py", "test_parts.py", "test_readme.py",
-    "test_export.py", "test_failing_disk.py", "test_torchrun.py", "test_training.py", "test_step.py", "test_ablate.py",
-    "test_pipeline.py", "test_docs.py", "test_misfits.py", "test_train.py", "test_cli.py", "test_data_sets.py", "test_page.py",
-    "test_report.py", "test_imported.py", "test_fetch.py", "test_stop.py", "test_predict.py", "test_reuse.py",
+    "cache/test_crash.py", "test_golden.py", "train/test_resume.py", "cache/test_parts.py", "train/test_torchrun.py",
+    "train/report/test_page.py", "train/export/test_faces.py", "test_demo.py", "cache/faults/test_misfits.py",
+    "train/export/test_export.py", "cache/demo/test_training.py", "test_docs.py", "train/run/test_train.py",
+    "cache/faults/test_failing_disk.py", "train/run/test_ablate.py", "test_data_sets.py", "test_readme.py",
+    "test_pipeline.py", "train/engine/test_distributed.py", "train/test_cli.py", "cache/store/test_convert.py",
+    "train/run/test_imported.py", "train/reference/test_network.py", "train/engine/test_step.py",
+    "train/report/test_report.py", "cache/weights/test_fetch.py", "train/predict/test_predict.py",
+    "train/reference/test_training.py", "cache/builder/test_reuse.py", "cache/builder/test_placing.py",
+    "cache/store/test_verify.py", "train/run/test_stop.py", "train/export/test_onnx_graph.py",
+    "cache/faults/test_unfinished.py", "train/evaluation/test_evaluate.py", "test_python_page.py", "cache/test_cli.py",
+    "cache/synthetic/test_picture.py", "train/evaluation/test_statistics.py", "train/pretrain/test_pretrain.py",
+    "cache/store/hdf5/test_deceiving.py", "cache/builder/test_build.py", "cache/builder/test_occluders.py",
+    "train/model/test_complexity.py", "train/run/test_watch.py", "cache/builder/test_pipeline.py",
+    "train/drawing/test_plots.py", "cache/commands/test_bench.py", "cache/synthetic/test_dataset.py",
+    "cache/demo/test_quality.py", "cache/data/test_view_pixels.py", "train/feed/test_feed.py",
+    "train/run/state/test_kills.py", "train/export/test_model_card.py", "cache/doctor/test_examine.py",
+    "cache/store/hdf5/test_damage.py", "cache/weights/test_networks.py",
 )  # fmt: skip
 PROCESSES = {"Popen", "fork", "multiprocessing", "sync_playwright"}
 TRAINING = {"train", "train_seeds", "train_networks", "ablate"}
-TESTS = str(Path(__file__).parents[1])
+TESTS = Path(__file__).parents[1]
 
 _known: dict[FunctionType, bool] = {}
 
 
 def is_slow(item: pytest.Item) -> bool:
+    if order(item) < len(LONGEST):
+        return True
     if not isinstance(item, pytest.Function):
         return False
     definitions = item._fixtureinfo.name2fixturedefs
@@ -35,13 +51,14 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 def order(item: pytest.Item) -> int:
-    return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+    name = item.path.relative_to(TESTS).as_posix()
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def _starts(function: Any) -> bool:
     """A process, a training or a browser: this function, or what it names of the tests' own functions and classes."""
     function = inspect.unwrap(getattr(function, "__func__", function))  # of a method; of what a decorator made
-    if not isinstance(function, FunctionType) or not function.__code__.co_filename.startswith(TESTS):
+    if not isinstance(function, FunctionType) or not function.__code__.co_filename.startswith(str(TESTS)):
         return False
     if function not in _known:
         _known[function] = False  # while it is looked at: it may name itself

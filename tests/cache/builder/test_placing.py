@@ -22,8 +22,6 @@ from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.store.units import WHOLE, Share
 from orsanet_cache.store.verify import verify
 
-pytestmark = pytest.mark.slow  # many stores are built
-
 CPU = torch.device("cpu")
 ROWS = 2  # of a unit: the test split's six images are three units
 FEATURES = ("segmentation_features", "landmark_features")

@@ -17,8 +17,6 @@ from orsanet_cache import OrsanetError
 from orsanet_cache.builder.build import build
 from orsanet_cache.cli import main
 
-pytestmark = pytest.mark.slow  # hundreds of builds
-
 
 @pytest.mark.parametrize("call", FAULTS)
 def test_a_disk_that_fails_at_any_call_leaves_what_a_second_build_completes(

@@ -116,7 +116,6 @@ def test_accepting_changed_images_computes_exactly_their_units_in_every_view_as_
     assert pictures.build(out).computed == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("call", ["write", "replace"])
 def test_accepting_changed_images_survives_a_fault_at_any_call(pictures: Pictures, tmp_path: Path, call: str) -> None:
     number, lasting, _ = FAULTS[call]

@@ -8,8 +8,6 @@ import pytest
 from damages import damages, put
 from small_store import Small, answer, content
 
-pytestmark = pytest.mark.slow  # hundreds of builds
-
 
 def test_what_a_kill_leaves_is_completed_to_the_same_store(small: Small, begun: Path, tmp_path: Path) -> None:
     names = {str(path.relative_to(begun)) for path in begun.rglob("*")}

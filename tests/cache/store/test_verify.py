@@ -22,8 +22,6 @@ from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import progress, unfinished, verify
 from orsanet_cache.store.writer import StoreWriter
 
-pytestmark = pytest.mark.slow  # many stores are built
-
 CPU = torch.device("cpu")
 ROWS = 4  # of a unit: the world's 14, 6 and 6 images are 4 + 2 + 2 units
 

@@ -45,8 +45,6 @@ from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.orsanet import build_model
 
-pytestmark = pytest.mark.slow  # twenty steps again and again
-
 
 @pytest.fixture(scope="module")
 def exact() -> Trajectory:

@@ -28,8 +28,6 @@ from orsanet_train.run.ablate import (
 )
 from orsanet_train.run.train import train
 
-pytestmark = pytest.mark.slow  # the commands train too
-
 CPU = torch.device("cpu")
 SMALL = (
     "batch_size=6", "loss.warmup_epochs=0", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",

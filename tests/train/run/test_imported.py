@@ -339,7 +339,6 @@ def test_an_existing_folder_is_left_alone(published: Published, tmp_path: Path) 
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.slow
 def test_at_the_published_sizes_the_recorded_probabilities_are_met(
     filler: ModuleType, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
