@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-# Files that take eight seconds or more (`--durations=0`). They are slow as a whole, and they come first in this order, so that no
+# Files that take six seconds or more (`--durations=0`). They are slow as a whole, and they come first in this order, so that no
 # process is left with one of them at the end.
 LONGEST = (
     "cache/test_crash.py", "test_golden.py", "train/test_resume.py", "cache/test_parts.py", "train/test_torchrun.py",
@@ -31,7 +31,10 @@ LONGEST = (
     "train/drawing/test_plots.py", "cache/commands/test_bench.py", "cache/synthetic/test_dataset.py",
     "cache/demo/test_quality.py", "cache/data/test_view_pixels.py", "train/feed/test_feed.py",
     "train/run/state/test_kills.py", "train/export/test_model_card.py", "cache/doctor/test_examine.py",
-    "cache/store/hdf5/test_damage.py", "cache/weights/test_networks.py",
+    "cache/store/hdf5/test_damage.py", "cache/weights/test_networks.py", "cache/frozen/test_priors.py",
+    "cache/commands/test_demo.py", "train/feed/test_dataset.py", "train/evaluation/test_metrics.py",
+    "cache/inspection/test_quality.py", "cache/faults/test_damaged_files.py", "cache/data/test_faces.py",
+    "train/model/test_frozen.py", "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
 )  # fmt: skip
 PROCESSES = {"Popen", "fork", "multiprocessing", "sync_playwright"}
 TRAINING = {"train", "train_seeds", "train_networks", "ablate"}
