@@ -6,6 +6,7 @@ closed terminal) with 129. A bug keeps its traceback.
 
 import math
 import os
+import shlex
 import signal
 import stat
 import sys
@@ -152,6 +153,11 @@ def bound_spinning() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def next_command(*words: object) -> str:
+    """The line with the command that comes next in the order of work, as a shell reads it."""
+    return f"next: {shlex.join(map(str, words))}"
 
 
 def parse_part(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

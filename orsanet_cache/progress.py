@@ -85,7 +85,8 @@ class Progress:
         self.done += count
         self.bar.update(count)
         now = time.monotonic()
-        if self.in_lines and now - self.began >= FIRST_SECONDS and now - _last_line >= LINE_SECONDS:
+        ended = self.leave and self.total is not None and self.done >= self.total  # close prints this line
+        if self.in_lines and not ended and now - self.began >= FIRST_SECONDS and now - _last_line >= LINE_SECONDS:
             _print(self.line(now - self.began))
 
     def set_postfix(self, **values: object) -> None:
@@ -139,6 +140,11 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def as_bytes(number: float) -> str:
+    """A number of bytes, as in 1.50GB."""
+    return tqdm.format_sizeof(number, "B")
 
 
 def tracked(items: Iterable[Item], total: int, desc: str, unit: str, **options: Any) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 - A stream that is closed when the command starts is replaced by one that drops everything.
 - A reader that goes away, as `head` does, ends neither the command nor its result.
 - Control characters, which file and class names may contain, are printed as \\x1b.
+- Columns of a table stay below each other whatever the script of its names.
 """
 
 import errno
@@ -10,6 +11,7 @@ import io
 import os
 import re
 import sys
+import unicodedata
 from typing import Any
 
 # Control characters except tab and end of line; line separators; changes of the writing direction; halves of
@@ -25,6 +27,19 @@ def printable(text: str, *, one_line: bool = False) -> str:
     """
     text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
     return text.replace("\n", "\\n").replace("\t", "\\t") if one_line else text
+
+
+def padded(text: str, width: int) -> str:
+    """The text with spaces at its end, so that it takes `width` columns of a terminal."""
+    return text + " " * (width - terminal_width(text))
+
+
+def terminal_width(text: str) -> int:
+    """The columns that a text takes in a terminal: two for a Chinese letter, none for a mark on a letter."""
+    return sum(
+        0 if unicodedata.category(letter) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
 
 
 def prepare_streams() -> None:

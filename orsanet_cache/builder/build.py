@@ -114,7 +114,7 @@ def build(
     views = as_names(views, "views")
     priors = find_networks(out, like=other) if priors is None else priors
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
-    splits = manifest.splits if splits is None else as_names(splits, "splits")
+    splits = manifest.splits if splits is None else manifest.meant(as_names(splits, "splits"))
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
     if not out.exists():  # checked before anything is written, in case a new store does not fit

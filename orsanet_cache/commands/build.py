@@ -1,11 +1,12 @@
 """The command `orsanet-cache build`: from a manifest to a store."""
 
+import shlex
 from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, classes_option, parse_part, quiet_option
-from orsanet_cache.data.views import POSSIBLE_VIEWS
+from orsanet_cache.console import FILE, MOST_BATCH, classes_option, next_command, parse_part, quiet_option
+from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
 
 
 @click.command()
@@ -109,7 +110,7 @@ def build(
     if len(set(chosen_views)) < len(chosen_views):
         raise OrsanetError(f"--views {views}: name each view once")
     loaded = load_manifest(manifest, root, classes)
-    chosen_splits = loaded.splits if splits is None else tuple(dict.fromkeys(s.strip() for s in splits.split(",")))
+    chosen_splits = loaded.splits if splits is None else loaded.meant(name.strip() for name in splits.split(","))
     for note in loaded.notes:
         click.echo(f"note: {note}", err=True)
     images = sum(len(loaded.split(split)) for split in chosen_splits)
@@ -173,4 +174,12 @@ def build(
         return
     count = sum(len(rejected) for rejected in summary.rejected.values())
     click.echo(f"{out}: {summary.images - count:,} of {summary.images:,} images usable")
-    click.echo(f"view it with: orsanet-cache show {out} --split {chosen_splits[0]} -n 16 --out sheet.png")
+    shown = ["orsanet-cache", "show", str(out), "--split", chosen_splits[0], "-n", "16", "--out", "sheet.png"]
+    click.echo(f"view it with: {shlex.join(shown)}")
+    if "train" in chosen_splits and {CLEAN, HFLIP} <= set(chosen_views):
+        options = [] if classes is None else ["--classes", ",".join(classes)]
+        options += ["--preset", "small"]
+        options += [] if "valid" in chosen_splits else ["--set", "selection_split=held-out"]
+        data = ["--store", str(out), "--manifest", str(manifest)]
+        click.echo(next_command("orsanet-train", "run", *data, *options, "--out", "RUN"))
+        click.echo("other presets than small: orsanet-train config")

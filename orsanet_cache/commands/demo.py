@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, MOST_ROUNDS, MOST_SEED, quiet_option
+from orsanet_cache.console import FILE, MOST_IMAGES, MOST_ROUNDS, MOST_SEED, next_command, quiet_option
 
 PEOPLE, PICTURES = 320, 18  # of the shipped backbone's training
 
@@ -36,7 +36,11 @@ def demo_faces(out: Path, seed: int, images: int, truth: bool) -> None:
         click.echo("nothing to do: these pictures already exist")
     counts = ", ".join(f"{split} {count:,}" for split, count in summary.images.items())
     click.echo(f"{out}: {images:,} pictures of {summary.people:,} people ({counts})")
-    click.echo(f"next: orsanet-cache build {summary.manifest} --out STORE --segmenter demo --landmarks demo")
+    click.echo(
+        next_command(
+            "orsanet-cache", "build", summary.manifest, "--out", "STORE", "--segmenter", "demo", "--landmarks", "demo"
+        )
+    )
 
 
 @click.command()
@@ -72,7 +76,7 @@ def demo_people(out: Path, seed: int, people: int, pictures: int) -> None:
         click.echo("nothing to do: these pictures already exist")
     counts = ", ".join(f"{split} {count:,}" for split, count in summary.images.items())
     click.echo(f"{out}: {sum(summary.images.values()):,} pictures of {summary.people:,} people ({counts})")
-    click.echo(f"next: orsanet-train pretrain {summary.manifest} --preset small --out BACKBONE")
+    click.echo(next_command("orsanet-train", "pretrain", summary.manifest, "--preset", "small", "--out", "BACKBONE"))
 
 
 @click.command()

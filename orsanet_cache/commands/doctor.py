@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, classes_option, quiet_option
+from orsanet_cache.console import FILE, classes_option, next_command, quiet_option
 
 
 @click.command()
@@ -47,6 +47,9 @@ def doctor(manifest: Path, root: Path | None, classes: list[str] | None, out: Pa
         click.echo(f"wrote {out}")
     if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
+    options = [] if root is None else ["--root", str(root)]
+    options += [] if classes is None else ["--classes", ",".join(classes)]
+    click.echo(next_command("orsanet-cache", "build", manifest, *options, "--out", manifest.with_suffix(".zarr").name))
 
 
 def _taken(out: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, MOST_SEED, Commands, quiet_option
+from orsanet_cache.console import FILE, MOST_IMAGES, MOST_SEED, Commands, next_command, quiet_option
 
 if TYPE_CHECKING:
     from orsanet_cache.layouts.found import DataSet
@@ -118,6 +118,7 @@ def _write(
     written = write_manifest(data, root, out)
     click.echo(summary(data, published_counts(data.name, cap), sentences))
     click.echo(f"wrote {out} and {out.with_suffix('.csv')}" if written else f"nothing to do: {out} already exists")
+    click.echo(next_command("orsanet-cache", "doctor", out))
 
 
 @click.group(cls=Commands)

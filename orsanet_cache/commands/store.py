@@ -134,12 +134,14 @@ def show(store: Path, split: str, count: int, out: Path, width: int) -> None:
     """Draw a contact sheet of STORE: a row for each image, and in every view the image with its
     landmarks, and its segmentation map.
     """
+    from orsanet_cache.data.manifest import meant_split
     from orsanet_cache.inspection.fonts import notice
     from orsanet_cache.inspection.sheet import check_sheet, prior_sheet, sheet_legend, write_sheet
     from orsanet_cache.store.reader import PriorStore
 
     check_sheet(out)
     opened = PriorStore.open(store)
+    split = meant_split(split, opened.splits)
     write_sheet(prior_sheet(opened, split, count, width), out)
     if note := notice([sheet_legend(opened, split, count)]):
         click.echo(note, err=True)

@@ -11,7 +11,7 @@ root and classes given by the caller. A descriptor:
 
 A sample's id is its image path as written in the CSV; `Manifest.path` finds its file, behind links
 and under a name whose accents are written in the other form (files.py). Usual spellings of a split
-(`val`, `Train`) mean one of the default splits. Tags are separated by `;` and contain no `@`. Further
+(`val`, `Train`) mean the split that has another usual name. Tags are separated by `;` and contain no `@`. Further
 columns with a name are allowed and ignored; a cell may have a `'` before = + - @ (cells.py), and
 rows and columns as spreadsheets add them are passed over (tables.py). The whole manifest is
 validated before any work, and all findings are reported at once.
@@ -19,10 +19,11 @@ validated before any work, and all findings are reported at once.
 
 import csv
 import io
+import os
 import shlex
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, TypeVar
@@ -30,11 +31,11 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orsanet_cache.data.cells import unmarked
-from orsanet_cache.data.files import FileCheck, composed, on_disk
+from orsanet_cache.data.files import FileCheck, composed, lying_outside, on_disk
 from orsanet_cache.data.tables import Header, is_blank, nameless
 from orsanet_cache.errors import OrsanetError, did_you_mean, few, listed, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
-from orsanet_cache.reading import MAX_SETTINGS_BYTES, MAX_TABLE_BYTES, below, read_limited
+from orsanet_cache.reading import MAX_SETTINGS_BYTES, MAX_TABLE_BYTES, read_limited
 
 COLUMNS = ("image", "label", "split")
 DEFAULT_SPLITS = ("train", "valid", "test")
@@ -85,12 +86,17 @@ class Manifest:
 
         Raises OrsanetError for a split without samples.
         """
+        name = meant_split(name, self.splits)
         chosen = tuple(sample for sample in self.samples if sample.split == name)
         if not chosen:
             raise OrsanetError(
                 f"manifest '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}{did_you_mean(name, self.splits)}"
             )
         return chosen
+
+    def meant(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The splits that a user's names mean, each once."""
+        return tuple(dict.fromkeys(meant_split(name, self.splits) for name in names))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", as_path(self.root, "root"))  # text is a path wherever users give one
@@ -103,6 +109,16 @@ class Manifest:
 def usual_split(name: str) -> str:
     """The default split that a name means in any usual spelling; any other name as it is."""
     return _SPELLINGS.get(name.lower(), name)
+
+
+def meant_split(name: str, splits: Iterable[str]) -> str:
+    """The one of `splits` that a user's name means: the name itself, else its only other usual spelling.
+
+    A name that means none of them is returned as it is.
+    """
+    splits = list(splits)
+    alike = [split for split in splits if usual_split(split) == usual_split(name)]
+    return alike[0] if name not in splits and len(alike) == 1 else name
 
 
 def classes_option_of(names: Sequence[str]) -> str:
@@ -150,10 +166,10 @@ def load_manifest(
     files = FileCheck(image_root) if check_files else None
     label_of = _by_spelling({name: label for label, name in enumerate(descriptor.classes)})
     splits = dict.fromkeys(descriptor.splits)
+    meaning: dict[str, str] = {}  # of a table's names of splits
     first_line: dict[str, int] = {}
     for line, row in table_rows(table, findings):
-        if row["split"] not in splits and (usual := usual_split(row["split"])) in splits:
-            row["split"] = usual
+        row["split"] = meaning.get(row["split"]) or meaning.setdefault(row["split"], meant_split(row["split"], splits))
         label = label_of(row["label"])
         near_names = len(findings) < NAMED
         problems = list(_row_problems(row, label, descriptor.classes, splits, files, near_names=near_names))
@@ -168,7 +184,7 @@ def load_manifest(
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
     if not samples:
         raise OrsanetError(f"{table}: no samples, only a header; add one row per image")
-    notes = () if files is None else files.notes()
+    notes = () if files is None else (*_table_elsewhere(path, table), *files.notes())
     return Manifest(descriptor.name, tuple(descriptor.classes), image_root, tuple(samples), notes)
 
 
@@ -229,13 +245,23 @@ def _tag_problems(cell: str) -> Iterator[str]:
 
 
 def table_of(descriptor: Path, samples: str) -> Path:
-    """The table that a descriptor names. Raises OrsanetError if it is not in the descriptor's folder."""
-    try:
-        return below(descriptor.parent, samples)
-    except ValueError as error:
+    """The table that a descriptor names; as an image, it may be a link.
+
+    Raises OrsanetError if the name leads out of the descriptor's folder.
+    """
+    if Path(samples).is_absolute() or ".." in Path(samples).parts or "\0" in samples:
         raise OrsanetError(
-            f"{descriptor}: samples: {error}; copy the table into this folder, and give its name there"
-        ) from error
+            f"{descriptor}: samples: {samples!r} leads out of the folder {descriptor.parent}; "
+            f"copy the table into this folder, and give its name there"
+        )
+    return descriptor.parent / samples
+
+
+def _table_elsewhere(path: Path, table: Path) -> tuple[str, ...]:
+    """A sentence on a table that lies outside the manifest's folder; only if it does."""
+    if not lying_outside(path.parent, [table]):
+        return ()
+    return (f"the table {table} is a link, which is followed, to {os.path.realpath(table)}",)
 
 
 def _descriptor(path: Path, root: Path | None, classes: Sequence[str] | None, check_files: bool) -> Descriptor:

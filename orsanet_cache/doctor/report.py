@@ -10,6 +10,7 @@ from orsanet_cache.doctor.counts import count
 from orsanet_cache.doctor.finding import Finding, Place, Severity
 from orsanet_cache.doctor.look import DataSet
 from orsanet_cache.errors import few
+from orsanet_cache.streams import padded, terminal_width
 
 SHOWN = 3
 
@@ -17,10 +18,10 @@ SHOWN = 3
 def as_text(data: DataSet, findings: Sequence[Finding]) -> str:
     """Return the text that the command prints."""
     counts = count(data)
-    width = max(map(len, data.classes))
+    width = max(map(terminal_width, data.classes))
     columns = [f"{split:>9}" for split in counts]
     lines = [f"{data.name}: {len(data.pictures):,} pictures", f"  {'':<{width}} {' '.join(columns)}"]
-    lines += [f"  {name:<{width}} {' '.join(f'{size:>9,}' for size in row)}" for name, row in zip(counts.index, counts.to_numpy(), strict=True)]  # fmt: skip
+    lines += [f"  {padded(name, width)} {' '.join(f'{size:>9,}' for size in row)}" for name, row in zip(counts.index, counts.to_numpy(), strict=True)]  # fmt: skip
     for finding in findings:
         lines += ["", f"{finding.severity}: {finding.what}."]
         lines += [f"    {_shown(place)}" for place in finding.where[:SHOWN]]

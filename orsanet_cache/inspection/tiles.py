@@ -17,7 +17,7 @@ from orsanet_cache.inspection.fonts import Typeface, printable
 TILE = 224  # this and the following in pixels
 GAP = 8
 TEXT = 26  # 9 if a sheet of four columns is shown 360 wide
-LINE = TEXT + 10
+LINE = TEXT + 14  # room for what hangs below the line, as of a g
 ABOVE_TITLE = 20
 Tile = NDArray[np.uint8]  # [224, 224, 3]
 

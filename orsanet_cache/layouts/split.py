@@ -38,7 +38,8 @@ def divided(data: DataSet, shares: Sequence[float], seed: int) -> DataSet:
         split_of, people = _whole_persons(data, shares, seed)
         kept = f", {people:,} persons, each in one split"
     else:
-        split_of, kept = _single_pictures(data, shares, seed), ""
+        split_of = _single_pictures(data, shares, seed)
+        kept = "; a person may be in several splits, unless --person or --person-table keeps everybody in one"
     samples = [replace(sample, split=splits[split_of[sample.image]]) for sample in data.samples]
     samples.sort(key=lambda sample: splits.index(sample.split))  # stable: the files' order within a split
     note = f"divided {'/'.join(f'{share:g}' for share in shares)} among {', '.join(splits)}, class by class, seed {seed}{kept}"

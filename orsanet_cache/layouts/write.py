@@ -20,12 +20,13 @@ from orsanet_cache.durable import make_folder, write_new
 from orsanet_cache.errors import OrsanetError, few
 from orsanet_cache.layouts.found import DataSet
 from orsanet_cache.layouts.published import Published
+from orsanet_cache.streams import padded, terminal_width
 
 
 def summary(data: DataSet, published: Mapping[str, Published], tag_sentences: Sequence[str] = ()) -> str:
     """Return a table of split and class, then omissions, notes and tags, one line each."""
     counts = data.counts()
-    width = max(map(len, (*data.classes, "total")))
+    width = max(map(terminal_width, (*data.classes, "total")))
     lines = [f"{data.name}: {len(data.samples):,} images"]
     for split in data.splits:
         known = published.get(split)
@@ -34,7 +35,7 @@ def summary(data: DataSet, published: Mapping[str, Published], tag_sentences: Se
         for name, count, expected in rows:
             compared = "" if expected is None else f"   published {expected:>7,}"
             differs = "" if expected is None or expected == count else f"   {count - expected:+,}"
-            lines.append(f"  {split:<6} {name:<{width}} {count:>9,}{compared}{differs}")
+            lines.append(f"  {split:<6} {padded(name, width)} {count:>9,}{compared}{differs}")
     for reason, names in sorted(data.left_out.items()):
         lines.append(f"left out, {reason}: {len(names):,} ({few(names)})")
     if not data.left_out:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, classes_option, quiet_option
+from orsanet_cache.console import FILE, classes_option, next_command, quiet_option
 from orsanet_train.commands.options import checkpoint_option, resident_option
 
 if TYPE_CHECKING:
@@ -65,6 +65,5 @@ def evaluate(
         click.echo(note, err=True)
     click.echo(f"wrote {folder}")
     if out is None:
-        click.echo(
-            f"next: orsanet-train report {run_folder}{'' if checkpoint == 'best' else f' --checkpoint {checkpoint}'}"
-        )
+        chosen = [] if checkpoint == "best" else ["--checkpoint", checkpoint]
+        click.echo(next_command("orsanet-train", "report", run_folder, *chosen))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, quiet_option
+from orsanet_cache.console import FILE, next_command, quiet_option
 from orsanet_train.commands.options import checkpoint_option
 
 
@@ -51,6 +51,9 @@ def report(
         for warning in run.warnings:
             click.echo(warning, err=True)
     click.echo(f"wrote {folder}/report.html, report.md and report.json")
+    if len(runs) == 1 and (runs[0] / f"{checkpoint}.safetensors").exists():
+        chosen = [] if checkpoint == "best" else ["--checkpoint", checkpoint]
+        click.echo(next_command("orsanet-train", "predict", runs[0], "PICTURES", *chosen, "--out", "PREDICTIONS"))
 
 
 @click.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, Number, classes_option, quiet_option
+from orsanet_cache.console import FILE, Number, classes_option, next_command, quiet_option
 from orsanet_train.commands.options import PRESET_HELP, resident_option
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def run(
     from orsanet_train.engine.distributed import process_group
     from orsanet_train.evaluation.statistics import spread
     from orsanet_train.feed.residence import memory_advice
+    from orsanet_train.feed.split import meant_splits
     from orsanet_train.model.orsanet import read_backbone
     from orsanet_train.run import watch
     from orsanet_train.run.folder import held_by_main
@@ -85,6 +86,7 @@ def run(
     from orsanet_train.run.train import RunSummary, dev_run, train
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
+    config = meant_splits(config, loaded)
     opened = PriorStore.open(store)
     chosen_device = choose_device(device)
     numbers = None if seeds is None else parse_seeds(seeds)
@@ -144,5 +146,5 @@ def run(
     )
     if summary.warning is not None:
         echo(summary.warning, err=True)
-    names = "" if classes is None else f" --classes {','.join(classes)}"
-    echo(f"next: orsanet-train evaluate {out} --store {store} --manifest {manifest}{names}")
+    names = [] if classes is None else ["--classes", ",".join(classes)]
+    echo(next_command("orsanet-train", "evaluate", out, "--store", store, "--manifest", manifest, *names))

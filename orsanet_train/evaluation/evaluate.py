@@ -80,7 +80,7 @@ def _evaluated(
     model: ORSANet, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
     device: torch.device, resident: Resident,
 ) -> Evaluation:  # fmt: skip
-    named = None if groups is None else [Group.parse(group) for group in groups]
+    named = None if groups is None else [Group.parse(group).among(manifest.splits) for group in groups]
     chosen = list(dict.fromkeys(all_groups(manifest, store, identity) if named is None else named))
     if not chosen:
         raise OrsanetError(

@@ -1,13 +1,14 @@
 """Groups of images that are evaluated together, written SPLIT[:TAG][@VIEW]."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orsanet_cache.data.manifest import Manifest
+from orsanet_cache.data.manifest import Manifest, meant_split
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.model.checkpoint import Identity
@@ -28,6 +29,10 @@ class Group:
         rest, at, view = text.partition("@")
         split, colon, tag = rest.partition(":")
         return cls(split, tag if colon else None, view if at else CLEAN)
+
+    def among(self, splits: Sequence[str]) -> Self:
+        """The group, with the split that its split's name means."""
+        return replace(self, split=meant_split(self.split, splits))
 
     def __str__(self) -> str:
         tag = "" if self.tag is None else f":{self.tag}"

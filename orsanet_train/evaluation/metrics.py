@@ -103,6 +103,11 @@ class GroupReport:
         """What stands behind the group's name in tables if the model was trained on its images."""
         return "(training images)" if self.all_trained_on else f"({self.trained_images:,} training images)"
 
+    @property
+    def commonest_share(self) -> float:
+        """Accuracy of always predicting the commonest class of these images."""
+        return max(part.images for part in self.classes.values()) / self.images
+
     def baseline(self, name: str) -> Baseline | None:
         """The baseline with this name; None if the group has none."""
         return next((one for one in self.baselines or () if one.name == name), None)

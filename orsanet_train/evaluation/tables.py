@@ -40,7 +40,7 @@ def text_table(reports: Sequence[GroupReport]) -> str:
         for report in reports
     ]
     apart = [columns[0], *(f" {column}" for column in columns[1:])]  # pandas puts one space between columns
-    return pd.DataFrame(rows, columns=apart).astype(str).to_string(index=False)
+    return _aligned(pd.DataFrame(rows, columns=apart).astype(str))
 
 
 def baseline_text(report: GroupReport, name: str, digits: int = 2) -> str:
@@ -84,7 +84,7 @@ def _differing_text(runs: Sequence[str], differing: Sequence[Differing]) -> str:
         return "The runs' configurations, training data and stores do not differ."
     rows = [[f"{one.what}: {one.key}", *(one.values[run] for run in runs)] for one in differing]
     table = pd.DataFrame(rows, columns=["setting", *runs])
-    return f"What differs between the runs:\n{table.to_string(index=False)}"
+    return f"What differs between the runs:\n{_aligned(table)}"
 
 
 def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:
@@ -100,7 +100,7 @@ def _accuracy_table(accuracies: Sequence[Accuracy]) -> str:
         for one in accuracies
     ]
     table = pd.DataFrame(rows)
-    return (table if any(one.seeds for one in accuracies) else table.drop(columns="seeds")).to_string(index=False)
+    return _aligned(table if any(one.seeds for one in accuracies) else table.drop(columns="seeds"))
 
 
 def accuracy_baselines(accuracies: Sequence[Accuracy]) -> list[str]:
@@ -122,7 +122,7 @@ def _pair_table(differences: Sequence[Difference]) -> str:
         for difference in differences
         for seed, pair in zip(difference.seeds or (None,), difference.pairs, strict=True)
     ]
-    return pd.DataFrame(rows).to_string(index=False)
+    return _aligned(pd.DataFrame(rows))
 
 
 def _seed_table(differences: Sequence[Difference]) -> str:
@@ -136,7 +136,13 @@ def _seed_table(differences: Sequence[Difference]) -> str:
         for difference in differences
         if difference.over_seeds is not None
     ]
-    return pd.DataFrame(rows).to_string(index=False)
+    return _aligned(pd.DataFrame(rows))
+
+
+def _aligned(table: pd.DataFrame) -> str:
+    """The table as text. A letter that takes two columns of a terminal, as Chinese ones do, counts as two."""
+    with pd.option_context("display.unicode.east_asian_width", True):
+        return table.to_string(index=False)
 
 
 def _points(difference: Estimate, p_value: float | None) -> dict[str, str]:

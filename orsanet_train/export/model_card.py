@@ -134,7 +134,7 @@ def model_card(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {
-        "percent": percent, "between": between, "md": markdown_text, "commonest": _commonest, "chance": _chance,
+        "percent": percent, "between": between, "md": markdown_text, "chance": _chance,
         "never_predicted": _never_predicted,
     }  # fmt: skip
     template = environment.from_string((files("orsanet_train.export") / "model_card.md").read_text(encoding="utf-8"))
@@ -258,11 +258,6 @@ def _forms(model: ModelConfig) -> list[str]:
         for name, value in model.model_dump().items()
         if name not in SIZES and value != published[name]
     ]
-
-
-def _commonest(report: GroupReport) -> float:
-    """Accuracy of always predicting the commonest class."""
-    return max(part.images for part in report.classes.values()) / report.images
 
 
 def _never_predicted(report: GroupReport) -> list[str]:

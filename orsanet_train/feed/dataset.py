@@ -81,7 +81,7 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         self.classes = loaded.classes
         self._joined = join(loaded, self.store, split, views)
         self._unchecked = 0  # items read since the files were last checked
-        self._stored = [name for name in self.store.fields(split, views[0]) if not name.endswith(SCALE)]
+        self._stored = [name for name in self.store.fields(self.split, views[0]) if not name.endswith(SCALE)]
         self.fields = tuple(self._stored if fields is None else as_names(fields, "fields"))
         if unknown := [name for name in self.fields if name not in self._stored]:
             raise OrsanetError(

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from tqdm.auto import tqdm
 
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.progress import as_bytes
 
 Resident = Literal["auto", "device", "host", "stream"]
 AUTO_SHARE = 0.5  # of a GPU's free memory that the data may take with "auto"; the model is loaded later
@@ -28,12 +28,12 @@ def choose_residence(resident: Resident, needed: int, device: torch.device) -> R
 
     Raises OrsanetError if `resident` requests a memory with less free space.
     """
-    size = tqdm.format_sizeof(needed, "B")
+    size = as_bytes(needed)
     if resident == "auto" and device.type != "cuda":
         return Residence("stream", f"{size} streamed from the store; on a CPU the page cache keeps what fits in memory")
     home = torch.device("cpu") if resident == "host" else device
     free = free_memory(home)
-    found = f"{tqdm.format_sizeof(free, 'B')} free on {home}"
+    found = f"{as_bytes(free)} free on {home}"
     if resident == "auto":
         if needed <= AUTO_SHARE * free:
             return Residence("device", f"{size} resident on {device}; at most half of the {found}")

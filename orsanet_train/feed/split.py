@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.data.manifest import Manifest, Sample
+from orsanet_cache.data.manifest import Manifest, Sample, meant_split
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.store.reader import PriorStore
@@ -70,6 +70,7 @@ def join(
     Raises OrsanetError if the store lacks an image of the manifest or a view, and if no image of
     the split has the tag.
     """
+    split = meant_split(split, manifest.splits)
     samples = manifest.split(split)
     if tag is not None:
         tags = sorted(set().union(*(sample.tags for sample in samples)))
@@ -102,6 +103,12 @@ def join(
 def image_digests(store: PriorStore, split: LabelledSplit) -> NDArray[np.uint8]:
     """SHA-256 of the image files of a split's samples, [views * N, 32], view after view."""
     return np.concatenate([store.sealed(split.name, view).image_sha256[split.rows] for view in split.views])
+
+
+def meant_splits(config: RunConfig, manifest: Manifest) -> RunConfig:
+    """The configuration with the manifest's names of its splits, where it has other usual spellings of them."""
+    splits = {key: meant_split(getattr(config, key), manifest.splits) for key in ("train_split", "selection_split")}
+    return config.model_copy(update=splits)
 
 
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from orsanet_cache.data.manifest import meant_split
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
@@ -86,7 +87,7 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
     history = read_history(run)
     worst = quality.nsmallest(WORST, "score")
     files = [str(image).rpartition("/")[-1] for image in worst["image"]]
-    note = notice([legend([*evaluation.classes, detailed.name]), legend(files, first=1), legend([name])])
+    note = notice([legend([*evaluation.classes, detailed.name]), legend(files, first=1)])
     report = RunReport(
         name=name,
         stamp=stamp(evaluation, detailed, history),
@@ -125,6 +126,7 @@ def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Gro
     splits = list(dict.fromkeys(group.split for group in plain if group.view == CLEAN))
     if not splits:
         raise OrsanetError(f"{run}: no whole split was evaluated; run `orsanet-train evaluate {run} --splits test …`")
+    split = None if split is None else meant_split(split, splits)
     if split is not None and split not in splits:
         raise OrsanetError(
             f"{run}: split '{split}' was not evaluated; choose one of {', '.join(splits)}{did_you_mean(split, splits)}"

@@ -32,7 +32,7 @@ from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
 from orsanet_train.evaluation.statistics import t_interval
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import join, selection_split, training_split
+from orsanet_train.feed.split import join, meant_splits, selection_split, training_split
 from orsanet_train.run.train import train
 
 # The rows of the paper's Table 6, then the forms in which paper and published code differ.
@@ -101,8 +101,8 @@ def ablate(
     _check_variants(variants, store, landmark_store)
     _check_tables(out)
     _check_settings(out, preset, overrides, manifest, store)
-    config = load_config(preset, overrides)
-    chosen = [Group.parse(group) for group in groups]
+    config = meant_splits(load_config(preset, overrides), manifest)
+    chosen = [Group.parse(group).among(manifest.splits) for group in groups]
     for used in {id(stores[variant]): stores[variant] for variant in variants}.values():
         for group in chosen:  # a typo is reported before the first training
             join(manifest, used, group.split, [group.view], group.tag)
@@ -203,7 +203,7 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
     varied = {"seed", *(override.split("=")[0] for changes in VARIANTS.values() for override in changes)}
     if taken := sorted(varied & {override.split("=")[0].strip() for override in overrides}):
         raise OrsanetError(f"--set {', '.join(taken)}: the variants and --seeds set these keys; leave them out")
-    training = training_split(load_config(preset, overrides), manifest, store)
+    training = training_split(meant_splits(load_config(preset, overrides), manifest), manifest, store)
     for variant, seed, run in _runs(out):
         if variant not in (*VARIANTS, _landmark_variant(store)):
             raise OrsanetError(f"{run}: with {store.path} no variant has this name; use another --out")
@@ -212,7 +212,7 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
             "store": _recipe_of(variant, store),
             "training_images_sha256": training.sha256(),
         }
-        wanted = load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"])
+        wanted = meant_splits(load_config(preset, [*overrides, *_changes(variant), f"seed={seed}"]), manifest)
         before = load_config(str(run / "config.toml")).model_copy(update={"epochs": wanted.epochs})
         here = {name: read_json(run / "run.json").get(name) for name in data}
         found = [
@@ -228,7 +228,8 @@ def _check_settings(out: Path, preset: str, overrides: Sequence[str], manifest: 
 def collect(out: Path) -> pd.DataFrame:
     """A table of every finished run below `out`.
 
-    Columns: variant, seed, epochs, group, images, accuracy and balanced accuracy (shares).
+    Columns: variant, seed, epochs, group, images, then shares: accuracy, balanced accuracy, and the
+    accuracy of always predicting the commonest class.
     """
     rows = []
     for variant, seed, run in _runs(out):
@@ -244,6 +245,7 @@ def collect(out: Path) -> pd.DataFrame:
                 "images": group.images,
                 "accuracy": group.accuracy.value,
                 "balanced_accuracy": group.balanced_accuracy.value,
+                "commonest_class": group.commonest_share,
             }
             for group in evaluation.groups
         ]
@@ -263,7 +265,8 @@ def summary(runs: pd.DataFrame) -> str:
 
     Per variant and group it has the accuracy as mean ± standard deviation over the seeds, in per
     cent; the mean difference from `full`, seed by seed, in points; and its 95 % t interval if there
-    are three seeds. A warning follows if the runs were not trained for the same number of epochs.
+    are three seeds. Below it are the accuracies of always predicting the commonest class, and a
+    warning if the runs were not trained for the same number of epochs.
     """
     order = [name for name in (*VARIANTS, *LANDMARK_VARIANTS.values()) if name in set(runs["variant"])]
     groups = list(dict.fromkeys(runs["group"]))
@@ -285,6 +288,9 @@ def summary(runs: pd.DataFrame) -> str:
         "\nAccuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. "
         "− full: difference in points, seed by seed.\n"
     )
+    commonest = runs.groupby("group", sort=False)["commonest_class"].first()
+    beside = "; ".join(f"{group} {_spread(100 * commonest[[group]])}" for group in groups)
+    table += f"Always the commonest class of these images: {beside}.\n"
     if any(cell.endswith(")") for cells in lines for cell in cells):
         table += (
             "In brackets: 95 % t interval of the mean difference over training seeds, for the same images. The intervals are not corrected "

@@ -30,6 +30,7 @@ from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.evaluation.baselines import COMMONEST, commonest_class
 from orsanet_train.evaluation.statistics import share_interval
 from orsanet_train.feed.residence import Resident
+from orsanet_train.feed.split import meant_splits
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.orsanet import read_backbone
 from orsanet_train.run.folder import begin_folder, held_by_main, record_versions
@@ -121,6 +122,7 @@ def train(
     manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
     if ir50 is not None and not isinstance(ir50, Weights):
         ir50 = read_backbone(ir50)
+    config = meant_splits(config, manifest)
     segmenter, landmarks = (None if path is None else as_path(path, "frozen_weights") for path in frozen_weights)
     with held_by_main(out, ranks):
         return _train(

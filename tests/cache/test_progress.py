@@ -65,6 +65,10 @@ def test_in_a_log_there_is_a_line_early_then_now_and_then_and_at_the_end(often) 
     assert 1 <= len(between) <= 2  # half a second has two intervals
 
 
+def test_a_last_part_that_takes_longer_than_a_line_needs_is_printed_once(often) -> None:
+    assert printed(lambda: count(1, 0.1)).count("work: 1/1 in ") == 1
+
+
 def test_of_two_works_at_once_each_takes_the_others_lines_into_account(often) -> None:
     lines = printed(lambda: [say("an epoch"), count(10, 0.01, leave=False)]).splitlines()
     assert lines == ["an epoch"]

@@ -24,6 +24,7 @@ def folder(tmp_path: Path) -> Path:
     os.mkfifo(inner / "pipe")
     (inner / "zero").symlink_to("/dev/zero")
     (inner / "linked").symlink_to("../table.csv")
+    (inner / "linked secret").symlink_to("../secret")
     return inner
 
 
@@ -40,8 +41,9 @@ def descriptor(folder: Path, samples: str) -> Path:
         ("../table.csv", "leads out of the folder"),
         ("/dev/zero", "leads out of the folder"),
         ("/etc/hostname", "leads out of the folder"),
-        ("linked", "leads out of the folder"),
-        ("zero", "leads out of the folder"),
+        ("far/table.csv", "No such file"),
+        ("zero", "not a regular file"),
+        ("linked secret", "missing column.* image, label, split; this is no such table"),
         ("pipe", "not a regular file"),
         ("secret", "missing column.* image, label, split; this is no such table"),
         (".", "Is a directory"),
@@ -55,6 +57,15 @@ def test_samples_is_a_table_in_the_descriptors_folder(folder: Path, samples: str
     if "leads" in said:
         with pytest.raises(OrsanetError, match=said):
             read_persons(path)
+
+
+def test_a_table_may_be_a_link_as_a_picture_may_and_that_is_said(folder: Path) -> None:
+    (folder / "a.jpg").write_bytes(b"")
+    loaded = load_manifest(descriptor(folder, "linked"))
+    assert [sample.image for sample in loaded.samples] == ["a.jpg"]
+    assert [note for note in loaded.notes if f"is a link, which is followed, to {folder.parent / 'table.csv'}" in note]
+    assert load_manifest(descriptor(folder, "table.csv")).notes == ()
+    assert read_persons(descriptor(folder, "linked")) == {}
 
 
 def test_a_table_given_on_the_command_line_may_be_a_link_but_no_pipe(folder: Path) -> None:

@@ -51,6 +51,7 @@ def test_the_table_says_what_it_shows_and_where_budgets_differ() -> None:
     runs = made_up({"full": {0: 80}, "map": {0: 82}})
     assert "per cent of the last checkpoint" in summary(runs)
     assert "Not comparable" not in summary(runs)
+    assert "Always the commonest class of these images: test 25.00.\n" in summary(runs)
     runs.loc[1, "epochs"] = 3
     assert "Not comparable yet: these runs have 1, 3 epochs" in summary(runs)
 
