@@ -133,7 +133,7 @@ def test_mistakes_end_in_one_sentence(world, tmp_path: Path) -> None:
     assert "not available here" in refused(command(*good, "--device", "cuda:99"))
     assert "weights cannot be read" in refused(command(*good, "--segmenter", tmp_path / "none.pt"))
     assert "missing: backbone.0.0.0.weight" in refused(command(*good, "--segmenter", world.landmarks))
-    assert "no split 'dev'" in refused(command("show", world.store, "--split", "dev", "--out", tmp_path / "a.png"))
+    assert "no split 'other'" in refused(command("show", world.store, "--split", "other", "--out", tmp_path / "a.png"))
     nowhere = tmp_path / "none" / "a.png"
     assert "cannot be written" in refused(command("show", world.store, "--split", "test", "--out", nowhere))
     assert not out.exists()

@@ -160,7 +160,7 @@ def test_a_fast_dev_run_tries_everything_and_leaves_nothing_behind(runner, world
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        (["--set", "selection_split=dev"], "selection_split"),
+        (["--set", "selection_split=other"], "selection_split"),
         (["--set", "learning_rate=1e30"], "learning_rate"),
         (ONLINE, "pass --segmenter and --landmarks"),
         (["--set", "epoch=3"], "epoch: unknown key"),
