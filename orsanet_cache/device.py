@@ -1,6 +1,7 @@
-"""The device to compute on, and this process's part of the work."""
+"""The device to compute on, its arithmetic, and this process's part of the work."""
 
 import os
+import platform
 
 import torch
 import torch.distributed
@@ -52,6 +53,13 @@ def allow_tf32(allowed: bool) -> None:
     # torch.export stops half way and leaves oneDNN switched off.
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor has bfloat16 arithmetic; otherwise torch emulates it, which is slower than float32."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def torchrun_part() -> tuple[int, int]:

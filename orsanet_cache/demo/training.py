@@ -6,7 +6,8 @@
 Every SAVE_STEPS steps the whole state is written. An interrupted training continues from there with
 the same batches as without the interruption. The segmenter learns the map of the visible parts, the
 landmark network all 68 points, including hidden ones. Inputs of both are ImageNet-normalised, as in
-the published pipeline.
+the published pipeline. The networks compute in bfloat16 if the processor has it, otherwise in
+float32: the same recipe gives other weights there.
 """
 
 import math
@@ -24,6 +25,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
+from orsanet_cache.device import has_bfloat16
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
@@ -122,10 +124,11 @@ def _train(out: Path, name: NetworkName, recipe: Recipe) -> Path:
     parts: dict[str, Part] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     done = restore_state(state, described, parts)
     network.train()
+    in_half = has_bfloat16()
     with Progress(steps, name, "step", initial=done) as progress:
         for step in range(done, steps):
             images, truth = faces.batch(_order(recipe, step, batch_size))
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=in_half):
                 output = network(images)[1]
             loss = loss_of(output.float(), truth)
             if not math.isfinite(value := loss.item()):

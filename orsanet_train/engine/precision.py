@@ -4,12 +4,11 @@ The module defines what `precision = "exact" | "parity" | "fast"` means on a dev
 float32 in all three (TF32 where `parity` and `fast` have it).
 """
 
-import platform
 from typing import NamedTuple
 
 import torch
 
-from orsanet_cache.device import allow_tf32
+from orsanet_cache.device import allow_tf32, has_bfloat16
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.config import RunConfig
 
@@ -38,16 +37,9 @@ def choose_arithmetic(config: RunConfig, device: torch.device) -> Arithmetic:
         return Arithmetic(None, False, "float32 with TF32 products")
     if on_gpu:
         return Arithmetic(torch.float16, True, "float16 with loss scaling; the rest float32 with TF32 products")
-    if not _has_bfloat16():
+    if not has_bfloat16():
         raise OrsanetError(
             'precision = "fast": this processor has no bfloat16 arithmetic and would be slower with it; '
             "use --set precision=exact"
         )
     return Arithmetic(torch.bfloat16, False, "bfloat16; the rest float32")
-
-
-def _has_bfloat16() -> bool:
-    """Whether this processor has bfloat16 arithmetic; otherwise torch emulates it."""
-    if platform.machine() in ("x86_64", "AMD64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

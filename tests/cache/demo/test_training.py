@@ -16,7 +16,9 @@ import torch
 from forks import Fork, ForkServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.modules.module import register_module_forward_hook
 
 from orsanet_cache import FrozenPriors, OrsanetError
 from orsanet_cache.data.images import read_image, view_pixels
@@ -183,6 +185,29 @@ def test_any_number_of_steps_that_the_command_allows_trains(trained: Path, tmp_p
     shutil.copytree(trained / "faces", tmp_path / "faces")
     train_networks(tmp_path, ("landmarks",), replace(RECIPE, landmarks_steps=steps, landmarks_batch=2))
     assert steps_done(tmp_path / "landmarks.state.pt") == steps
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_bfloat16_only_on_processors_that_have_it(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    """Elsewhere torch emulates it, slower than float32."""
+    for asked in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, asked, lambda: supported)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    shutil.copytree(trained / "faces", tmp_path / "faces")
+    seen: set[torch.dtype] = set()
+
+    def note(module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            seen.add(output.dtype)
+
+    hook = register_module_forward_hook(note)
+    try:
+        train_networks(tmp_path, ("landmarks",), replace(RECIPE, landmarks_steps=1, landmarks_batch=2))
+    finally:
+        hook.remove()
+    assert seen == {torch.bfloat16 if supported else torch.float32}
 
 
 def test_the_files_are_fp16_load_strictly_and_say_how_they_were_trained(trained: Path) -> None:
