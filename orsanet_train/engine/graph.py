@@ -55,8 +55,8 @@ class GraphedStep:
         step = self.step
         inputs = type(batch)(*(tensor.clone() for tensor in _tensors(batch)))
         before = {name: tensor.clone() for name, tensor in self._everything().items()}
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.stream(aside):
@@ -64,7 +64,7 @@ class GraphedStep:
                     step(inputs, total)
                     if trial == 0:
                         expected = step.sums - before["sums"]
-            torch.cuda.current_stream().wait_stream(aside)
+            here.wait_stream(aside)
             self._put_back(before)
             # The feed's thread may wait for a copy during the recording. Only a recording limited
             # to its own thread allows this.
@@ -75,6 +75,7 @@ class GraphedStep:
             graph.replay()
             found = step.sums - before["sums"]
         except RuntimeError:
+            torch.cuda.set_stream(here)  # where a recording cannot be ended, torch stays on its stream
             self._forget_half_a_step()
             raise
         finally:
