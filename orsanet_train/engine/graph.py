@@ -5,6 +5,7 @@ and for the loss after it. Recording needs trial steps; their changes are undone
 first replay must equal those of the first trial.
 """
 
+import traceback
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -29,7 +30,7 @@ class GraphedStep:
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
         self.recorded: dict[tuple[int, bool], Recorded] = {}
-        self.refused = False  # by this device or driver
+        self.refused = ""  # the traceback, if this device or driver cannot record the step
 
     def __call__(self, batch: Batch, total: int) -> None:
         if self.refused:
@@ -43,7 +44,7 @@ class GraphedStep:
                 raise
             except RuntimeError as error:
                 warn(f"CUDA graphs are not used, steps are launched one by one: {error}")
-                self.refused = True
+                self.refused = traceback.format_exc()
                 self.step(batch, total)
                 return
         graph, inputs = self.recorded[key]
