@@ -44,7 +44,7 @@ class FakeGpu(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is aten.lift_fresh.default:  # of torch.from_numpy: stays real, for numpy fills it again
             return args[0]
-        if func is aten.slice.Tensor and not isinstance(args[0], FakeTensor):  # a part of such memory is real too
+        if func.is_view and not isinstance(args[0], FakeTensor):  # a view of real memory is real too
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         if func in (aten.is_pinned.default, aten._pin_memory.default):
