@@ -66,7 +66,7 @@ class GuardedCommand(click.Command):
 
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any) -> None:
         # The streams make escape codes visible; click would leave them out, and names would change.
-        super().__init__(*args, context_settings={"color": True}, **kwargs)
+        super().__init__(*args, **{**kwargs, "context_settings": {"color": True}})
         self.interrupted = interrupted
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

@@ -271,8 +271,8 @@ def build(setting: Setting, report: Report) -> None:
             name = f"{precision}, {'default batch' if batch_size is None else f'batch {batch_size}'}"
             try:
                 speed = bench_build(
-                    None, setting.frozen(), images, views, device, precision, batch_size, setting.folder  # type: ignore[arg-type]
-                )  # fmt: skip
+                    None, setting.frozen(), images, views, device, precision, batch_size, setting.folder
+                )
             except Exception:
                 report.failed(name, traceback.format_exc())
                 continue

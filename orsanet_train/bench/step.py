@@ -104,9 +104,8 @@ def bench_step(
             frozen = FrozenPriors(SegFace(SegFaceConfig()), MobileFaceNet(), "published")
     bench = _Bench(config, device, batch_size, frozen.to(device), on_failure)
     contenders: dict[str, Callable[[], None]] = {}
-    if precisions is None:
-        precisions = ("exact", "parity", "fast") if device.type == "cuda" else ("exact", "fast")
-    for name, prepare in bench.contenders(precisions, compiled):
+    known: Sequence[Precision] = ("exact", "parity", "fast") if device.type == "cuda" else ("exact", "fast")
+    for name, prepare in bench.contenders(known if precisions is None else precisions, compiled):
         prepared = bench.attempt(name, prepare)
         if prepared is not None:
             contenders[name] = prepared
