@@ -1,6 +1,7 @@
 # make demo    set up .venv and go the whole way on synthetic faces, with nothing to download: minutes on two cores
 # make test    set up .venv and run every test
 # make quick   set up .venv and run the tests that start no process, train nothing, open no browser and are not among the longest
+# make gpu-check  test and measure everything on a CUDA device, in eight minutes, with the installed packages; results in gpu-check/
 # make crash-test  kill a build 200 times, wherever it is, and see that nothing is lost
 # make check   the same, and lint, types and import contracts: what CI runs
 # make docs    set up .venv and make these documents a site, build/site/index.html
@@ -26,7 +27,7 @@ SCRATCH ?= $(shell [ $$(df -Pk /dev/shm 2>/dev/null | awk 'END {print $$4 + 0}')
 # These processes find our bytecode written, also where the environment says that none is.
 TESTS = OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(if $(SCRATCH),TMPDIR=$(SCRATCH)) $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick crash-test check lint types contracts docs lock lock-check newest lowest clean
+.PHONY: demo test quick gpu-check crash-test check lint types contracts docs lock lock-check newest lowest clean
 
 # The README's commands. What is already there is used again; interrupted, the build and the training go on.
 demo: .venv/installed
@@ -50,6 +51,10 @@ test: .venv/installed
 
 quick: .venv/installed
 	$(call TESTS,.venv) -m "not slow"
+
+# With the packages of .venv, where there is one, else with those of $(PYTHON): nothing is installed. ARGUMENTS="--minutes 4 --out DIR"
+gpu-check:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m orsanet_train.bench.gpu_check $(ARGUMENTS)
 
 crash-test: .venv/installed
 	ORSANET_KILLS=200 $(BIN)/python -m pytest tests/cache/test_crash.py

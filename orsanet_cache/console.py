@@ -62,15 +62,12 @@ class Commands(click.Group):
             formatter.write_dl([(name, each.get_short_help_str(SENTENCE)) for name, each in self.commands.items()])
 
 
-class CommandGroup(Commands):
-    """The commands of a command line, which may raise OrsanetError.
-
-    `interrupted` is the advice printed after Ctrl-C.
-    """
+class GuardedCommand(click.Command):
+    """A command that may raise OrsanetError; `interrupted` is the advice printed after Ctrl-C."""
 
     def __init__(self, *args: Any, interrupted: str = "", **kwargs: Any) -> None:
         # The streams make escape codes visible; click would leave them out, and names would change.
-        super().__init__(*args, context_settings={"color": True}, **kwargs)
+        super().__init__(*args, **{**kwargs, "context_settings": {"color": True}})
         self.interrupted = interrupted
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,6 +96,13 @@ class CommandGroup(Commands):
             signal.setitimer(signal.ITIMER_REAL, 0)
             click.echo(f"\nInterrupted. {self.interrupted}", err=True)
             sys.exit(128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT))
+
+
+class CommandGroup(GuardedCommand, Commands):
+    """The commands of a command line, which may raise OrsanetError.
+
+    `interrupted` is the advice printed after Ctrl-C.
+    """
 
 
 def stop_signals() -> tuple[int, ...]:

@@ -33,15 +33,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def as_device(given: torch.device | str) -> torch.device:
-    """`given` as a device; a string is resolved by `choose_device`.
+    """`given` as a device, resolved by `choose_device`.
 
-    Raises TypeError for any other type.
+    Raises TypeError for any other type, and OrsanetError as `choose_device`.
     """
-    if isinstance(given, torch.device):
-        return given
-    if not isinstance(given, str):
+    if not isinstance(given, str | torch.device):
         raise TypeError(f"device: expected 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device, not {given!r}")
-    return choose_device(given)
+    return choose_device(str(given))
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -77,9 +77,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skipped = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     for item in items:
         if is_slow(item):
             item.add_marker("slow")
+        if item.get_closest_marker("cuda"):
+            item.add_marker(skipped)
     items.sort(key=order)  # pytest-xdist takes the files in this order (--no-loadscope-reorder)
 
 

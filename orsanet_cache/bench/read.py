@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -19,22 +18,21 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
+from orsanet_cache.bench.random_store import Arrays, RandomSplit, write_random_store
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.progress import Progress, tracked
 from orsanet_cache.store.convert import convert
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.schema import Field, schema
-from orsanet_cache.store.units import Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.store.schema import schema
+from orsanet_cache.store.units import Unit
 
 SPLIT, VIEW = "train", CLEAN
 TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # the published model's inputs
 BATCH = 256
 ROUND_SECONDS = 1.0
 
-Arrays = dict[str, NDArray[Any]]
 ReadBatch = Callable[[NDArray[np.int64]], object]
 
 
@@ -48,7 +46,7 @@ class ReadSpeed:
 
 
 def bench_read(
-    store: Path | None, gigabytes: float, rounds: int, folder: Path | None
+    store: Path | None, gigabytes: float, rounds: int, folder: Path | None, batch_size: int = BATCH
 ) -> tuple[int, int, list[ReadSpeed]]:
     """Measure on copies in a temporary folder below `folder` -> rows, bytes per row, speeds.
 
@@ -57,16 +55,16 @@ def bench_read(
     than a batch.
     """
     with temporary_folder("orsanet-bench-", folder) as out:
-        rows, row_bytes = _write_store(out / "store.zarr", store, int(gigabytes * 1e9))
+        rows, row_bytes = _write_store(out / "store.zarr", store, int(gigabytes * 1e9), batch_size)
         convert(out / "store.zarr", out / "store.h5")
-        contenders = _contenders(out, rows)
+        contenders = _contenders(out, rows, batch_size)
         os.sync()  # otherwise the copies would still be written while they are read
         order = np.random.default_rng(0)
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         with Progress(rounds * len(contenders), "bench read", "measurement") as progress:
             for _ in range(rounds):
                 for name, prepare in contenders.items():
-                    rates[name].append(_rows_per_second(prepare(), rows, order))
+                    rates[name].append(_rows_per_second(prepare(), rows, batch_size, order))
                     progress.update()
     limit = statistics.median(next(iter(rates.values())))
     return (
@@ -76,27 +74,22 @@ def bench_read(
     )
 
 
-def _write_store(path: Path, source: Path | None, size: int) -> tuple[int, int]:
+def _write_store(path: Path, source: Path | None, size: int, batch_size: int) -> tuple[int, int]:
     """Write a store with about `size` bytes of training fields.
 
     Returns its number of rows, and the bytes of a row's training fields.
     """
     fields = schema(1024, 512, "float16")
-    values: Callable[[Unit], Arrays]
-    if source is None:
-        rng = np.random.default_rng(0)
-        count = None
-
-        def values(unit: Unit) -> Arrays:
-            return {field.name: _random(rng, unit.stop - unit.start, field) for field in fields}
-    else:
+    values: Callable[[Unit], Arrays] | None = None
+    count = None
+    if source is not None:
         opened = PriorStore.open(source)
         found = [(len(opened.sample_ids(s)), s, views[0]) for s in opened.splits if (views := opened.views(s))]
         if not found:
             raise OrsanetError(f"{source}: no view is finished; finish the build first")
         count, split, view = max(found)
-        if count < BATCH:
-            raise OrsanetError(f"{source}: its largest split has {count} images, fewer than one batch of {BATCH}")
+        if count < batch_size:
+            raise OrsanetError(f"{source}: its largest split has {count} images, fewer than one batch of {batch_size}")
         layouts = opened.fields(split, view)
         channels = (layouts["segmentation_features"].shape[1], layouts["landmark_features"].shape[1])
         fields = schema(*channels, str(layouts["landmark_features"].dtype))
@@ -105,37 +98,23 @@ def _write_store(path: Path, source: Path | None, size: int) -> tuple[int, int]:
             return {field.name: opened.read(split, view, field.name, unit.rows) for field in fields}
 
     row_bytes = sum(field.row_bytes for field in fields if field.name in TRAINING_FIELDS)
-    rows = max(BATCH, size // row_bytes)
+    rows = max(batch_size, size // row_bytes)
     rows = rows if count is None else min(rows, count)
-    with StoreWriter.open(path, {"benchmark": True}, fields) as writer:
-        writer.add_split(SPLIT, [f"{row:08d}" for row in range(rows)])
-        writer.add_view(SPLIT, VIEW)
-        units = writer.units(SPLIT)
-        for unit in tracked(units, len(units), "write store", "unit"):
-            writer.commit(unit, VIEW, values(unit), UnitRecord(["00" * 32] * (unit.stop - unit.start), {}))
-        writer.seal(SPLIT, VIEW, {})
+    write_random_store(path, fields, {SPLIT: RandomSplit([f"{row:08d}" for row in range(rows)], [VIEW])}, values)
     return rows, row_bytes
 
 
-def _random(rng: np.random.Generator, count: int, field: Field) -> NDArray[Any]:
-    if field.compressed:  # a map: a few large parts
-        return np.repeat(rng.integers(0, 11, (count, 1, *field.shape[1:]), np.uint8), field.shape[0], axis=1)
-    if np.dtype(field.dtype).kind == "f":
-        return rng.standard_normal((count, *field.shape), np.float32).astype(field.dtype)
-    return rng.integers(0, 127, (count, *field.shape), np.dtype(field.dtype))
-
-
-def _contenders(out: Path, rows: int) -> dict[str, Callable[[], ReadBatch]]:
+def _contenders(out: Path, rows: int, batch_size: int) -> dict[str, Callable[[], ReadBatch]]:
     """Name -> function that returns a reader of batches; the limit is first."""
     zarr_path, hdf5_path = out / "store.zarr", out / "store.h5"
     store = PriorStore.open(zarr_path)
     layouts = {name: store.fields(SPLIT, VIEW)[name] for name in TRAINING_FIELDS}
-    buffers = {name: np.empty((BATCH, *layout.shape[1:]), layout.dtype) for name, layout in layouts.items()}
+    buffers = {name: np.empty((batch_size, *layout.shape[1:]), layout.dtype) for name, layout in layouts.items()}
     memmaps: Arrays = {}
     for name, layout in layouts.items():
         memmaps[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", layout.dtype, layout.shape)
-        for start in range(0, rows, BATCH):
-            part = slice(start, min(start + BATCH, rows))
+        for start in range(0, rows, batch_size):
+            part = slice(start, min(start + batch_size, rows))
             memmaps[name][part] = store.read(SPLIT, VIEW, name, part)
     samples = out / "samples"
     samples.mkdir()
@@ -159,9 +138,9 @@ def _contenders(out: Path, rows: int) -> dict[str, Callable[[], ReadBatch]]:
 
     def warmed(path: Path) -> Callable[[], ReadBatch]:
         opened = PriorStore.open(path)
-        for start in range(0, rows - BATCH + 1, BATCH):
-            ours(opened)(np.arange(start, start + BATCH))
-        ours(opened)(np.arange(rows - BATCH, rows))
+        for start in range(0, rows - batch_size + 1, batch_size):
+            ours(opened)(np.arange(start, start + batch_size))
+        ours(opened)(np.arange(rows - batch_size, rows))
         return lambda: ours(opened)
 
     def fresh(path: Path) -> PriorStore:
@@ -196,13 +175,13 @@ def _contenders(out: Path, rows: int) -> dict[str, Callable[[], ReadBatch]]:
     }
 
 
-def _rows_per_second(read: ReadBatch, rows: int, order: np.random.Generator) -> float:
+def _rows_per_second(read: ReadBatch, rows: int, batch_size: int, order: np.random.Generator) -> float:
     """Read shuffled batches, no row twice, until the time is over or all rows are read."""
-    batches = np.split(order.permutation(rows)[: rows // BATCH * BATCH], rows // BATCH)
+    batches = np.split(order.permutation(rows)[: rows // batch_size * batch_size], rows // batch_size)
     read_rows, begun = 0, time.perf_counter()
     for batch in batches:
         read(batch)
-        read_rows += BATCH
+        read_rows += batch_size
         if time.perf_counter() - begun > ROUND_SECONDS:
             break
     return read_rows / (time.perf_counter() - begun)

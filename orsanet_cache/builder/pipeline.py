@@ -169,9 +169,9 @@ class Pipeline:
         begun = time.monotonic()
         try:
             with self._stream():
-                batch = torch.from_numpy(pixels[np.resize(rows, self.batch_size)]).to(self.device)
-                for name, values in stored_values(self.priors(batch), self.fields).items():
-                    arrays[name][rows] = values[: len(rows)].cpu().numpy()
+                batch = pixels[np.resize(rows, self.batch_size)]
+                for name, values in computed_values(self.priors, batch, self.fields, self.device).items():
+                    arrays[name][rows] = values[: len(rows)]
         except torch.OutOfMemoryError as error:
             raise OrsanetError(
                 f"--batch-size {self.batch_size} does not fit into the memory of {self.device}; lower it"
@@ -184,6 +184,17 @@ class Pipeline:
         if not hasattr(self._local, "stream"):
             self._local.stream = torch.cuda.Stream(self.device)
         return torch.cuda.stream(self._local.stream)
+
+
+def computed_values(
+    priors: FrozenPriors, pixels: Pixels, fields: Sequence[Field], device: torch.device
+) -> dict[str, NDArray[Any]]:
+    """The fields of a batch of views [B, 224, 224, 3], in the store's types.
+
+    One copy to the device, then one for each field back, after everything is computed.
+    """
+    values = stored_values(priors(torch.from_numpy(pixels).to(device)), fields)
+    return {name: of_field.cpu().numpy() for name, of_field in values.items()}
 
 
 class Decoding:

@@ -5,6 +5,7 @@ and for the loss after it. Recording needs trial steps; their changes are undone
 first replay must equal those of the first trial.
 """
 
+import traceback
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -29,7 +30,7 @@ class GraphedStep:
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
         self.recorded: dict[tuple[int, bool], Recorded] = {}
-        self.refused = False  # by this device or driver
+        self.refused = ""  # the traceback, if this device or driver cannot record the step
 
     def __call__(self, batch: Batch, total: int) -> None:
         if self.refused:
@@ -43,7 +44,7 @@ class GraphedStep:
                 raise
             except RuntimeError as error:
                 warn(f"CUDA graphs are not used, steps are launched one by one: {error}")
-                self.refused = True
+                self.refused = traceback.format_exc()
                 self.step(batch, total)
                 return
         graph, inputs = self.recorded[key]
@@ -55,8 +56,8 @@ class GraphedStep:
         step = self.step
         inputs = type(batch)(*(tensor.clone() for tensor in _tensors(batch)))
         before = {name: tensor.clone() for name, tensor in self._everything().items()}
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.stream(aside):
@@ -64,7 +65,7 @@ class GraphedStep:
                     step(inputs, total)
                     if trial == 0:
                         expected = step.sums - before["sums"]
-            torch.cuda.current_stream().wait_stream(aside)
+            here.wait_stream(aside)
             self._put_back(before)
             # The feed's thread may wait for a copy during the recording. Only a recording limited
             # to its own thread allows this.
@@ -75,6 +76,7 @@ class GraphedStep:
             graph.replay()
             found = step.sums - before["sums"]
         except RuntimeError:
+            torch.cuda.set_stream(here)  # where a recording cannot be ended, torch stays on its stream
             self._forget_half_a_step()
             raise
         finally:

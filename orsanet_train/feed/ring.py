@@ -36,7 +36,8 @@ class Slot:
     def to_fill(self, rows: int) -> dict[str, NDArray[Any]]:
         """The first rows of every buffer, once the GPU has copied their previous contents."""
         if self.copied is not None:
-            self.copied.synchronize()
+            with torch.cuda.device(self.device):  # a new thread's device is cuda:0, where waiting would make a context
+                self.copied.synchronize()
         return {name: buffer[:rows].numpy() for name, buffer in self.buffers.items()}
 
     def on_device(self, rows: int) -> dict[str, Tensor]:

@@ -117,6 +117,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     It is computed in float32 on a CPU, where the half-precision kernel is far slower.
     """
+    if q.shape[0] == 0:  # of a rank without rows; on a GPU Flash and cuDNN refuse it (pytorch #133780)
+        return q + k + v  # carries their gradients, which other ranks wait for
     if q.is_cuda:
         return scaled_dot_product_attention(q, k, v)
     wide = torch.promote_types(q.dtype, torch.float32)

@@ -2,7 +2,8 @@
 
 The frozen networks run in training mode before both passes, SAM loops over the parameters, Adam has
 the form that torch chooses, and the loss is read after every step. Everything is computed in
-float32.
+float32. On a GPU PyTorch's default lets convolutions round their inputs to TF32; the step sets no
+switch.
 """
 
 import torch

@@ -40,8 +40,6 @@ SCALE = 2.0**10  # of float16's loss where a test wants no step to be skipped
 FUSED_ROUNDING = 1e-6
 TOLERANCE = {"bfloat16": 1.5e-2, "float16": 1.2e-2, "compiled": 1.5e-3}
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 def settings(*more: str) -> RunConfig:
     return load_config("rafdb", [*SETTINGS, *more])

@@ -268,7 +268,7 @@ def test_half_precision_without_a_gpu_is_refused(world, priors: Remembering, tmp
         build(world.load_manifest(), tmp_path / "s", priors, ["clean"], device=CPU, precision="fp16")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_half_precision_on_a_gpu_drifts_as_stated(world, tmp_path: Path) -> None:
     out = tmp_path / "store.zarr"
     build(world.load_manifest(), out, world.load_priors(), ["clean"], device=torch.device("cuda"), precision="fp16")

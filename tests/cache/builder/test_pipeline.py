@@ -135,7 +135,7 @@ def test_half_precision_drifts_and_leaves_the_networks_as_they_are(world) -> Non
     assert all(torch.equal(tensor, before[name]) for name, tensor in priors.state_dict().items())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_gpu_takes_half_precision_only_where_it_drifts_little(world) -> None:
     priors, device, manifest = world.load_priors(), torch.device("cuda"), world.load_manifest()
     pictures = [view_pixels(read_image(manifest.root / one.image).rgb, "clean") for one in manifest.split("train")]

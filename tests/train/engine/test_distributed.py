@@ -377,16 +377,31 @@ def test_a_rank_that_fails_ends_the_run_with_its_message(
 
 
 def test_leaving_the_group_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    under_torchrun(monkeypatch, rank=0, processes=1)
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port))):
-        monkeypatch.setenv(name, value)
+    alone_under_torchrun(monkeypatch)
     with process_group(torch.device("cpu")) as ranks:
         assert ranks == ONE
         assert torch.distributed.is_initialized()
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_one_process_over_nccl_has_the_gradients_of_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch statistics, gradients and sums of a group of one; in float64, so that only rounding separates the two."""
+    alone_under_torchrun(monkeypatch)
+    cuda = torch.device("cuda", 0)
+    inputs = [values.to(cuda) for values in priors(3, torch.Generator().manual_seed(0))]
+    target = torch.arange(3, device=cuda)
+    found = []
+    with process_group(cuda):
+        for wrapped in (False, True):
+            model = orsanet().to(cuda)
+            network = data_parallel(synchronised(model)) if wrapped else model
+            cross_entropy(network(*inputs).logits, target).backward()
+            gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters()}
+            found.append({**gradients, **dict(model.named_buffers())})
+        assert torch.equal(summed(target, Ranks(0, 2)), target)
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-8, atol=1e-10, msg=name)
 
 
 def test_without_torchrun_there_is_one_process_and_no_group() -> None:
@@ -397,6 +412,16 @@ def test_without_torchrun_there_is_one_process_and_no_group() -> None:
         assert summed(values, ranks) is values
         assert [any_rank(flag, ranks) for flag in (False, True)] == [False, True]
         assert local_loss_scale(5, 5, ranks.world) == 1
+
+
+def alone_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun tells its only process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    under_torchrun(monkeypatch, rank=0, processes=1)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port))):
+        monkeypatch.setenv(name, value)
 
 
 def under_torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, processes: int) -> None:

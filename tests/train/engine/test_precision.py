@@ -93,3 +93,26 @@ def test_tracing_works_after_the_switches_are_set(allowed: bool) -> None:
     traced = torch.export.export(torch.nn.Conv2d(1, 1, 3).eval(), (torch.zeros(1, 1, 4, 4),))
     assert any(node.target == torch.ops.aten.conv2d.default for node in traced.graph.nodes)
     assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("_switches_restored")
+@pytest.mark.parametrize("operation", ["product", "convolution"])
+def test_on_a_gpu_exact_rounds_to_float32_and_the_others_to_tf32(operation: str) -> None:
+    """Relative error: float32 keeps 24 bits of an operand, TF32 11, a device before Ampere all in both."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(64, 512, 7, 7, generator=generator).to(CUDA)
+    right = torch.randn(512, 512, 3, 3, generator=generator).to(CUDA)
+
+    def result(dtype: torch.dtype) -> torch.Tensor:
+        a, b = left.to(dtype), right.to(dtype)
+        return torch.nn.functional.conv2d(a, b) if operation == "convolution" else b.flatten(1) @ b.flatten(1).T
+
+    truth = result(torch.float64)
+    errors = {}
+    for precision in ("exact", "parity"):
+        choose_arithmetic(config(precision), CUDA)
+        errors[precision] = float((result(torch.float32) - truth).norm() / truth.norm())
+    assert errors["exact"] < 1e-5
+    if torch.cuda.get_device_capability() >= (8, 0):
+        assert 1e-5 < errors["parity"] < 5e-3

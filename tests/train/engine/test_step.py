@@ -26,7 +26,6 @@ from training_steps import (
     Trajectory,
     assert_same_tensors,
     furthest,
-    needs_gpu,
     new_engine,
     new_model,
     new_step,
@@ -274,7 +273,7 @@ def no_synchronisation() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_gpu
+@pytest.mark.cuda
 def test_on_a_gpu_graphs_are_eager_steps_bit_by_bit_over_20_steps() -> None:
     """Two sizes of batch and both phases of the loss: four graphs, replayed in turns."""
     eager, graphed = new_engine(settings(), CUDA), new_engine(settings(), CUDA)
@@ -286,7 +285,7 @@ def test_on_a_gpu_graphs_are_eager_steps_bit_by_bit_over_20_steps() -> None:
     assert_same_tensors(replayed.state, launched.state)
 
 
-@needs_gpu
+@pytest.mark.cuda
 @pytest.mark.parametrize(("precision", "tolerance"), [("exact", 1e-3), ("parity", 1e-2), ("fast", 2e-2)])
 def test_on_a_gpu_every_mode_stays_within_its_tolerance_of_the_processors_losses(
     precision: str, tolerance: float, exact: Trajectory
@@ -300,7 +299,8 @@ def test_on_a_gpu_every_mode_stays_within_its_tolerance_of_the_processors_losses
     assert furthest(on_gpu, exact) < tolerance
 
 
-@needs_gpu
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["exact", "parity", "fast"])
 def test_on_a_gpu_the_host_never_waits_inside_a_step(precision: str) -> None:
     config = settings(f"precision={precision}")

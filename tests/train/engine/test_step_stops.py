@@ -13,7 +13,6 @@ from training_steps import (
     Linears,
     assert_same_tensors,
     everything,
-    needs_gpu,
     new_engine,
     new_model,
     new_step,
@@ -120,7 +119,7 @@ def test_an_overflow_in_either_pass_alone_skips_the_step(narrow: int | None) -> 
     assert said(step).stopped == 0
 
 
-@needs_gpu
+@pytest.mark.cuda
 def test_on_a_gpu_a_recorded_step_stops_at_a_loss_that_is_not_finite() -> None:
     config = settings()
     engine = new_engine(config, CUDA)

@@ -480,10 +480,8 @@ def test_a_ring_gives_every_part_once_in_order_and_fills_no_slot_that_is_in_use(
 
 # --- on a GPU ---
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("prior", PRIORS)
 def test_on_a_gpu_all_modes_give_the_same_batches(prior: str, kept_as: PriorStore, reordered: Manifest) -> None:
     """Forty epochs into one ring: a buffer that is filled before it was copied would show."""
@@ -497,7 +495,7 @@ def test_on_a_gpu_all_modes_give_the_same_batches(prior: str, kept_as: PriorStor
         assert_same_batches(list(host.epoch(config, epoch)), expected)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_on_a_gpu_stored_values_arrive_unchanged(kept_as: PriorStore, manifest: Manifest) -> None:
     """Pictures and features that no arithmetic touches, and the label."""
     cuda, on_cpu = torch.device("cuda", 0), joined_feed(kept_as, manifest, "stream")
@@ -507,7 +505,7 @@ def test_on_a_gpu_stored_values_arrive_unchanged(kept_as: PriorStore, manifest: 
         assert torch.equal(here.label.cpu(), there.label)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_auto_is_resident_on_a_gpu_up_to_half_of_its_free_memory(store: PriorStore, manifest: Manifest) -> None:
     cuda = torch.device("cuda", 0)
     assert joined_feed(store, manifest, "auto", device=cuda).residence.mode == "device"

@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d
 from torch.nn.utils import spectral_norm
 from torch.optim import SGD
 
-from orsanet_train.model.fusion import SpectralConv
+from orsanet_train.model.fusion import SpectralConv, attend
 from orsanet_train.model.orsanet import (
     published_tokens,
     spatial_tokens,
@@ -86,11 +86,7 @@ def test_spectral_convolution_divides_by_the_largest_singular_value() -> None:
     ("device", "half"),
     [
         ("cpu", torch.bfloat16),
-        pytest.param(
-            "cuda",
-            torch.float16,
-            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-        ),
+        pytest.param("cuda", torch.float16, marks=pytest.mark.cuda),
     ],
 )
 def test_under_autocast_the_spectral_vectors_are_those_of_float32_bit_by_bit(device: str, half: torch.dtype) -> None:
@@ -105,6 +101,15 @@ def test_under_autocast_the_spectral_vectors_are_those_of_float32_bit_by_bit(dev
         assert_same_tensors(full, short)
         # Operands of 8 bits or more: 2^-9 each, relative; 72 products and a bias add up to one value.
         assert 0 < (rounded.float() - exact).norm() / exact.norm() < 2**-7
+
+
+def test_attention_of_no_rows_has_gradients_for_all_it_is_made_of() -> None:
+    """Several processes wait for every gradient of one another, also of a rank without rows."""
+    parts = [torch.empty(0, 8, 50, 4, requires_grad=True) for _ in range(3)]
+    attended = attend(*parts)
+    attended.sum().backward()
+    assert attended.shape == (0, 8, 50, 4)
+    assert [part.grad is None for part in parts] == [False] * 3
 
 
 def test_published_tokens_are_the_memory_viewed_again() -> None:

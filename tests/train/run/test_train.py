@@ -38,8 +38,8 @@ def config(*overrides: str) -> RunConfig:
     return load_config("small", (*SMALL, *overrides))
 
 
-def run(world, out: Path, *overrides: str, **options):
-    return train(config(*overrides), world.load_manifest(), world.open_store(), out, device=CPU, **options)
+def run(world, out: Path, *overrides: str, device: torch.device = CPU, **options):
+    return train(config(*overrides), world.load_manifest(), world.open_store(), out, device=device, **options)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -148,6 +148,18 @@ def test_a_run_resumes_wherever_its_data_is_kept(world, two_epochs: Path, tmp_pa
     run(world, tmp_path / "part", "epochs=1", resident="host")
     run(world, tmp_path / "part", "epochs=2", resume=True, resident="stream")
     assert equal(*(weights(out / "last.safetensors") for out in (two_epochs, tmp_path / "part")))
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_a_resumed_exact_run_ends_exactly_like_the_whole_one(world, tmp_path: Path) -> None:
+    """Graphs, resident data, and a state that is loaded before the first step is recorded."""
+    on_gpu = {"device": torch.device("cuda")}
+    run(world, tmp_path / "whole", "epochs=2", "precision=exact", **on_gpu)
+    for epochs in (1, 2):
+        run(world, tmp_path / "part", f"epochs={epochs}", "precision=exact", resume=epochs == 2, **on_gpu)
+    whole, part = (load_state(tmp_path / name / "checkpoints") for name in ("whole", "part"))
+    assert equal(whole.tensors, part.tensors)
+    assert equal(*(weights(tmp_path / name / "last.safetensors") for name in ("whole", "part")))
 
 
 def test_a_resumed_run_ends_exactly_like_the_whole_one(world, two_epochs: Path, begun: Path) -> None:
