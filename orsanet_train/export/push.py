@@ -123,7 +123,12 @@ def contents(
     card = model_card(
         checkpoint, identity, evaluation_of(run, checkpoint), (), "", training_of(run, identity), repository
     )
-    own = [run / f"{checkpoint}.safetensors", run / f"{checkpoint}-{LANDMARKS_FILE}", run / "config.toml", run / "run.json"]
+    own = [
+        run / f"{checkpoint}.safetensors",
+        run / f"{checkpoint}-{LANDMARKS_FILE}",
+        run / "config.toml",
+        run / "run.json",
+    ]
     return {
         **{path.name: path for path in own if path.exists()},
         FROZEN: json.dumps(frozen_networks(identity), indent=2).encode(),
