@@ -141,7 +141,7 @@ def frozen_networks(identity: Identity) -> dict[str, Any]:
 
     The digest (over names and values of the tensors) decides whether a file is the network.
     """
-    networks = {}
+    networks: dict[str, Any] = {}
     for part, name in SOURCE.items():
         source = SOURCES[name]
         shipped = {"source": "comes with orsanet", "option": f"--{part} demo"}
