@@ -50,7 +50,7 @@ def calls(desk: Path) -> list[list[str]]:
 def ran(desk: Path, command: list[str], **variables: str) -> list[str]:
     """The words of the one command of ours that a script called."""
     subprocess.run(
-        command, cwd=desk, env=environment(desk, **variables), capture_output=True, text=True, timeout=30, check=True
+        command, cwd=desk, env=environment(desk, **variables), capture_output=True, text=True, timeout=120, check=True
     )
     (words,) = calls(desk)
     (desk / "called").unlink()
@@ -97,12 +97,12 @@ def test_the_slurm_script_passes_the_signal_on_and_is_queued_again(desk: Path) -
     script = DOCS / "examples" / "train-slurm.sh"
     program(desk, "orsanet-train", "trap 'exit 143' TERM\ntouch begun\nwhile true; do sleep 0.05; done")
     process = subprocess.Popen(["bash", script], cwd=desk, env=environment(desk, **SLURM))
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not (desk / "begun").exists():
         assert time.monotonic() < until
         time.sleep(0.02)
     process.terminate()
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=120) == 143
     assert [words[0] for words in calls(desk)] == ["orsanet-train", "scontrol"]
     assert calls(desk)[1] == ["scontrol", "requeue", "77"]
     program(desk, "orsanet-train", "exit 5")  # a failure is one, and not queued again
