@@ -21,6 +21,8 @@ TORCH ?= auto
 WITHOUT_CUDA = [ "$(TORCH)" = auto ] && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi > /dev/null && [ ! -e /proc/driver/nvidia ]
 # A version with "+cpu" cannot be on PyPI, which refuses such versions: it comes from an index that the user has chosen.
 CPU_TORCH = $$(awk -F '[= ]+' '/^(torch|torchvision)==/ { print $$1 "==" $$2 "+cpu" }' requirements.lock)
+# "==2.14.1" is answered by 2.14.1+cpu too, which is not the file of the hashes; "===" is not.
+EXACTLY_TORCH = sed -E 's/^(torch|torchvision)==/&=/' requirements.lock
 # The lock but for torch and what only its CUDA build needs.
 BUT_TORCH = awk '/^[a-z]/ { skip = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/ } !skip' requirements.lock
 
@@ -102,7 +104,7 @@ docs: .venv/installed
 		$(BUT_TORCH) > .venv/requirements.txt; \
 	else \
 		echo "Installing the locked versions into .venv: several GB, nearly all of it PyTorch; this takes minutes."; \
-		cp requirements.lock .venv/requirements.txt; \
+		$(EXACTLY_TORCH) > .venv/requirements.txt; \
 	fi
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement .venv/requirements.txt
 	touch $@
