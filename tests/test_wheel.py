@@ -127,7 +127,7 @@ def test_an_installed_wheel_goes_from_pictures_to_a_report_in_another_folder(whe
     (desk / "commands").write_text(COMMANDS)
     ended = subprocess.run(
         [empty / "bin" / "python", "-c", WAY], cwd=desk, env={**environment, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (desk / "rafdb.toml").read_bytes() == (ROOT / "manifests" / "rafdb.toml").read_bytes()

@@ -131,7 +131,7 @@ def visit(world, runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         }  # fmt: skip
         ended = subprocess.run(
             [sys.executable, "-c", CHILD, json.dumps(lines, default=str)],
-            cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False,
+            cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
