@@ -4,9 +4,11 @@
 # make gpu-check  test and measure everything on a CUDA device, in eight minutes, with the installed packages; results in gpu-check/
 # make crash-test  kill a build 200 times, wherever it is, and see that nothing is lost
 # make check   the same, and lint, types and import contracts: what CI runs
+# make checks  lint, types and import contracts alone, in .venv-checks, which needs no torch: what CI runs first
 # make docs    set up .venv and make these documents a site, build/site/index.html
 #
-# .venv has exactly the versions of requirements.lock. Other versions are tried in environments that are made anew each time:
+# .venv has exactly the versions of requirements.lock; on Linux without an NVIDIA driver, torch and torchvision are those versions'
+# build without CUDA, if the package index in use offers it (docs/install.md). Other versions are tried in environments that are made anew each time:
 # make lock    renew requirements.lock within the ranges of pyproject.toml; with UPGRADE= change only what no longer fits
 # make newest  run every test with the newest versions that pyproject.toml allows; lists the warnings of the dependencies
 # make lowest  run every test with the lowest versions that pyproject.toml allows (PYTHON=python3.11: the bounds are tried there)
@@ -15,6 +17,15 @@ BIN := .venv/bin
 # that run tests: each needs a core or more, and up to 6 GB
 PROCESSES ?= 2
 UPGRADE ?= --upgrade
+# auto: see above. locked: the files of requirements.lock in any case.
+TORCH ?= auto
+WITHOUT_CUDA = [ "$(TORCH)" = auto ] && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi > /dev/null && [ ! -e /proc/driver/nvidia ]
+# A version with "+cpu" cannot be on PyPI, which refuses such versions: it comes from an index that the user has chosen.
+CPU_TORCH = $$(awk -F '[= ]+' '/^(torch|torchvision)==/ { print $$1 "==" $$2 "+cpu" }' requirements.lock)
+# "==2.14.1" is answered by 2.14.1+cpu too, which is not the file of the hashes; "===" is not.
+EXACTLY_TORCH = sed -E 's/^(torch|torchvision)==/&=/' requirements.lock
+# The lock but for torch and what only its CUDA build needs.
+BUT_TORCH = awk '/^[a-z]/ { skip = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/ } !skip' requirements.lock
 
 DEMO ?= demo
 DEMO_IMAGES ?= 1200
@@ -27,7 +38,7 @@ SCRATCH ?= $(shell [ $$(df -Pk /dev/shm 2>/dev/null | awk 'END {print $$4 + 0}')
 # These processes find our bytecode written, also where the environment says that none is.
 TESTS = OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(if $(SCRATCH),TMPDIR=$(SCRATCH)) $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick gpu-check crash-test check lint types contracts docs lock lock-check newest lowest clean
+.PHONY: demo test quick gpu-check crash-test check checks lint types contracts docs lock lock-check newest lowest clean
 
 # The README's commands. What is already there is used again; interrupted, the build and the training go on.
 demo: .venv/installed
@@ -72,16 +83,39 @@ types: .venv/installed
 contracts: .venv/installed
 	$(BIN)/lint-imports
 
+# Without torch's types mypy takes its classes for Any; `make types` has them.
+checks: .venv-checks/installed
+	.venv-checks/bin/ruff check .
+	.venv-checks/bin/ruff format --check .
+	.venv-checks/bin/lint-imports
+	.venv-checks/bin/python -m pytest --quiet --noconftest -m "not locked" tests/test_lock.py
+	.venv-checks/bin/mypy --ignore-missing-imports --allow-subclassing-any --no-warn-unused-ignores
+
+.venv-checks/installed: requirements.lock
+	$(PYTHON) -m venv --clear .venv-checks
+	$(BUT_TORCH) > .venv-checks/requirements.txt
+	.venv-checks/bin/python -m pip install --quiet --no-deps --require-hashes --requirement .venv-checks/requirements.txt
+	touch $@
+
 docs: .venv/installed
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --write-all --builder html docs build/site
 	@echo "Look at build/site/index.html"
 
-# The marker is newer than both files once exactly the locked versions are installed.
-.venv/installed: requirements.lock pyproject.toml
-	@echo "Installing the locked versions into .venv: several GB, nearly all of it PyTorch; this takes minutes."
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+# The marker is newer than both files once the environment is whole.
+.venv/installed: .venv/dependencies pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/dependencies: requirements.lock
+	$(PYTHON) -m venv --clear .venv
+	@if $(WITHOUT_CUDA) && $(BIN)/python -m pip install --quiet --no-deps --only-binary :all: $(CPU_TORCH) 2> /dev/null; then \
+		echo "Installing the locked versions into .venv, PyTorch without CUDA: it is of the package index in use, and not checked by a hash of the lock."; \
+		$(BUT_TORCH) > .venv/requirements.txt; \
+	else \
+		echo "Installing the locked versions into .venv: several GB, nearly all of it PyTorch; this takes minutes."; \
+		$(EXACTLY_TORCH) > .venv/requirements.txt; \
+	fi
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement .venv/requirements.txt
 	touch $@
 
 lock: .venv/installed
@@ -108,4 +142,4 @@ lowest:
 	$(call TESTS,.venv-lowest) -m "not locked" --list-warnings
 
 clean:
-	rm -rf .venv .venv-newest .venv-lowest
+	rm -rf .venv .venv-checks .venv-newest .venv-lowest

@@ -10,6 +10,7 @@ from orsanet_cache.commands.demo import demo_faces, demo_people, demo_quality, d
 from orsanet_cache.commands.doctor import doctor
 from orsanet_cache.commands.manifest import manifest
 from orsanet_cache.commands.store import convert, info, show, verify
+from orsanet_cache.commands.version import version
 from orsanet_cache.commands.weights import weights
 from orsanet_cache.console import CommandGroup
 
@@ -42,6 +43,7 @@ main.add_command(demo_people)
 main.add_command(demo_train)
 main.add_command(demo_quality)
 main.add_command(bench)
+main.add_command(version)
 
 if __name__ == "__main__":
     sys.exit(main())

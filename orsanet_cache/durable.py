@@ -9,14 +9,20 @@ raise OrsanetError.
 
 `own_temporary` gives a process a temporary file that no other process uses, and removes those of
 processes that have ended.
+
+Of the file system this needs locks (flock) that exclude, renames that replace, and hard links that
+refuse an existing name. `check_excludes` proves the first before anything depends on it; where one
+of them is missing, an OrsanetError names the folder.
 """
 
+import errno
 import fcntl
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,8 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.reading import MAX_JSON_BYTES, json_of, read_limited
 
 Content = Sequence[bytes | bytearray | memoryview]
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without -o flock, NFS without a lock service
+_NO_LINKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)  # exFAT and some mounted object stores
 _TEMPORARY = re.compile(r"\..+\.orsanet-[0-9a-f]{8}", re.DOTALL)
 
 
@@ -77,10 +85,13 @@ def publish(path: Path, content: Content, temporary: Path) -> None:
 
 
 def publish_new(path: Path, content: Content, temporary: Path) -> bool:
-    """As `publish`, but only if `path` does not exist. Returns whether the file was created."""
+    """As `publish`, but only if `path` does not exist. Returns whether the file was created.
+
+    Raises OrsanetError where the file system has no hard links.
+    """
     try:
         write_temporary(temporary, content)
-        os.link(temporary, path)
+        _link(temporary, path)
     except FileExistsError:
         return False
     finally:
@@ -106,7 +117,7 @@ def own_temporary(path: Path) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.orsanet-{secrets.token_hex(4)}")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take_lock(descriptor, fcntl.LOCK_EX, temporary)
             if not temporary.exists():  # swept before it was locked
                 continue
             yield temporary
@@ -199,7 +210,56 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take_lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         yield
     finally:
         os.close(descriptor)
+
+
+def take_lock(descriptor: int, mode: int, path: Path) -> None:
+    """`fcntl.flock` on the open file of `path`.
+
+    Raises OrsanetError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, mode)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise OrsanetError(
+            f"{path.parent}: the file system there has no locks (flock: {error.strerror}); choose a folder on another "
+            f"one, or have it mounted with locks"
+        ) from error
+
+
+@cache  # once for a file in each process; an exception is not remembered
+def check_excludes(path: Path) -> None:
+    """Check that the lock of a file, which this process holds, keeps others out.
+
+    A second open file of the same path asks for the lock and must be refused. The check costs two
+    system calls. It cannot tell whether the lock is known to other machines: docs/clusters.md.
+
+    Raises OrsanetError if the lock is given twice.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
+    raise OrsanetError(
+        f"{path.parent}: the locks (flock) of the file system there exclude nobody, so that two commands could write the "
+        f"same files; choose a folder on another one, or have it mounted with locks"
+    )
+
+
+def _link(source: Path, path: Path) -> None:
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise OrsanetError(
+            f"{path.parent}: the file system there has no hard links ({error.strerror}); choose a folder on another one"
+        ) from error

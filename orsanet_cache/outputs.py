@@ -8,8 +8,8 @@
     temporary_folder(…)      a folder that is removed at the end, or by a later command if its process was killed
 
 The system releases a lock when its process ends, however it ends. A lock file exists only while it
-is held; one that a killed process left is used and removed by the next command. Single files are in
-durable.py.
+is held; one that a killed process left is used and removed by the next command. A file system whose
+locks exclude nobody is refused before anything is written. Single files are in durable.py.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from orsanet_cache.durable import prepare_folder, sync_folder
+from orsanet_cache.durable import check_excludes, prepare_folder, sync_folder, take_lock
 from orsanet_cache.errors import OrsanetError
 
 IN_USE = ".orsanet-in-use"
@@ -105,7 +105,8 @@ def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> Iterat
         shared: whether others may hold it at the same time, if they share it too.
         wait: whether to wait for a holder to end.
 
-    Raises BlockingIOError if another process holds the lock and `wait` is false.
+    Raises BlockingIOError if another process holds the lock and `wait` is false, and OrsanetError
+    where the file system has no locks.
     """
     descriptor = _locked_descriptor(path, shared, wait)
     try:
@@ -124,7 +125,7 @@ def _locked_descriptor(path: Path, shared: bool, wait: bool) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, mode)
+            take_lock(descriptor, mode, path)
             if _is_at(descriptor, path):
                 return descriptor
         except BlockingIOError:  # a sharer that ends has the lock alone for a moment
@@ -132,7 +133,9 @@ def _locked_descriptor(path: Path, shared: bool, wait: bool) -> int:
                 os.close(descriptor)
                 raise
             time.sleep(0.01)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OrsanetError):  # there are no locks, so no one holds it
+                path.unlink(missing_ok=True)
             os.close(descriptor)
             raise
         os.close(descriptor)  # its last holder has removed it meanwhile
@@ -253,11 +256,15 @@ def _sweep(where: Path, prefix: str) -> None:
 
 
 def _hold(stack: ExitStack, folder: Path, lock: Path, prepare: Callable[[], None], shared: bool) -> None:
-    """Hold a lock file for as long as the stack."""
+    """Hold a lock file for as long as the stack.
+
+    Raises OrsanetError if another process holds it, and where locks exclude nobody.
+    """
     while True:
         prepare()
         try:
             stack.enter_context(lock_file(lock, shared=shared))
+            check_excludes(lock)
             return
         except FileNotFoundError:  # a command that was refused has removed its empty folder
             continue
@@ -308,14 +315,14 @@ def _put(staged: Path, folder: Path, aside: Path) -> None:
         staged.rename(folder)
         return
     shutil.copymode(folder, staged)
-    if _exchange(staged, folder):
+    if exchange_names(staged, folder):
         return
     folder.rename(aside)
     staged.rename(folder)
     shutil.rmtree(aside)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def exchange_names(one: Path, other: Path) -> bool:
     """Exchange the names of two folders in one step. Returns False if the system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2

@@ -1,11 +1,16 @@
-"""How far a long command is, on the error stream.
+"""How far a long command is, and what it notices, on the error stream.
 
 - In a terminal and in a notebook: tqdm's bars.
 - Elsewhere, as in a log file: whole lines, the first after FIRST_SECONDS, then one in LINE_SECONDS,
   and one at the end.
 - With --quiet, in all processes of torchrun but the first, and for bars with TQDM_DISABLE: nothing.
+
+Sentences (`say`, `warn`) are records of the logger "orsanet", of the levels INFO and WARNING. Its one
+handler prints them above the bars and they go no further; a program that has logging of its own
+takes the handler away and lets them propagate (docs/python.md).
 """
 
+import logging
 import os
 import sys
 import time
@@ -19,6 +24,7 @@ FIRST_SECONDS = 2.0
 LINE_SECONDS = 60.0  # since the last line of any work: an epoch's line counts too
 
 Item = TypeVar("Item")
+_logger = logging.getLogger("orsanet")
 _quiet = False
 _last_line = -LINE_SECONDS  # when this process printed it
 
@@ -35,15 +41,22 @@ def hidden() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print a line of progress, above the bars."""
+    """Log a line of progress; by default it is printed above the bars."""
     if _is_shown():
-        _print(text)
+        _logger.info("%s", text)
 
 
 def warn(text: str) -> None:
-    """Print a line above the bars, with --quiet too."""
-    if sys.stderr is not None:
-        _print(text)
+    """Log a line to be noticed, with --quiet too."""
+    _logger.warning("%s", text)
+
+
+class AboveBars(logging.Handler):
+    """Prints records above the bars. A closed terminal raises, as printing does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is not None:
+            _print(self.format(record))
 
 
 class Progress:
@@ -174,3 +187,9 @@ def _print(text: str) -> None:
     global _last_line
     _last_line = time.monotonic()
     tqdm.write(text, file=sys.stderr)
+
+
+if not _logger.handlers:  # a program may have set it up before
+    _logger.addHandler(AboveBars())
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False

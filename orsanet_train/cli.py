@@ -14,6 +14,7 @@ from orsanet_train.commands.export import export
 from orsanet_train.commands.imported import import_checkpoint
 from orsanet_train.commands.predict import predict
 from orsanet_train.commands.pretrain import pretrain
+from orsanet_train.commands.push import push
 from orsanet_train.commands.report import compare, report
 from orsanet_train.commands.run import run
 
@@ -41,6 +42,7 @@ main.add_command(report)
 main.add_command(compare)
 main.add_command(predict)
 main.add_command(export)
+main.add_command(push)
 main.add_command(ablate)
 main.add_command(import_checkpoint)
 main.add_command(complexity)

@@ -23,6 +23,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from documented_commands import COMMAND_LINES, accepted, without_torchrun
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from myst_parser.slugs import github_slugify, unique_slug
@@ -31,9 +32,7 @@ from PIL import Image
 import orsanet_cache
 import orsanet_train
 from orsanet_cache.builder.disk import bytes_needed
-from orsanet_cache.cli import main as cache_main
 from orsanet_cache.store.schema import schema
-from orsanet_train.cli import main as train_main
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.metrics import group_report
 from orsanet_train.evaluation.tables import text_table
@@ -43,12 +42,10 @@ from orsanet_train.report.paper import published
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-COMMAND_LINES: dict[str, click.Group] = {"orsanet-cache": cache_main, "orsanet-train": train_main}
-MODULES = {"orsanet_cache": "orsanet-cache", "orsanet_train": "orsanet-train"}
 SHELL = ("bash", "console", "sh")
 SHOWN_ONLY = ("", "text", "csv")  # what a program prints or reads
 OTHER_PROGRAMS = {"awk", "pip", "apt"}  # allowed in a block, and not checked here
-OPTIONS_OF_OTHERS = {"--help", "--logdir", "--nproc-per-node"}  # of click, tensorboard, torchrun
+OPTIONS_OF_OTHERS = {"--help", "--index-url", "--logdir", "--nproc-per-node"}  # of click, pip, tensorboard, torchrun
 
 
 class Block(NamedTuple):
@@ -104,40 +101,6 @@ def commands_of(block: Block) -> list[Command]:
         if words:
             commands.append(Command(f"{block} {line.strip()}", without_torchrun(words)))
     return commands
-
-
-def without_torchrun(words: list[str]) -> list[str]:
-    """torchrun's and Python's own part taken away: … -m orsanet_train run X -> orsanet-train run X."""
-    if words[0] in ("torchrun", "python", "python3") and "-m" in words:
-        module, *arguments = words[words.index("-m") + 1 :]
-        assert module in MODULES, f"python -m {module}"
-        return [MODULES[module], *arguments]
-    return words
-
-
-def sub_command(words: list[str]) -> tuple[click.Command, list[str], list[str]]:
-    """The command that the words name, its own name in words, and what is left of them. Raises UsageError for none."""
-    command: click.Command = COMMAND_LINES[words[0]]
-    path, rest = [words[0]], words[1:]
-    while isinstance(command, click.Group):
-        if not rest:
-            raise click.UsageError(f"{' '.join(path)}: a command is missing")
-        name, found, rest = command.resolve_command(click.Context(command, info_name=path[-1]), rest)
-        assert name is not None
-        assert found is not None
-        command, path = found, [*path, name]
-    return command, path, rest
-
-
-def accepted(words: list[str]) -> click.Context:
-    """Options and arguments as the command would get them; click's UsageError for what it would refuse. Its files need not be there."""
-    command, path, rest = sub_command(words)
-    with pytest.MonkeyPatch.context() as patch:
-        for parameter in command.params:
-            if isinstance(parameter.type, click.Path):
-                patch.setattr(parameter.type, "exists", False)
-        with command.make_context(" ".join(path), rest) as context:  # left again: --quiet would stay
-            return context
 
 
 def every_command(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:

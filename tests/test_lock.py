@@ -31,6 +31,7 @@ ENVIRONMENTS = [
     for platform, system, machine in MACHINES
 ]  # fmt: skip
 HERE = {name: str(value) for name, value in default_environment().items()}
+OF_CUDA = re.compile("triton$|nvidia-|cuda-")  # what only torch's CUDA build needs
 MEND = "requirements.lock and pyproject.toml disagree: run `make lock UPGRADE=` and review what changes"
 
 
@@ -79,7 +80,19 @@ def locked(environment: dict[str, str]) -> dict[str, str]:
 
 def installed() -> dict[str, str]:
     found = {canonicalize_name(each.metadata["Name"]): each.version for each in importlib.metadata.distributions()}
-    return {name: version for name, version in found.items() if name not in {"orsanet", *BEFORE_THE_LOCK}}
+    return {
+        name: version.removesuffix("+cpu")
+        for name, version in found.items()
+        if name not in {"orsanet", *BEFORE_THE_LOCK}
+    }
+
+
+def expected() -> dict[str, str]:
+    """What this environment should have: PyTorch without CUDA needs less (docs/install.md)."""
+    versions = locked(HERE)
+    if importlib.metadata.version("torch").endswith("+cpu"):
+        return {name: version for name, version in versions.items() if not OF_CUDA.match(name)}
+    return versions
 
 
 @pytest.mark.parametrize(
@@ -122,7 +135,7 @@ def test_the_checks_before_a_commit_run_in_locked_versions() -> None:
 @pytest.mark.locked
 def test_this_environment_is_the_locked_one() -> None:
     """As `pip freeze` lists it, but for the package itself."""
-    assert installed() == locked(HERE), "`make clean` and the same command again install the locked versions"
+    assert installed() == expected(), "`make clean` and the same command again install the locked versions"
 
 
 @pytest.mark.locked
@@ -138,4 +151,18 @@ def test_nothing_is_locked_that_nothing_asks_for() -> None:
             if (name, wanted) not in found:
                 found.add((name, wanted))
                 waiting += [(Requirement(text), wanted) for text in importlib.metadata.requires(name) or []]
-    assert {name for name, _ in found} == set(locked(HERE)), MEND
+    assert {name for name, _ in found} == set(expected()), MEND
+
+
+@pytest.mark.locked
+def test_what_is_left_out_without_cuda_is_what_only_torch_needs() -> None:
+    """And nothing else: these packages are asked for by torch and by each other alone."""
+    left_out = {name for name in locked(HERE) if OF_CUDA.match(name)}
+    asking = {
+        canonicalize_name(distribution.metadata["Name"])
+        for distribution in importlib.metadata.distributions()
+        for text in distribution.requires or ()
+        if canonicalize_name(Requirement(text).name) in left_out
+        and ((marker := Requirement(text).marker) is None or marker.evaluate({**HERE, "extra": ""}))
+    }
+    assert asking <= {*left_out, "torch"}

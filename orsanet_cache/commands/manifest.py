@@ -238,3 +238,31 @@ def folders(
 
     read = read_folders if shares is None else read_undivided
     _write(read(root, name or out.stem, classes), root, out, tag_lists, change=change)
+
+
+@manifest.command()
+@click.argument("name", required=False)
+@click.option("--out", type=FILE, help="The file to write, for example rafdb.toml.  [default: print it]")
+def descriptor(name: str | None, out: Path | None) -> None:
+    """Print or copy the descriptor of a public data set, for a table made by hand.
+
+    Without NAME, the names are printed.
+    """
+    from orsanet_cache.data.descriptors import descriptor as text_of
+    from orsanet_cache.data.descriptors import descriptor_names
+    from orsanet_cache.durable import make_folder, write_new
+    from orsanet_cache.errors import OrsanetError
+
+    if name is None:
+        if out is not None:
+            raise OrsanetError(f"--out {out}: name the data set too: {', '.join(descriptor_names())}")
+        click.echo("\n".join(descriptor_names()))
+        return
+    text = text_of(name)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    make_folder(out.absolute().parent)
+    if not write_new(out.absolute(), [text.encode()]):
+        raise OrsanetError(f"{out}: already exists and is not overwritten; name another file")
+    click.echo(f"wrote {out}; set `samples` and `root` in it")

@@ -31,7 +31,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.durable import locked, make_folder, publish_new, sync_folder, write_temporary
+from orsanet_cache.durable import check_excludes, locked, make_folder, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
@@ -84,7 +84,8 @@ class StoreWriter:
     ) -> Self:
         """Create the store, or continue one with the same recipe, and lock the part.
 
-        Raises OrsanetError if the recipes differ, or if another process builds this part.
+        Raises OrsanetError if the recipes differ, if another process builds this part, and where
+        locks exclude nobody.
 
         Args:
             path: the store's folder.
@@ -115,6 +116,7 @@ class StoreWriter:
             )
         writer = cls(path, fields, part, int(written["rows_per_unit"]))
         with locked(path / METADATA):
+            check_excludes(path / METADATA)
             writer._take_part()
         return writer
 

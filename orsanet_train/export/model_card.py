@@ -1,4 +1,4 @@
-"""The model card of exported files: the model, its results, its usage and its limits.
+"""The model card of exported or pushed files: the model, its results, its usage and its limits.
 
 All facts come from the run's own files; the card has no number that was not measured.
 """
@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.weights.networks import NAMES
+from orsanet_cache.weights.networks import NAMES, SOURCE
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import ModelConfig, RunConfig, load_config
 from orsanet_train.evaluation.groups import NOT_A_TEST, Group
@@ -29,6 +29,7 @@ from orsanet_train.model.frozen import demo_backbone_digest, is_demo
 from orsanet_train.report.text import between, markdown_text, percent
 
 CARD = "MODEL_CARD.md"
+ONNX_PACKAGES = ("onnx", "onnxruntime")
 PUBLISHED_CHANNELS = (1024, 512)  # of SegFace's and MobileFaceNet's features
 PUBLISHED_DEPTHS = {4: "small", 6: "base", 8: "large"}
 SIZES = ("depth", "width", "backbone_channels", "backbone_units")  # of ModelConfig; its other fields are forms
@@ -117,6 +118,7 @@ def model_card(
     graphs: Sequence[WrittenGraph],
     pictures: str,
     training: Training | None,
+    repository: str | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -124,9 +126,10 @@ def model_card(
         checkpoint: "best" or "last".
         identity: The checkpoint's identity.
         evaluation: The checkpoint's evaluation. None: it was not evaluated.
-        graphs: The exported files.
+        graphs: The exported files; none for the hub.
         pictures: Description of the pictures on which the graphs were compared with PyTorch.
         training: The run's training. None: unknown.
+        repository: OWNER/NAME on the hub, for the card of a pushed run.
     """
     reports = () if evaluation is None else evaluation.groups
     whole = [report for report in reports if _is_whole(report)]
@@ -161,7 +164,9 @@ def model_card(
         demo=[NAMES[part] for part in ("segmenter", "landmarks") if is_demo(part, identity)],
         opset=OPSET,
         ir_version=IR_VERSION,
-        versions={package: version(package) for package in ("orsanet", "torch", "onnx", "onnxruntime")},
+        versions={package: version(package) for package in ("orsanet", "torch", *(ONNX_PACKAGES if graphs else ()))},
+        repository=repository,
+        sources={part: SOURCES[SOURCE[part]] for part in SOURCE},
     )
 
 

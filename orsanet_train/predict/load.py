@@ -23,6 +23,7 @@ from orsanet_cache.data.images import MAX_PIXELS, MIN_SIDE, NO_WARNINGS, Rejecte
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_train.predict.hub import local_run
 from orsanet_train.predict.names import MARGIN
 from orsanet_train.predict.pictures import InputPicture, is_video, pictures
 from orsanet_train.predict.predictor import CropPredictor
@@ -60,8 +61,8 @@ class Predictor:
         landmarks: StrPath | None = None,
     ) -> Self:
         """See the function `load`, which has the same arguments."""
-        folder = as_path(run, "run")
         _check(crop, margin)
+        folder = local_run(as_path(run, "run"))
         return cls(CropPredictor.load(folder, checkpoint, segmenter, landmarks, as_device(device)), crop, margin)
 
     @property
@@ -178,7 +179,8 @@ def load(
     frozen networks are not found or are not the run's.
 
     Args:
-        run: The run folder.
+        run: The run folder; or OWNER/NAME or OWNER/NAME@REVISION, a run that `orsanet-train push`
+            brought to the Hugging Face hub, if there is no folder OWNER here.
         checkpoint: "best" or "last".
         crop: "auto" finds and crops every face of a picture; "none" takes each picture as the crop
             of a face.

@@ -273,7 +273,7 @@ KILLED = """
 folder = Path(arguments[0])
 import orsanet_cache.outputs as outputs
 if arguments[1] == "renames":
-    outputs._exchange = lambda one, other: False
+    outputs.exchange_names = lambda one, other: False
 def killing(event, _):
     global calls
     if event.startswith("os.") or event in ("open", "ctypes.dlopen", "ctypes.dlsym"):

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import logging
+import logging.handlers
 import os
 import pty
 import re
@@ -208,3 +210,37 @@ def test_every_bar_is_one_of_this_module() -> None:
         if drawing.search(path.read_text(encoding="utf-8"))
     }
     assert users == {"orsanet_cache/progress.py"}
+
+
+def test_sentences_are_records_that_a_program_may_send_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a change they are printed; the bars are no records."""
+    assert printed(lambda: (say("as planned"), warn("look here"))) == "as planned\nlook here\n"
+    logger = logging.getLogger("orsanet")
+    mine = logging.handlers.BufferingHandler(100)
+    monkeypatch.setattr(logger, "handlers", [mine])
+    assert printed(lambda: (say("50 % of it"), warn("look here"))) == ""
+    assert [(each.levelname, each.getMessage()) for each in mine.buffer] == [
+        ("INFO", "50 % of it"),
+        ("WARNING", "look here"),
+    ]
+    with hidden():
+        say("nothing")
+        warn("still this")
+    assert [each.getMessage() for each in mine.buffer[2:]] == ["still this"]
+
+
+def test_library_code_prints_nothing_but_through_the_logger_and_the_bars() -> None:
+    """Commands print what they are asked for; so do the two modules that end a process."""
+    printing = re.compile(r"(?<![\w.])print\(|click\.echo\(|sys\.std(out|err)\.write|warnings\.warn\(")
+    users = {
+        path.relative_to(PACKAGES).as_posix()
+        for package in ("orsanet_cache", "orsanet_train")
+        for path in (PACKAGES / package).glob("**/*.py")
+        if path.parent.name != "commands" and any(printing.search(line) for line in code_lines(path))
+    }
+    assert users == {"orsanet_cache/console.py"}
+
+
+def code_lines(path: Path) -> list[str]:
+    """Without docstrings and strings over several lines, in which examples print."""
+    return re.sub(r'"""(?:.|\n)*?"""', "", path.read_text(encoding="utf-8")).splitlines()
