@@ -155,9 +155,13 @@ def _known(error: BaseException) -> tuple[str, str] | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception, its cause, the cause's cause and so on."""
+    """The exception, its cause, the cause's cause and so on, each once: a library that raises an
+    exception again can make a circle.
+    """
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         yield cause
         cause = cause.__context__ if cause.__cause__ is None else cause.__cause__
 

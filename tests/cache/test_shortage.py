@@ -1,5 +1,6 @@
 """Too few open files and too little memory are told as that: nothing is called damaged, rejected or missing because of them."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,3 +172,12 @@ def test_other_errors_are_none() -> None:
     with pytest.raises(KeyError):
         in_process(failing(lambda: {}["a"]), "fail")
     assert not issubclass(ShortageError, OrsanetError)  # which some code goes on after
+
+
+@pytest.mark.timeout(10)
+def test_a_circle_of_causes_has_an_end() -> None:
+    first, second = RuntimeError("first"), RuntimeError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert shortage(first) is None
+    second.__context__, second.__cause__ = OSError(errno.EMFILE, "Too many open files"), None
+    assert shortage(first) is not None
