@@ -76,10 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[WARNING_LOG] = config.stash[_LOG] = tempfile.mkstemp(prefix="orsanet-warnings-")[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if is_slow(item):
-            item.add_marker("slow")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "slow" in config.option.markexpr:  # to read it off the code takes seconds in every process
+        for item in items:
+            if is_slow(item):
+                item.add_marker("slow")
     items.sort(key=order)  # pytest-xdist takes the files in this order (--no-loadscope-reorder)
 
 
