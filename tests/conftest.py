@@ -76,13 +76,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[WARNING_LOG] = config.stash[_LOG] = tempfile.mkstemp(prefix="orsanet-warnings-")[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skipped = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    without_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     for item in items:
-        if is_slow(item):
-            item.add_marker("slow")
         if item.get_closest_marker("cuda"):
-            item.add_marker(skipped)
+            item.add_marker(without_gpu)
+        if "slow" in config.option.markexpr and is_slow(item):  # to read it off the code takes seconds in every process
+            item.add_marker("slow")
     items.sort(key=order)  # pytest-xdist takes the files in this order (--no-loadscope-reorder)
 
 

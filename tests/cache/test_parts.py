@@ -1,11 +1,8 @@
 """Real commands that build one store together: any number, in any order, stopped or in each other's way, to the same bytes."""
 
 import fcntl
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,7 +22,6 @@ ALL = IMAGES * len(SPLITS) * len(VIEWS)
 PATIENCE = 120.0  # seconds that no command needs; one that hangs fails the test
 
 Tree = dict[str, bytes | None]
-Process = Fork | subprocess.Popen[str]
 
 # What a build imports, before the forks do.
 LOADED = "import orsanet_cache.cli, orsanet_cache.builder.build, orsanet_cache.weights.networks, zarr.storage"
@@ -41,7 +37,6 @@ class Commands:
         self.manifest.write_text(
             f'name = "few"\nclasses = ["anger", "neutral"]\nsamples = "few.csv"\nroot = "{world.folder}"\n'
         )
-        self.started: list[subprocess.Popen[str]] = []
         self.networks = ["--segmenter", str(world.segmenter), "--landmarks", str(world.landmarks)]
         self.forks = ForkServer(LOADED)
 
@@ -52,16 +47,10 @@ class Commands:
         """In a process of its own."""
         return self.forks.start("orsanet-cache", *self.arguments(out, options))
 
-    def start_anew(self, out: Path, torchrun: int = 0) -> "subprocess.Popen[str]":
-        """In a process that starts as a user's does."""
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(torchrun)] if torchrun else []
-        process = subprocess.Popen(
-            [sys.executable, *launcher, "-m", "orsanet_cache", *self.arguments(out, ())],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        self.started.append(process)
-        return process
+    def start_with_torchrun(self, out: Path, processes: int) -> Fork:
+        """In processes that start as a user's do."""
+        command = ["-m", "orsanet_cache", *self.arguments(out, ())]
+        return self.forks.start("torchrun", "--nproc-per-node", processes, *command)
 
     def run(self, out: Path, *options: str) -> tuple[int, str]:
         """Here, which saves the time to load torch. Exit code and all it said."""
@@ -69,7 +58,7 @@ class Commands:
         return result.exit_code, result.output
 
 
-def ended(process: Process) -> tuple[int, str]:
+def ended(process: Fork) -> tuple[int, str]:
     said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, said
 
@@ -89,7 +78,7 @@ def markers(out: Path) -> int:
     return len(list((out / ".commits").glob("*/*/*.json")))
 
 
-def wait_for(what: str, condition: Callable[[], object], process: Process) -> None:
+def wait_for(what: str, condition: Callable[[], object], process: Fork) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, f"ended before {what}: {process.communicate(PATIENCE)[0]}"
@@ -114,10 +103,6 @@ def commands(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     commands = Commands(tmp_path_factory.mktemp("parts"), world)
     yield commands
     commands.forks.close()
-    for process in commands.started:
-        if process.poll() is None:  # of a test that failed
-            process.kill()
-            process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +136,7 @@ def test_two_parts_at_once_make_the_store_of_a_single_process(commands: Commands
 
 
 def test_torchrun_makes_the_store_of_a_single_process(commands: Commands, whole: Tree, out: Path) -> None:
-    code, said = ended(commands.start_anew(out, torchrun=2))
+    code, said = ended(commands.start_with_torchrun(out, 2))
     assert code == 0, said
     computed = [int(count) for count in re.findall(r"computed (\d+) views", said)]
     assert sorted(computed) == [ALL // 3, ALL - ALL // 3]  # one unit of three, and two
@@ -199,19 +184,11 @@ def test_the_second_process_on_a_part_says_so_and_leaves_the_first_unharmed(
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize(
-    ("start", "sent", "expected"),
-    [(Commands.start_anew, signal.SIGTERM, 143), (Commands.start, signal.SIGINT, 130)],
-)
+@pytest.mark.parametrize(("sent", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_build_between_units_and_the_next_build_goes_on(
-    commands: Commands,
-    whole: Tree,
-    out: Path,
-    start: Callable[[Commands, Path], Process],
-    sent: signal.Signals,
-    expected: int,
+    commands: Commands, whole: Tree, out: Path, sent: signal.Signals, expected: int
 ) -> None:
-    process = start(commands, out)
+    process = commands.start(out)
     wait_for("a marker", lambda: markers(out), process)
     process.send_signal(sent)
     code, said = ended(process)

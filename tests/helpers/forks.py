@@ -1,4 +1,4 @@
-"""Processes of a command line that need not load torch: forks of one that has.
+"""Processes of a command line or a program of the tests that need not load torch: forks of one that has.
 
 A fork is a process like any other: it has its own memory, exit code and output, and every signal does to it what it does to the command.
 What it has not done is start: that `python -m` finds the command at all needs a process that starts.
@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,10 @@ LIBRARIES = """
 import cv2, h5py, jinja2, matplotlib.backends.backend_agg, matplotlib.figure, pandas, pydantic, safetensors.torch, scipy.fft, scipy.optimize
 import scipy.stats, sklearn.metrics, torch._dynamo, torch.utils.tensorboard, torchvision, zarr.storage
 """
-MODULES = {"orsanet-cache": "orsanet_cache.cli", "orsanet-train": "orsanet_train.cli"}
+MODULES = {
+    "orsanet-cache": "orsanet_cache.cli", "orsanet-train": "orsanet_train.cli",
+    "torchrun": "torch.distributed.run",  # whose processes are no forks: they start as a user's do
+}  # fmt: skip
 PATIENCE = 600.0  # seconds that no command needs
 
 
@@ -88,13 +93,19 @@ class ForkServer:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def start(self, program: str, *arguments: object, folder: Path | None = None, apart: bool = False) -> Fork:
-        """A command line's process, in that working folder. `apart`: its errors are no part of its output."""
+    def start(
+        self, program: str, *arguments: object, folder: Path | None = None, apart: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> Fork:  # fmt: skip
+        """The process of a command line, or of a Python file with a `main`, in that working folder.
+
+        `apart`: its errors are no part of its output. `environment`: variables besides the server's.
+        """
         log = Path(self._folder.name, f"{len(self._forks)}.log")
         errors = log.with_suffix(".err") if apart else None
         pid = self.ask({
-            "module": MODULES[program], "start": [*map(str, arguments)], "folder": str(folder or Path.cwd()),
-            "log": str(log), "errors": str(errors or log),
+            "module": MODULES.get(program, program), "start": [*map(str, arguments)], "folder": str(folder or Path.cwd()),
+            "log": str(log), "errors": str(errors or log), "environment": dict(environment or {}),
         })  # fmt: skip
         self._forks.append(Fork(self, pid, log, errors))
         return self._forks[-1]
@@ -121,12 +132,15 @@ class ForkServer:
 def become(order: dict[str, Any]) -> None:
     """A fork's whole life."""
     os.chdir(order["folder"])
+    os.environ.update(order["environment"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, file in ((1, order["log"]), (2, order["errors"])):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    code = 1
+    code, module = 1, order["module"]
     try:
-        importlib.import_module(order["module"]).main(order["start"])
+        main = runpy.run_path(module)["main"] if module.endswith(".py") else importlib.import_module(module).main
+        main(order["start"])
+        code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:

@@ -1,9 +1,9 @@
 """An epoch of a small model in float64, alone or as one of torchrun's processes: losses step by step and the weights at its end.
 
-Not a test: test_torchrun.py starts it with STORE MANIFEST OUT BATCH_SIZE…, for an epoch with each batch size.
+Not a test: test_torchrun.py calls `main` with STORE MANIFEST OUT BATCH_SIZE…, for an epoch with each batch size.
 """
 
-import sys
+from collections.abc import Sequence
 
 import torch
 from safetensors.torch import save_file
@@ -35,7 +35,8 @@ class InDouble(nn.Module):
         return self.model(*(value.double() if value.is_floating_point() else value for value in inputs))
 
 
-def main(store: str, manifest: str, out: str, *batch_sizes: str) -> None:
+def main(arguments: Sequence[str]) -> None:
+    store, manifest, out, *batch_sizes = arguments
     with process_group(CPU) as ranks:
         for batch_size in batch_sizes:
             content = epoch(PriorStore.open(store), load_manifest(manifest), batch_size, ranks)
@@ -61,7 +62,3 @@ def epoch(store: PriorStore, manifest: Manifest, batch_size: str, ranks: Ranks) 
         rows.append(len(batch.label))
     content = {**engine.step.state(), "sums": torch.stack(seen), "rows": torch.tensor(rows)}
     return {name: tensor.contiguous() for name, tensor in content.items()}
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,8 +1,7 @@
 """Two processes under torchrun train as one does: the same losses and weights, each reading its own rows, and one run folder."""
 
 import runpy
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import pandas as pd
@@ -11,23 +10,39 @@ import torch
 from forks import ForkServer
 from safetensors.torch import load_file
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CHILD = str(Path(__file__).with_name("ranks_child.py"))
 PATIENCE = 240
 BATCH_SIZES = ("6", "13")
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=PATIENCE)
+def as_torchrun_tells(rank: int, port: int) -> dict[str, str]:
+    """The environment of one of two processes."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    return {
+        "TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in numbers.items()}
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def epochs(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ranks_child.py writes alone, which needs no process of its own, and as one of two processes, with both batch sizes."""
+def epochs(world, programs: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ranks_child.py writes alone, and as one of two processes, with both batch sizes.
+
+    The two are forks: torchrun's own would load torch for longer than they train. It starts the command's, below.
+    """
     out = tmp_path_factory.mktemp("epochs")
-    runpy.run_path(CHILD)["main"](str(world.store), str(world.manifest), str(out / "one"), *BATCH_SIZES)
-    done = start(*TORCHRUN, CHILD, str(world.store), str(world.manifest), str(out / "two"), *BATCH_SIZES)
-    assert done.returncode == 0, done.stderr
+    runpy.run_path(CHILD)["main"]([str(world.store), str(world.manifest), str(out / "one"), *BATCH_SIZES])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    two = [
+        programs.start(
+            CHILD, world.store, world.manifest, out / "two", *BATCH_SIZES, environment=as_torchrun_tells(rank, port)
+        )
+        for rank in range(2)
+    ]
+    for process in two:
+        said, _ = process.communicate(PATIENCE)
+        assert process.returncode == 0, said
     return out
 
 
@@ -52,7 +67,9 @@ def test_the_command_shares_a_run_between_two_processes(world, programs: ForkSer
         "--set", "model.backbone_channels=[8,8,16]", "--set", "model.backbone_units=[1,1,1]", "--device", "cpu",
     )  # fmt: skip
     alone = programs.run("orsanet-train", *arguments, "--out", tmp_path / "one")
-    shared = start(*TORCHRUN, "-m", "orsanet_train", *arguments, "--out", str(tmp_path / "two"))
+    shared = programs.run(
+        "torchrun", "--standalone", "--nproc-per-node", 2, "-m", "orsanet_train", *arguments, "--out", tmp_path / "two"
+    )
     for done in (alone, shared):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("next: orsanet-train evaluate") == 1

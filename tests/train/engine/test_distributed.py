@@ -5,13 +5,11 @@ All of it is float64, so that only rounding separates the two.
 """
 
 import copy
-import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -33,8 +31,11 @@ from orsanet_train.engine.distributed import (
     synchronised,
 )
 
+if TYPE_CHECKING:  # where torchrun starts this file, the helpers are not found
+    from command_lines import Ended
+    from forks import ForkServer
+
 WORLD = 2
-PATIENCE = 120.0  # seconds that no run needs; one that hangs fails the test
 NORM_ROUNDING = 1e-13  # sums of 75 values of size 1, in another order
 STEP_ROUNDING = (
     1e-10  # the same through two passes, and Adam, which divides by a gradient's size, however small that is
@@ -209,16 +210,12 @@ def half_rows(dtype: torch.dtype) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Said], "subprocess.CompletedProcess[str]"]:
+def run(programs: "ForkServer", tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Said], "Ended"]:
     """What each rank found, and how the run ended."""
     out = tmp_path_factory.mktemp("ranks")
-    launcher = [
-        "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(WORLD),
-    ]  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, *launcher, __file__, str(out)], capture_output=True, text=True, timeout=PATIENCE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    ended = programs.run(
+        "torchrun", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", WORLD, __file__, out
+    )
     found = [out / f"{rank}.pt" for rank in range(WORLD)]
     assert all(path.exists() for path in found), ended.stdout + ended.stderr
     return [torch.load(path) for path in found], ended
@@ -368,7 +365,7 @@ def test_torchrun_makes_the_ranks(several: list[Said]) -> None:
 
 
 def test_a_rank_that_fails_ends_the_run_with_its_message(
-    run: tuple[list[Said], "subprocess.CompletedProcess[str]"],
+    run: tuple[list[Said], "Ended"],
 ) -> None:
     """Rather than all of them waiting for one another."""
     _, ended = run
