@@ -39,7 +39,7 @@ from orsanet_cache.store.schema import LAPA_CLASSES
 from orsanet_cache.synthetic.dataset import GENERATOR_VERSION, image_name
 
 STEPS = 6
-RECIPE = Recipe(images=64, segmenter_steps=STEPS, landmarks_steps=STEPS, segmenter_batch=2, landmarks_batch=4)
+RECIPE = Recipe(images=64, segmenter_steps=STEPS, landmarks_steps=STEPS, segmenter_batch=1, landmarks_batch=2)
 SMALL = SegFaceConfig(
     embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), decoder_width=16, decoder_heads=2, decoder_mlp_width=16
 )
@@ -183,7 +183,7 @@ def test_a_diverged_training_says_so_and_leaves_no_weights(trained: Path, tmp_pa
 @pytest.mark.parametrize("steps", [1, 9])
 def test_any_number_of_steps_that_the_command_allows_trains(trained: Path, tmp_path: Path, steps: int) -> None:
     shutil.copytree(trained / "faces", tmp_path / "faces")
-    train_networks(tmp_path, ("landmarks",), replace(RECIPE, landmarks_steps=steps, landmarks_batch=2))
+    train_networks(tmp_path, ("landmarks",), replace(RECIPE, landmarks_steps=steps))
     assert steps_done(tmp_path / "landmarks.state.pt") == steps
 
 
