@@ -33,6 +33,7 @@ import orsanet_cache
 import orsanet_train
 from orsanet_cache.builder.disk import bytes_needed
 from orsanet_cache.store.schema import schema
+from orsanet_train.bench import gpu_check
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.metrics import group_report
 from orsanet_train.evaluation.tables import text_table
@@ -115,7 +116,8 @@ def options_of(command: click.Command) -> set[str]:
     return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
-ALL_COMMANDS = [found for name, group in COMMAND_LINES.items() for found in every_command(group, name)]
+GPU_CHECK = ("gpu-check", gpu_check.main)  # of `make`, and of no command line
+ALL_COMMANDS = [GPU_CHECK, *(found for name, group in COMMAND_LINES.items() for found in every_command(group, name))]
 SHELL_COMMANDS = [command for block in blocks(*SHELL) for command in commands_of(block)]
 OURS = [command for command in SHELL_COMMANDS if command.words[0] in COMMAND_LINES]
 
@@ -175,6 +177,8 @@ def test_every_make_target_exists() -> None:
 def commands_named(code: str) -> list[tuple[str, click.Command]]:
     """Those that words in prose may mean: `orsanet-cache build …`, `build …`, `manifest LAYOUT …` (any of its layouts)."""
     words = without_torchrun(code.split())
+    if words[0] == GPU_CHECK[0]:
+        return [GPU_CHECK]
     starts = [words] if words[0] in COMMAND_LINES else [[program, *words] for program in COMMAND_LINES]
     found = []
     for start in starts:

@@ -7,7 +7,11 @@ from orsanet_cache.cli import main as cache_main
 from orsanet_train.cli import main as train_main
 
 COMMAND_LINES: dict[str, click.Group] = {"orsanet-cache": cache_main, "orsanet-train": train_main}
-MODULES = {"orsanet_cache": "orsanet-cache", "orsanet_train": "orsanet-train"}
+MODULES = {
+    "orsanet_cache": "orsanet-cache",
+    "orsanet_train": "orsanet-train",
+    "orsanet_train.bench.gpu_check": "gpu-check",
+}
 
 
 def without_torchrun(words: list[str]) -> list[str]:

@@ -77,5 +77,5 @@ def test_the_documented_commands_run(
         out.with_suffix(".csv").unlink(missing_ok=True)
         manifest, _ = made(*arguments)
         seen.add(arguments[0])
-    assert seen == set(command.commands)
+    assert seen == set(command.commands) - {"descriptor"}  # which writes no manifest
     assert tagged(manifest, "pose-45") == {"test_0004_aligned"}

@@ -222,7 +222,7 @@ def test_resuming_on_other_labels_is_refused(world, begun: Path, tmp_path: Path)
 
 def test_what_does_not_fit_is_refused_and_leaves_no_folder(world, tmp_path: Path) -> None:
     with pytest.raises(OrsanetError, match=r"--set selection_split=NAME \(it has valid, test\)"):
-        run(world, tmp_path / "run", "selection_split=dev")
+        run(world, tmp_path / "run", "selection_split=other")
     with pytest.raises(OrsanetError, match="no split 'trian'"):
         run(world, tmp_path / "run", "train_split=trian")
     assert not (tmp_path / "run").exists()
