@@ -72,16 +72,16 @@ def refusal(preset: str, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("preset", "learning_rate", "epochs", "selection_split"),
+    ("preset", "learning_rate", "epochs", "selection_split", "warmup_epochs", "dare_weight"),
     [
-        ("rafdb", 4e-5, 400, "test"),
-        ("affectnet7", 2e-6, 76, "valid"),
-        ("affectnet8", 2e-6, 73, "valid"),
-        ("occlu-fer", 4e-6, 28, "valid"),
+        ("rafdb", 4e-5, 400, "test", 7, 0.1),
+        ("affectnet7", 2e-6, 76, "valid", 5, 1.0),
+        ("affectnet8", 2e-6, 73, "valid", 5, 0.1),
+        ("occlu-fer", 4e-6, 28, "valid", 5, 0.1),
     ],
 )
 def test_data_set_presets_are_the_published_logs(
-    preset: str, learning_rate: float, epochs: int, selection_split: str
+    preset: str, learning_rate: float, epochs: int, selection_split: str, warmup_epochs: int, dare_weight: float
 ) -> None:
     """Whatever the logs do not name is the published code's, spelled out here so that a changed default shows."""
     assert load_config(preset) == RunConfig(
@@ -105,7 +105,9 @@ def test_data_set_presets_are_the_published_logs(
             cross_interaction=True,
             landmark_reintegration=True,
         ),
-        loss=LossConfig(warmup_epochs=5, smoothed_weight=2.0, smoothing=0.2, dare="published", dare_weight=0.1),
+        loss=LossConfig(
+            warmup_epochs=warmup_epochs, smoothed_weight=2.0, smoothing=0.2, dare="published", dare_weight=dare_weight
+        ),
         augmentation=AugmentationConfig(hflip=0.5, erasing=0.5, erasing_scale=(0.02, 0.1)),
     )
 
@@ -306,7 +308,7 @@ def test_overrides_take_toml_values_and_bare_words_in_order() -> None:
     assert (config.epochs, config.batch_size, config.learning_rate, config.rho) == (4, 1000, 1e-3, 0.0)
     assert (config.train_split, config.selection_split) == ("train", "a=b")
     assert config.model == ModelConfig(multi_scale=False, backbone_channels=(8, 16, 32))
-    assert config.loss == LossConfig(dare="none")
+    assert config.loss == LossConfig(warmup_epochs=7, dare="none")
     assert config.augmentation == AugmentationConfig(erasing_scale=(0.1, 0.2))
 
 
