@@ -204,8 +204,7 @@ class MCM(nn.Module):
 
     def __init__(self, width: int, depth: int, multi_scale: bool, cross_interaction: bool, reintegration: bool) -> None:
         super().__init__()
-        self.pos_embed = nn.Parameter(torch.empty(1, GRID_TOKENS + 1, width))
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.pos_embed = nn.Parameter(torch.zeros(1, GRID_TOKENS + 1, width))
         self.multi_scale = multi_scale
         if multi_scale:
             self.downsample_m = nn.Conv1d(TOKENS, TOKENS, kernel_size=2, stride=2)
