@@ -47,7 +47,9 @@ def begins_with(tensor: Tensor, law: str, number: float) -> bool:
     return widest and abs(inner - 0.5) < 2.5 / math.sqrt(count) + digits
 
 
-def test_every_tensor_begins_with_the_published_law(laws: dict[str, tuple[str, float]], ours: dict[str, Tensor]) -> None:
+def test_every_tensor_begins_with_the_published_law(
+    laws: dict[str, tuple[str, float]], ours: dict[str, Tensor]
+) -> None:
     assert len(laws) == 687
     counters = {name for name in ours if name.endswith("num_batches_tracked")}
     assert set(laws) - {ABSENT} == set(ours) - counters
