@@ -37,7 +37,10 @@ SEGMENTER, LANDMARKS = FROZEN_PREFIXES
 HEAD, LEVELS = "head.linear.weight", "pyramid_fuse.blocks."
 PARTS = ("ir_back.", SEGMENTER, LANDMARKS, LEVELS)
 SWIN_B = SegFaceConfig()
-FORMS = ("tokens", "segmentation_prior", "multi_scale", "cross_interaction", "landmark_reintegration")
+FORMS = (
+    "tokens", "segmentation_prior", "spade", "landmark_prior", "mcm", "multi_scale", "cross_interaction", "query",
+    "landmark_reintegration",
+)  # fmt: skip
 # The published training: the frozen networks get the erased picture, in training mode.
 TRAINED = {"priors": "online", "online": "published"}
 # The published code computes priors in float32 and does not round them, so its numbers need a store

@@ -51,6 +51,10 @@ CONFIGS = st.builds(
         multi_scale=st.booleans(),
         cross_interaction=st.booleans(),
         landmark_reintegration=st.booleans(),
+        spade=st.sampled_from(["published", "paper"]),
+        landmark_prior=st.sampled_from(["features", "none"]),
+        mcm=st.booleans(),
+        query=st.sampled_from(["published", "projected"]),
     ),
     loss=st.builds(
         LossConfig,
@@ -104,6 +108,10 @@ def test_data_set_presets_are_the_published_logs(
             multi_scale=True,
             cross_interaction=True,
             landmark_reintegration=True,
+            spade="published",
+            landmark_prior="features",
+            mcm=True,
+            query="published",
         ),
         loss=LossConfig(
             warmup_epochs=warmup_epochs, smoothed_weight=2.0, smoothing=0.2, dare="published", dare_weight=dare_weight
@@ -116,6 +124,7 @@ def test_paper_preset_is_what_the_paper_states() -> None:
     paper = load_config("paper")
     assert (paper.learning_rate, paper.epochs, paper.batch_size, paper.rho) == (1e-4, 400, 20, 0.0)
     assert (paper.model.tokens, paper.model.segmentation_prior) == ("spatial", "map")
+    assert (paper.model.spade, paper.model.query) == ("paper", "projected")
     assert (paper.loss.dare, paper.loss.dare_weight, paper.loss.warmup_epochs) == ("paper", 0.1, 0)
     assert paper.selection_split == "valid"
 
