@@ -42,6 +42,14 @@ class ModelConfig(_Strict):
     """How the backbone's 14x14 map becomes 49 tokens: the published re-view of memory, or a 2x2 pixel-unshuffle."""
     segmentation_prior: Literal["features", "map", "none"] = "features"
     """Swin features as published in code, the one-hot map as in the paper, or no semantic guidance (ablation)."""
+    spade: Literal["published", "paper"] = "published"
+    """Semantic guidance: norm(x) (1 + gamma) + beta as published in code, or norm(x) gamma + beta (paper, Eq. 5)."""
+    landmark_prior: Literal["features", "none"] = "features"
+    """Landmark features as published, or the image tokens in their place, so that every layer stays and no landmark
+    is known (ablation)."""
+    mcm: bool = True
+    """Whether the MCM fuses image and landmark tokens, or the gate gets the mean of the image tokens, without any
+    landmarks (ablation)."""
     depth: Size = 8
     """MCM levels: 4, 6, 8 are the published small, base and large."""
     width: Size = 512
@@ -54,6 +62,9 @@ class ModelConfig(_Strict):
     """Whether the MCM has three scales (D, D/2, D/4) or only D (ablation)."""
     cross_interaction: bool = True
     """Whether landmark tokens attend to image tokens, or there is no attention (ablation)."""
+    query: Literal["published", "projected"] = "published"
+    """Query of this attention: the normed landmark tokens as published in code, or these times a learned matrix
+    (paper, Eq. 6)."""
     landmark_reintegration: bool = True
     """Whether each block mixes the landmark tokens in again, or passes them on unchanged (ablation)."""
 
@@ -61,6 +72,11 @@ class ModelConfig(_Strict):
     def drop_path_shape(self) -> tuple[int, int, int]:
         """Levels, scales, branches: the shape of one image's drop-path draws in one pass."""
         return self.depth, 3 if self.multi_scale else 1, 2
+
+    @property
+    def reads_landmarks(self) -> bool:
+        """Whether the logits depend on the landmark features."""
+        return self.mcm and self.landmark_prior == "features"
 
     @field_validator("width")
     @classmethod

@@ -27,7 +27,8 @@ from orsanet_cache.builder.placing import Placement, check_clean, drawn_by, is_p
 from orsanet_cache.builder.plan import Plan, ViewsOf, Work, check_nothing_waits, count_waiting, plan_build, plan_placed
 from orsanet_cache.builder.precision import chosen_precision
 from orsanet_cache.builder.reuse import PlannedRows, Reuse, reused_rows
-from orsanet_cache.data.images import PREPROCESSING
+from orsanet_cache.data.images import ImageReading, preprocessing
+from orsanet_cache.data.images import image_reading as reading_of
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.device import as_device
@@ -68,6 +69,7 @@ def build(
     part: Share = WHOLE,
     precision: Precision | Literal["auto"] = "auto",
     feature_dtype: str = "float16",
+    image_reading: ImageReading | None = None,
     batch_size: int | None = None,
     rows_per_unit: int | None = None,
     accept_changed: bool = False,
@@ -99,6 +101,9 @@ def build(
         precision: the networks' arithmetic. fp16 needs CUDA; "auto" chooses as precision.py
             describes.
         feature_dtype: type of the stored features: float16, float32, or int8 with scales.
+        image_reading: how image files are read: "upright", or "published" as the published loader
+            reads them (data/images.py). None selects that of the store; for a new store that of
+            `reuse`, else "upright".
         batch_size: images at a time, at least 1. None selects 8 on a CPU and 64 on a GPU.
         rows_per_unit: rows of a unit in a new store, 1 to 65,536; an existing store keeps its own.
         accept_changed: compute the units of changed images again, in every view.
@@ -119,9 +124,15 @@ def build(
     images = sum(len(manifest.split(split)) for split in splits)
     if not out.exists():  # checked before anything is written, in case a new store does not fit
         check_disk(out, bytes_needed(images * len(views), fields))
+    stored = _stored_recipe(out) or (None if other is None else PriorStore.open(other).recipe)
+    if image_reading is None:
+        image_reading = "upright" if stored is None else reading_of(stored)
     if precision == "auto":
-        stored = _stored_precision(out) or (None if other is None else PriorStore.open(other).recipe["precision"])
-        precision = stored or chosen_precision(priors, manifest, splits[0], device)
+        precision = (
+            chosen_precision(priors, manifest, splits[0], device, image_reading)
+            if stored is None
+            else stored["precision"]
+        )
     if precision == "fp16" and device.type != "cuda":
         raise OrsanetError(
             f"{out}: fp16 needs a CUDA device; continue on a machine with one, or build another store with --precision fp32"
@@ -129,7 +140,7 @@ def build(
     files = priors.files  # recorded as a hint; the networks are identified by the recipe's digests
     recipe = {
         **priors.recipe(),
-        "preprocessing": PREPROCESSING,
+        "preprocessing": preprocessing(image_reading),
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
@@ -141,7 +152,9 @@ def build(
         if plan.rows:
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
         began = time.monotonic()
-        with Pipeline(manifest.root, priors, fields, device, batch_size, writer.rows_per_unit) as pipeline:
+        with Pipeline(
+            manifest.root, priors, fields, device, batch_size, writer.rows_per_unit, image_reading
+        ) as pipeline:
             provenance = {**_provenance(manifest, device), **files}
             reused = _finish(writer, pipeline, manifest, source, provenance, plan.only(placed=False))
             placed = plan_placed(writer, plan)
@@ -270,9 +283,9 @@ def _rejected(out: Path, manifest: Manifest, views: ViewsOf) -> dict[str, dict[s
     return rejected
 
 
-def _stored_precision(out: Path) -> Precision | None:
-    """The precision of an existing store, None for a new one."""
-    return PriorStore.open(out).recipe["precision"] if (out / METADATA).exists() else None
+def _stored_recipe(out: Path) -> dict[str, Any] | None:
+    """The recipe of an existing store, None for a new one."""
+    return PriorStore.open(out).recipe if (out / METADATA).exists() else None
 
 
 def _provenance(manifest: Manifest, device: torch.device) -> dict[str, str]:

@@ -36,6 +36,7 @@ from orsanet_cache.builder.reuse import UNKNOWN, KnownRows
 from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import (
     IMAGE_SIZE,
+    ImageReading,
     Pixels,
     RejectedImage,
     decode,
@@ -93,6 +94,7 @@ class Pipeline:
         device: CPU or CUDA device.
         batch_size: images at a time, at least 1; None selects the device's default.
         rows_per_unit: rows of a unit; a batch has no more.
+        reading: how image files are read.
     """
 
     def __init__(
@@ -103,11 +105,13 @@ class Pipeline:
         device: torch.device,
         batch_size: int | None,
         rows_per_unit: int = ROWS_PER_UNIT,
+        reading: ImageReading = "upright",
     ) -> None:
         self.root = root
         self.priors = priors
         self.fields = fields
         self.device = device
+        self.reading = reading
         on_cpu = device.type == "cpu"
         self.batch_size = min(batch_size or (CPU_BATCH if on_cpu else GPU_BATCH), rows_per_unit)
         self._threads = torch.get_num_threads()
@@ -143,7 +147,7 @@ class Pipeline:
 
         Views with occluders need `placement`.
         """
-        return Decoding(self._decoders, self.root, samples, views, placement, known or {})
+        return Decoding(self._decoders, self.root, samples, views, placement, known or {}, self.reading)
 
     def start_networks(self, unit: DecodedUnit, view: str) -> "Inference":
         """Begin to run the networks on one view of a decoded unit, and to copy its known rows."""
@@ -207,6 +211,7 @@ class Decoding:
         views: the views to compute.
         placement: the unit's landmarks, for views with occluders; None for other views.
         known: rows of views that are not needed.
+        reading: how image files are read.
     """
 
     def __init__(
@@ -217,8 +222,10 @@ class Decoding:
         views: Sequence[str],
         placement: Placement | None,
         known: Mapping[str, KnownRows],
+        reading: ImageReading,
     ) -> None:
         self._placement = placement
+        self._reading = reading
         shape = (len(samples), IMAGE_SIZE, IMAGE_SIZE, 3)
         pixels = {view: np.zeros(shape, np.uint8) for view in views}
         self._unit = DecodedUnit(samples, pixels, [""] * len(samples), {}, placement, known)
@@ -241,7 +248,7 @@ class Decoding:
         try:
             data = read_file(on_disk(root, self._unit.samples[row].image))
             self._unit.sha256[row] = hashlib.sha256(data).hexdigest()
-            rgb = decode(data)
+            rgb = decode(data, self._reading)
         except RejectedImage as reason:
             return str(reason)
         if self._placement is None:

@@ -7,7 +7,7 @@ changes them eight times as much (1.4e-2).
 
 import torch
 
-from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.images import ImageReading, RejectedImage, read_image, view_pixels
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
@@ -17,10 +17,12 @@ MAX_DRIFT = 2e-3
 TRIAL_IMAGES = 16
 
 
-def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, device: torch.device) -> Precision:
+def chosen_precision(
+    priors: FrozenPriors, manifest: Manifest, split: str, device: torch.device, reading: ImageReading = "upright"
+) -> Precision:
     """fp16 on a GPU if the first images' features drift by at most MAX_DRIFT, otherwise fp32.
 
-    The result is the same for every part of a build. Raises OrsanetError if no image of the split
+    `reading` is how image files are read. The result is the same for every part of a build. Raises OrsanetError if no image of the split
     can be read.
     """
     if device.type != "cuda":
@@ -28,7 +30,7 @@ def chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, devic
     pixels = []
     for sample in manifest.split(split):
         try:
-            pixels.append(torch.from_numpy(view_pixels(read_image(manifest.path(sample)).rgb, CLEAN)))
+            pixels.append(torch.from_numpy(view_pixels(read_image(manifest.path(sample), reading).rgb, CLEAN)))
         except RejectedImage:
             continue
         if len(pixels) == TRIAL_IMAGES:

@@ -32,6 +32,12 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
     help="Input of MobileFaceNet: as ORSANet feeds it, or as it was trained (better landmarks).",
 )
 @click.option(
+    "--image-reading",
+    type=click.Choice(["upright", "published"]),
+    help="How image files are read: upright, or as the published loader does, without EXIF orientation and alpha, and with 16 bits clipped.  "
+    "[default: the store's, else upright]",
+)
+@click.option(
     "--views",
     default="clean,hflip",
     show_default=True,
@@ -74,7 +80,7 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
 )
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
-    landmark_input: str, views: str, splits: str | None, device: str, precision: str, features: str,
+    landmark_input: str, image_reading: str | None, views: str, splits: str | None, device: str, precision: str, features: str,
     batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool,
     reuse: Path | None,
 ) -> None:  # fmt: skip
@@ -146,6 +152,7 @@ def build(
     summary = build_store(
         loaded, out, priors, chosen_views,
         device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
+        image_reading=image_reading,  # type: ignore[arg-type]
         batch_size=batch_size, accept_changed=accept_changed, reuse=reuse, on_plan=print_plan,
     )  # fmt: skip
     for row, damage in summary.damaged.items():

@@ -7,6 +7,11 @@ never filled with grey. A file whose decoding would take far longer than its pix
 rejected before it is decoded (excess.py). The resize is Pillow's, as in the published pipeline;
 torch's resize differs by one level on 18 % of the pixels. A view is applied before the resize, also
 as published.
+
+There are two readings of a file. `upright` is what a person sees: turned by the EXIF orientation,
+alpha composited on black, 16 bits scaled to 8. `published` is what the published loader
+(torchvision's ImageFolder) passes on: Pillow's conversion to RGB, which ignores the orientation,
+drops alpha and clips 16 bits at 255. For all other pictures the two are equal.
 """
 
 import hashlib
@@ -14,8 +19,10 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -30,6 +37,7 @@ from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import NotRegularError, open_regular
 
 Pixels = NDArray[np.uint8]
+ImageReading = Literal["upright", "published"]
 
 IMAGE_SIZE = 224
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -51,7 +59,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# The settings that determine the networks' input; part of a store's recipe.
+# The settings that determine the networks' input, of the reading `upright`; part of a store's recipe.
 PREPROCESSING = {
     "decoder": "Pillow",  # its version is in the provenance: decoding has been bit-stable across releases
     "orientation": "exif",
@@ -61,32 +69,46 @@ PREPROCESSING = {
 }
 
 
+def preprocessing(reading: ImageReading) -> dict[str, str]:
+    """The entry `preprocessing` of the recipe of a store whose images are read in this way."""
+    if reading == "upright":
+        return dict(PREPROCESSING)
+    return {**PREPROCESSING, "orientation": "ignored", "alpha": "dropped", "16 bits": "clipped at 255"}
+
+
+def image_reading(recipe: Mapping[str, Any]) -> ImageReading:
+    """The reading that a store's recipe states."""
+    return "published" if recipe.get("preprocessing") == preprocessing("published") else "upright"
+
+
 class RejectedImage(OrsanetError):
     """This file cannot be used as an image. The message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright image and the digest of its file."""
+    """An image and the digest of its file."""
 
     rgb: Pixels  # [H, W, 3]
     sha256: str
 
 
-def read_image(path: StrPath) -> Decoded:
+def read_image(path: StrPath, reading: ImageReading = "upright") -> Decoded:
     """Read, hash and decode one image file.
 
-    Raises RejectedImage with the reason if the file cannot be used.
+    `reading` is "upright" or "published", as for `orsanet-cache build --image-reading`. Raises
+    RejectedImage with the reason if the file cannot be used.
     """
     data = read_file(as_path(path, "image"))
-    return Decoded(rgb=decode(data), sha256=hashlib.sha256(data).hexdigest())
+    return Decoded(rgb=decode(data, reading), sha256=hashlib.sha256(data).hexdigest())
 
 
-def decode(data: bytes) -> Pixels:
-    """Encoded bytes -> upright RGB, uint8 [H, W, 3].
+def decode(data: bytes, reading: ImageReading = "upright") -> Pixels:
+    """Encoded bytes -> RGB, uint8 [H, W, 3].
 
-    16 bits are scaled to 8, alpha is composited on black, grey is replicated. Raises RejectedImage
-    with the reason if the image cannot be used.
+    Upright: turned by the EXIF orientation, 16 bits scaled to 8, alpha composited on black.
+    Published: the pixels as they are stored, 16 bits clipped at 255, alpha dropped. Grey is
+    replicated in both. Raises RejectedImage with the reason if the image cannot be used.
     """
     if not data:
         raise RejectedImage("the file is empty")
@@ -98,7 +120,7 @@ def decode(data: bytes) -> Pixels:
     # has its own result.
     with NO_WARNINGS:
         try:
-            return _decode_quietly(data)
+            return _decode_quietly(data, reading)
         except PIL.UnidentifiedImageError:
             unread = unread_by_content(data)
             raise RejectedImage(unread or f"not an image in one of the formats {', '.join(FORMATS)}") from None
@@ -159,20 +181,22 @@ def read_file(path: Path) -> bytes:
         raise RejectedImage(f"cannot be read ({error.strerror})") from error
 
 
-def _decode_quietly(data: bytes) -> Pixels:
+def _decode_quietly(data: bytes, reading: ImageReading) -> Pixels:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return image_pixels(image)
+        return image_pixels(image, reading)
 
 
-def image_pixels(image: Image.Image) -> Pixels:
-    """An opened Pillow image -> upright RGB, uint8 [H, W, 3], as `decode` returns for its file.
+def image_pixels(image: Image.Image, reading: ImageReading = "upright") -> Pixels:
+    """An opened Pillow image -> RGB, uint8 [H, W, 3], as `decode` returns for its file.
 
     Raises RejectedImage with the reason for an unusable image, and Pillow's own exceptions for a
     damaged file.
     """
     _check_header(image)
+    if reading == "upright":
+        _check_levels(image)
     image.load()
-    return _to_rgb(_upright(image))
+    return _to_rgb(_upright(image)) if reading == "upright" else np.asarray(image.convert("RGB"))
 
 
 def _check_header(image: Image.Image) -> None:
@@ -186,6 +210,10 @@ def _check_header(image: Image.Image) -> None:
         raise RejectedImage("an animation or a file of several pages: extract the frame you mean")
     if len(image.info.get("exif") or b"") > MAX_METADATA:
         raise RejectedImage(f"more than {MAX_METADATA:,} bytes of metadata: save it again without them")
+
+
+def _check_levels(image: Image.Image) -> None:
+    """Check by the header that white has a known level; the published reading clips instead."""
     if image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})  # TIFF only: 12-bit images also have this mode, and white may be zero
         plain = tags.get(_BITS_PER_SAMPLE, (16,)) == (16,) and tags.get(_PHOTOMETRIC, 1) == 1

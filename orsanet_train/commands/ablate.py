@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # As in run/ablate.py, which loads torch.
 VARIANTS = (
-    "full, no-segmentation, no-cross-interaction, single-scale, no-reintegration, no-dare, map, spatial, spatial-map, "
-    "spatial-no-segmentation, paper-dare"
+    "full, no-segmentation, no-cross-interaction, no-mcm, single-scale, no-reintegration, no-dare, no-landmarks, backbone-only, "
+    "map, spatial, spatial-map, spatial-no-segmentation, paper-spade, projected-query, paper-dare"
 )
 
 

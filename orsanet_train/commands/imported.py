@@ -30,7 +30,11 @@ def import_checkpoint(
     networks into weights files for `orsanet-cache build`.
 
     These networks differ from the original files: MobileFaceNet's statistics drifted in training.
-    `evaluate` refuses a store that was built with other networks or with rounded features.
+    `evaluate` refuses a store that was built with other networks, with rounded features, or without
+    `--image-reading published`.
+
+    The authors link no checkpoint. Their script saves one only above 0.90 validation accuracy, so
+    for RAF-DB, but not for AffectNet or Occlu-FER.
     """
     from orsanet_train.config import load_config
 
@@ -46,7 +50,7 @@ def import_checkpoint(
     click.echo(f"{identity.published_choice}; a manifest of the same images must have this name")
     click.echo(
         f"next: orsanet-cache build MANIFEST --out STORE --segmenter {out / SEGMENTER_FILE} --landmarks {out / LANDMARKS_FILE} "
-        f"--splits {identity.selection_split} --views clean --precision fp32 --features float32"
+        f"--splits {identity.selection_split} --views clean --precision fp32 --features float32 --image-reading published"
     )
     click.echo(
         f"then: orsanet-train evaluate {out} --store STORE --manifest MANIFEST --splits {identity.selection_split}"

@@ -115,5 +115,6 @@ def compile_parts(model: ORSANet) -> None:
     Each kind of part is then compiled once, not in dozens of copies.
     """
     torch._dynamo.config.recompile_limit = 64  # one for every kind of unit and every size of batch
-    for part in (model.ir_back.input_layer, *model.ir_back.body, *model.pyramid_fuse.blocks):
+    levels = () if model.pyramid_fuse is None else tuple(model.pyramid_fuse.blocks)
+    for part in (model.ir_back.input_layer, *model.ir_back.body, *levels):
         part.compile(dynamic=False)

@@ -46,6 +46,10 @@ class Sums(NamedTuple):
     correct: float = 0
     steps: float = 0
     stopped: float = 0  # 1 after a loss or gradient that was not finite; its step and later ones are not counted
+    perturbed_correct: float = 0  # last, so that sums from before it was kept are the first of these
+
+
+STOPPED = Sums._fields.index("stopped")
 
 
 class TrainingStep:
@@ -113,8 +117,10 @@ class TrainingStep:
             self.overflow,
         )
         size = len(batch.label)
-        correct = (first.logits.argmax(dim=1) == batch.label).sum()
-        seen = summed(torch.stack([first.loss * size, second.loss * size, correct]).double(), self.ranks)
+        correct, perturbed_correct = ((one.logits.argmax(dim=1) == batch.label).sum() for one in (first, second))
+        seen = summed(
+            torch.stack([first.loss * size, second.loss * size, correct, perturbed_correct]).double(), self.ranks
+        )
         finite = seen.isfinite().all()
         if not self.scaler.is_enabled():
             finite = finite & gradient_norm([p.grad for p in self.parameters.values() if p.grad is not None]).isfinite()
@@ -125,9 +131,9 @@ class TrainingStep:
         else:
             self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]  # if it is 1, fused Adam changes nothing
             self.optimizer.step()
-        more = torch.cat([seen.new_full((1,), total), seen, seen.new_ones(1)])
-        self.sums[:-1] += torch.where(self.stopped > 0, 0.0, more)
-        self.sums[-1] = self.stopped
+        more = torch.cat([seen.new_full((1,), total), seen[:3], seen.new_ones(1), seen.new_zeros(1), seen[3:]])
+        self.sums += torch.where(self.stopped > 0, 0.0, more)
+        self.sums[STOPPED] = self.stopped
 
     def backward_pass(self, index: int, batch: Batch, total: int) -> Pass:
         """Forward and backward pass 0 at w, 1 at w + e."""

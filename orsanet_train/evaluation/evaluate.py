@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from orsanet_cache.data.images import image_reading
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
@@ -207,7 +208,8 @@ def _check_fit(identity: Identity, manifest: Manifest, store: PriorStore, weight
         if identity.selection == "published":
             fix = (
                 f"build a store with the networks of the checkpoint: --segmenter {weights.with_name(SEGMENTER_FILE)} "
-                f"--landmarks {weights.with_name(LANDMARKS_FILE)} --precision fp32 --features float32"
+                f"--landmarks {weights.with_name(LANDMARKS_FILE)} --precision fp32 --features float32 "
+                f"--image-reading {image_reading(identity.store_recipe)}"
             )
         raise OrsanetError(
             f"{weights} was trained on priors of another recipe than {store.path}; {fix}; differences:\n{listed(differences)}"

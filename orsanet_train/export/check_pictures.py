@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_images
 
 from orsanet_cache.data.files import walk
 from orsanet_cache.data.formats import SUFFIXES, is_picture
-from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.images import ImageReading, RejectedImage, read_image, view_pixels
 from orsanet_cache.data.manifest import load_manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
@@ -20,12 +20,12 @@ CROPS = 8  # of each photograph
 NOISE = 4
 
 
-def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
+def check_pictures(source: Path | None, reading: ImageReading = "upright") -> tuple[NDArray[np.uint8], str]:
     """Pictures uint8 [N, 224, 224, 3] and their description; N is at least the largest of BATCHES.
 
     `source` is a folder or a manifest (.toml). Of a folder, the first AT_MOST files whose suffix is a
     picture's, in the order of their paths, are read; of a manifest, the first AT_MOST rows. Each
-    picture is used whole, as in a build. None: crops of the photographs that come with
+    picture is used whole, as in a build, and read as `reading` states. None: crops of the photographs that come with
     scikit-learn, and seeded noise. Raises OrsanetError if the source does not exist, if a picture
     cannot be read, and if there are too few pictures.
     """
@@ -54,7 +54,7 @@ def check_pictures(source: Path | None) -> tuple[NDArray[np.uint8], str]:
         )
     chosen = paths[:AT_MOST]
     return np.stack(
-        [_read(path) for path in chosen]
+        [_read(path, reading) for path in chosen]
     ), f"{len(chosen)} of the {len(paths)} pictures of {source.resolve().name}"
 
 
@@ -62,9 +62,9 @@ def _unreadable(error: OSError) -> None:
     raise OrsanetError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def _read(path: Path, reading: ImageReading) -> NDArray[np.uint8]:
     try:
-        return view_pixels(read_image(path).rgb, CLEAN)
+        return view_pixels(read_image(path, reading).rgb, CLEAN)
     except RejectedImage as reason:
         raise OrsanetError(f"{path}: {reason}; remove it from the folder or manifest of --check") from reason
 

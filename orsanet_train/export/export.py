@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orsanet_cache.data.images import image_reading
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import kept
 from orsanet_cache.frozen.priors import FrozenPriors
@@ -108,7 +109,8 @@ def _write(
     model, identity = load_weights(run_folder / f"{checkpoint}.safetensors")
     evaluation = evaluation_of(run_folder, checkpoint)
     frozen = None if part == "trainable" else frozen_priors(run_folder, identity, segmenter, landmarks)
-    pictures, described = check_pictures(None if check is None else as_path(check, "check"))
+    source = None if check is None else as_path(check, "check")
+    pictures, described = check_pictures(source, image_reading(identity.store_recipe))
     pixels = torch.from_numpy(pictures)
     stored = random_rows(identity, pixels) if frozen is None else stored_rows(identity, frozen, pixels)
     export = partial(_export, identity=identity, folder=folder)

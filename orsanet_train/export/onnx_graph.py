@@ -91,7 +91,9 @@ def stored_inputs(identity: Identity) -> tuple[str, ...]:
     """The store's fields that the model reads, in the order of the graph's inputs."""
     kept = identity.store_recipe["feature_dtype"]
     priors = {"features": ["segmentation_features"], "map": ["segmentation_map"], "none": []}
-    names = ["image", *priors[identity.model.segmentation_prior], "landmark_features"]
+    names = ["image", *priors[identity.model.segmentation_prior]]
+    if identity.model.reads_landmarks:
+        names.append("landmark_features")
     if kept == "int8":
         names += [f"{name}{SCALE}" for name in names if name.endswith("_features")]
     return tuple(names)
@@ -143,7 +145,7 @@ def write_graph(
     imagenet_normalised(torch.zeros(1, 3, 1, 1))  # creates its constants, which would not be numbers if traced
     batch = torch.export.Dim("batch")
     first, *rest = [{0: batch} for _ in inputs]
-    shapes = (first, tuple(rest)) if isinstance(network, TrainablePart) else (first,)
+    shapes = (first, tuple(rest)) if rest else (first,)  # the trainable part takes its priors as *priors
     with torch.no_grad(), _quiet():
         exported = torch.export.export(network.eval(), tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
         program = torch.onnx.export(

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from orsanet_cache.data.images import PREPROCESSING
+from orsanet_cache.data.images import image_reading, preprocessing
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import tensors_digest
 from orsanet_cache.frozen.priors import FrozenPriors, load_landmark_network, load_segmenter
@@ -46,7 +46,7 @@ def frozen_priors(
         mobilefacenet = _found("landmarks", run_folder, identity)
     frozen = FrozenPriors(segface, mobilefacenet, recipe["landmarks"]["input"])
     check_recipe(
-        {**frozen.recipe(), "preprocessing": PREPROCESSING}, recipe,
+        {**frozen.recipe(), "preprocessing": preprocessing(image_reading(recipe))}, recipe,
         f"{run_folder} was trained on priors of other frozen networks; pass --segmenter and --landmarks with its store's weights files",
     )  # fmt: skip
     return frozen

@@ -4,7 +4,7 @@ SSGM, a SPADE residual block on the 7x7 grid, with x the image tokens and s the 
 
     x + conv_1(act(norm_1(conv_0(act(norm_0(x, s))), s)))        norm(x, s) = IN(x) * (1 + gamma(s)) + beta(s)
 
-(The paper's Eq. 5 has no "1 +"; this is as published in code.)
+(As published in code. The paper's Eq. 5 has no "1 +", which is the form "paper".)
 
 MCM treats the 100 tokens (mean + 49 of the image, mean + 49 of the landmark features) as the
 channels of 1-d convolutions, which make two narrower scales of them, w/2 and w/4. In every level
@@ -14,9 +14,14 @@ mean token of the widest scale.
 Shapes: B batch, D token width (512 as published), w a scale's width, T = 49 grid tokens.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu, normalize, scaled_dot_product_attention
+
+Spade = Literal["published", "paper"]
+Query = Literal["published", "projected"]
 
 GRID_TOKENS = 49
 TOKENS = 2 * (GRID_TOKENS + 1)  # image and landmark tokens, each with its mean in front
@@ -28,12 +33,14 @@ LAYER_NORM_EPS = 1e-6
 class SPADE(nn.Module):
     """x [B, D, 7, 7] normalised per channel, then scaled and shifted per position.
 
-    The scales and shifts are computed from s [B, D, 7, 7].
+    The scales and shifts are computed from s [B, D, 7, 7]. `form` "published" scales by 1 + gamma,
+    "paper" by gamma.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, form: Spade = "published") -> None:
         super().__init__()
         hidden = width // 4
+        self.offset = 1 if form == "published" else 0
         self.norm = nn.InstanceNorm2d(width, affine=False)
         self.mlp_shared = nn.Sequential(nn.Conv2d(width, hidden, 3, padding=1), nn.ReLU())
         self.mlp_gamma = nn.Conv2d(hidden, width, 3, padding=1)
@@ -41,7 +48,7 @@ class SPADE(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         shared = self.mlp_shared(s)
-        return self.norm(x) * (1 + self.mlp_gamma(shared)) + self.mlp_beta(shared)
+        return self.norm(x) * (self.offset + self.mlp_gamma(shared)) + self.mlp_beta(shared)
 
 
 class SpectralConv(nn.Module):
@@ -83,12 +90,12 @@ class SpectralConv(nn.Module):
 class SSGM(nn.Module):
     """SPADE residual block without a learned shortcut; both convolutions are spectrally normalised."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, form: Spade = "published") -> None:
         super().__init__()
         self.conv_0 = SpectralConv(width)
         self.conv_1 = SpectralConv(width)
-        self.norm_0 = SPADE(width)
-        self.norm_1 = SPADE(width)
+        self.norm_0 = SPADE(width, form)
+        self.norm_1 = SPADE(width, form)
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         y = self.conv_0(leaky_relu(self.norm_0(x, s), 0.2))
@@ -98,16 +105,19 @@ class SSGM(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of queries [B, 50, w] to a source [B, 50, w], which gives keys and values.
 
-    The queries are not projected, unlike in the paper's Eq. 6.
+    The queries are not projected as published in code. With `query` "projected" they are multiplied
+    by a matrix first, without bias (paper, Eq. 6).
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, query: Query = "published") -> None:
         super().__init__()
+        self.q = nn.Linear(width, width, bias=False) if query == "projected" else None
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, query: Tensor, source: Tensor) -> Tensor:
-        q = query.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        projected = query if self.q is None else self.q(query)
+        q = projected.unflatten(-1, (HEADS, -1)).transpose(1, 2)
         k, v = self.kv(source).unflatten(-1, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
@@ -147,10 +157,10 @@ class CrossFusionBlock(nn.Module):
     scales, the convolutions between scales still run over all tokens.)
     """
 
-    def __init__(self, width: int, cross_interaction: bool, reintegration: bool) -> None:
+    def __init__(self, width: int, cross_interaction: bool, reintegration: bool, query: Query = "published") -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if cross_interaction else None
-        self.attn_img = CrossAttention(width) if cross_interaction else None
+        self.attn_img = CrossAttention(width, query) if cross_interaction else None
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.mlp = MLP(width)
         self.scale = nn.Parameter(torch.ones(1)) if reintegration else None
@@ -171,12 +181,14 @@ class CrossFusionBlock(nn.Module):
 class Level(nn.Module):
     """One cross-fusion block per scale, then the narrower scales are added into the wider ones."""
 
-    def __init__(self, width: int, multi_scale: bool, cross_interaction: bool, reintegration: bool) -> None:
+    def __init__(
+        self, width: int, multi_scale: bool, cross_interaction: bool, reintegration: bool, query: Query = "published"
+    ) -> None:
         super().__init__()
-        self.block_l = CrossFusionBlock(width, cross_interaction, reintegration)
+        self.block_l = CrossFusionBlock(width, cross_interaction, reintegration, query)
         if multi_scale:
-            self.block_m = CrossFusionBlock(width // 2, cross_interaction, reintegration)
-            self.block_s = CrossFusionBlock(width // 4, cross_interaction, reintegration)
+            self.block_m = CrossFusionBlock(width // 2, cross_interaction, reintegration, query)
+            self.block_s = CrossFusionBlock(width // 4, cross_interaction, reintegration, query)
             self.upsample_m = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
             self.upsample_s = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
 
@@ -202,17 +214,27 @@ class MCM(nn.Module):
         multi_scale: whether to use three scales (D, D/2, D/4) or only D.
         cross_interaction: see CrossFusionBlock.
         reintegration: see CrossFusionBlock.
+        query: see CrossAttention.
     """
 
-    def __init__(self, width: int, depth: int, multi_scale: bool, cross_interaction: bool, reintegration: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        multi_scale: bool,
+        cross_interaction: bool,
+        reintegration: bool,
+        query: Query = "published",
+    ) -> None:
         super().__init__()
-        self.pos_embed = nn.Parameter(torch.empty(1, GRID_TOKENS + 1, width))
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.pos_embed = nn.Parameter(torch.zeros(1, GRID_TOKENS + 1, width))
         self.multi_scale = multi_scale
         if multi_scale:
             self.downsample_m = nn.Conv1d(TOKENS, TOKENS, kernel_size=2, stride=2)
             self.downsample_s = nn.Conv1d(TOKENS, TOKENS, kernel_size=4, stride=4)
-        self.blocks = nn.ModuleList(Level(width, multi_scale, cross_interaction, reintegration) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Level(width, multi_scale, cross_interaction, reintegration, query) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(self, image: Tensor, landmark: Tensor, drop_path: Tensor | None = None) -> Tensor:

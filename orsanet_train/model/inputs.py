@@ -23,14 +23,15 @@ def model_inputs(stored: Mapping[str, Tensor], erased: Tensor | None = None) -> 
     """A store's rows, field by field -> the arguments of the model's forward.
 
     `erased` are the rectangles to erase, as in `model_image`. The segmentation prior is the one of
-    its two fields that `stored` has. Without either the image takes its place, and the model
-    ignores it. Float32 features and maps are not copied.
+    its two fields that `stored` has. In place of a prior that `stored` does not have, the image is
+    passed, which the model ignores. Float32 features and maps are not copied.
     """
     image = model_image(stored["image"], erased)
     segmentation = stored.get("segmentation_map", image)
     if "segmentation_features" in stored:
         segmentation = given_back(stored, "segmentation_features")
-    return image, segmentation, given_back(stored, "landmark_features")
+    landmarks = given_back(stored, "landmark_features") if "landmark_features" in stored else image
+    return image, segmentation, landmarks
 
 
 def seen_by_the_model(

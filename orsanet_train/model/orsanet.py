@@ -42,7 +42,8 @@ class ORSANet(nn.Module):
     def __init__(self, config: ModelConfig, classes: int, segmentation_channels: int, landmark_channels: int) -> None:
         super().__init__()
         width = config.width
-        if landmark_channels != width:
+        self.reads_landmarks = config.reads_landmarks
+        if landmark_channels != width and config.reads_landmarks:
             # The published model has no such layer: its token width is that of the landmark features.
             self.landmark_sample: nn.Module | None = nn.Conv2d(landmark_channels, width, kernel_size=1)
         else:
@@ -56,9 +57,18 @@ class ORSANet(nn.Module):
         elif config.segmentation_prior == "map":
             self.map_encoder = MapEncoder(width)
         if config.segmentation_prior != "none":
-            self.seg_fusion = SSGM(width)
-        self.pyramid_fuse = MCM(
-            width, config.depth, config.multi_scale, config.cross_interaction, config.landmark_reintegration
+            self.seg_fusion = SSGM(width, config.spade)
+        self.pyramid_fuse = (
+            MCM(
+                width,
+                config.depth,
+                config.multi_scale,
+                config.cross_interaction,
+                config.landmark_reintegration,
+                config.query,
+            )
+            if config.mcm
+            else None
         )
         self.se_block = Gate(width)
         self.head = Head(width, classes)
@@ -69,7 +79,8 @@ class ORSANet(nn.Module):
         """Image and priors -> logits and features.
 
         image [B, 3, 112, 112], ImageNet-normalised; segmentation features [B, C, 7, 7] or
-        segmentation map uint8 [B, 224, 224], as configured; landmark_features [B, 512, 7, 7].
+        segmentation map uint8 [B, 224, 224], as configured; landmark_features [B, 512, 7, 7]. A prior
+        that the configuration leaves out is ignored.
 
         drop_path [B, *ModelConfig.drop_path_shape], uniform in 0 … 1, decides which branches of the
         MCM are dropped (None: no branch, in training mode too).
@@ -91,10 +102,20 @@ class ORSANet(nn.Module):
         return self.seg_fusion(tokens.transpose(1, 2).unflatten(2, (7, 7)), prior).flatten(2).transpose(1, 2)
 
     def expression(self, tokens: Tensor, landmark_features: Tensor, drop_path: Tensor | None = None) -> Expression:
-        """Tokens [B, 49, D] and landmark features, as `forward` takes them -> MCM, gate, head."""
-        if self.landmark_sample is not None:
-            landmark_features = self.landmark_sample(landmark_features)
-        features = self.se_block(self.pyramid_fuse(tokens, landmark_features.flatten(2).transpose(1, 2), drop_path))
+        """Tokens [B, 49, D] and landmark features, as `forward` takes them -> MCM, gate, head.
+
+        Without landmarks the MCM gets the image tokens in their place. Without the MCM the gate gets
+        the mean of the image tokens.
+        """
+        if self.pyramid_fuse is None:
+            fused = tokens.mean(dim=1)
+        elif self.reads_landmarks:
+            if self.landmark_sample is not None:
+                landmark_features = self.landmark_sample(landmark_features)
+            fused = self.pyramid_fuse(tokens, landmark_features.flatten(2).transpose(1, 2), drop_path)
+        else:
+            fused = self.pyramid_fuse(tokens, tokens, drop_path)
+        features = self.se_block(fused)
         return Expression(self.head(features), features)
 
 

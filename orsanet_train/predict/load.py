@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from orsanet_cache.data.images import MAX_PIXELS, MIN_SIDE, NO_WARNINGS, RejectedImage, image_pixels
+from orsanet_cache.data.images import MAX_PIXELS, MIN_SIDE, NO_WARNINGS, ImageReading, RejectedImage, image_pixels
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
@@ -124,7 +124,8 @@ class Predictor:
         and with the reason. Raises OrsanetError for a file that does not exist.
         """
         several = isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.ndim == 4)
-        chosen = [_picture(one, number) for number, one in enumerate(given if several else [given], 1)]  # type: ignore[arg-type]
+        every: Sequence[Given] = given if several else [given]  # type: ignore[assignment,list-item]
+        chosen = [_picture(one, number, self.crops.reading) for number, one in enumerate(every, 1)]
         results = picture_results(self.crops, self.looker(crop, margin), chosen, batch_size=batch_size)
         # The pixels of images and arrays are kept for an overlay; an overlay reads files again.
         kept = [replace(result, _rgb=picture.rgb) for result, picture in zip(results, chosen, strict=True)]
@@ -152,7 +153,10 @@ class Predictor:
         """
         if not 0 < per_second <= MOST_PER_SECOND:
             raise OrsanetError(f"per_second {per_second!r}: give a number above 0, at most {MOST_PER_SECOND}")
-        chosen = (picture for number, one in enumerate(given, 1) for picture in _pictures(one, number, per_second))
+        reading = self.crops.reading
+        chosen = (
+            picture for number, one in enumerate(given, 1) for picture in _pictures(one, number, per_second, reading)
+        )
         looker = self.looker(crop, margin)
         return picture_results(self.crops, looker, chosen, batch_size=batch_size, wants_preview=lambda: True)
 
@@ -160,7 +164,7 @@ class Predictor:
         """The `Looker` that finds and crops the faces. None: the value given to `load`."""
         chosen = self.crop if crop is None else crop, self.margin if margin is None else margin
         _check(*chosen)
-        return Looker(*chosen, keeps_frames)
+        return Looker(*chosen, self.crops.reading, keeps_frames)
 
 
 def load(
@@ -203,21 +207,21 @@ def _check(crop: Crop, margin: float) -> None:
         raise OrsanetError(f"margin {margin!r}: give a number from 0.5 to 4")
 
 
-def _pictures(given: Given, number: int, per_second: float) -> Iterator[InputPicture]:
+def _pictures(given: Given, number: int, per_second: float, reading: ImageReading) -> Iterator[InputPicture]:
     """One input for a picture, several for a video."""
     if isinstance(given, Image.Image | np.ndarray) or not is_video(as_path(given, "picture")):
-        yield _picture(given, number)
+        yield _picture(given, number, reading)
     else:
         yield from pictures([_existing(as_path(given, "picture"))], per_second)
 
 
-def _picture(given: Given, number: int) -> InputPicture:
-    """The input of one picture; `number` names a picture without a file."""
+def _picture(given: Given, number: int, reading: ImageReading) -> InputPicture:
+    """The input of one picture; `number` names a picture without a file, and `reading` is how a Pillow image is read."""
     name = Path(f"picture {number}")
     if isinstance(given, Image.Image):
         try:
             with NO_WARNINGS:
-                return InputPicture(name, rgb=image_pixels(given))
+                return InputPicture(name, rgb=image_pixels(given, reading))
         except RejectedImage as reason:
             return InputPicture(name, reason=str(reason))
         except OSError as error:  # Pillow reads lazily, so damage is found here

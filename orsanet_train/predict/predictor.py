@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orsanet_cache.data.images import every_second_pixel
+from orsanet_cache.data.images import every_second_pixel, image_reading
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import as_stored
 from orsanet_cache.frozen.priors import FrozenPriors, in_half_precision
@@ -46,6 +46,7 @@ class CropPredictor:
     def __init__(self, model: ORSANet, identity: Identity, frozen: FrozenPriors, device: torch.device) -> None:
         self.identity = identity
         self.device = device
+        self.reading = image_reading(identity.store_recipe)  # of image files, as in the run's store
         # The precision of the store's build. On a CPU float32: it has no fast half precision.
         self.half_precision = identity.store_recipe["precision"] == "fp16" and device.type == "cuda"
         self._frozen = (in_half_precision(frozen) if self.half_precision else frozen).to(device)

@@ -110,7 +110,7 @@ class PictureResult:
             raise OrsanetError(f"{self.name}: no overlay without a face ({self.reason})")
         seen = self.seen
         if seen.preview is None and seen.boxes[0].score is not None:  # without a score the picture is its own crop
-            rgb = read_image(seen.picture.path).rgb if self._rgb is None else self._rgb
+            rgb = read_image(seen.picture.path, self._predictor.reading).rgb if self._rgb is None else self._rgb
             seen = replace(seen, preview=preview_of(rgb))
         predictions = [face.prediction for face in self.faces]
         heat = self._predictor.attention(predictions[:MAX_FACES])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orsanet_cache.data.faces import FaceDetector, crop_face
-from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.images import ImageReading, RejectedImage, read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
 from orsanet_train.predict.pictures import InputPicture
 
@@ -61,13 +61,17 @@ class Seen:
 class Looker:
     """Finds and crops the faces of pictures.
 
-    `margin` is the side of a crop as a multiple of the longest side of the face's box. With
-    `keeps_frames` the frames of videos are kept for annotated copies.
+    `margin` is the side of a crop as a multiple of the longest side of the face's box.
+    `reading` is how image files are read. With `keeps_frames` the frames of videos are kept for
+    annotated copies.
     """
 
-    def __init__(self, crop: Crop, margin: float, keeps_frames: bool = False) -> None:
+    def __init__(
+        self, crop: Crop, margin: float, reading: ImageReading = "upright", keeps_frames: bool = False
+    ) -> None:
         self.crop = crop
         self.margin = margin
+        self.reading: ImageReading = reading
         self.keeps_frames = keeps_frames
         self._detector = FaceDetector() if crop == "auto" else None
 
@@ -78,7 +82,7 @@ class Looker:
         try:
             if picture.reason:
                 raise RejectedImage(picture.reason)
-            rgb = read_image(picture.path).rgb if picture.rgb is None else picture.rgb
+            rgb = read_image(picture.path, self.reading).rgb if picture.rgb is None else picture.rgb
             if self.keeps_frames and picture.frame is not None:
                 frame = frame_of(rgb)
             if self._detector is None:

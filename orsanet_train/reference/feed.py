@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orsanet_cache.data.files import on_disk
-from orsanet_cache.data.images import RejectedImage, read_image, view_pixels
+from orsanet_cache.data.images import RejectedImage, image_reading, read_image, view_pixels
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import displayable
@@ -85,6 +85,7 @@ class OnlineFeed:
         self.ranks = ranks
         self.decoders = decoders
         self._store_path = store.path
+        self._reading = image_reading(store.recipe)
         self._sha256 = [store.sealed(split.name, view).image_sha256[split.rows] for view in split.views]  # [N, 32] each
 
     def epoch(self, config: RunConfig, epoch: int, start: int = 0) -> Iterator[OnlineBatch]:
@@ -139,7 +140,7 @@ class OnlineFeed:
         """Fill `pixels` [224, 224, 3]."""
         path = on_disk(self.root, self.split.samples[sample].image)
         try:
-            decoded = read_image(path)
+            decoded = read_image(path, self._reading)
         except RejectedImage as reason:
             raise OrsanetError(
                 f'{path}: {reason}; {self._store_path} was built from it: put it back to train with priors = "online"'

@@ -35,18 +35,23 @@ from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import join, meant_splits, selection_split, training_split
 from orsanet_train.run.train import train
 
-# The rows of the paper's Table 6, then the forms in which paper and published code differ.
+# The rows of the paper's Table 6 ("cross-interaction" in both of its readings), less than these, then the forms in which paper and published code differ.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "no-segmentation": ("model.segmentation_prior=none",),
     "no-cross-interaction": ("model.cross_interaction=false",),
+    "no-mcm": ("model.mcm=false",),
     "single-scale": ("model.multi_scale=false",),
     "no-reintegration": ("model.landmark_reintegration=false",),
     "no-dare": ("loss.dare=none",),
+    "no-landmarks": ("model.landmark_prior=none",),
+    "backbone-only": ("model.segmentation_prior=none", "model.mcm=false"),
     "map": ("model.segmentation_prior=map",),
     "spatial": ("model.tokens=spatial",),
     "spatial-map": ("model.tokens=spatial", "model.segmentation_prior=map"),
     "spatial-no-segmentation": ("model.tokens=spatial", "model.segmentation_prior=none"),
+    "paper-spade": ("model.spade=paper",),
+    "projected-query": ("model.query=projected",),
     "paper-dare": ("loss.dare=paper",),
 }
 # `full`, trained on the second store, by the input of the landmark network there.

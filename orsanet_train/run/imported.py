@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from orsanet_cache.data.images import PREPROCESSING
+from orsanet_cache.data.images import preprocessing
 from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
@@ -37,11 +37,14 @@ SEGMENTER, LANDMARKS = FROZEN_PREFIXES
 HEAD, LEVELS = "head.linear.weight", "pyramid_fuse.blocks."
 PARTS = ("ir_back.", SEGMENTER, LANDMARKS, LEVELS)
 SWIN_B = SegFaceConfig()
-FORMS = ("tokens", "segmentation_prior", "multi_scale", "cross_interaction", "landmark_reintegration")
+FORMS = (
+    "tokens", "segmentation_prior", "spade", "landmark_prior", "mcm", "multi_scale", "cross_interaction", "query",
+    "landmark_reintegration",
+)  # fmt: skip
 # The published training: the frozen networks get the erased picture, in training mode.
 TRAINED = {"priors": "online", "online": "published"}
 # The published code computes priors in float32 and does not round them, so its numbers need a store
-# that does the same.
+# that does the same, from images read as its loader does.
 EXACT = {"precision": "fp32", "feature_dtype": "float32"}
 
 
@@ -81,7 +84,11 @@ def import_checkpoint(
     load_strictly(landmarks, _part(weights, LANDMARKS))
     load_strictly(model, trainable_weights(weights))
 
-    recipe = {**FrozenPriors(segmenter, landmarks, "published").recipe(), "preprocessing": PREPROCESSING, **EXACT}
+    recipe = {
+        **FrozenPriors(segmenter, landmarks, "published").recipe(),
+        "preprocessing": preprocessing("published"),
+        **EXACT,
+    }
     identity = Identity(
         classes=tuple(classes),
         model=config.model,

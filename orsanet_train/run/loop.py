@@ -103,6 +103,7 @@ class Loop:
         """
         config, epoch, step = self.config, state.epoch, self.engine.step
         *sums, seconds, waited = state.metrics or [*Sums(), 0.0, 0.0]
+        kept = len(sums)  # a state of a version that did not count the second pass's correct predictions has fewer
         step.begin_epoch(epoch, Sums(*sums))
         self.network.train()
         spans = batch_spans(len(feed.split.rows), config.batch_size)
@@ -112,7 +113,7 @@ class Loop:
         def reached(done: int) -> TrainingState:
             now = watch.last()
             self._check_finite(now, feed, epoch)
-            metrics = [*now, seconds + time.monotonic() - began, waited + batches.seconds]
+            metrics = [*now[:kept], seconds + time.monotonic() - began, waited + batches.seconds]
             return TrainingState(epoch, done, state.history, metrics, {})
 
         title = f"epoch {epoch + 1}/{config.epochs}"
@@ -136,6 +137,7 @@ class Loop:
             "loss": whole.loss / whole.images,
             "perturbed_loss": whole.perturbed_loss / whole.images,
             "train_accuracy": whole.correct / whole.images,
+            **({"perturbed_accuracy": whole.perturbed_correct / whole.images} if kept == len(Sums._fields) else {}),
             "images_per_second": whole.images / seconds,
             "waiting_share": waited / seconds,
         }

@@ -98,7 +98,7 @@ def trained(step: TrainingStep, take: Callable[[PriorBatch, int], None] | None =
         step.begin_epoch(epoch, Sums())  # so that the sums are of one step
         size = len(batch.label)
         (take or step)(PriorBatch(*(tensor.to(step.device) for tensor in batch)), size)
-        assert step.sums[-1] == 0
+        assert said(step).stopped == 0
         losses.append(step.sums[1:3] / size)
     state = {name: tensor.detach().cpu().clone() for name, tensor in step.model.state_dict().items()}
     return Trajectory(torch.stack(losses).cpu(), state)

@@ -51,6 +51,10 @@ CONFIGS = st.builds(
         multi_scale=st.booleans(),
         cross_interaction=st.booleans(),
         landmark_reintegration=st.booleans(),
+        spade=st.sampled_from(["published", "paper"]),
+        landmark_prior=st.sampled_from(["features", "none"]),
+        mcm=st.booleans(),
+        query=st.sampled_from(["published", "projected"]),
     ),
     loss=st.builds(
         LossConfig,
@@ -72,16 +76,16 @@ def refusal(preset: str, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("preset", "learning_rate", "epochs", "selection_split"),
+    ("preset", "learning_rate", "epochs", "selection_split", "warmup_epochs", "dare_weight"),
     [
-        ("rafdb", 4e-5, 400, "test"),
-        ("affectnet7", 2e-6, 76, "valid"),
-        ("affectnet8", 2e-6, 73, "valid"),
-        ("occlu-fer", 4e-6, 28, "valid"),
+        ("rafdb", 4e-5, 400, "test", 7, 0.1),
+        ("affectnet7", 2e-6, 76, "valid", 5, 1.0),
+        ("affectnet8", 2e-6, 73, "valid", 5, 0.1),
+        ("occlu-fer", 4e-6, 28, "valid", 5, 0.1),
     ],
 )
 def test_data_set_presets_are_the_published_logs(
-    preset: str, learning_rate: float, epochs: int, selection_split: str
+    preset: str, learning_rate: float, epochs: int, selection_split: str, warmup_epochs: int, dare_weight: float
 ) -> None:
     """Whatever the logs do not name is the published code's, spelled out here so that a changed default shows."""
     assert load_config(preset) == RunConfig(
@@ -104,8 +108,14 @@ def test_data_set_presets_are_the_published_logs(
             multi_scale=True,
             cross_interaction=True,
             landmark_reintegration=True,
+            spade="published",
+            landmark_prior="features",
+            mcm=True,
+            query="published",
         ),
-        loss=LossConfig(warmup_epochs=5, smoothed_weight=2.0, smoothing=0.2, dare="published", dare_weight=0.1),
+        loss=LossConfig(
+            warmup_epochs=warmup_epochs, smoothed_weight=2.0, smoothing=0.2, dare="published", dare_weight=dare_weight
+        ),
         augmentation=AugmentationConfig(hflip=0.5, erasing=0.5, erasing_scale=(0.02, 0.1)),
     )
 
@@ -114,6 +124,7 @@ def test_paper_preset_is_what_the_paper_states() -> None:
     paper = load_config("paper")
     assert (paper.learning_rate, paper.epochs, paper.batch_size, paper.rho) == (1e-4, 400, 20, 0.0)
     assert (paper.model.tokens, paper.model.segmentation_prior) == ("spatial", "map")
+    assert (paper.model.spade, paper.model.query) == ("paper", "projected")
     assert (paper.loss.dare, paper.loss.dare_weight, paper.loss.warmup_epochs) == ("paper", 0.1, 0)
     assert paper.selection_split == "valid"
 
@@ -306,7 +317,7 @@ def test_overrides_take_toml_values_and_bare_words_in_order() -> None:
     assert (config.epochs, config.batch_size, config.learning_rate, config.rho) == (4, 1000, 1e-3, 0.0)
     assert (config.train_split, config.selection_split) == ("train", "a=b")
     assert config.model == ModelConfig(multi_scale=False, backbone_channels=(8, 16, 32))
-    assert config.loss == LossConfig(dare="none")
+    assert config.loss == LossConfig(warmup_epochs=7, dare="none")
     assert config.augmentation == AugmentationConfig(erasing_scale=(0.1, 0.2))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 
-from orsanet_train.config import LossConfig
+from orsanet_train.config import PRESETS, LossConfig, load_config
 from orsanet_train.engine.dare import dare_loss
 from orsanet_train.engine.losses import training_loss
 
@@ -211,6 +211,52 @@ def test_no_warm_up_begins_with_dare() -> None:
     logits, target = random_batch(30, 4)
     later = training_loss(logits, target, LossConfig(), 100)
     assert torch.equal(training_loss(logits, target, LossConfig(warmup_epochs=0), 0), later)
+
+
+# Epochs of warm-up, weight of DARELoss and its form: read in or inferred from the published logs, or stated by the preset itself.
+SCHEDULES: dict[str, tuple[int, float, Form]] = {
+    "rafdb": (7, 0.1, "published"),
+    "affectnet7": (5, 1.0, "published"),
+    "affectnet8": (5, 0.1, "published"),
+    "occlu-fer": (5, 0.1, "published"),
+    "paper": (0, 0.1, "paper"),
+    "small": (2, 0.1, "published"),
+    "demo": (2, 0.1, "published"),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("epoch", [5, 6, 7, 8])
+def test_every_preset_changes_its_loss_where_its_log_does(preset: str, epoch: int) -> None:
+    """Epochs as the logs count them, from 1."""
+    logits, target = random_batch(30, 7)
+    warmup, weight, form = SCHEDULES[preset]
+    expected = cross_entropies(logits, target, 0)
+    if epoch <= warmup:
+        expected = expected + 2 * cross_entropies(logits, target, 0.2)
+    else:
+        expected = expected + weight * dare_loss(logits, target, form=form)
+    loss = training_loss(logits, target, load_config(preset).loss, epoch - 1)
+    torch.testing.assert_close(loss, expected, **FLOAT64)
+
+
+def test_no_model_can_bring_the_warm_up_loss_of_seven_classes_below_1_68() -> None:
+    """So RAF-DB's 0.276 in epoch 8 is not a warm-up's, and its 1.986 in epoch 7 may be (docs/fidelity.md)."""
+    chances = torch.linspace(0.5, 0.999, 500, dtype=torch.float64)  # of the true class; the others share the rest
+    logits = torch.cat([chances.log()[:, None], ((1 - chances) / 6).log()[:, None].expand(-1, 6)], dim=1)
+    target = torch.zeros(1, dtype=torch.int64)
+    losses = [training_loss(row[None], target, LossConfig(), 0).item() for row in logits]
+    assert round(min(losses), 2) == 1.68
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dare_exceeds_the_cross_entropy_by_no_more_than_the_doubt(seed: int) -> None:
+    """The inequality from which docs/fidelity.md bounds the weight of DARELoss in AffectNet-7's log."""
+    logits, target = random_batch(200, 7, seed)
+    for image, true in zip(3 * logits, target, strict=True):
+        doubt = 1 - image.softmax(dim=0)[true]
+        own = (image[None], true[None])
+        assert dare_loss(*own) <= cross_entropies(*own, 0) + doubt + 1e-12
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,20 @@ def test_sums_are_those_of_the_first_pass_and_go_on_from_where_they_were() -> No
     assert now.perturbed_loss > 30.25
 
 
+@pytest.mark.parametrize("rho", [0.0, 2.0])
+def test_the_correct_predictions_of_both_passes_are_counted(rho: float) -> None:
+    config = settings(f"rho={rho}")
+    step, passes = new_step(config), []
+    step.begin_epoch(0, Sums(correct=2, perturbed_correct=1))
+    step.model.register_forward_hook(lambda _, given, said: passes.append(said.logits.argmax(dim=1)))
+    batch = random_batch(config, 12, 0)
+    step(batch, 12)
+    first, second = passes[0], passes[-1]
+    assert len(passes) == (1 if rho == 0 else 2)
+    right = [2 + int((first == batch.label).sum()), 1 + int((second == batch.label).sum())]
+    assert [said(step).correct, said(step).perturbed_correct] == right
+
+
 def test_each_pass_has_its_own_draws_of_drop_path() -> None:
     config = settings()
     batch = random_batch(config, 4, 0)._replace(drop_path=torch.ones(4, 2, *config.model.drop_path_shape))

@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d
 from torch.nn.utils import spectral_norm
 from torch.optim import SGD
 
-from orsanet_train.model.fusion import SpectralConv, attend
+from orsanet_train.model.fusion import SPADE, CrossAttention, SpectralConv, attend
 from orsanet_train.model.orsanet import (
     published_tokens,
     spatial_tokens,
@@ -180,3 +180,25 @@ def test_the_model_uses_the_tokens_it_is_configured_for(tokens: str) -> None:
     with torch.no_grad():
         model(image, segmentation, landmark_features)
         assert torch.equal(seen[0][0], function(model.ir_back(image)))
+
+
+def test_the_papers_spade_lacks_the_published_one_plus() -> None:
+    """Equation 5: IN(x) gamma(s) + beta(s)."""
+    torch.manual_seed(0)
+    published, paper = SPADE(8).double(), SPADE(8, "paper").double()
+    paper.load_state_dict(published.state_dict())
+    x, s = torch.randn(2, 2, 8, 7, 7, dtype=torch.float64)
+    normed = (x - x.mean(dim=(2, 3), keepdim=True)) / (x.var(dim=(2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    shared = paper.mlp_shared(s)
+    torch.testing.assert_close(paper(x, s), normed * paper.mlp_gamma(shared) + paper.mlp_beta(shared))
+    torch.testing.assert_close(published(x, s), paper(x, s) + normed)
+
+
+def test_the_projected_query_is_the_published_one_times_a_matrix() -> None:
+    """Equation 6: W_q X."""
+    torch.manual_seed(0)
+    published, projected = CrossAttention(16).double(), CrossAttention(16, "projected").double()
+    projected.load_state_dict({**published.state_dict(), "q.weight": projected.state_dict()["q.weight"]})
+    query, source = torch.randn(2, 3, 50, 16, dtype=torch.float64)
+    assert projected.q is not None
+    torch.testing.assert_close(projected(query, source), published(query @ projected.q.weight.T, source))

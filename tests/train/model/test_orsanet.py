@@ -133,6 +133,10 @@ def test_evaluation_is_deterministic_and_moves_nothing_training_moves_statistics
         ),
         ({"landmark_reintegration": False}, r"pyramid_fuse\.blocks\.\d+\.block_[lms]\.(scale$|conv\.)"),
         ({"tokens": "spatial"}, r"(?!)"),
+        ({"mcm": False}, r"pyramid_fuse\.|landmark_sample\."),
+        ({"landmark_prior": "none"}, r"landmark_sample\."),
+        ({"mcm": False, "segmentation_prior": "none"}, r"pyramid_fuse\.|landmark_sample\.|seg_sample\.|seg_fusion\."),
+        ({"spade": "paper"}, r"(?!)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -140,6 +144,70 @@ def test_an_ablation_removes_exactly_the_parameters_it_names(change: dict[str, o
     full, ablated = shapes(small()), shapes(small(**change))
     assert full.keys() - ablated.keys() == {name for name in full if re.match(removed, name)}
     assert ablated == {name: full[name] for name in ablated}
+
+
+def test_a_projected_query_adds_one_matrix_to_every_attention() -> None:
+    published, projected = shapes(small()), shapes(small(query="projected"))
+    widths = {"l": 64, "m": 32, "s": 16}
+    assert {name: tuple(projected[name]) for name in projected.keys() - published.keys()} == {
+        f"pyramid_fuse.blocks.{level}.block_{scale}.attn_img.q.weight": (width, width)
+        for level in range(2)
+        for scale, width in widths.items()
+    }
+
+
+@pytest.mark.parametrize("change", [{"mcm": False}, {"landmark_prior": "none"}], ids=["no-mcm", "no-landmarks"])
+def test_without_mcm_or_landmarks_the_logits_do_not_depend_on_the_landmark_features(change: dict[str, object]) -> None:
+    config = small(**change)
+    assert not config.reads_landmarks
+    model = small_model(config).eval()
+    image, segmentation, landmark_features = inputs(config, 2)
+    with torch.no_grad():
+        logits = model(image, segmentation, landmark_features).logits
+        assert torch.equal(model(image, segmentation, landmark_features.flip(0)).logits, logits)
+        assert not torch.equal(model(image, segmentation.flip(0), landmark_features).logits, logits)
+
+
+def test_without_the_mcm_the_gate_gets_the_mean_image_token() -> None:
+    config = small(mcm=False)
+    model = small_model(config).eval()
+    image, segmentation, landmark_features = inputs(config, 2)
+    with torch.no_grad():
+        tokens = model.guided(model.tokens(model.ir_back(image)), segmentation)
+        expected = model.se_block(tokens.sum(dim=1) / 49)
+        torch.testing.assert_close(model(image, segmentation, landmark_features).features, expected)
+
+
+def test_without_landmarks_the_image_tokens_stand_in_their_place() -> None:
+    config, full = small(landmark_prior="none"), small()
+    model, other = small_model(config, 64).eval(), small_model(full, 64).eval()
+    other.load_state_dict(model.state_dict())
+    image, segmentation, landmark_features = inputs(config, 2, 64)
+    with torch.no_grad():
+        tokens = model.guided(model.tokens(model.ir_back(image)), segmentation)
+        expected = other(image, segmentation, tokens.transpose(1, 2).unflatten(2, (7, 7))).logits
+        torch.testing.assert_close(model(image, segmentation, landmark_features).logits, expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mcm": False},
+        {"landmark_prior": "none"},
+        {"mcm": False, "segmentation_prior": "none"},
+        {"spade": "paper"},
+        {"query": "projected"},
+        {"spade": "paper", "query": "projected", "tokens": "spatial", "segmentation_prior": "map"},
+    ],
+    ids=["no-mcm", "no-landmarks", "backbone-only", "paper-spade", "projected-query", "paper"],
+)
+def test_every_parameter_of_a_form_gets_a_gradient(change: dict[str, object]) -> None:
+    config = small(**change)
+    model = small_model(config).train()
+    logits, _ = model(*inputs(config, 2))
+    cross_entropy(logits, torch.tensor([0, 3])).backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == []
 
 
 def test_the_map_prior_swaps_the_feature_layer_for_the_map_encoder() -> None:

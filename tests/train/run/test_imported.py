@@ -20,6 +20,7 @@ from torch.optim import Adam
 
 from orsanet_cache import FrozenPriors, Manifest, OrsanetError, PriorStore, load_manifest, read_image, view_pixels
 from orsanet_cache.builder.build import build
+from orsanet_cache.data.images import ImageReading
 from orsanet_cache.durable import read_json
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
@@ -115,10 +116,12 @@ def imported(
     )
 
 
-def built(world, frozen: FrozenPriors, out: Path, feature_dtype: str = "float32") -> PriorStore:
+def built(
+    world, frozen: FrozenPriors, out: Path, feature_dtype: str = "float32", image_reading: ImageReading = "published"
+) -> PriorStore:
     build(
-        world.load_manifest(), out, frozen, ["clean"],
-        device=CPU, splits=["test"], precision="fp32", feature_dtype=feature_dtype,
+        world.load_manifest(), out, frozen, ["clean"], device=CPU, splits=["test"], precision="fp32",
+        feature_dtype=feature_dtype, image_reading=image_reading,
     )  # fmt: skip
     return PriorStore.open(out)
 
@@ -379,7 +382,16 @@ def test_at_the_published_sizes_the_recorded_probabilities_are_met(
     (tmp_path / "orsanet.pth").unlink()
     frozen = FrozenPriors.load(run / "segmenter.safetensors", run / "landmarks.safetensors")
     manifest = load_manifest(tmp_path / "rafdb.csv", root=tmp_path, classes=SEVEN.split(","))
-    build(manifest, tmp_path / "store", frozen, ["clean"], device=CPU, precision="fp32", feature_dtype="float32")
+    build(
+        manifest,
+        tmp_path / "store",
+        frozen,
+        ["clean"],
+        device=CPU,
+        precision="fp32",
+        feature_dtype="float32",
+        image_reading="published",
+    )
     evaluation = evaluate(
         run / "best.safetensors", manifest, PriorStore.open(tmp_path / "store"), tmp_path / "e", groups=None, device=CPU
     )

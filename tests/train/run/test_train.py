@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,36 @@ def test_a_run_folder_holds_what_a_reader_looks_for(world, whole: tuple[Path, Ru
     assert (identity.epoch, identity.selection, identity.selection_split) == (2, "last", "valid")
     with Image.open(out / "curves.png") as picture:
         assert picture.width > 400
+
+
+def test_metrics_have_the_accuracy_of_both_passes(two_epochs: Path) -> None:
+    metrics = pd.read_csv(two_epochs / "metrics.csv")
+    for name in ("train_accuracy", "perturbed_accuracy"):
+        correct = 14 * metrics[name]
+        np.testing.assert_allclose(correct, correct.round())
+        assert metrics[name].between(0, 1).all()
+
+
+def test_a_state_from_before_the_second_pass_was_counted_is_resumed(
+    world, whole: tuple[Path, RunSummary], tmp_path: Path
+) -> None:
+    """In the middle of the second epoch, whose row then has no such accuracy; the weights are the same."""
+    out = tmp_path / "run"
+    run(world, out, "epochs=2", save_minutes=0)
+    states = sorted((out / "checkpoints").iterdir())
+    shutil.rmtree(states[-1])
+    middle = load_state(out / "checkpoints")
+    assert middle is not None
+    assert (middle.epoch, len(middle.history)) == (1, 1)
+    older = {name: value for name, value in middle.history[0].items() if name != "perturbed_accuracy"}
+    save_state(
+        out / "checkpoints", replace(middle, history=[older], metrics=[*middle.metrics[:6], *middle.metrics[-2:]])
+    )
+    run(world, out, "epochs=2", resume=True)
+    assert equal(weights(out / "last.safetensors"), weights(whole[0] / "last.safetensors"))
+    metrics, uninterrupted = pd.read_csv(out / "metrics.csv"), pd.read_csv(whole[0] / "metrics.csv")
+    pd.testing.assert_series_equal(metrics["train_accuracy"], uninterrupted["train_accuracy"])
+    assert "perturbed_accuracy" not in metrics
 
 
 def test_a_small_model_learns_its_training_images(world, tmp_path: Path) -> None:
@@ -276,7 +307,8 @@ def test_the_word_demo_starts_from_the_shipped_backbone(world, tmp_path: Path) -
 @pytest.mark.parametrize(
     "choice",
     ["model.tokens=spatial", "model.segmentation_prior=map", "model.segmentation_prior=none", "model.multi_scale=false",
-     "model.cross_interaction=false", "model.landmark_reintegration=false", "loss.dare=none", "loss.dare=paper",
+     "model.cross_interaction=false", "model.landmark_reintegration=false", "model.mcm=false", "model.landmark_prior=none", "model.spade=paper", "model.query=projected",
+     "loss.dare=none", "loss.dare=paper",
      "rho=0.0", "sampling=shuffled", "augmentation.hflip=0.0"],
 )  # fmt: skip
 def test_every_named_choice_trains(world, tmp_path: Path, choice: str) -> None:
