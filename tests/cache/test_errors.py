@@ -80,7 +80,7 @@ def test_a_view_a_split_and_a_field_are_suggested(world) -> None:
         (lambda: store.accepted("test", "mask"), ". Add it with `orsanet-cache build … --views mask`"),
         (lambda: store.accepted("tset", "clean"), "it has test, train, valid; did you mean 'test'?"),
         (lambda: store.read("test", "clean", "landmark", [0]), "; did you mean 'landmarks'?"),
-        (lambda: manifest.split("validation"), "; did you mean 'valid'?"),
+        (lambda: manifest.split("vaild"), "; did you mean 'valid'?"),
     ):
         with pytest.raises(OrsanetError) as caught:
             ask()

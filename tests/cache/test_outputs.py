@@ -407,7 +407,7 @@ with temporary_folder("ours-", Path(arguments[0])) as folder:
 def without_exchange() -> Iterator[None]:
     """As on a file system that cannot exchange names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(orsanet_cache.outputs, "_exchange", lambda one, other: False)
+        patch.setattr(orsanet_cache.outputs, "exchange_names", lambda one, other: False)
         yield
 
 
