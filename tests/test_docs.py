@@ -117,7 +117,8 @@ def options_of(command: click.Command) -> set[str]:
 
 
 GPU_CHECK = ("gpu-check", gpu_check.main)  # of `make`, and of no command line
-ALL_COMMANDS = [GPU_CHECK, *(found for name, group in COMMAND_LINES.items() for found in every_command(group, name))]
+OF_COMMAND_LINES = [found for name, group in COMMAND_LINES.items() for found in every_command(group, name)]
+ALL_COMMANDS = [GPU_CHECK, *OF_COMMAND_LINES]
 SHELL_COMMANDS = [command for block in blocks(*SHELL) for command in commands_of(block)]
 OURS = [command for command in SHELL_COMMANDS if command.words[0] in COMMAND_LINES]
 
@@ -564,7 +565,7 @@ def test_the_command_reference_has_every_command_and_option(site: Site) -> None:
     page = site.pages["commands.html"]
     ids = {tag["id"] for tag in page.select("[id]")}
     titles = {tag.get_text().removesuffix("¶").removesuffix("#").strip() for tag in page.select("h1, h2, h3, h4, h5")}
-    for name, command in ALL_COMMANDS:
+    for name, command in OF_COMMAND_LINES:
         slug = name.replace(" ", "-")
         assert slug in ids
         assert name in titles
