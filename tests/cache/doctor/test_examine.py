@@ -180,7 +180,7 @@ def test_ctrl_c_ends_it_with_one_line_and_no_output(tmp_path: Path) -> None:
         while b"pictures" not in begun:
             begun += process.stderr.read(16)
         process.send_signal(signal.SIGINT)
-        printed, complaint = process.communicate(timeout=30)
+        printed, complaint = process.communicate(timeout=120)  # seconds that no command needs
     assert process.returncode == 130
     assert printed == b""
     assert b"Interrupted." in complaint
