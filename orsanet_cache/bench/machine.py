@@ -43,7 +43,7 @@ def packages() -> Iterator[str]:
     found: dict[str, list[str]] = {}
     for text in requires("orsanet") or ():
         if (match := _REQUIREMENT.match(text)) is not None and match[1] != "orsanet":
-            found.setdefault(match[3] or "", []).append(f"{match[1]} {_installed(match[1])}")
+            found.setdefault(match[3] or "", []).append(f"{match[1]} {installed_version(match[1])}")
     for extra in ("", "plots", "export"):
         yield f"{f'for {extra}: ' if extra else ''}{', '.join(found.get(extra, ['unknown']))}"
 
@@ -69,7 +69,7 @@ def devices() -> Iterator[str]:
         built = torch.version.cuda
         yield f"device: cpu ({'PyTorch was built without CUDA' if built is None else f'PyTorch for CUDA {built} finds no GPU'})"
         return
-    yield f"device: cuda; CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, NCCL {_nccl()}"
+    yield f"device: cuda; CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, NCCL {nccl_version()}"
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)
         yield f"  cuda:{index}: {found.name}, {found.total_memory / 2**30:.0f} GiB, capability {found.major}.{found.minor}"
@@ -136,14 +136,16 @@ def _kind(folder: Path) -> str:
     return max(inside)[2] if inside else "unknown"
 
 
-def _installed(package: str) -> str:
+def installed_version(package: str) -> str:
+    """The version of a package, or "absent"."""
     try:
         return version(package)
     except PackageNotFoundError:
         return "absent"
 
 
-def _nccl() -> str:
+def nccl_version() -> str:
+    """The version of NCCL that torch was built with, or "absent"."""
     try:
         return ".".join(map(str, torch.cuda.nccl.version()))
     except (AttributeError, RuntimeError):

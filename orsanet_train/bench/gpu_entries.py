@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from orsanet_cache.bench.build import bench_build
+from orsanet_cache.bench.machine import installed_version, nccl_version
 from orsanet_cache.bench.random_store import RandomSplit, write_random_store
 from orsanet_cache.bench.read import BATCH, bench_read
 from orsanet_cache.data.manifest import Manifest, Sample
@@ -204,7 +204,7 @@ def machine(setting: Setting, report: Report) -> None:
     report.fact("commit", _commit())
     report.fact("python", platform.python_version())
     for package in PACKAGES:
-        report.fact(package, _version(package))
+        report.fact(package, installed_version(package))
     report.fact("processor", f"{_processor()}, {len(os.sched_getaffinity(0))} cores")
     device = choose_device(setting.device)
     if device.type == "cuda":
@@ -213,7 +213,7 @@ def machine(setting: Setting, report: Report) -> None:
         report.fact("device memory", f"{properties.total_memory / 2**30:.1f} GiB")
         report.fact("compute capability", f"{properties.major}.{properties.minor}")
         report.fact("driver", _driver())
-        report.fact("CUDA, cuDNN, NCCL", f"{torch.version.cuda}, {torch.backends.cudnn.version()}, {_nccl()}")
+        report.fact("CUDA, cuDNN, NCCL", f"{torch.version.cuda}, {torch.backends.cudnn.version()}, {nccl_version()}")
     else:
         report.fact("device", f"CPU, {torch.get_num_threads()} threads")
     size = 256 if setting.tiny else 8192
@@ -369,13 +369,6 @@ def _fastest(device: torch.device, work: Callable[[], Any]) -> float:
     return min(spent[1:])
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _commit() -> str:
     """The checkout's commit, and whether files differ from it."""
     found = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
@@ -386,10 +379,6 @@ def _commit() -> str:
 
 def _driver() -> str:
     return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "unknown: no nvidia-smi"
-
-
-def _nccl() -> str:
-    return ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else "none"
 
 
 def _processor() -> str:
