@@ -102,9 +102,9 @@ def chosen_variants(names: Sequence[str] | None, store: "PriorStore", landmark_s
     return list(dict.fromkeys(chosen))
 
 
-def varied_keys(variant: str) -> set[str]:
-    """The keys that a variant's set decides."""
-    return {"seed", *(setting.split("=")[0] for settings in SETS[set_of(variant)].values() for setting in settings)}
+def varied_keys(name: str) -> set[str]:
+    """The keys that the variants of a set decide, and the seed."""
+    return {"seed", *(setting.split("=")[0] for settings in SETS[name].values() for setting in settings)}
 
 
 def landmark_variant(store: "PriorStore") -> str:
