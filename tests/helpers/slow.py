@@ -35,7 +35,8 @@ LONGEST = (
     "cache/commands/test_demo.py", "train/feed/test_dataset.py", "train/evaluation/test_metrics.py",
     "cache/inspection/test_quality.py", "cache/faults/test_damaged_files.py", "cache/data/test_faces.py",
     "train/model/test_frozen.py", "test_forms.py", "train/test_on_a_gpu.py", "train/bench/test_gpu_check.py",
-    "test_first_hour.py", "test_wheel.py", "train/export/test_push.py", "test_makefile.py", "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
+    "test_first_hour.py", "test_wheel.py", "train/export/test_push.py", "test_makefile.py", "train/run/test_caching.py", "train/feed/test_augmented.py",
+    "cache/builder/test_augmented.py", "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
 )  # fmt: skip
 PROCESSES = {"Popen", "fork", "multiprocessing", "sync_playwright"}
 TRAINING = {"train", "train_seeds", "train_networks", "ablate"}
