@@ -315,8 +315,8 @@ def epoch(setting: Setting, report: Report) -> None:
         began = time.perf_counter()
         train(config, manifest, store, out, device=setting.device)
         seconds[epochs] = time.perf_counter() - began
-        history = read_history(out)
-        assert history is not None  # a run of an epoch has a row
+    history = read_history(out)
+    assert history is not None  # a run of an epoch has a row
     last = history.iloc[-1]
     report.figure("run of 1 epoch", seconds[1], "s")
     report.figure(f"run of {many} epochs", seconds[many], "s")

@@ -12,7 +12,6 @@ from orsanet_cache.device import allow_tf32, has_bfloat16
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.config import RunConfig
 
-
 Precision = Literal["exact", "parity", "fast"]
 NO_BFLOAT16 = "this processor has no bfloat16 arithmetic and would be slower with it"
 

@@ -215,6 +215,7 @@ TYPES = {
     "double": np.dtype("f8"),
 }
 
+
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
 def test_a_hostile_file_is_one_sentence_and_costs_no_memory(
     programs: ForkServer, store: Path, copy: Path, make: Any
