@@ -8,7 +8,7 @@ import click
 from orsanet_cache.console import FILE, classes_option, quiet_option
 from orsanet_train.commands.options import PRESET_HELP, resident_option
 from orsanet_train.commands.run import RANDOM_START
-from orsanet_train.run.variants import CACHING, PARTS
+from orsanet_train.experiments.variants import CACHING, PARTS
 
 if TYPE_CHECKING:
     from orsanet_train.feed.residence import Resident
@@ -61,9 +61,9 @@ def ablate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.progress import say
     from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.experiments.ablate import ablate as ablate_store
+    from orsanet_train.experiments.table import write_summary
     from orsanet_train.model.orsanet import read_backbone
-    from orsanet_train.run.ablate import ablate as ablate_store
-    from orsanet_train.run.ablation_table import write_summary
     from orsanet_train.run.seeds import parse_seeds
 
     if ir50 is None:

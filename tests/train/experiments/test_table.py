@@ -7,8 +7,8 @@ from ablation_tables import made_up, table_cells
 from scipy.stats import ttest_rel
 
 from orsanet_train.evaluation.statistics import smallest_seen
-from orsanet_train.run.ablation_table import summary
-from orsanet_train.run.variants import CACHING, LANDMARK_VARIANTS, PARTS
+from orsanet_train.experiments.table import summary
+from orsanet_train.experiments.variants import CACHING, LANDMARK_VARIANTS, PARTS
 
 
 def test_the_table_shows_mean_and_sample_deviation_and_the_difference_seed_by_seed() -> None:

@@ -14,9 +14,9 @@ from orsanet_cache.builder.build import build
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.run.ablate import ablate
-from orsanet_train.run.ablation_table import collect, summary
-from orsanet_train.run.variants import CACHING, chosen_variants, reference_of, set_of
+from orsanet_train.experiments.ablate import ablate
+from orsanet_train.experiments.table import collect, summary
+from orsanet_train.experiments.variants import CACHING, chosen_variants, reference_of, set_of
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -18,10 +18,10 @@ from orsanet_cache.outputs import held
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.run.ablate import ablate
-from orsanet_train.run.ablation_table import collect, summary, write_summary
+from orsanet_train.experiments.ablate import ablate
+from orsanet_train.experiments.table import collect, summary, write_summary
+from orsanet_train.experiments.variants import CACHING, PARTS, chosen_variants
 from orsanet_train.run.train import train
-from orsanet_train.run.variants import CACHING, PARTS, chosen_variants
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -17,7 +17,7 @@ from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.history import read_history
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
 from orsanet_train.evaluation.statistics import smallest_seen, t_interval
-from orsanet_train.run.variants import in_order, reference_of
+from orsanet_train.experiments.variants import in_order, reference_of
 
 LAST = "evaluation-last"  # of the last checkpoint, which is not chosen by any result
 RUNS, TABLE = "ablation.csv", "ablation.md"

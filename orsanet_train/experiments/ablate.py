@@ -1,7 +1,7 @@
 """Ablations: trainings with one thing changed at a time, over several seeds, and a table of them.
 
     OUT/<variant>/seed-<n>/   a run folder with its evaluation
-    OUT/ablation.csv, .md     the tables (ablation_table.py)
+    OUT/ablation.csv, .md     the tables (table.py)
 
 What the variants change is in variants.py. All but one use the same store; `native-landmarks` has a
 second one. The variant `online-published` changes its landmark network in training, so it is
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from orsanet_cache import build
+from orsanet_cache.builder.build import build
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.device import as_device
@@ -31,11 +31,8 @@ from orsanet_train.config import RunConfig, load_config
 from orsanet_train.engine.distributed import ONE
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.groups import Group
-from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import join, meant_splits, selection_split, training_split
-from orsanet_train.run.ablation_table import LAST, check_tables, run_folders
-from orsanet_train.run.train import train
-from orsanet_train.run.variants import (
+from orsanet_train.experiments.table import LAST, check_tables, run_folders
+from orsanet_train.experiments.variants import (
     SETS,
     chosen_variants,
     landmark_variant,
@@ -44,6 +41,9 @@ from orsanet_train.run.variants import (
     settings_of,
     varied_keys,
 )
+from orsanet_train.feed.residence import Resident
+from orsanet_train.feed.split import join, meant_splits, selection_split, training_split
+from orsanet_train.run.train import train
 
 
 def ablate(
