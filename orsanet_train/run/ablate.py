@@ -30,7 +30,7 @@ from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
-from orsanet_train.evaluation.statistics import t_interval
+from orsanet_train.evaluation.tables import difference_text, markdown_table, spread_text
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import join, meant_splits, selection_split, training_split
 from orsanet_train.run.train import train
@@ -59,7 +59,6 @@ LANDMARK_VARIANTS = {"native": "native-landmarks", "published": "published-landm
 LAST = "evaluation-last"  # of the last checkpoint, which is not chosen by any result
 RUNS, TABLE = "ablation.csv", "ablation.md"
 _BEGINS = {RUNS: rb"variant,seed,epochs,group,", TABLE: rb"\| variant \| seeds \|"}
-LEAST_SEEDS = 3  # for an interval: that of two seeds is about ten times as wide as their spread
 
 
 def ablate(
@@ -285,16 +284,15 @@ def summary(runs: pd.DataFrame) -> str:
                 per_cent.get((name, group), pd.Series(dtype=float)).dropna() for name in (variant, "full")
             )
             difference = (accuracy - full).dropna()
-            cells += [_spread(accuracy), "" if variant == "full" else _difference(difference)]
+            cells += [spread_text(accuracy), "" if variant == "full" else difference_text(difference)]
         lines.append(cells)
-    rows = [header, ["---"] * len(header), *lines]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    table = markdown_table(header, lines)
     table += (
         "\nAccuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. "
         "− full: difference in points, seed by seed.\n"
     )
     commonest = runs.groupby("group", sort=False)["commonest_class"].first()
-    beside = "; ".join(f"{group} {_spread(100 * commonest[[group]])}" for group in groups)
+    beside = "; ".join(f"{group} {spread_text(100 * commonest[[group]])}" for group in groups)
     table += f"Always the commonest class of these images: {beside}.\n"
     if any(cell.endswith(")") for cells in lines for cell in cells):
         table += (
@@ -328,18 +326,3 @@ def write_summary(out: Path) -> str:
 def _check_tables(out: Path) -> None:
     for name, pattern in _BEGINS.items():
         check_file(out / name, pattern, "a table of `orsanet-train ablate`")
-
-
-def _spread(values: "pd.Series[float]", form: str = ".2f") -> str:
-    if values.empty:
-        return ""
-    mean = f"{values.mean():{form}}"
-    return mean if len(values) < 2 else f"{mean} ± {values.std():.2f}"
-
-
-def _difference(values: "pd.Series[float]") -> str:
-    text = _spread(values, "+.2f")
-    if len(values) < LEAST_SEEDS:
-        return text
-    low, high = t_interval(values)
-    return f"{text} ({low:+.2f} … {high:+.2f})"
