@@ -102,7 +102,7 @@ def _content(path: Path) -> bytes:
 def _cifar10(folder: Path) -> Pictures:
     """The published files, which torchvision checks again before it reads them."""
 
-    class Here(CIFAR10):
+    class Here(CIFAR10):  # type: ignore[misc]  # torchvision has no types
         base_folder = folder.name  # torchvision asks for the folder above, and for this name of it
 
     root = folder.resolve().parent
