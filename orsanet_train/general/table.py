@@ -35,11 +35,13 @@ def check_tables(out: Path) -> None:
 
 
 def runs_of(out: Path) -> Iterator[tuple[Arm, int, Path]]:
-    """Loss, seed and folder of every run that has begun."""
+    """Loss, seed and folder of every run that has begun. Raises OrsanetError for a run of another command."""
     for folder in sorted(out.glob("*/")):
         for seed, run in seed_folders(folder).items():
             if (run / RUN).is_file():
                 content = read_json(run / RUN)
+                if not {"weight", "form"} <= content.keys():
+                    raise OrsanetError(f"{run}: no run of `orsanet-train dare`; choose another --out")
                 yield Arm(float(content["weight"]), content["form"]), seed, run
 
 

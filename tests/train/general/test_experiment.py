@@ -132,6 +132,12 @@ def test_a_repeated_call_trains_what_is_missing_and_leaves_finished_runs_alone(t
     refused = in_process(main, *pixels(tiny_file, out, *brief))
     assert refused.returncode == 1
     assert "dare.md: is not a table of `orsanet-train dare`" in refused.stderr
+    (out / "dare.md").unlink()
+    (out / "full" / "seed-0").mkdir(parents=True)
+    (out / "full" / "seed-0" / "run.json").write_text('{"classes": []}')
+    refused = in_process(main, *pixels(tiny_file, out, *brief))
+    assert refused.returncode == 1
+    assert "seed-0: no run of `orsanet-train dare`; choose another --out" in refused.stderr
 
 
 def test_the_losses_of_a_seed_share_weights_order_and_dropout_and_seeds_share_nothing(
@@ -217,6 +223,20 @@ def test_decay_spares_vectors_and_positions(demo: Path) -> None:
     assert len(decayed) + len(plain) == len(list(network.parameters()))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of torch's workers, on newer Pythons
+def test_workers_and_a_later_start_give_the_same_batches(demo: Path) -> None:
+    found, recipe = [], changed(IMAGES["gfnet"], ["image_size=32", "batch_size=50"])
+    for workers, first in ((0, 0), (2, 0), (0, 1)):
+        task = ImageTask(read_pictures(demo), "gfnet", recipe, torch.device("cpu"), workers)
+        found.append([*task.batches(1, 2, task.epoch(1, 2), first)])
+    assert [len(batches) for batches in found] == [2, 2, 1]
+    for (images, labels), *others in zip(found[0][1:], found[1][1:], found[2], strict=True):
+        for other_images, other_labels in others:
+            assert torch.equal(images, other_images)
+            assert torch.equal(labels.second, other_labels.second)
+            assert labels.share == other_labels.share
+
+
 # --- the table ---
 
 
@@ -266,7 +286,7 @@ def test_on_a_gpu_both_train(demo: Path, tiny_file: Path, tmp_path: Path) -> Non
     brief = ("--weights", "0,0.1", "--seeds", 0)
     for name, command in (
         ("pixels", pixels(tiny_file, tmp_path / "pixels", "--set", "epochs=2", *brief)),
-        ("pictures", pictures(demo, tmp_path / "pictures", "--workers", 2, *brief)),
+        ("pictures", pictures(demo, tmp_path / "pictures", "--set", "augmentation=crop-flip", *brief)),
     ):
         done(*["cuda" if value == "cpu" else value for value in command])
         assert (tmp_path / name / "published-0.1" / SEED / "result.json").exists()

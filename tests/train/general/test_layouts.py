@@ -17,7 +17,7 @@ ONE_EPOCH = ("--set", "epochs=1", "--weights", "0,0.1", "--forms", "published", 
 NUMBER = r"\d+\.\d\d"
 
 
-def test_map(scene: Scene) -> np.ndarray:
+def other_pixels(scene: Scene) -> np.ndarray:
     return np.where(scene.train > 0, 0, scene.labels)
 
 
@@ -40,7 +40,7 @@ def two_maps(scene: Scene, folder: Path) -> list[object]:
         "--train-map",
         mat(folder / "a.mat", TR=scene.train),
         "--test-map",
-        mat(folder / "b.mat", TE=test_map(scene)),
+        mat(folder / "b.mat", TE=other_pixels(scene)),
     ]
     return [*public_pair(scene, folder)[:2], *maps]
 
@@ -48,7 +48,7 @@ def two_maps(scene: Scene, folder: Path) -> list[object]:
 def spectralformer(scene: Scene, folder: Path) -> list[object]:
     return [
         "--cube",
-        mat(folder / "IndianPine.mat", input=scene.cube, TR=scene.train, TE=test_map(scene)),
+        mat(folder / "IndianPine.mat", input=scene.cube, TR=scene.train, TE=other_pixels(scene)),
         "--input",
         "patch",
     ]
@@ -57,7 +57,7 @@ def spectralformer(scene: Scene, folder: Path) -> list[object]:
 def spectralformer_7_3(scene: Scene, folder: Path) -> list[object]:
     return [
         "--cube",
-        mat_7_3(folder / "Pavia.mat", input=scene.cube, TR=scene.train, TE=test_map(scene)),
+        mat_7_3(folder / "Pavia.mat", input=scene.cube, TR=scene.train, TE=other_pixels(scene)),
         "--scene",
         "pavia-university",
     ]
