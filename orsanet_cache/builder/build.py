@@ -30,7 +30,7 @@ from orsanet_cache.builder.reuse import PlannedRows, Reuse, reused_rows
 from orsanet_cache.data.images import ImageReading, preprocessing
 from orsanet_cache.data.images import image_reading as reading_of
 from orsanet_cache.data.manifest import Manifest, as_manifest
-from orsanet_cache.data.views import CLEAN, HFLIP
+from orsanet_cache.data.views import CLEAN, HFLIP, view_names
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
@@ -93,7 +93,8 @@ def build(
         out: the store, a Zarr folder to create or to continue.
         priors: the frozen networks. None selects the networks that the store was built with; for a
             new store those of `reuse`, else the published ones in the weights folder.
-        views: names of the views to compute.
+        views: names of the views to compute; `augmented-4` stands for four draws of the augmented
+            view.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
         splits: splits to compute, by default all of the manifest. A view that only tests need can
             be computed for the test split alone.
@@ -116,7 +117,7 @@ def build(
     """
     other = None if reuse is None else as_path(reuse, "reuse")
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
-    views = as_names(views, "views")
+    views = view_names(as_names(views, "views"))
     priors = find_networks(out, like=other) if priors is None else priors
     fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
     splits = manifest.splits if splits is None else manifest.meant(as_names(splits, "splits"))

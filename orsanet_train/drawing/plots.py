@@ -81,6 +81,8 @@ def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warm
     upper, lower = figure.subplots(2, 1, sharex=True)
     epoch = history["epoch"]
     (selection,) = numbered([selection_split])
+    # An epoch that an older version began has no accuracy of the second pass.
+    perturbed = {"perturbed (SAM)": 100 * history["perturbed_accuracy"]} if "perturbed_accuracy" in history else {}
     for axes, label, series in (
         (upper, "training loss", {"at the weights": history["loss"], "perturbed (SAM)": history["perturbed_loss"]}),
         (
@@ -89,12 +91,13 @@ def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warm
             {
                 "training batches (augmented)": 100 * history["train_accuracy"],
                 f"split '{selection}'": 100 * history["selection_accuracy"],
+                **perturbed,
             },
         ),
     ):
         lines = [
             axes.plot(epoch, values, style, color=colour, marker=".")[0]
-            for values, style, colour in zip(series.values(), ("-", "--"), (BLUE, RED), strict=True)
+            for values, style, colour in zip(series.values(), ("-", "--", ":"), (BLUE, RED, BLUE), strict=False)
         ]
         marks: dict[str, Artist] = {}
         if chosen is not None:

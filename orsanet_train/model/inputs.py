@@ -7,11 +7,10 @@ pixels and priors ─ seen_by_the_model ─┴▶ image, segmentation, landmark_
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from orsanet_cache.frozen.features import as_stored, given_back
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import imagenet_normalised, inside, unit_range
 
 if TYPE_CHECKING:  # torchvision, which priors.py needs, takes seconds to import
     from orsanet_cache.frozen.priors import Priors
@@ -69,15 +68,3 @@ def erase(image: Tensor, erased: Tensor) -> Tensor:
     before taking every second pixel.
     """
     return image.masked_fill(inside(erased, image.shape[-1])[:, None], 0.0)
-
-
-def inside(erased: Tensor, size: int) -> Tensor:
-    """Rectangles [B, 4] on the 224-pixel grid -> bool [B, size, size].
-
-    A size of 112 has every second pixel of the grid, a size of 56 every fourth, and so on.
-    """
-    position = torch.arange(0, INPUT_SIZE, INPUT_SIZE // size, device=erased.device)
-    top, left, height, width = erased[:, :, None].unbind(dim=1)
-    inside_y = (position >= top) & (position < top + height)
-    inside_x = (position >= left) & (position < left + width)
-    return inside_y[:, :, None] & inside_x[:, None, :]

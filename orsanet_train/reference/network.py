@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import erased_unit, imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import FrozenPriors, map_of
 from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import weights_path
@@ -39,7 +39,7 @@ from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.plan import batch_spans
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.frozen import check_recipe
-from orsanet_train.model.inputs import INPUT_SIZE, inside, model_image
+from orsanet_train.model.inputs import model_image
 from orsanet_train.model.orsanet import Expression, ORSANet
 
 OnlineMode = Literal["clean", "erased", "published"]
@@ -64,8 +64,6 @@ class OnlineORSANet(nn.Module):
             frozen = copy.deepcopy(frozen)
             drop_residual_branches(frozen.segmenter)
         self._frozen = (frozen,)  # a tuple: not a submodule
-        self.erased_colour: Tensor  # zero once normalised
-        self.register_buffer("erased_colour", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.train(model.training)
 
     @property
@@ -88,20 +86,24 @@ class OnlineORSANet(nn.Module):
         """
         unit = unit_range(pixels)
         if self.mode != "clean":
-            unit = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
+            unit = erased_unit(unit, erased)
         segmentation, landmark_features = self._priors(unit)
         return self.model(model_image(pixels[:, ::2, ::2], erased), segmentation, landmark_features, drop_path)
 
     def _priors(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, 224, 224] in 0 … 1 -> the priors that the model takes."""
+        """Pictures [B, 3, 224, 224] in 0 … 1 -> the priors that the model takes.
+
+        They have the memory layout of a store's rows, so that the model adds up the same numbers in
+        the same order as from a cache.
+        """
         segmenter, landmark_network = self.frozen.segmenter, self.frozen.landmark_network
         with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
-            landmark_features, _ = landmark_network(self.frozen.landmark_crop(unit))
+            landmark_features = landmark_network(self.frozen.landmark_crop(unit))[0].contiguous()
             if self.model.segmentation_prior == "none":
                 return unit.new_empty(0), landmark_features
             stages = segmenter.encode(imagenet_normalised(unit))
             if self.model.segmentation_prior == "features":
-                return stages[-1].movedim(-1, 1), landmark_features
+                return stages[-1].movedim(-1, 1).contiguous(), landmark_features
             return map_of(segmenter.decode(stages)), landmark_features
 
     def frozen_state(self) -> dict[str, Tensor]:

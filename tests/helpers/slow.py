@@ -18,7 +18,7 @@ LONGEST = (
     "cache/test_crash.py", "test_golden.py", "train/test_resume.py", "cache/test_parts.py", "train/test_torchrun.py",
     "train/report/test_page.py", "train/export/test_faces.py", "test_demo.py", "cache/faults/test_misfits.py",
     "train/export/test_export.py", "train/general/test_experiment.py", "cache/demo/test_training.py", "test_docs.py", "train/run/test_train.py",
-    "cache/faults/test_failing_disk.py", "train/run/test_ablate.py", "test_data_sets.py", "test_readme.py",
+    "cache/faults/test_failing_disk.py", "train/experiments/test_ablate.py", "test_data_sets.py", "test_readme.py",
     "test_pipeline.py", "train/engine/test_distributed.py", "train/test_cli.py", "cache/store/test_convert.py",
     "train/run/test_imported.py", "train/reference/test_network.py", "train/engine/test_step.py",
     "train/report/test_report.py", "cache/weights/test_fetch.py", "train/predict/test_predict.py",
@@ -35,7 +35,8 @@ LONGEST = (
     "cache/commands/test_demo.py", "train/feed/test_dataset.py", "train/evaluation/test_metrics.py",
     "cache/inspection/test_quality.py", "cache/faults/test_damaged_files.py", "cache/data/test_faces.py",
     "train/model/test_frozen.py", "test_forms.py", "train/test_on_a_gpu.py", "train/bench/test_gpu_check.py",
-    "test_first_hour.py", "test_wheel.py", "train/export/test_push.py", "test_makefile.py", "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
+    "test_first_hour.py", "test_wheel.py", "train/export/test_push.py", "test_makefile.py", "train/experiments/test_caching.py", "train/feed/test_augmented.py",
+    "cache/builder/test_augmented.py", "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
 )  # fmt: skip
 PROCESSES = {"Popen", "fork", "multiprocessing", "sync_playwright"}
 TRAINING = {"train", "train_seeds", "train_networks", "ablate"}

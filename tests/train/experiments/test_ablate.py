@@ -18,14 +18,9 @@ from orsanet_cache.outputs import held
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.run.ablate import (
-    VARIANTS,
-    ablate,
-    collect,
-    stores_of_variants,
-    summary,
-    write_summary,
-)
+from orsanet_train.experiments.ablate import ablate
+from orsanet_train.experiments.table import collect, summary, write_summary
+from orsanet_train.experiments.variants import CACHING, PARTS, chosen_variants
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -240,7 +235,7 @@ def test_a_kill_before_the_first_epoch_does_not_keep_a_run_from_starting(world, 
 def test_the_help_names_every_variant() -> None:
     (option,) = [each for each in main.commands["ablate"].params if each.name == "variants"]
     assert isinstance(option, click.Option)
-    assert f": {', '.join(VARIANTS)}. " in str(option.help)
+    assert f" parts: {', '.join(PARTS)}. caching: {', '.join(CACHING)}. " in str(option.help)
 
 
 def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
@@ -259,13 +254,14 @@ def test_an_unknown_group_is_named_before_anything_is_trained(world, tmp_path: P
     assert not list(tmp_path.rglob("metrics.csv"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_a_valid_configuration_of_its_own(variant: str) -> None:
+@pytest.mark.parametrize("variants", [PARTS, CACHING], ids=["parts", "caching"])
+def test_every_variant_is_a_valid_configuration_of_its_own_and_the_first_changes_nothing(
+    variants: dict[str, tuple[str, ...]],
+) -> None:
     for preset in ("rafdb", "small"):
-        configs = {name: load_config(preset, settings) for name, settings in VARIANTS.items()}
-        same = [name for name, config in configs.items() if config == configs[variant]]
-        assert same == [variant]
-    assert (variant == "full") == (VARIANTS[variant] == ())
+        configs = [load_config(preset, settings) for settings in variants.values()]
+        assert all(one != other for number, one in enumerate(configs) for other in configs[:number])
+    assert [name for name, settings in variants.items() if settings == ()] == [next(iter(variants))]
 
 
 # --- what the landmark network is fed: a second store ---
@@ -336,9 +332,9 @@ def test_runs_of_the_landmark_variant_with_other_weights_are_refused(
 
 def test_all_variants_are_those_that_there_is_a_store_for(world, native: Path) -> None:
     store, other = world.open_store(), PriorStore.open(native)
-    assert stores_of_variants(store, None) == dict.fromkeys(VARIANTS, store)
-    assert stores_of_variants(store, other) == {**dict.fromkeys(VARIANTS, store), "native-landmarks": other}
-    assert list(stores_of_variants(other, store)) == [*VARIANTS, "published-landmarks"]
+    assert chosen_variants(None, store, None) == [*PARTS]
+    assert chosen_variants(None, store, other) == [*PARTS, "native-landmarks"]
+    assert chosen_variants(None, other, store) == [*PARTS, "published-landmarks"]
 
 
 def test_beside_a_native_store_the_other_is_the_published(world, native: Path, tmp_path: Path) -> None:
