@@ -1,6 +1,8 @@
 """Views placed by the clean view's landmarks, and checks that a view is drawn by one version.
 
-A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Until
+A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Both are
+of one segment: what a store grows by is sealed apart, so the seal that placed a view stays as it
+was. Until
 then the version is in
 
     STORE/.commits/<split>/<view>/drawn-by
@@ -111,7 +113,7 @@ def begin(path: Path, split: str, view: str) -> None:
     Raises OrsanetError if another version drew the view.
     """
     where = path / split / view
-    store = PriorStore.open(path)
+    store = PriorStore.open_segments(path)
     if split in store.splits and view in store.views(split):
         try:
             provenance = store.provenance(split, view)

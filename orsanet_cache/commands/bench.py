@@ -1,4 +1,4 @@
-"""The commands `orsanet-cache bench read` and `orsanet-cache bench build`."""
+"""The commands `orsanet-cache bench read`, `orsanet-cache bench build` and `orsanet-cache bench bookkeeping`."""
 
 from pathlib import Path
 
@@ -86,3 +86,42 @@ def build(
     click.echo(
         f"networks alone  {speed.networks_alone:>8.2f} views/s; the build reaches {speed.build / speed.networks_alone:.3f} of it"
     )
+
+
+@bench.command()
+@click.option(
+    "--rows",
+    default="10k,100k",
+    show_default=True,
+    callback=lambda _context, _option, text: _counts(text),
+    help="Numbers of rows, separated by commas: 10k,100k,300k,1M.",
+)
+@click.option("--folder", type=FILE, help="Folder for the temporary stores.  [default: the system's]")
+@quiet_option
+def bookkeeping(rows: list[int], folder: Path | None) -> None:
+    """Measure what a store costs besides networks and data: manifest, markers, seals and checks.
+
+    Rows have a few bytes and pictures a kilobyte, which is written as so many files. Every cost
+    should grow as the number of rows does.
+    """
+    from orsanet_cache.bench.bookkeeping import MEASURED, bench_bookkeeping
+
+    found = [bench_bookkeeping(count, folder) for count in rows]
+    click.echo("CPU seconds (seconds on the clock)")
+    click.echo(f"{'rows':<38}" + "".join(f"{one.rows:>18,}" for one in found))
+    for name in MEASURED:
+        costs = [one.costs[name] for one in found]
+        click.echo(f"{name:<38}" + "".join(f"{f'{cost.cpu:.2f} ({cost.wall:.2f})':>18}" for cost in costs))
+    click.echo(f"{'files while building':<38}" + "".join(f"{one.files:>18,}" for one in found))
+
+
+def _counts(text: str) -> list[int]:
+    """The numbers of a list such as 10k,1M. Raises click.BadParameter for any other text."""
+    factors = {"k": 1_000, "M": 1_000_000}
+    counts = []
+    for part in text.split(","):
+        number, factor = (part[:-1], factors[part[-1]]) if part[-1:] in factors else (part, 1)
+        if not (number.strip().isascii() and number.strip().isdigit()) or not 0 < int(number) * factor <= MOST_IMAGES:
+            raise click.BadParameter(f"{part!r} is not a number of rows from 1 to {MOST_IMAGES:,}, such as 10k")
+        counts.append(int(number) * factor)
+    return counts

@@ -1,10 +1,14 @@
-"""The commands on an existing store: `orsanet-cache info`, `verify`, `show` and `convert`."""
+"""The commands on an existing store: `orsanet-cache info`, `verify`, `show`, `convert` and `compact`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orsanet_cache.console import FILE, MOST_IMAGES, classes_option, parse_part, quiet_option
+
+if TYPE_CHECKING:
+    from orsanet_cache.store.reader import PriorStore
 
 
 @click.command()
@@ -23,7 +27,7 @@ def info(store: Path) -> None:
     click.echo(f"{store}: {opened.nbytes() / 1e9:.3f} GB on disk")
     tables: dict[str, list[str]] = {}  # fields of an image -> the views that have them
     for split in opened.splits:
-        click.echo(f"\nsplit {split}: {len(opened.sample_ids(split)):,} images")
+        click.echo(f"\nsplit {split}: {len(opened.sample_ids(split)):,} images{_lying_in(opened, split)}")
         for view, sealed in opened.all_views(split).items():
             if not sealed:
                 done, units = progress(store, split, view)
@@ -48,6 +52,14 @@ def info(store: Path) -> None:
             f"\nfields of an image in {'every finished view' if len(tables) == 1 else ', '.join(where)}\n{table}"
         )
     click.echo("\nrecipe " + json.dumps(opened.recipe, indent=2))
+
+
+def _lying_in(store: "PriorStore", split: str) -> str:
+    """Where the rows of a split lie, if it has grown."""
+    segments = store.segments(split)
+    if segments == (split,):
+        return ""
+    return f", rows of {', '.join(segments)}"
 
 
 @click.command()
@@ -160,4 +172,20 @@ def convert(source: Path, target: Path) -> None:
     from orsanet_cache.store.convert import convert as convert_store
 
     convert_store(source, target)
+    click.echo(f"wrote {target}")
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+@quiet_option
+def compact(source: Path, target: Path) -> None:
+    """Copy a store SOURCE that has grown to a Zarr folder TARGET, as a build of its last manifest makes it.
+
+    Rows that the manifest no longer has and earlier states are left behind. Nothing is computed, and
+    every value is read back and checked.
+    """
+    from orsanet_cache.store.compact import compact as compact_store
+
+    compact_store(source, target)
     click.echo(f"wrote {target}")

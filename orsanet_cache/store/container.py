@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
-from orsanet_cache.store.schema import MARK, SCHEMA_VERSION, Field
+from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, SCHEMA_VERSION, Field
 from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
 
 
@@ -66,24 +66,30 @@ def open_container(path: Path) -> Container:
     if not isinstance(root, Mapping):
         raise OrsanetError(f"{path}: readable, but not written by orsanet-cache")
     written = root.get("schema")
-    if written != SCHEMA_VERSION:
+    if written not in (SCHEMA_VERSION, GROWN_SCHEMA):
         raise OrsanetError(
-            f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION}; "
+            f"{path}: written with store schema {written}, this version reads {SCHEMA_VERSION} and {GROWN_SCHEMA}; "
             f"build it again with `orsanet-cache build`, into another folder"
         )
     recipe, rows_per_unit = root.get("recipe"), root.get("rows_per_unit")
     sane = isinstance(recipe, Mapping) and type(rows_per_unit) is int and 1 <= rows_per_unit <= MAX_ROWS_PER_SHARD
-    if not sane or root != root_mark(recipe, rows_per_unit):
+    if not sane or root != root_mark(recipe, rows_per_unit, written):
         raise OrsanetError(
             f"{path}: the store's root attributes are damaged; restore them from a copy, or build into another folder"
         )
     return container
 
 
-def root_mark(recipe: Any, rows_per_unit: Any) -> dict[str, Any]:
+def root_mark(recipe: Any, rows_per_unit: Any, schema: int = SCHEMA_VERSION) -> dict[str, Any]:
     """The content of the root attribute, with its own digest.
 
-    Everything else is read according to it.
+    Everything else is read according to it. Seals cover the mark of the default schema, so a view
+    keeps its seal when the store grows.
     """
-    content = {"schema": SCHEMA_VERSION, "recipe": recipe, "rows_per_unit": rows_per_unit}
+    content = {"schema": schema, "recipe": recipe, "rows_per_unit": rows_per_unit}
     return content | {"sha256": hashlib.sha256(as_json(content).encode()).hexdigest()}
+
+
+def sealed_mark(root: Mapping[str, Any]) -> dict[str, Any]:
+    """The root mark that seals cover, of a store with the root mark `root`."""
+    return root_mark(root["recipe"], root["rows_per_unit"])

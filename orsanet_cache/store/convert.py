@@ -2,7 +2,7 @@
 
     source ─ every unit against its seal ─▶ TARGET.converting/store ─ fsync, every unit read back against the seal ─▶ rename to TARGET
 
-The copy has the same seals. A kill leaves TARGET.converting, which the next try replaces, and never
+The copy has the same seals; of a store that has grown it has all segments and states. A kill leaves TARGET.converting, which the next try replaces, and never
 an incomplete target.
 """
 
@@ -28,6 +28,7 @@ from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import SAMPLE_ID_AXES, Field, encode_ids, schema
 from orsanet_cache.store.seal import unit_digest, write_records
+from orsanet_cache.store.states import States, has_rows, write_state
 from orsanet_cache.store.zarr_folder import ZarrFolder
 from orsanet_cache.store.zarr_writer import ZarrWriter
 
@@ -45,15 +46,15 @@ def convert(source: StrPath, target: StrPath) -> PriorStore:
     source, target = as_path(source, "source"), as_path(target, "target")
     container = open_container(source)
     store = PriorStore(container)
-    _check_is_finished(store)
+    check_is_finished(store)
     try:
-        with _workplace(target) as folder:
-            _check_disk(store, folder, target)
+        with workplace(target) as folder:
+            check_disk(store, folder, target)
             staged = folder / "store"
             with Progress(2 * _size(store), "convert", "B", unit_scale=True) as progress:
                 _write(store, container, staged, progress)
                 _check_copy(store, staged, target, progress)
-            _check_is_free(target)
+            check_is_free(target)
             staged.rename(target)
             sync_folder(target.absolute().parent)
     except OSError as error:
@@ -88,14 +89,18 @@ def _write_all(
     store: PriorStore, container: Container, writer: ContainerWriter, progress: Progress, stopped: Event
 ) -> None:
     writer.group("", container.attributes(""))
+    states = States.of(container)
     for split in store.splits:
         writer.group(split, container.attributes(split))
-        writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
+        for number in states.numbers(split):
+            write_state(writer, split, number, states.read(container, split, number))
+        if has_rows(container, split):
+            writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
         for view in store.views(split):
             name = f"{split}/{view}"
             writer.group(name, container.attributes(name))
             write_records(writer, split, view, store.sealed(split, view))
-            for field in _schema(store, split, view):
+            for field in fields_of(store, split, view):
                 units = _counted(_units(store, split, view, field.name), progress, stopped)
                 writer.rows(name, field, len(store.sample_ids(split)), units)
 
@@ -144,7 +149,7 @@ def _check_copy(store: PriorStore, staged: Path, target: Path, progress: Progres
         ) from error
 
 
-def _schema(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
+def fields_of(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
     """The view's fields. Raises OrsanetError if they differ from those that this version writes."""
     found = store.fields(split, view)
     expected: tuple[Field, ...] = ()
@@ -178,9 +183,9 @@ def _size(store: PriorStore) -> int:
 
 
 @contextmanager
-def _workplace(target: Path) -> Iterator[Path]:
+def workplace(target: Path) -> Iterator[Path]:
     """A folder beside the target, locked for this process and deleted on exit."""
-    _check_is_free(target)
+    check_is_free(target)
     folder = target.with_name(target.name + SUFFIX)
     lock = folder / LOCK
     if folder.is_symlink() or (folder.exists() and not _is_ours(folder)):
@@ -193,7 +198,7 @@ def _workplace(target: Path) -> Iterator[Path]:
             held.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             raise OrsanetError(f"another process is writing {target}; let it finish") from None
-        _check_is_free(target)  # another process may just have written it
+        check_is_free(target)  # another process may just have written it
         _empty(folder, but=lock)
         try:
             yield folder
@@ -215,12 +220,14 @@ def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and ((folder / LOCK).exists() or not any(folder.iterdir()))
 
 
-def _check_is_free(target: Path) -> None:
+def check_is_free(target: Path) -> None:
+    """Raises OrsanetError if the target exists."""
     if target.exists() or target.is_symlink():
         raise OrsanetError(f"{target}: already exists; choose another name, or move it away")
 
 
-def _check_is_finished(store: PriorStore) -> None:
+def check_is_finished(store: PriorStore) -> None:
+    """Raises OrsanetError, naming the views, if some are not finished."""
     unfinished = [
         f"{split}/{view}"
         for split in store.splits
@@ -234,7 +241,8 @@ def _check_is_finished(store: PriorStore) -> None:
         )
 
 
-def _check_disk(store: PriorStore, folder: Path, target: Path) -> None:
+def check_disk(store: PriorStore, folder: Path, target: Path) -> None:
+    """Raises OrsanetError if the disk of `folder` has too little space for a copy of the store."""
     needed, free = store.nbytes() * FREE_SPACE_MARGIN, shutil.disk_usage(folder).free
     if needed > free:
         raise OrsanetError(

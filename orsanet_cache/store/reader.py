@@ -11,11 +11,13 @@
 
 Row n of every array belongs to sample n. A rejected sample's rows have no meaning. A store has no
 labels: they are joined from the manifest when the store is read. A view is readable once it has its
-seal (seal.py).
+seal (seal.py). If a store has grown, its splits are indices over such rows (states.py), and `open`
+returns a store that reads them so (grown.py).
 """
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +27,19 @@ from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shor
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.rows import Records, Rows
-from orsanet_cache.store.schema import MARK, decode_ids
+from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, decode_ids
 from orsanet_cache.store.seal import MisplacedViewError, SealedView, read_sealed
 from orsanet_cache.store.zarr_folder import Layout
+
+
+class WrongStateError(OrsanetError):
+    """A store has no state in which some views had the seals that are asked for."""
+
+    def __init__(self, path: Path, places: Sequence[str]) -> None:
+        super().__init__(
+            f"{path}: has no state with the seals that {', '.join(places)} had before: other pictures or values were built there "
+            f"since, or this is another store; name the store that was used, or start anew with this one"
+        )
 
 
 class PriorStore:
@@ -44,13 +56,41 @@ class PriorStore:
         self._sealed: dict[tuple[str, str], SealedView] = {}
         self._rows: dict[tuple[str, str, str], Rows] = {}
 
-    @classmethod
-    def open(cls, path: StrPath) -> Self:
-        """Open a store.
+    @staticmethod
+    def open(path: StrPath) -> "PriorStore":
+        """Open a store. Its splits are those of the manifest that was built last.
 
         Raises OrsanetError if `path` is not a store, or has another schema version.
         """
-        return cls(open_container(as_path(path, "store")))
+        container = open_container(as_path(path, "store"))
+        if container.attributes("")[MARK]["schema"] != GROWN_SCHEMA:
+            return PriorStore(container)
+        from orsanet_cache.store.grown import GrownStore  # which is a PriorStore
+
+        return GrownStore(container)
+
+    @staticmethod
+    def open_segments(path: StrPath) -> "PriorStore":
+        """Open a store as the segments of rows that were sealed together, each as a split of its own.
+
+        Only in a store that has grown they differ from the splits.
+        """
+        return PriorStore(open_container(as_path(path, "store")))
+
+    def at(self, seals: Mapping[str, str]) -> "PriorStore":
+        """The store in the state in which views had these seals, by "split/view".
+
+        Raises WrongStateError if it has no such state.
+        """
+        differing = [
+            place
+            for place, seal in seals.items()
+            for split, _, view in [place.partition("/")]
+            if self.sealed(split, view).seal != seal
+        ]
+        if differing:
+            raise WrongStateError(self.path, differing)
+        return self
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -71,6 +111,11 @@ class PriorStore:
             raise OrsanetError(
                 f"{self.path}: a split's zarr.json is damaged ({error}); run the same `orsanet-cache build` again, or restore it from a copy"
             ) from error
+
+    def segments(self, split: str) -> tuple[str, ...]:
+        """The segments that a split's rows lie in: itself, unless it has grown."""
+        self._check_split(split)
+        return (split,)
 
     def views(self, split: str) -> tuple[str, ...]:
         """The sealed views of a split."""
@@ -170,14 +215,7 @@ class PriorStore:
             raise TypeError(
                 f"out: expected C-contiguous {layout.dtype} {shape} for {field}, not {out.dtype} {out.shape}"
             )
-        try:
-            if (split, view, field) not in self._rows:
-                self._rows[split, view, field] = self._container.rows(
-                    f"{split}/{view}/{field}", self.sealed(split, view).crc32c[field]
-                )
-            self._rows[split, view, field].read(rows, out, positions)
-        except DAMAGE as error:
-            raise self._damaged(f"{split}/{view}/{field}", error) from error
+        self._read_rows(split, view, field, rows, out, positions)
         return out
 
     def check_unchanged(self, split: str | None = None) -> None:
@@ -202,6 +240,25 @@ class PriorStore:
         if self.path.is_file():
             return self.path.stat().st_size
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def _read_rows(
+        self,
+        split: str,
+        view: str,
+        field: str,
+        rows: NDArray[np.integer],
+        out: NDArray[Any],
+        positions: NDArray[np.integer],
+    ) -> None:
+        """As `read`, with arguments that are known to fit."""
+        try:
+            if (split, view, field) not in self._rows:
+                self._rows[split, view, field] = self._container.rows(
+                    f"{split}/{view}/{field}", self.sealed(split, view).crc32c[field]
+                )
+            self._rows[split, view, field].read(rows, out, positions)
+        except DAMAGE as error:
+            raise self._damaged(f"{split}/{view}/{field}", error) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}

@@ -302,6 +302,7 @@ class ShardedRows(Records):
         rows_per_shard: rows in each shard except the last.
         compressed: whether records are compressed with zstd.
         checksums: CRC-32C of every row, uint32 [N]; None verifies nothing.
+        first_shard: the shard that row 0 lies in.
     """
 
     def __init__(
@@ -312,9 +313,26 @@ class ShardedRows(Records):
         rows_per_shard: int,
         compressed: bool,
         checksums: Checksums | None,
+        first_shard: int = 0,
     ) -> None:
         super().__init__(str(folder), shape, dtype, rows_per_shard, _decompress_zstd if compressed else None, checksums)
         self.folder = folder
+        self.compressed = compressed
+        self.first_shard = first_shard
+
+    def part(self, start: int, stop: int) -> Self | None:
+        """A reader of rows start to stop - 1 alone, numbered from 0; None if they are not the beginning of one shard.
+
+        It takes memory for these rows only, and many threads may each have their own.
+        """
+        shard, within = divmod(start, self.rows_per_file)
+        if within or not 0 < stop - start <= self.rows_per_file or stop > self.shape[0]:
+            return None
+        checksums = None if self.checksums is None else self.checksums[start:stop]
+        shape = (stop - start, *self.shape[1:])
+        return type(self)(
+            self.folder, shape, self.dtype, self.rows_per_file, self.compressed, checksums, self.first_shard + shard
+        )
 
     @classmethod
     def of(cls, folder: Path, checksums: Checksums | None = None) -> Self | None:
@@ -347,7 +365,7 @@ class ShardedRows(Records):
         return cls(folder, shape, dtype, shard[0], bool(compression), checksums) if understood else None
 
     def file_path(self, file: int) -> Path:
-        return self.folder / shard_name(file, len(self.shape))
+        return self.folder / shard_name(self.first_shard + file, len(self.shape))
 
     def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
         length = self.rows_per_file * 16
@@ -360,6 +378,15 @@ class ShardedRows(Records):
         if (written > start).any():
             raise DamagedRecordError(f"{self.file_path(file)}: its index points outside the file")
         return index
+
+
+def part_of(rows: Rows, start: int, stop: int) -> tuple[Rows, int]:
+    """A reader of rows start to stop - 1, and the number that it gives to row `start`.
+
+    It is a part of its own where the format has one file for them; else `rows` itself.
+    """
+    part = rows.part(start, stop) if isinstance(rows, ShardedRows) else None
+    return (rows, start) if part is None else (part, 0)
 
 
 def row_checksums(rows: NDArray[Any]) -> Checksums:

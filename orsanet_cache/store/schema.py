@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 4  # of a store that has not grown, and of every seal
+GROWN_SCHEMA = 5  # of a store with a split that is an index over rows (states.py); older versions refuse it
 MARK = "orsanet_store"  # the root attribute that marks a folder or file as a store of this package
 ROWS_PER_UNIT = 256
 
@@ -70,4 +71,5 @@ def encode_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
 
 def decode_ids(array: NDArray[np.uint8]) -> tuple[str, ...]:
     """The inverse of encode_ids."""
-    return tuple(row.tobytes().rstrip(b"\0").decode() for row in array)
+    texts = np.ascontiguousarray(array).view(f"S{array.shape[1]}")  # NumPy leaves out the zeros at the end
+    return tuple(text.decode() for text in texts.reshape(-1).tolist())

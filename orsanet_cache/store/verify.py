@@ -7,11 +7,13 @@ It lists damaged units, so that only those are computed again.
 Without `deep`, the first and last row of every unit are read in every field, which finds files that
 are missing, cut short or exchanged. With `deep`, all rows are read. A view that is not at its place,
 or that was computed from other image files than another view, is found in any case. A view that is
-not finished is no damage; `unfinished` names it.
+not finished is no damage; `unfinished` names it. A store that has grown is checked segment by segment,
+rows that the manifest no longer names included; then the indices that its splits are (states.py).
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,11 @@ from orsanet_cache.progress import tracked
 from orsanet_cache.store.committed import marked_checksums, read_markers
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.rows import Checksums
-from orsanet_cache.store.seal import RECORDS, SealedView, unit_digest
+from orsanet_cache.store.rows import Checksums, part_of
+from orsanet_cache.store.seal import RECORDS, Readers, SealedView, unit_digest
+from orsanet_cache.store.states import SPLITS, States, has_rows
 from orsanet_cache.store.units import WHOLE, Share, Unit, marker_path, units_of
-from orsanet_cache.store.zarr_folder import METADATA
+from orsanet_cache.store.zarr_folder import METADATA, Layout
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,25 @@ class _Check:
     view: str
     unit: Unit
     sha256: dict[str, bytes]  # by field
-    crc32c: dict[str, Checksums]  # of the view's rows, by field
+    of_view: "_View"
+
+
+class _View:
+    """What the checks of one view share: it is read once."""
+
+    def __init__(self, container: Container, name: str, crc32c: Mapping[str, Checksums]) -> None:
+        self.readers = Readers(container, name, crc32c)
+        self._container = container
+        self._name = name
+        self._lock = threading.Lock()
+        self._layouts: dict[str, Layout] | None = None
+
+    def layout(self, field: str) -> Layout:
+        """The layout of a field. Raises one of DAMAGE."""
+        with self._lock:
+            if self._layouts is None:
+                self._layouts = self._container.arrays(self._name)
+            return self._layouts[field]
 
 
 def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
@@ -65,20 +86,23 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
     metadata is damaged.
     """
     path = as_path(path, "store")
-    store, container = PriorStore.open(path), open_container(path)
+    store, container = PriorStore.open_segments(path), open_container(path)
     damage: list[Damage] = []
     checks: list[_Check] = []
-    for split in store.splits:
+    for split in _segments(store, container):
         count = len(store.sample_ids(split))
         units = units_of(split, count, store.rows_per_unit)
         for view, sealed in store.all_views(split).items():
             try:
                 checks += (
-                    _sealed(store.sealed(split, view), view, units) if sealed else _marked(path, view, units, count)
+                    _sealed(container, store.sealed(split, view), view, units)
+                    if sealed
+                    else _marked(container, view, units, count)
                 )
             except OrsanetError as error:
                 damage.append(Damage(split, view, None, str(error.__cause__ or error)))
     damage += _without_metadata(path)
+    damage += _indices(container)
     checks = [check for position, check in enumerate(checks) if sample.has(position)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda check: _damage(container, check, deep), checks)
@@ -93,9 +117,9 @@ def unfinished(path: StrPath) -> list[str]:
     The list is empty for a store whose views are all sealed. Raises OrsanetError as `verify`.
     """
     path = as_path(path, "store")
-    store = PriorStore.open(path)
+    store = PriorStore.open_segments(path)
     found = []
-    for split in store.splits:
+    for split in _segments(store, open_container(path)):
         views = store.all_views(split)
         if not views:
             found.append(f"{split}: no view")
@@ -108,31 +132,63 @@ def unfinished(path: StrPath) -> list[str]:
 
 def progress(path: Path, split: str, view: str) -> tuple[int, int]:
     """The number of committed units of an unfinished view, and the number of all its units."""
-    store = PriorStore.open(path)
-    units = units_of(split, len(store.sample_ids(split)), store.rows_per_unit)
-    return sum(marker_path(path, unit, view).exists() for unit in units), len(units)
+    store, segments = PriorStore.open(path), PriorStore.open_segments(path)
+    done = count = 0
+    for segment in store.segments(split):
+        units = units_of(segment, len(segments.sample_ids(segment)), store.rows_per_unit)
+        count += len(units)
+        is_sealed = segments.all_views(segment).get(view, False)
+        done += len(units) if is_sealed else sum(marker_path(path, unit, view).exists() for unit in units)
+    return done, count
 
 
-def _sealed(sealed: SealedView, view: str, units: Sequence[Unit]) -> Iterator[_Check]:
+def _segments(store: PriorStore, container: Container) -> list[str]:
+    """The groups with rows of their own. A split of a store that has grown may be an index alone."""
+    return [name for name in store.splits if not _is_index(container, name) or store.all_views(name)]
+
+
+def _is_index(container: Container, name: str) -> bool:
+    try:
+        return name in States.of(container).by_split and not has_rows(container, name)
+    except DAMAGE as error:
+        refuse_shortage(error, container.path)
+        return False
+
+
+def _indices(container: Container) -> Iterator[Damage]:
+    """The states of splits that cannot be read. A build with the manifest writes the current one again."""
+    remedy = "`orsanet-cache build` with the manifest writes it again"
+    try:
+        states = States.of(container)
+        places = [(split, number) for split in states.by_split for number in states.numbers(split)]
+    except DAMAGE as error:
+        refuse_shortage(error, container.path)
+        yield Damage("", SPLITS, None, f"{error}; {remedy}")
+        return
+    for split, number in places:
+        try:
+            states.read(container, split, number)
+        except DAMAGE as error:
+            refuse_shortage(error, container.path)
+            yield Damage(split, f"row.{number}", None, f"{error}; {remedy}")
+
+
+def _sealed(container: Container, sealed: SealedView, view: str, units: Sequence[Unit]) -> Iterator[_Check]:
+    of_view = _View(container, f"{units[0].split}/{view}", sealed.crc32c)
     for unit in units:
         digests = {
             field: row.tobytes()
             for field, row in zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True)
         }
-        yield _Check(unit.split, view, unit, digests, sealed.crc32c)
+        yield _Check(unit.split, view, unit, digests, of_view)
 
 
-def _marked(path: Path, view: str, units: Sequence[Unit], count: int) -> Iterator[_Check]:
-    markers = read_markers(path, view, units)
-    crc32c = marked_checksums(markers, count)
+def _marked(container: Container, view: str, units: Sequence[Unit], count: int) -> Iterator[_Check]:
+    markers = read_markers(container.path, view, units)
+    of_view = _View(container, f"{units[0].split}/{view}", marked_checksums(markers, count))
     for unit, marker in markers.items():
-        yield _Check(
-            unit.split,
-            view,
-            unit,
-            {field: bytes.fromhex(shard["sha256"]) for field, shard in marker.shards.items()},
-            crc32c,
-        )
+        digests = {field: bytes.fromhex(shard["sha256"]) for field, shard in marker.shards.items()}
+        yield _Check(unit.split, view, unit, digests, of_view)
 
 
 def _without_metadata(path: Path) -> Iterator[Damage]:
@@ -157,16 +213,16 @@ def _without_group(path: Path) -> list[str]:
 
 def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:
     """At most one finding: the unit's first damaged field."""
-    unit, name = check.unit, f"{check.split}/{check.view}"
+    unit = check.unit
     for field, sha256 in check.sha256.items():
         try:
-            layout = container.arrays(name)[field]
-            rows = container.rows(f"{name}/{field}", check.crc32c[field])
+            layout, rows = check.of_view.layout(field), check.of_view.readers.of(field)
             if deep and unit_digest(rows, layout, unit.start, unit.stop) != sha256:
                 raise ValueError("the values differ from the committed ones")
             if not deep:
-                ends = np.array([unit.start, unit.stop - 1])
-                rows.read(ends, np.empty((2, *layout.shape[1:]), layout.dtype), np.arange(2))
+                part, first = part_of(rows, unit.start, unit.stop)
+                ends = np.array([first, first + unit.stop - unit.start - 1])
+                part.read(ends, np.empty((2, *layout.shape[1:]), layout.dtype), np.arange(2))
         except DAMAGE as error:
             refuse_shortage(error, container.path)
             return [Damage(check.split, check.view, unit, f"{field}: {error}")]

@@ -110,8 +110,8 @@ def join(
     missing = [sample.image for sample in samples if sample.image not in row_of]
     if missing:
         raise OrsanetError(
-            f"{store.path} lacks {len(missing)} image(s) of split '{split}'; build a store of this manifest "
-            f"with `orsanet-cache build … --out NEW.zarr --reuse {store.path}`, which computes only new pictures:\n{listed(missing)}"
+            f"{store.path} lacks {len(missing)} image(s) of split '{split}'; run `orsanet-cache build` with this manifest and "
+            f"`--out {store.path}`, which computes only new pictures:\n{listed(missing)}"
         )
     usable = tuple(sample for sample in samples if accepted[row_of[sample.image]])
     rows = np.array([row_of[sample.image] for sample in usable], dtype=np.int64)

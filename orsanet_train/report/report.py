@@ -24,7 +24,7 @@ from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.inspection.fonts import legend, notice
 from orsanet_cache.inspection.quality import prior_quality
 from orsanet_cache.paths import StrPath, as_path, as_paths
-from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.reader import PriorStore, WrongStateError
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import compare, run_names, seed_folders
@@ -144,12 +144,14 @@ def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -
     store = PriorStore.open(path)
     if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
-    if store.sealed(group.split, group.view).seal != evaluation.seals.get(f"{group.split}/{group.view}"):
+    place = f"{group.split}/{group.view}"
+    try:
+        return store.at({place: evaluation.seals.get(place, "")})  # it may have grown since
+    except WrongStateError as error:
         raise OrsanetError(
             f"{store.path}: split '{group.split}' is not the one that was evaluated (its seal differs); name the evaluated store with --store, or "
             f"run `orsanet-train evaluate` again"
-        )
-    return store
+        ) from error
 
 
 def store_rows(store: PriorStore, split: str, table: pd.DataFrame) -> NDArray[np.int64]:

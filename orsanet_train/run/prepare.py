@@ -29,7 +29,7 @@ from orsanet_train.feed.split import LabelledSplit, image_digests, selection_spl
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.known_images import KnownImages
 from orsanet_train.model.orsanet import backbone_weights, load_backbone
-from orsanet_train.run.folder import IMAGE_FILES, check_folder
+from orsanet_train.run.folder import IMAGE_FILES, SEALS, begun_store, check_folder
 from orsanet_train.run.state import TrainingState, load_state
 
 
@@ -79,6 +79,7 @@ def prepare(
 
     Raises OrsanetError for arguments that do not fit.
     """
+    store = begun_store(out, store) if resume else store
     training = training_split(config, manifest, store)
     selection = selection_split(config, manifest, store)
     if images is not None:
@@ -94,6 +95,11 @@ def prepare(
         "store": store.recipe,
         "training_images_sha256": training.sha256(),
         "selection_images_sha256": selection.sha256(),
+        SEALS: {
+            f"{split.name}/{view}": store.sealed(split.name, view).seal
+            for split in (training, selection)
+            for view in split.views
+        },
         IMAGE_FILES: known.sha256,
         CLASS_COUNTS: training.class_counts(manifest.classes),
         "ir50_sha256": identity.ir50_sha256,

@@ -7,6 +7,7 @@ import pytest
 from command_lines import in_process
 
 from orsanet_cache import OrsanetError
+from orsanet_cache.bench.bookkeeping import MEASURED
 from orsanet_cache.bench.read import bench_read
 from orsanet_cache.cli import main
 
@@ -43,3 +44,21 @@ def test_building_is_measured_with_the_users_networks(world, tmp_path: Path) -> 
         r"CPU, \d+ threads, fp32, 4 views\nbuild .* views/s; the networks ran .*%.*\nnetworks alone ", said
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_bookkeeping_is_measured_for_every_number_of_rows(tmp_path: Path) -> None:
+    said = bench("bookkeeping", "--rows", "300,1k", "--folder", tmp_path)
+    lines = said.splitlines()
+    assert lines[1].split() == ["rows", "300", "1,000"]
+    assert [line[:38].strip() for line in lines[2:]] == [*MEASURED, "files while building"]
+    # A unit has a marker and a shard of two fields in each of two views; the rest does not depend on the rows.
+    few, more = (int(number.replace(",", "")) for number in lines[-1].split()[-2:])
+    assert more - few == (4 - 2) * 2 * 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rows", ["", "k", "0", "10x", "1,,2"])
+def test_no_number_of_rows_is_refused(rows: str) -> None:
+    result = in_process(main, "bench", "bookkeeping", "--rows", rows)
+    assert result.returncode == 2
+    assert "is not a number of rows" in result.stderr
