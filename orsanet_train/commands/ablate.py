@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # As in run/ablate.py, which loads torch.
 VARIANTS = (
     "full, no-segmentation, no-cross-interaction, no-mcm, single-scale, no-reintegration, no-dare, no-landmarks, backbone-only, "
-    "map, spatial, spatial-map, spatial-no-segmentation, paper-spade, projected-query, paper-dare"
+    "map, spatial, spatial-map, spatial-no-segmentation, paper-spade, projected-query, paper-dare, no-mixing, plain-residual"
 )
 
 
@@ -27,7 +27,10 @@ VARIANTS = (
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key in every run, e.g. epochs=20."
 )
-@click.option("--variants", help=f"Separated by commas: {VARIANTS}.  [default: all that the stores allow]")
+@click.option(
+    "--variants",
+    help=f"Separated by commas: {VARIANTS}.  [default: all that the stores allow and the kind of model has]",
+)
 @click.option(
     "--landmark-store", type=FILE, help="A second store of the same images that differs only in --landmark-input. "
     "Adds the variant native-landmarks (published-landmarks if --store is native).",
@@ -59,7 +62,7 @@ def ablate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.progress import say
     from orsanet_cache.store.reader import PriorStore
-    from orsanet_train.model.orsanet import read_backbone
+    from orsanet_train.model.model import read_backbone
     from orsanet_train.run.ablate import ablate as ablate_store
     from orsanet_train.run.ablate import write_summary
     from orsanet_train.run.seeds import parse_seeds

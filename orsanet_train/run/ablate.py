@@ -33,9 +33,11 @@ from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
 from orsanet_train.evaluation.statistics import t_interval
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import join, meant_splits, selection_split, training_split
+from orsanet_train.model_config import ModelConfig
 from orsanet_train.run.train import train
 
-# The rows of the paper's Table 6 ("cross-interaction" in both of its readings), less than these, then the forms in which paper and published code differ.
+# The rows of the paper's Table 6 ("cross-interaction" in both of its readings), less than these, then the forms in which paper and
+# published code differ, and POSTER's. A model has the variants whose keys its kind has.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "no-segmentation": ("model.segmentation_prior=none",),
@@ -53,6 +55,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "paper-spade": ("model.spade=paper",),
     "projected-query": ("model.query=projected",),
     "paper-dare": ("loss.dare=paper",),
+    "no-mixing": ("model.mixing=false",),
+    "plain-residual": ("model.residual=plain",),
 }
 # `full`, trained on the second store, by the input of the landmark network there.
 LANDMARK_VARIANTS = {"native": "native-landmarks", "published": "published-landmarks"}
@@ -85,7 +89,8 @@ def ablate(
         out: the folder of the runs.
         preset: a preset's name or a TOML file.
         overrides: `key=value` settings of every run.
-        variants: names from VARIANTS and LANDMARK_VARIANTS; None: all that the stores allow.
+        variants: names from VARIANTS and LANDMARK_VARIANTS; None: all that the stores allow and the
+            preset's kind of model has.
         seeds: every variant is trained once with each.
         groups: splits, tags and views to evaluate, as for `evaluate`.
         device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
@@ -101,9 +106,10 @@ def ablate(
     landmark_store = None if landmark_store is None else as_store(landmark_store)
     overrides, groups = as_names(overrides, "overrides"), as_names(groups, "groups")
     variants = None if variants is None else as_names(variants, "variants")
-    stores = stores_of_variants(store, landmark_store)
+    model = load_config(preset, overrides).model
+    stores = {name: each for name, each in stores_of_variants(store, landmark_store).items() if _fits(name, model)}
     variants = list(stores) if variants is None else variants
-    _check_variants(variants, store, landmark_store)
+    _check_variants(variants, model, store, landmark_store)
     _check_tables(out)
     _check_settings(out, preset, overrides, manifest, store)
     config = meant_splits(load_config(preset, overrides), manifest)
@@ -142,18 +148,27 @@ def _changes(variant: str) -> tuple[str, ...]:
     return VARIANTS.get(variant, ())
 
 
+def _fits(variant: str, model: ModelConfig) -> bool:
+    """Whether the kind of model has the keys that the variant changes."""
+    keys = (change.partition("=")[0] for change in _changes(variant))
+    tables = (key.rpartition(".") for key in keys)
+    return all(table != "model" or leaf in type(model).model_fields for table, _, leaf in tables)
+
+
 def _landmark_variant(store: PriorStore) -> str:
     """The variant that a second store with the other landmark input makes possible."""
     fed = store.recipe["landmarks"]["input"]
     return next(variant for other, variant in LANDMARK_VARIANTS.items() if other != fed)
 
 
-def _check_variants(variants: Sequence[str], store: PriorStore, landmark_store: PriorStore | None) -> None:
+def _check_variants(
+    variants: Sequence[str], model: ModelConfig, store: PriorStore, landmark_store: PriorStore | None
+) -> None:
     possible = _landmark_variant(store)
-    names = (*VARIANTS, possible)
+    names = (*(variant for variant in VARIANTS if _fits(variant, model)), possible)
     if unknown := [variant for variant in variants if variant not in names]:
         raise OrsanetError(
-            f"no variant {', '.join(unknown)} with {store.path}; choose from {', '.join(names)}{did_you_mean(unknown[0], names)}"
+            f'no variant {", ".join(unknown)} of model.kind = "{model.kind}" with {store.path}; choose from {", ".join(names)}{did_you_mean(unknown[0], names)}'
         )
     if possible in variants and landmark_store is None:
         fed = next(fed for fed, variant in LANDMARK_VARIANTS.items() if variant == possible)

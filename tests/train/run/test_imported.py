@@ -31,7 +31,8 @@ from orsanet_train.evaluation.compare import compare
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import Identity, load_weights
-from orsanet_train.model.orsanet import ORSANet, build_model, published_tokens, spatial_tokens
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet, published_tokens, spatial_tokens
 from orsanet_train.report.report import make_report
 from orsanet_train.run.folder import check_folder
 from orsanet_train.run.imported import import_checkpoint
