@@ -217,7 +217,7 @@ class ViT(nn.Module):
                 zeros_(layer.bias)
 
     def forward(self, tokens: Tensor) -> Expression:
-        x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
         features = self.se_block(self.norm(x)[:, 0])

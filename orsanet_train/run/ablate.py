@@ -168,7 +168,7 @@ def _check_variants(
     names = (*(variant for variant in VARIANTS if _fits(variant, model)), possible)
     if unknown := [variant for variant in variants if variant not in names]:
         raise OrsanetError(
-            f'no variant {", ".join(unknown)} of model.kind = "{model.kind}" with {store.path}; choose from {", ".join(names)}{did_you_mean(unknown[0], names)}'
+            f'no variant {", ".join(unknown)} with {store.path} and model.kind = "{model.kind}"; choose from {", ".join(names)}{did_you_mean(unknown[0], names)}'
         )
     if possible in variants and landmark_store is None:
         fed = next(fed for fed, variant in LANDMARK_VARIANTS.items() if variant == possible)

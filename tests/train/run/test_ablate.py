@@ -20,6 +20,7 @@ from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.run.ablate import (
     VARIANTS,
+    _fits,
     ablate,
     collect,
     stores_of_variants,
@@ -246,7 +247,7 @@ def test_the_help_names_every_variant() -> None:
 def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
     with pytest.raises(
         OrsanetError,
-        match=r"no variant fulll, dare with .*store\.zarr; choose from full, no-segmentation, .*; did you mean 'full'\?",
+        match=r"no variant fulll, dare with .*store\.zarr and model\.kind = \"orsanet\"; choose from full, no-segmentation, .*; did you mean 'full'\?",
     ):
         run_all(world, tmp_path / "out", ["full", "fulll", "dare"])
     assert not (tmp_path / "out").exists()
@@ -259,13 +260,18 @@ def test_an_unknown_group_is_named_before_anything_is_trained(world, tmp_path: P
     assert not list(tmp_path.rglob("metrics.csv"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_a_valid_configuration_of_its_own(variant: str) -> None:
-    for preset in ("rafdb", "small"):
-        configs = {name: load_config(preset, settings) for name, settings in VARIANTS.items()}
-        same = [name for name, config in configs.items() if config == configs[variant]]
-        assert same == [variant]
-    assert (variant == "full") == (VARIANTS[variant] == ())
+@pytest.mark.parametrize("kind", ["orsanet", "poster", "poster-v2"])
+@pytest.mark.parametrize("preset", ["rafdb", "small"])
+def test_every_variant_of_a_kind_is_a_valid_configuration_of_its_own(kind: str, preset: str) -> None:
+    chosen = f"model.kind={kind}"
+    model = load_config(preset, [chosen]).model
+    configs = {
+        name: load_config(preset, [chosen, *changes]) for name, changes in VARIANTS.items() if _fits(name, model)
+    }
+    for variant, config in configs.items():
+        assert [name for name, other in configs.items() if other == config] == [variant]
+    own = {"orsanet": "no-mcm", "poster": "no-mixing", "poster-v2": "plain-residual"}
+    assert {name for name in own.values() if name in configs} == {own[kind]}
 
 
 # --- what the landmark network is fed: a second store ---
@@ -346,7 +352,10 @@ def test_beside_a_native_store_the_other_is_the_published(world, native: Path, t
     assert said == ["published-landmarks, seed 0"]
     recipe = read_json(tmp_path / "out" / "published-landmarks" / "seed-0" / "run.json")["store"]
     assert recipe == world.open_store().recipe
-    with pytest.raises(OrsanetError, match=r"no variant native-landmarks with .*native\.zarr; choose from full, "):
+    with pytest.raises(
+        OrsanetError,
+        match=r"no variant native-landmarks with .*native\.zarr and model\.kind = \"orsanet\"; choose from full, ",
+    ):
         run_all(world, tmp_path / "out", ["native-landmarks"], [0], store=native, landmark_store=world.store)
 
 
