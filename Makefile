@@ -35,8 +35,9 @@ OCCLUDED := erase-30,sunglasses,mask
 SCRATCH ?= $(shell [ $$(df -Pk /dev/shm 2>/dev/null | awk 'END {print $$4 + 0}') -gt 8000000 ] && echo /dev/shm)
 
 # Small networks wait for their threads all the time; threads that sleep meanwhile leave the cores to the processes that tests start.
-# These processes find our bytecode written, also where the environment says that none is.
-TESTS = OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(if $(SCRATCH),TMPDIR=$(SCRATCH)) $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# These processes find our bytecode written, also where the environment says that none is. glibc keeps the memory that torch frees:
+# to get it again, page by page, takes a twentieth of the tests' time.
+TESTS = OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 $(if $(SCRATCH),TMPDIR=$(SCRATCH)) $(1)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick gpu-check crash-test check checks lint types contracts docs lock lock-check newest lowest clean
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_train.evaluation.predictions import read_evaluation as read_evaluation
     from orsanet_train.evaluation.statistics import paired as paired
     from orsanet_train.evaluation.tables import comparison_text as comparison_text
+    from orsanet_train.experiments.ablate import ablate as ablate
     from orsanet_train.export.export import export_onnx as export_onnx
     from orsanet_train.feed.dataset import PriorDataset as PriorDataset
     from orsanet_train.feed.dataset import prior_feed as prior_feed
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_train.predict.results import PictureResult as PictureResult
     from orsanet_train.report.report import make_report as make_report
     from orsanet_train.report.save import save_report as save_report
-    from orsanet_train.run.ablate import ablate as ablate
     from orsanet_train.run.imported import import_checkpoint as import_checkpoint
     from orsanet_train.run.train import train as train
 
@@ -74,7 +74,7 @@ _HOMES = {
     ),
     "orsanet_train.report.report": ("make_report",),
     "orsanet_train.report.save": ("save_report",),
-    "orsanet_train.run.ablate": ("ablate",),
+    "orsanet_train.experiments.ablate": ("ablate",),
     "orsanet_train.run.imported": ("import_checkpoint",),
     "orsanet_train.run.train": ("train",),
 }

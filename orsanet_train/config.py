@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from orsanet_cache.data.augmentation import ERASING_PROBABILITY, ERASING_SCALE, FLIP_PROBABILITY
+from orsanet_cache.data.views import AUGMENTED, CLEAN, HFLIP, View, view_names
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shortage, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.reading import MAX_SETTINGS_BYTES, read_limited
@@ -49,19 +51,46 @@ class LossConfig(Strict):
 
 
 class AugmentationConfig(Strict):
-    """Random choice of the flipped view, and random erasing of the backbone's image."""
+    """Random choice of a view, and random erasing of the backbone's image."""
 
-    hflip: Probability = 0.5
-    """Probability that an image's mirrored view is taken, with its own priors."""
-    erasing: Probability = 0.5
-    """Probability that a rectangle of the backbone's image is erased."""
-    erasing_scale: tuple[Probability, Probability] = (0.02, 0.1)
+    views: tuple[str, ...] = (CLEAN,)
+    """Views that are drawn among, each equally likely, with their own priors. clean stands for clean and hflip.
+    augmented-4 stands for four stored draws of flip and erased rectangle, and clean,mask,sunglasses adds occluded
+    pictures. The store must have them (orsanet-cache build --views)."""
+    hflip: Probability = FLIP_PROBABILITY
+    """Probability that clean's mirrored view is taken, with its own priors."""
+    erasing: Probability = ERASING_PROBABILITY
+    """Probability that a rectangle of the backbone's image is erased; augmented views have their own instead."""
+    erasing_scale: tuple[Probability, Probability] = ERASING_SCALE
     """Smallest and largest share of the image erased; aspect ratio 0.3 … 3.3."""
 
-    @field_validator("erasing_scale", mode="before")
+    @property
+    def read_views(self) -> tuple[str, ...]:
+        """The views of the store that training reads: `views`, and clean's mirror if it can be drawn."""
+        mirror = (HFLIP,) if self.hflip > 0 else ()
+        return tuple(name for view in self.views for name in ((CLEAN, *mirror) if view == CLEAN else (view,)))
+
+    @field_validator("views", "erasing_scale", mode="before")
     @classmethod
     def _array(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("views")
+    @classmethod
+    def _known(cls, views: tuple[str, ...]) -> tuple[str, ...]:
+        if not views:
+            raise ValueError("names no view; name at least one, such as clean")
+        if HFLIP in views:
+            raise ValueError("clean stands for clean and hflip; how often it is mirrored is augmentation.hflip")
+        try:
+            return view_names(views)
+        except OrsanetError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("erasing_scale")
     @classmethod
@@ -120,6 +149,15 @@ class RunConfig(Strict):
                 'second_pass_buffers = "kept" cannot be combined with online = "published", '
                 "whose landmark network changes in both passes"
             )
+        views = [View.parse(name) for name in self.augmentation.views]
+        if self.priors == "online" and any(view.is_placed for view in views):
+            raise ValueError(
+                'priors = "online" cannot draw views that landmarks place; leave them out of augmentation.views'
+            )
+        if (self.priors, self.online) == ("online", "clean") and any(view.kind == AUGMENTED for view in views):
+            raise ValueError(
+                'online = "clean" cannot be combined with augmented views, which are erased; take online = "erased"'
+            )
         return self
 
 
@@ -151,7 +189,7 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
     _leave_other_kinds_keys(values, overrides)
     for override in overrides:
         try:
-            _apply(values, override)
+            set_key(values, override)
         except OrsanetError as error:
             malformed.append(str(error))
     return parse_config(values, preset, malformed)
@@ -187,7 +225,7 @@ def _leave_other_kinds_keys(values: dict[str, Any], overrides: Sequence[str]) ->
     chosen: dict[str, Any] = {}
     for override in overrides:
         with suppress(OrsanetError):  # reported when it is applied
-            _apply(chosen, override)
+            set_key(chosen, override)
     table, model = values.get("model"), chosen.get("model")
     kind = model.get("kind") if isinstance(model, dict) else None
     if not isinstance(table, dict) or kind not in kinds() or kind == table.get("kind", ORSANetConfig().kind):
@@ -195,8 +233,11 @@ def _leave_other_kinds_keys(values: dict[str, Any], overrides: Sequence[str]) ->
     values["model"] = {key: value for key, value in table.items() if key in kinds()[kind].model_fields}
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Put `a.b=value` into nested tables. Types are validated later, with everything else."""
+def set_key(values: dict[str, Any], override: str) -> None:
+    """Put `a.b=value` into nested tables. Types are validated later, with everything else.
+
+    Raises OrsanetError for an override of another form.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise OrsanetError(f"--set {override}: write it as key=value, for example epochs=3 or model.depth=4")

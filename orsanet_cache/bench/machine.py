@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from orsanet_cache.device import processor_name
 from orsanet_cache.durable import check_excludes, locked
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import exchange_names
@@ -50,17 +51,12 @@ def packages() -> Iterator[str]:
 
 def processor() -> str:
     """Its name, the cores that this process may use, and the threads that a computation takes."""
-    try:
-        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
-    except OSError:  # not Linux
-        names = []
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     set_by_user = [
         f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ
     ]
     threads = f"{torch.get_num_threads()} threads"
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"processor: {name}; {usable} of {os.cpu_count()} cores usable; {', '.join([threads, *set_by_user])}"
+    return f"processor: {processor_name()}; {usable} of {os.cpu_count()} cores usable; {', '.join([threads, *set_by_user])}"
 
 
 def devices() -> Iterator[str]:

@@ -31,7 +31,7 @@ from orsanet_cache.builder.reuse import PlannedRows, Reuse, reused_rows
 from orsanet_cache.data.images import ImageReading, preprocessing
 from orsanet_cache.data.images import image_reading as reading_of
 from orsanet_cache.data.manifest import Manifest, as_manifest
-from orsanet_cache.data.views import CLEAN, HFLIP
+from orsanet_cache.data.views import CLEAN, HFLIP, view_names
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
@@ -95,7 +95,8 @@ def build(
         out: the store, a Zarr folder to create or to continue.
         priors: the frozen networks. None selects the networks that the store was built with; for a
             new store those of `reuse`, else the published ones in the weights folder.
-        views: names of the views to compute.
+        views: names of the views to compute; `augmented-4` stands for four draws of the augmented
+            view.
         fields: optional fields that the store is to have: "landmark_features_28" and
             "landmark_features_14", which POSTER V2 reads. None: those of the store; for a new store
             none.
@@ -121,7 +122,7 @@ def build(
     """
     other = None if reuse is None else as_path(reuse, "reuse")
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
-    views = as_names(views, "views")
+    views = view_names(as_names(views, "views"))
     priors = find_networks(out, like=other) if priors is None else priors
     optional = optional_fields(out, None if fields is None else as_names(fields, "fields"))
     channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels

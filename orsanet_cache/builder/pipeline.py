@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from orsanet_cache.builder.occluders import occluded
 from orsanet_cache.builder.placing import Placement
 from orsanet_cache.builder.reuse import UNKNOWN, KnownRows
+from orsanet_cache.data.augmentation import stored_rectangles
 from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import (
     IMAGE_SIZE,
@@ -51,6 +52,7 @@ from orsanet_cache.frozen.features import stored_values
 from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import CPU_BATCH, GPU_BATCH, NO_CLASS, FrozenPriors
 from orsanet_cache.store.schema import ROWS_PER_UNIT, SCALE, Field
+from orsanet_cache.store.seal import byte_digests
 
 T = TypeVar("T")
 
@@ -157,9 +159,18 @@ class Pipeline:
         """Begin to fill the known rows of `arrays`. The result is the rows that could not be copied."""
         return self._copier.submit(known.copy, arrays)
 
-    def submit(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> "Future[None]":
-        """Start the networks on at most a batch of rows of `pixels` [N, 224, 224, 3], and fill these rows of `arrays`."""
-        return self._networks.submit(self._run, pixels, rows, arrays)
+    def submit(
+        self,
+        pixels: Pixels,
+        rows: NDArray[np.int64],
+        arrays: dict[str, NDArray[Any]],
+        erased: NDArray[np.int64] | None = None,
+    ) -> "Future[None]":
+        """Start the networks on at most a batch of rows of `pixels` [N, 224, 224, 3], and fill these rows of `arrays`.
+
+        `erased` [len(rows), 4] are the rectangles of an augmented view.
+        """
+        return self._networks.submit(self._run, pixels, rows, arrays, erased)
 
     def networks_seconds(self) -> float:
         """Seconds during which the networks ran in at least one thread."""
@@ -169,12 +180,20 @@ class Pipeline:
             until = max(until, ended)
         return seconds
 
-    def _run(self, pixels: Pixels, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> None:
+    def _run(
+        self,
+        pixels: Pixels,
+        rows: NDArray[np.int64],
+        arrays: dict[str, NDArray[Any]],
+        erased: NDArray[np.int64] | None,
+    ) -> None:
         begun = time.monotonic()
         try:
             with self._stream():
-                batch = pixels[np.resize(rows, self.batch_size)]
-                for name, values in computed_values(self.priors, batch, self.fields, self.device).items():
+                batch = np.resize(np.arange(len(rows)), self.batch_size)
+                rectangles = None if erased is None else erased[batch]
+                computed = computed_values(self.priors, pixels[rows[batch]], self.fields, self.device, rectangles)
+                for name, values in computed.items():
                     arrays[name][rows] = values[: len(rows)]
         except torch.OutOfMemoryError as error:
             raise OrsanetError(
@@ -191,13 +210,19 @@ class Pipeline:
 
 
 def computed_values(
-    priors: FrozenPriors, pixels: Pixels, fields: Sequence[Field], device: torch.device
+    priors: FrozenPriors,
+    pixels: Pixels,
+    fields: Sequence[Field],
+    device: torch.device,
+    erased: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The fields of a batch of views [B, 224, 224, 3], in the store's types.
 
-    One copy to the device, then one for each field back, after everything is computed.
+    `erased` [B, 4] are the rectangles of an augmented view. One copy to the device, then one for each
+    field back, after everything is computed.
     """
-    values = stored_values(priors(torch.from_numpy(pixels).to(device)), fields)
+    inputs = [torch.from_numpy(given).to(device) for given in (pixels, erased) if given is not None]
+    values = stored_values(priors(*inputs), fields)
     return {name: of_field.cpu().numpy() for name, of_field in values.items()}
 
 
@@ -253,7 +278,7 @@ class Decoding:
             return str(reason)
         if self._placement is None:
             for view in views:
-                self._unit.pixels[view][row] = view_pixels(rgb, view)
+                self._unit.pixels[view][row] = view_pixels(rgb, view, self._unit.sha256[row])
             return ""
         if reason_of_clean := self._placement.rejected.get(self._unit.samples[row].image):
             return reason_of_clean
@@ -310,8 +335,15 @@ class Inference:
                 self._rejected[samples[row].image] = reason
         rows = np.array([row for row in rows.tolist() if samples[row].image not in unit.rejected], np.int64)
         size = self._pipeline.batch_size
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return [(len(part), self._pipeline.submit(pixels, part, self._arrays)) for part in parts]
+        erased = stored_rectangles(self._view, byte_digests([unit.sha256[row] for row in rows.tolist()]), IMAGE_SIZE)
+        parts = [slice(start, start + size) for start in range(0, len(rows), size)]
+        return [
+            (
+                len(rows[part]),
+                self._pipeline.submit(pixels, rows[part], self._arrays, None if erased is None else erased[part]),
+            )
+            for part in parts
+        ]
 
 
 def ahead(begun: Iterable[T], count: int = 1) -> Iterator[T]:

@@ -109,7 +109,7 @@ def build(
     from orsanet_cache.builder.fields import optional_fields
     from orsanet_cache.builder.reuse import PlannedRows
     from orsanet_cache.data.manifest import load_manifest
-    from orsanet_cache.data.views import View
+    from orsanet_cache.data.views import view_names
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.frozen.shipped import DEMO
@@ -118,9 +118,7 @@ def build(
     from orsanet_cache.store.units import Share
     from orsanet_cache.weights.networks import find_networks
 
-    chosen_views = [str(View.parse(view.strip())) for view in views.split(",")]
-    if len(set(chosen_views)) < len(chosen_views):
-        raise OrsanetError(f"--views {views}: name each view once")
+    chosen_views = view_names([view.strip() for view in views.split(",")])
     loaded = load_manifest(manifest, root, classes)
     chosen_splits = loaded.splits if splits is None else loaded.meant(name.strip() for name in splits.split(","))
     for note in loaded.notes:

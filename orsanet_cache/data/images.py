@@ -29,9 +29,10 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from orsanet_cache.data.augmentation import augmentations
 from orsanet_cache.data.excess import MAX_METADATA, excess
 from orsanet_cache.data.formats import unread_by_content
-from orsanet_cache.data.views import ERASED, HFLIP, View
+from orsanet_cache.data.views import AUGMENTED, ERASED, HFLIP, View
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import NotRegularError, open_regular
@@ -255,19 +256,31 @@ def _to_rgb(image: Image.Image) -> Pixels:
 ERASED_COLOUR = (124, 116, 104)  # 255 times the ImageNet mean, rounded; within 0.009 of zero after normalisation
 
 
-def view_pixels(rgb: Pixels, name: str) -> Pixels:
+def view_pixels(rgb: Pixels, name: str, sha256: str | None = None) -> Pixels:
     """Upright image [H, W, 3] -> the view's network input, uint8 [224, 224, 3].
 
-    Raises OrsanetError for an unknown view, and for a view that needs landmarks: only a build draws
-    those.
+    `sha256` is the digest of the picture's file, by which augmented views are drawn. The rectangle
+    of an augmented view has the ERASED_COLOUR, the nearest to what the networks get there: zero once
+    normalised.
+
+    Raises OrsanetError for an unknown view, for an augmented view without a digest, and for a view
+    that needs landmarks: only a build draws those.
     """
     view = View.parse(name)
     if view.is_placed:
         raise OrsanetError(
             f"view '{name}' is placed by the landmarks of the clean view and drawn by `orsanet-cache build` only; read it from a store"
         )
-    seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if view.kind == HFLIP else rgb))
+    flipped, (top, left, height, width) = view.kind == HFLIP, (0, 0, 0, 0)
+    if view.kind == AUGMENTED:
+        if sha256 is None:
+            raise OrsanetError(f"view '{name}' is drawn by the digest of the picture's file; pass it as sha256")
+        digest = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+        flips, rectangles = augmentations(digest[None], view.seed, IMAGE_SIZE)
+        flipped, (top, left, height, width) = bool(flips[0]), rectangles[0].tolist()
+    seen = Image.fromarray(np.ascontiguousarray(rgb[:, ::-1] if flipped else rgb))
     pixels = np.array(seen.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+    pixels[top : top + height, left : left + width] = ERASED_COLOUR
     if view.kind in ERASED:
         _erase_square(pixels, int(view.kind.removeprefix("erase-")), view.seed)
     return pixels

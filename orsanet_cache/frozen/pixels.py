@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from orsanet_cache.data.images import IMAGE_SIZE
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -18,6 +20,27 @@ def imagenet_normalised(unit: Tensor) -> Tensor:
     """[B, 3, H, W] in 0 … 1 -> the same, ImageNet-normalised: (x - mean) / deviation per channel."""
     mean, std = _statistics(unit.device, unit.dtype)
     return (unit - mean) / std
+
+
+def inside(erased: Tensor, size: int) -> Tensor:
+    """Rectangles int64 [B, 4] (top, left, height, width) on the 224-pixel grid -> bool [B, size, size].
+
+    A size of 112 has every second pixel of the grid, a size of 56 every fourth, and so on.
+    """
+    position = torch.arange(0, IMAGE_SIZE, IMAGE_SIZE // size, device=erased.device)
+    top, left, height, width = erased[:, :, None].unbind(dim=1)
+    inside_y = (position >= top) & (position < top + height)
+    inside_x = (position >= left) & (position < left + width)
+    return inside_y[:, :, None] & inside_x[:, None, :]
+
+
+def erased_unit(unit: Tensor, erased: Tensor) -> Tensor:
+    """Pictures [B, 3, 224, 224] in 0 … 1 with the ImageNet mean in the rectangles [B, 4]: exactly zero once normalised.
+
+    No picture of whole colour levels can have this value.
+    """
+    mean, _ = _statistics(unit.device, unit.dtype)
+    return torch.where(inside(erased, IMAGE_SIZE)[:, None], mean, unit)
 
 
 def displayable(normalised: Tensor) -> Tensor:

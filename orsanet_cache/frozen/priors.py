@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.frozen.loading import build_frozen, read_weights, tensors_digest
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import erased_unit, imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.paths import StrPath, as_path
@@ -48,7 +48,10 @@ class Priors(NamedTuple):
 
 
 class FrozenPriors(nn.Module):
-    """uint8 views [B, 224, 224, 3] -> Priors."""
+    """uint8 views [B, 224, 224, 3] -> Priors.
+
+    Of an augmented view the rectangles int64 [B, 4] too, which are zero in the normalised pictures.
+    """
 
     def __init__(self, segmenter: SegFace, landmark_network: MobileFaceNet, landmark_input: LandmarkInput) -> None:
         super().__init__()
@@ -100,9 +103,11 @@ class FrozenPriors(nn.Module):
         }
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Priors:
+    def forward(self, images: Tensor, erased: Tensor | None = None) -> Priors:
         dtype = next(self.segmenter.parameters()).dtype
         unit = unit_range(images)
+        if erased is not None:
+            unit = erased_unit(unit, erased)
         normalised = imagenet_normalised(unit)
         segmentation_features, logits = self.segmenter(normalised.to(dtype))
         crop = self.landmark_crop(unit).to(dtype)

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from orsanet_train.engine.allocator import keep_freed_memory
 from orsanet_train.engine.distributed import ONE
 from orsanet_train.engine.engine import build_engine
 from orsanet_train.engine.graph import GraphedStep
-from orsanet_train.engine.precision import choose_arithmetic
+from orsanet_train.engine.precision import Precision, choose_arithmetic, possible_precisions
 from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.complexity import complexity
@@ -46,7 +46,6 @@ PUBLISHED = "online, published"
 PASSES = {"forward": 1, "forward and backward": 3}  # multiply-adds, in forward passes
 
 
-Precision = Literal["exact", "parity", "fast"]
 Result = TypeVar("Result")
 
 
@@ -77,14 +76,11 @@ def bench_step(
     rounds: int,
     compiled: bool,
     *,
-    precisions: Sequence[Precision] | None = None,
     frozen: FrozenPriors | None = None,
     seconds: float = math.inf,
     on_failure: Failed | None = None,
 ) -> tuple[list[StepSpeed], list[StepShare]]:
     """Time steps of random batches in turns, then the parts of the exact step.
-
-    Raises OrsanetError if the device does not support `fast`.
 
     Args:
         config: The model and the settings of the step.
@@ -92,7 +88,6 @@ def bench_step(
         batch_size: Images in a step.
         rounds: Measured turns of every contender, at most.
         compiled: Whether the cached steps are also measured compiled.
-        precisions: Those of the cached steps. None: all that the device distinguishes.
         frozen: The frozen networks, on any device. None: the published sizes, random values.
         seconds: No turn begins later, except the first measured one.
         on_failure: Called for a contender that fails, which is then left out. None: its exception
@@ -105,8 +100,7 @@ def bench_step(
             frozen = FrozenPriors(SegFace(SegFaceConfig()), MobileFaceNet(), "published")
     bench = _Bench(config, device, batch_size, frozen.to(device), on_failure)
     contenders: dict[str, Callable[[], None]] = {}
-    known: Sequence[Precision] = ("exact", "parity", "fast") if device.type == "cuda" else ("exact", "fast")
-    for name, prepare in bench.contenders(known if precisions is None else precisions, compiled):
+    for name, prepare in bench.contenders(possible_precisions(device), compiled):
         prepared = bench.attempt(name, prepare)
         if prepared is not None:
             contenders[name] = prepared

@@ -8,15 +8,10 @@ import click
 from orsanet_cache.console import FILE, classes_option, quiet_option
 from orsanet_train.commands.options import PRESET_HELP, resident_option
 from orsanet_train.commands.run import RANDOM_START
+from orsanet_train.experiments.variants import CACHING, PARTS
 
 if TYPE_CHECKING:
     from orsanet_train.feed.residence import Resident
-
-# As in run/ablate.py, which loads torch.
-VARIANTS = (
-    "full, no-segmentation, no-cross-interaction, no-mcm, single-scale, no-reintegration, no-dare, no-landmarks, backbone-only, "
-    "map, spatial, spatial-map, spatial-no-segmentation, paper-spade, projected-query, paper-dare, no-mixing, plain-residual"
-)
 
 
 @click.command()
@@ -29,7 +24,8 @@ VARIANTS = (
 )
 @click.option(
     "--variants",
-    help=f"Separated by commas: {VARIANTS}.  [default: all that the stores allow and the kind of model has]",
+    help=f"Of one set, separated by commas, or the set's name. parts: {', '.join(PARTS)}. caching: {', '.join(CACHING)}.  "
+    "[default: all parts that the stores allow]",
 )
 @click.option(
     "--landmark-store", type=FILE, help="A second store of the same images that differs only in --landmark-input. "
@@ -42,17 +38,20 @@ VARIANTS = (
 @click.option(
     "--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo."
 )
+@click.option("--segmenter", type=FILE, help="For the online variants: the store's SegFace weights, or demo.")
+@click.option("--landmarks", type=FILE, help="For the online variants: the store's MobileFaceNet weights, or demo.")
 @click.option("--out", required=True, type=FILE, help="Folder for the runs and the table.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @resident_option
 @quiet_option
 def ablate(
     store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
-    variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, out: Path, device: str,
-    resident: "Resident",
+    variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, segmenter: Path | None,
+    landmarks: Path | None, out: Path, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in
-    which paper and code differ.
+    which paper and code differ; or, with --variants caching, what the frozen networks are shown and
+    how often.
 
     The table reports the last checkpoint, which is not chosen by any result. A repeated call
     continues after the finished epochs. To use several processes, pass the same --out to each, and
@@ -62,9 +61,9 @@ def ablate(
     from orsanet_cache.device import choose_device
     from orsanet_cache.progress import say
     from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.experiments.ablate import ablate as ablate_store
+    from orsanet_train.experiments.table import write_summary
     from orsanet_train.model.model import read_backbone
-    from orsanet_train.run.ablate import ablate as ablate_store
-    from orsanet_train.run.ablate import write_summary
     from orsanet_train.run.seeds import parse_seeds
 
     if ir50 is None:
@@ -74,7 +73,7 @@ def ablate(
         preset=preset, overrides=overrides,
         variants=None if variants is None else [name.strip() for name in variants.split(",")],
         landmark_store=None if landmark_store is None else PriorStore.open(landmark_store),
-        seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
+        frozen_weights=(segmenter, landmarks), seeds=parse_seeds(seeds), groups=[name.strip() for name in splits.split(",")],
         ir50=None if ir50 is None else read_backbone(ir50), device=choose_device(device), resident=resident,
     ):  # fmt: skip
         say(name)

@@ -47,13 +47,15 @@ def step(
 
     import torch
 
-    from orsanet_cache.device import choose_device
+    from orsanet_cache.device import choose_device, processor_name
     from orsanet_train.bench.step import bench_step
+    from orsanet_train.engine.precision import NO_BFLOAT16, possible_precisions
 
     chosen = choose_device(device)
     size = batch_size or (20 if chosen.type == "cuda" else 4)
     speeds, parts = bench_step(config, chosen, size, rounds, compiled)
-    where = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    here = f"{processor_name()}, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else here
     click.echo(f"{where}; batch {size}; medians of {rounds} turn(s)")
     click.echo(f"{'':<28} {'img/s':>9} {'ratio':>7} {'of a product':>13} {'RAF-DB steps':>13}")
     for speed in speeds:
@@ -61,6 +63,8 @@ def step(
             f"{speed.name:<28} {speed.images_per_second:>9.2f} {speed.ratio:>6.2f}x {speed.utilisation:>13.0%} "
             f"{speed.epoch_seconds:>11,.0f} s"
         )
+    if "fast" not in possible_precisions(chosen):
+        click.echo(f"{'cached, fast':<28} not measured: {NO_BFLOAT16}")
     shares = ", ".join(f"{part.name} {part.share:.0%}" for part in parts)
     click.echo(f"parts of the exact cached step: {shares}")
 

@@ -48,9 +48,9 @@ def benchmark(
     from orsanet_cache.device import choose_device
     from orsanet_cache.progress import say
     from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.experiments.benchmark import benchmark as benchmark_store
+    from orsanet_train.experiments.benchmark import write_benchmark
     from orsanet_train.model.model import read_backbone
-    from orsanet_train.run.benchmark import benchmark as benchmark_store
-    from orsanet_train.run.benchmark import write_benchmark
     from orsanet_train.run.seeds import parse_seeds
 
     if ir50 is None:

@@ -4,13 +4,16 @@ The module defines what `precision = "exact" | "parity" | "fast"` means on a dev
 float32 in all three (TF32 where `parity` and `fast` have it).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from orsanet_cache.device import allow_tf32, has_bfloat16
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.config import RunConfig
+
+Precision = Literal["exact", "parity", "fast"]
+NO_BFLOAT16 = "this processor has no bfloat16 arithmetic and would be slower with it"
 
 
 class Arithmetic(NamedTuple):
@@ -38,8 +41,12 @@ def choose_arithmetic(config: RunConfig, device: torch.device) -> Arithmetic:
     if on_gpu:
         return Arithmetic(torch.float16, True, "float16 with loss scaling; the rest float32 with TF32 products")
     if not has_bfloat16():
-        raise OrsanetError(
-            'precision = "fast": this processor has no bfloat16 arithmetic and would be slower with it; '
-            "use --set precision=exact"
-        )
+        raise OrsanetError(f'precision = "fast": {NO_BFLOAT16}; use --set precision=exact')
     return Arithmetic(torch.bfloat16, False, "bfloat16; the rest float32")
+
+
+def possible_precisions(device: torch.device) -> tuple[Precision, ...]:
+    """The modes that this device has and that differ there."""
+    if device.type == "cuda":
+        return "exact", "parity", "fast"
+    return ("exact", "fast") if has_bfloat16() else ("exact",)

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orsanet_cache.data.manifest import Manifest, meant_split
-from orsanet_cache.data.views import CLEAN, HFLIP
+from orsanet_cache.data.views import AUGMENTED, CLEAN, HFLIP
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.model.checkpoint import Identity
 
-NOT_A_TEST = (CLEAN, HFLIP)  # views without an occlusion
+_NO_OCCLUSION = (CLEAN, HFLIP, AUGMENTED)  # kinds of views that are no occlusion to be tested with
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Group:
         tag = "" if self.tag is None else f":{self.tag}"
         return f"{self.split}{tag}{'' if self.view == CLEAN else f'@{self.view}'}"
 
+    @property
+    def is_occluded(self) -> bool:
+        """Whether the view covers a part of every picture, to test the model with it."""
+        return self.view.partition("-seed")[0] not in _NO_OCCLUSION
+
     def of(self, table: pd.DataFrame) -> NDArray[np.bool_]:
         """bool [rows]: the rows of a predictions table that belong to the group."""
         chosen = (table["split"] == self.split) & (table["view"] == self.view)
@@ -57,9 +62,9 @@ def all_groups(manifest: Manifest, store: PriorStore, identity: Identity) -> lis
         if _is_training_split(manifest, store, split, identity):
             continue
         tags = sorted(set().union(*(sample.tags for sample in manifest.split(split))))
-        views = [view for view in store.views(split) if view not in NOT_A_TEST] if split in store.splits else []
+        stored = store.views(split) if split in store.splits else ()
         groups += [Group(split, None, CLEAN), *(Group(split, tag, CLEAN) for tag in tags)]
-        groups += [Group(split, None, view) for view in views]
+        groups += [group for view in stored if (group := Group(split, None, view)).is_occluded]
     return groups
 
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm, sem, t, ttest_1samp
+from scipy.optimize import brentq
+from scipy.stats import binomtest, nct, norm, sem, t, ttest_1samp
 
 CONFIDENCE = 0.95
+POWER = 0.8
 RESAMPLES = 2000
 
 
@@ -117,6 +119,19 @@ def averages(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
     return hits.sum(axis=-1) / true.sum(axis=-1), np.nanmean(recall, axis=-1), np.nanmean(f1, axis=-1)
 
 
+def kappa(confusion: NDArray[np.int64]) -> float:
+    """Cohen's kappa of confusion counts [K, K]: agreement beyond that of the same counts at random.
+
+    (p_o - p_e) / (1 - p_e), p_o the accuracy and p_e the sum over the classes of the shares of labels
+    and of predictions, multiplied. NaN if all labels and predictions are of one class.
+    """
+    images = confusion.sum()
+    observed = np.trace(confusion) / images
+    expected = (confusion.sum(axis=1) * confusion.sum(axis=0)).sum() / images**2
+    with np.errstate(invalid="ignore"):
+        return float((observed - expected) / (1 - expected))
+
+
 @dataclass(frozen=True)
 class Paired:
     """Two models on the same images."""
@@ -177,6 +192,18 @@ def t_interval(differences: "pd.Series[float] | NDArray[np.float64]") -> tuple[f
     """95 % t interval of the mean difference over seeds. Requires two seeds or more."""
     half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
     return float(differences.mean()) - half, float(differences.mean()) + half
+
+
+def smallest_seen(differences: "pd.Series[float] | NDArray[np.float64]") -> float:
+    """The smallest true mean difference that so many seeds with this spread would show in four of five repetitions.
+
+    To show it, the 95 % t interval must exclude 0 (power of the paired t test, noncentral t
+    distribution). Requires two seeds or more.
+    """
+    freedom = len(differences) - 1
+    critical = t.isf((1 - CONFIDENCE) / 2, freedom)
+    standard_errors = brentq(lambda away: nct.sf(critical, freedom, away) - POWER, 0, 5 * critical)
+    return float(standard_errors * sem(differences))
 
 
 def spread(values: "pd.Series[float]") -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from jinja2 import Environment, StrictUndefined
 
-from orsanet_cache.data.views import CLEAN, HFLIP
+from orsanet_cache.data.views import AUGMENTED, CLEAN, HFLIP
 from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.weights.networks import NAMES, SOURCE
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.config import RunConfig, load_config
-from orsanet_train.evaluation.groups import NOT_A_TEST, Group
+from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
 from orsanet_train.evaluation.statistics import Estimate
@@ -34,6 +34,7 @@ ONNX_PACKAGES = ("onnx", "onnxruntime")
 PUBLISHED_CHANNELS = (1024, 512)  # of SegFace's and MobileFaceNet's features
 VIEWS = {
     HFLIP: "the picture mirrored",
+    AUGMENTED: "the picture as in training: perhaps mirrored, perhaps with a rectangle erased",
     "erase-10": "a square of 10 % of the picture erased, in one colour and at a random place",
     "erase-20": "a square of 20 % of the picture erased, in one colour and at a random place",
     "erase-30": "a square of 30 % of the picture erased, in one colour and at a random place",
@@ -235,7 +236,7 @@ def _drops(evaluation: Evaluation) -> list[Drop]:
     for report in evaluation.groups:
         group = Group.parse(report.name)
         clean = evaluation.group(group.split)
-        if clean is not None and group.tag is None and group.view not in NOT_A_TEST:
+        if clean is not None and group.tag is None and group.is_occluded:
             drops.append(Drop(report.name, report.accuracy, clean.accuracy))
     return drops
 

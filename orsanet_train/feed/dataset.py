@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from orsanet_cache.data.manifest import Manifest, Sample, as_manifest
-from orsanet_cache.data.views import CLEAN, HFLIP
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, did_you_mean
 from orsanet_cache.frozen.features import given_back
@@ -142,7 +142,8 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
             if part in fields
         }
         if name == "image":
-            return model_image(stored[name])
+            erased = self._joined.erased(sample, view, np.zeros((len(sample), 4), np.int64))
+            return model_image(stored[name], torch.from_numpy(erased))
         return given_back(stored, name) if stored[name].is_floating_point() or len(stored) == 2 else stored[name]
 
     def _rows(
@@ -175,8 +176,8 @@ def prior_feed(
     `feed.epoch(config, n)` yields the batches of the training split's n-th epoch. They are drawn
     and augmented with the settings of `config`, and the same on every machine.
     `feed.in_order(batch_size)` yields every image of any split once. A batch's tensors are on
-    `device`: `image`, `segmentation` (the field that `config.model` requires), `landmark_features`,
-    `label`, `drop_path`; `batch.inputs` are the arguments of ORSANet's forward. Only one loop at a
+    `device`: `batch.inputs` are the arguments of the model's forward (`config.model.reads`), then
+    come `label` and `drop_path`. Only one loop at a
     time can read a feed; leaving the loop ends its thread.
 
     Args:
@@ -189,10 +190,8 @@ def prior_feed(
 
     Example: `for batch in prior_feed("store.zarr", "faces.toml", "train", config).epoch(config, 0): model(*batch.inputs)`
 
-    Raises OrsanetError if the store lacks an image of the split, or the flipped view that `config`
-    needs.
+    Raises OrsanetError if the store lacks an image of the split, or a view that `config` needs.
     """
-    flipped = config.augmentation.hflip > 0 and split == config.train_split
-    views = [CLEAN, HFLIP] if flipped else [CLEAN]
+    views = config.augmentation.read_views if split == config.train_split else (CLEAN,)
     opened = as_store(store)
     return Feed(opened, join(as_manifest(manifest), opened, split, views), config.model, as_device(device), resident)

@@ -1,22 +1,24 @@
 """One epoch's order, views and erased rectangles, and their layout in a feed's batches.
 
+The law of the rectangles is in orsanet_cache/data/augmentation.py.
+
 The draws are pure functions of (seed, epoch, position). Any process can draw any epoch again
 without running the epochs before it.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.data.augmentation import random_rectangles
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE
 
-ASPECT_RATIO = (0.3, 3.3)
+VIEW_STREAM = 5  # epoch_plan draws from the streams before, and reference/feed.py from the fourth
 
 
 class EpochPlan(NamedTuple):
@@ -54,15 +56,14 @@ def batch_spans(count: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def erased_rectangles(rng: np.random.Generator, count: int, config: AugmentationConfig) -> NDArray[np.int64]:
-    """Rectangles as torchvision's RandomErasing draws them: uniform area, log-uniform aspect ratio, uniform place."""
-    area = rng.uniform(*config.erasing_scale, count) * INPUT_SIZE**2
-    ratio = np.exp(rng.uniform(math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]), count))
-    height = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-    width = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    top = rng.integers(0, INPUT_SIZE - height + 1)
-    left = rng.integers(0, INPUT_SIZE - width + 1)
-    chosen = rng.random(count) < config.erasing
-    return np.stack([top, left, height, width], axis=1) * chosen[:, None]
+    """Rectangles [count, 4] on the 224-pixel grid."""
+    return random_rectangles(rng, count, INPUT_SIZE, config.erasing, config.erasing_scale)
+
+
+def drawn_views(count: int, config: RunConfig, epoch: int) -> NDArray[np.int64]:
+    """[count] indices into augmentation.views, each equally likely."""
+    rng = np.random.default_rng([config.seed, epoch, VIEW_STREAM])
+    return rng.integers(len(config.augmentation.views), size=count)
 
 
 Along = dict[str, NDArray[Any]]
@@ -95,11 +96,14 @@ def training_draws(
         ranks: the processes that share every batch.
     """
     plan = epoch_plan(split.labels, config, epoch)
-    clean = split.views.index(CLEAN)
-    flipped = split.views.index(HFLIP) if plan.flipped.any() else clean
-    along: Along = {"label": split.labels[plan.order], "erased": plan.erased, "drop_path": plan.drop_path}
+    places = np.array([split.views.index(name) for name in config.augmentation.views])
+    view = places[drawn_views(len(plan.order), config, epoch)]
+    if CLEAN in split.views and plan.flipped.any():
+        view = np.where(plan.flipped & (view == split.views.index(CLEAN)), split.views.index(HFLIP), view)
+    erased = split.erased(plan.order, view, plan.erased)
+    along: Along = {"label": split.labels[plan.order], "erased": erased, "drop_path": plan.drop_path}
     batches = [ranks.rows(*span) for span in batch_spans(len(plan.order), config.batch_size)[start:]]
-    return Draws(plan.order, np.where(plan.flipped, flipped, clean), along), batches
+    return Draws(plan.order, view, along), batches
 
 
 def ordered_draws(split: LabelledSplit, batch_size: int, view: str, ranks: Ranks) -> tuple[Draws, list[slice]]:
@@ -107,6 +111,11 @@ def ordered_draws(split: LabelledSplit, batch_size: int, view: str, ranks: Ranks
     mine = ranks.rows(0, len(split.rows))
     sample = np.arange(mine.start, mine.stop)
     count = len(sample)
-    nothing: Along = {"erased": np.zeros((count, 4), np.int64), "drop_path": np.empty((count, 0), np.float32)}
-    draws = Draws(sample, np.full(count, split.views.index(view)), {"label": split.labels[sample], **nothing})
-    return draws, [slice(*span) for span in batch_spans(count, batch_size)]
+    views = np.full(count, split.views.index(view))
+    erased = split.erased(sample, views, np.zeros((count, 4), np.int64))
+    along: Along = {
+        "label": split.labels[sample],
+        "erased": erased,
+        "drop_path": np.empty((count, 0), np.float32),
+    }
+    return Draws(sample, views, along), [slice(*span) for span in batch_spans(count, batch_size)]

@@ -12,13 +12,15 @@ Labels are joined to store rows by image path.
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.data.augmentation import stored_rectangles
+from orsanet_cache.data.images import IMAGE_SIZE
 from orsanet_cache.data.manifest import Manifest, Sample, meant_split
-from orsanet_cache.data.views import CLEAN, HFLIP
+from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
@@ -35,16 +37,39 @@ class LabelledSplit:
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     rejected: dict[str, str]  # image -> the reason why the build could not use it
+    # Augmented view -> [N, 4], the rectangle on the 224-pixel grid that each sample has lost in it.
+    rectangles: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def first(self, count: int) -> "LabelledSplit":
         """The first samples, at most `count` of them."""
-        return replace(self, samples=self.samples[:count], rows=self.rows[:count], labels=self.labels[:count])
+        return self._at(np.arange(min(count, len(self.samples))))
 
     def where(self, chosen: Sequence[bool]) -> "LabelledSplit":
         """The samples for which `chosen` is true."""
-        mask = np.array(chosen, dtype=bool)
-        samples = tuple(sample for sample, taken in zip(self.samples, chosen, strict=True) if taken)
-        return replace(self, samples=samples, rows=self.rows[mask], labels=self.labels[mask])
+        return self._at(np.flatnonzero(chosen))
+
+    def _at(self, places: NDArray[np.int64]) -> "LabelledSplit":
+        return replace(
+            self,
+            samples=tuple(self.samples[place] for place in places.tolist()),
+            rows=self.rows[places],
+            labels=self.labels[places],
+            rectangles={view: of_view[places] for view, of_view in self.rectangles.items()},
+        )
+
+    def erased(
+        self, sample: NDArray[np.int64], view: NDArray[np.int64], otherwise: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The rectangles [n, 4] to erase in samples [n] in views [n], both by their index.
+
+        A picture of an augmented view has lost its own rectangle, in the nearest colour that whole
+        levels have: erasing it again makes it exactly zero. In other views it is `otherwise` [n, 4].
+        """
+        rectangles = otherwise.copy()
+        for name, of_view in self.rectangles.items():
+            here = view == self.views.index(name)
+            rectangles[here] = of_view[sample[here]]
+        return rectangles
 
     def class_counts(self, classes: Sequence[str]) -> dict[str, int]:
         """Number of usable samples of each class, in label order."""
@@ -90,14 +115,17 @@ def join(
             f"with `orsanet-cache build … --out NEW.zarr --reuse {store.path}`, which computes only new pictures:\n{listed(missing)}"
         )
     usable = tuple(sample for sample in samples if accepted[row_of[sample.image]])
+    rows = np.array([row_of[sample.image] for sample in usable], dtype=np.int64)
+    drawn = {view: stored_rectangles(view, store.sealed(split, view).image_sha256[rows], IMAGE_SIZE) for view in views}
     reasons = {image: reason for view in views for image, reason in store.rejected(split, view).items()}
     return LabelledSplit(
         name=split,
         views=tuple(views),
         samples=usable,
-        rows=np.array([row_of[sample.image] for sample in usable], dtype=np.int64),
+        rows=rows,
         labels=np.array([sample.label for sample in usable], dtype=np.int64),
         rejected={sample.image: reasons[sample.image] for sample in samples if sample.image in reasons},
+        rectangles={view: rectangles for view, rectangles in drawn.items() if rectangles is not None},
     )
 
 
@@ -125,14 +153,16 @@ def meant_splits(config: RunConfig, manifest: Manifest) -> RunConfig:
 def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:
     """The images that a run of this configuration trains on.
 
-    Raises OrsanetError if the manifest has no training split, or if a class has no usable image.
+    Raises OrsanetError if the manifest has no training split, if the store lacks views that are
+    drawn among, or if a class has no usable image.
     """
-    views = [CLEAN, HFLIP] if config.augmentation.hflip > 0 else [CLEAN]
     if config.train_split not in manifest.splits:
         raise OrsanetError(
             f"manifest '{manifest.name}' has no split '{config.train_split}', so there is nothing to train on; "
             f"evaluate a run on its images ({', '.join(manifest.splits)}), or choose a split with --set train_split=NAME{did_you_mean(config.train_split, manifest.splits)}"
         )
+    views = config.augmentation.read_views
+    _check_views(store, config.train_split, views)
     training = join(manifest, store, config.train_split, views)
     if config.selection_split == HELD_OUT:
         held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)
@@ -145,6 +175,19 @@ def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> 
             f"remove the class from the manifest or add images"
         )
     return training
+
+
+def _check_views(store: PriorStore, split: str, views: Sequence[str]) -> None:
+    """Raises OrsanetError, with the command that adds them, if the store lacks several views of a split.
+
+    A single one is refused when it is read.
+    """
+    lacking = [view for view in views if split in store.splits and view not in store.views(split)]
+    if len(lacking) > 1:
+        raise OrsanetError(
+            f"{store.path}: split '{split}' lacks the views {', '.join(lacking)}, which augmentation.views names; add them with "
+            f"`orsanet-cache build … --views {','.join(lacking)} --splits {split}`"
+        )
 
 
 def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> LabelledSplit:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orsanet_cache.frozen.features import as_stored, given_back
-from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import imagenet_normalised, inside, unit_range
 from orsanet_cache.store.schema import LAPA_CLASSES, OPTIONAL, schema
 from orsanet_train.model_config import ModelConfig
 
@@ -101,15 +101,3 @@ def erase(image: Tensor, erased: Tensor) -> Tensor:
     before taking every second pixel.
     """
     return image.masked_fill(inside(erased, image.shape[-1])[:, None], 0.0)
-
-
-def inside(erased: Tensor, size: int) -> Tensor:
-    """Rectangles [B, 4] on the 224-pixel grid -> bool [B, size, size].
-
-    A size of 112 has every second pixel of the grid, a size of 56 every fourth, and so on.
-    """
-    position = torch.arange(0, INPUT_SIZE, INPUT_SIZE // size, device=erased.device)
-    top, left, height, width = erased[:, :, None].unbind(dim=1)
-    inside_y = (position >= top) & (position < top + height)
-    inside_x = (position >= left) & (position < left + width)
-    return inside_y[:, :, None] & inside_x[:, None, :]

@@ -150,7 +150,7 @@ class OnlineFeed:
                 f"{path}: not the image that {self._store_path} was built from; put the original image back, "
                 f"or run `orsanet-cache build … --accept-changed`"
             )
-        pixels[:] = view_pixels(decoded.rgb, self.split.views[view])
+        pixels[:] = view_pixels(decoded.rgb, self.split.views[view], decoded.sha256)
 
 
 def _seeded(batches: Generator[OnlineBatch, None, None], seed: int, epoch: int, start: int) -> Iterator[OnlineBatch]:

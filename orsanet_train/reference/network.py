@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.pixels import IMAGENET_MEAN, imagenet_normalised, unit_range
+from orsanet_cache.frozen.pixels import erased_unit, imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import FrozenPriors, map_of
 from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import weights_path
@@ -39,7 +39,7 @@ from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.plan import batch_spans
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.frozen import check_recipe
-from orsanet_train.model.inputs import IMAGE, INPUT_SIZE, arguments, inside, model_image
+from orsanet_train.model.inputs import IMAGE, arguments, model_image
 from orsanet_train.model.model import Expression, ExpressionModel
 
 OnlineMode = Literal["clean", "erased", "published"]
@@ -65,8 +65,6 @@ class OnlineORSANet(nn.Module):
             frozen = copy.deepcopy(frozen)
             drop_residual_branches(frozen.segmenter)
         self._frozen = (frozen,)  # a tuple: not a submodule
-        self.erased_colour: Tensor  # zero once normalised
-        self.register_buffer("erased_colour", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.train(model.training)
 
     @property
@@ -89,26 +87,27 @@ class OnlineORSANet(nn.Module):
         """
         unit = unit_range(pixels)
         if self.mode != "clean":
-            unit = torch.where(inside(erased, INPUT_SIZE)[:, None], self.erased_colour, unit)
+            unit = erased_unit(unit, erased)
         config = self.model.config
         image = model_image(pixels[:, ::2, ::2], erased, config.image_channels)
         return self.model(*arguments(config, {IMAGE: image, **self._priors(unit)}), drop_path)
 
     def _priors(self, unit: Tensor) -> dict[str, Tensor]:
-        """Pictures [B, 3, 224, 224] in 0 … 1 -> the fields that the model reads, and those that come with them."""
-        segmenter, landmark_network, fields = (
-            self.frozen.segmenter,
-            self.frozen.landmark_network,
-            self.model.config.fields,
-        )
+        """Pictures [B, 3, 224, 224] in 0 … 1 -> the fields that the model reads, and those that come with them.
+
+        They have the memory layout of a store's rows, so that the model adds up the same numbers in
+        the same order as from a cache.
+        """
+        segmenter, landmark_network = self.frozen.segmenter, self.frozen.landmark_network
+        fields = self.model.config.fields
         priors: dict[str, Tensor] = {}
         with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
             if any(name.startswith("landmark") for name in fields):
                 found = landmark_network.with_grids(self.frozen.landmark_crop(unit))
-                priors |= zip(LANDMARK_FIELDS, found, strict=True)
+                priors |= {name: value.contiguous() for name, value in zip(LANDMARK_FIELDS, found, strict=True)}
             if any(name.startswith("segmentation") for name in fields):
                 stages = segmenter.encode(imagenet_normalised(unit))
-                priors["segmentation_features"] = stages[-1].movedim(-1, 1)
+                priors["segmentation_features"] = stages[-1].movedim(-1, 1).contiguous()
                 if "segmentation_map" in fields:
                     priors["segmentation_map"] = map_of(segmenter.decode(stages))
         return priors

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.frozen.shipped import NetworkName
 from orsanet_cache.weights.networks import NAMES
-from orsanet_train.evaluation.groups import NOT_A_TEST, Group
+from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport, group_report, not_beaten
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns, right
 from orsanet_train.evaluation.statistics import paired
@@ -93,7 +93,7 @@ def robustness(evaluation: Evaluation, split: str) -> list[Drop]:
     drops = []
     for report in evaluation.groups:
         group = Group.parse(report.name)
-        if group.split != split or group.tag is not None or group.view in NOT_A_TEST or clean.empty:
+        if group.split != split or group.tag is not None or not group.is_occluded or clean.empty:
             continue
         occluded = table[group.of(table)].set_index("image")
         images = occluded.index.intersection(clean.index, sort=False)

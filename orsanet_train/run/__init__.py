@@ -1,1 +1,1 @@
-"""A training run: its folder, its state, its epochs; several seeds and ablations."""
+"""A training run: its folder, its state, its epochs, and several seeds."""

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from orsanet_cache.data.manifest import Manifest
-from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, tensors_digest
 from orsanet_cache.store.reader import PriorStore
@@ -85,7 +84,7 @@ def prepare(
     if images is not None:
         training, selection = training.first(images), selection.first(images)
     known = KnownImages.of([image_digests(store, training)], [image_digests(store, selection)])
-    identity = _identity(config, manifest, store, ir50).model_copy(update={"images": known})
+    identity = _identity(config, manifest, store, training, ir50).model_copy(update={"images": known})
     torch.manual_seed(config.seed)
     model = identity.build()
     if ir50 is not None:
@@ -126,9 +125,11 @@ def prepare(
     return Prepared(network, engine, batches(training), batches(selection), identity, data, state)
 
 
-def _identity(config: RunConfig, manifest: Manifest, store: PriorStore, ir50: Weights | None) -> Identity:
+def _identity(
+    config: RunConfig, manifest: Manifest, store: PriorStore, training: LabelledSplit, ir50: Weights | None
+) -> Identity:
     """The identity of the weights before the first epoch."""
-    fields = store.fields(config.train_split, CLEAN)
+    fields = store.fields(training.name, training.views[0])
     return Identity(
         classes=manifest.classes,
         model=config.model,

@@ -129,7 +129,7 @@ def test_mistakes_end_in_one_sentence(world, tmp_path: Path) -> None:
     assert "no such store" in refused(command("show", out, "--split", "train", "--out", tmp_path / "a.png"))
     assert "cannot be read" in refused(command("build", tmp_path / "none.toml", *good[2:]))
     assert "unknown view 'mirror'; the views are clean, hflip" in refused(command(*good, "--views", "clean,mirror"))
-    assert "--views mask,mask: name each view once" in refused(command(*good, "--views", "mask,mask"))
+    assert "mask,mask: name each view once; mask is there twice" in refused(command(*good, "--views", "mask,mask"))
     assert "not available here" in refused(command(*good, "--device", "cuda:99"))
     assert "weights cannot be read" in refused(command(*good, "--segmenter", tmp_path / "none.pt"))
     assert "missing: backbone.0.0.0.weight" in refused(command(*good, "--segmenter", world.landmarks))

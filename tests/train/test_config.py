@@ -279,6 +279,12 @@ def test_all_mistakes_are_reported_at_once_each_with_its_key_and_value() -> None
         ("model.backbone_channels", "[8, 16, 32, 64]"),
         ("model.backbone_channels", "[8, 16, 32.0]"),
         ("loss.warmup_epochs", "-1"),
+        ("augmentation.views", "[]"),
+        ("augmentation.views", "3"),
+        ("augmentation.views", "masc"),
+        ("augmentation.views", "hflip"),
+        ("augmentation.views", "clean,clean"),
+        ("augmentation.views", "augmented-0"),
         ("augmentation.erasing", "1.01"),
         ("augmentation.erasing_scale", "[0.2, 0.1]"),
         ("augmentation.erasing_scale", "[0, 0.1]"),
@@ -291,6 +297,27 @@ def test_a_value_of_the_wrong_type_or_range_is_refused_by_its_key(key: str, valu
     _, *findings = refusal("rafdb", f"{key}={value}").splitlines()
     assert findings
     assert all(finding.strip().startswith(key) for finding in findings)
+
+
+def test_views_are_a_list_or_words_with_commas_and_a_number_of_draws_stands_for_their_names() -> None:
+    for views_text in ("clean, augmented-2", '["clean", "augmented-2"]', '["clean", "augmented", "augmented-seed1"]'):
+        views = load_config("rafdb", [f"augmentation.views={views_text}"]).augmentation
+        assert views.views == ("clean", "augmented", "augmented-seed1")
+        assert views.read_views == ("clean", "hflip", "augmented", "augmented-seed1")
+    assert load_config("rafdb", ["augmentation.hflip=0.0"]).augmentation.read_views == ("clean",)
+    assert load_config("rafdb", ["augmentation.views=mask"]).augmentation.read_views == ("mask",)
+
+
+@pytest.mark.parametrize(
+    ("views", "online", "said"),
+    [
+        ("clean,mask", "erased", "cannot draw views that landmarks place"),
+        ("augmented-2", "clean", 'online = "clean" cannot be combined with augmented views'),
+    ],
+)
+def test_views_that_the_online_modes_cannot_draw_are_refused(views: str, online: str, said: str) -> None:
+    assert said in refusal("rafdb", f"augmentation.views={views}", "priors=online", f"online={online}")
+    load_config("rafdb", [f"augmentation.views={views}", f"online={online}"])  # from a store
 
 
 def test_a_seed_is_one_that_torch_takes() -> None:

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from orsanet_cache import OrsanetError
+from orsanet_cache.data.augmentation import augmentations
 from orsanet_cache.data.images import (
     ERASED_COLOUR,
     IMAGE_SIZE,
@@ -18,7 +20,7 @@ from orsanet_cache.data.images import (
     every_second_pixel,
     view_pixels,
 )
-from orsanet_cache.data.views import ERASED, UNSEEDED
+from orsanet_cache.data.views import ERASED, UNSEEDED, View
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 
 Transpose = Image.Transpose
@@ -139,6 +141,34 @@ def test_over_many_pictures_the_square_goes_everywhere_evenly(view: str) -> None
     cells = np.bincount(thirds[:, 0] * 3 + thirds[:, 1], minlength=9)
     # Nine cells of nearly equal chance: within 5 binomial standard deviations, and 3 % for thirds of whole pixels.
     np.testing.assert_allclose(cells, count / 9, rtol=5 * (8 / count) ** 0.5 + 0.03)
+
+
+DIGEST = "5e" * 32  # of a picture's file
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_an_augmented_view_is_the_clean_or_flipped_one_with_its_rectangle_erased(number: int) -> None:
+    """The sides of a rectangle, its place and the flip are those that training draws again."""
+    rgb, view = picture(7, 120, 100), str(View("augmented", number))
+    (flipped,), (rectangle,) = augmentations(np.frombuffer(bytes.fromhex(DIGEST), np.uint8)[None], number, IMAGE_SIZE)
+    top, left, height, width = rectangle.tolist()
+    expected = view_pixels(rgb, "hflip" if flipped else "clean")
+    expected[top : top + height, left : left + width] = ERASED_COLOUR
+    assert np.array_equal(view_pixels(rgb, view, DIGEST), expected)
+
+
+def test_another_file_has_other_draws() -> None:
+    """One of them may be equal by chance: in a quarter of all cases both are without a rectangle, and half of those are mirrored alike."""
+    views = [str(View("augmented", number)) for number in range(12)]
+    ours, others = (
+        [view_pixels(picture(7, 120, 100), view, digest) for view in views] for digest in (DIGEST, "5f" * 32)
+    )
+    assert sum(np.array_equal(one, other) for one, other in zip(ours, others, strict=True)) < 6
+
+
+def test_without_the_files_digest_an_augmented_view_is_refused() -> None:
+    with pytest.raises(OrsanetError, match="view 'augmented-seed2' is drawn by the digest of the picture's file"):
+        view_pixels(picture(0, 40, 40), "augmented-seed2")
 
 
 def test_the_erased_colour_is_the_nearest_to_zero_after_normalisation() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from orsanet_cache import OrsanetError
 from orsanet_cache.data.images import ERASED_COLOUR, IMAGE_SIZE, Pixels, view_pixels
-from orsanet_cache.data.views import ERASED, PLACED, UNSEEDED, View
+from orsanet_cache.data.views import AUGMENTED, ERASED, PLACED, UNSEEDED, View, view_names
 
 # round(224 * sqrt(share)): 30 % of 50176 pixels are 15053, a square of 123 has 15129.
 SIDES = {"erase-10": 71, "erase-20": 100, "erase-30": 123}
@@ -29,14 +29,14 @@ def place(name: str, level: int) -> tuple[int, int]:
     return int(rows.min()), int(columns.min())
 
 
-@pytest.mark.parametrize("kind", [*UNSEEDED, *ERASED, *PLACED])
+@pytest.mark.parametrize("kind", [*UNSEEDED, AUGMENTED, *ERASED, *PLACED])
 def test_a_name_is_read_back_from_the_view_that_it_names(kind: str) -> None:
     assert View.parse(kind) == View(kind)
     assert str(View(kind)) == kind
     assert View.parse(kind).is_placed == (kind in PLACED)
 
 
-@pytest.mark.parametrize("kind", [*ERASED, *PLACED])
+@pytest.mark.parametrize("kind", [AUGMENTED, *ERASED, *PLACED])
 @pytest.mark.parametrize("seed", [1, 2, 10, 999_999_999])
 def test_a_seed_is_part_of_the_name(kind: str, seed: int) -> None:
     assert View.parse(f"{kind}-seed{seed}") == View(kind, seed)
@@ -53,8 +53,41 @@ def test_no_view_has_a_second_name_and_a_wrong_one_hears_what_there_is(name: str
         View.parse(name)
     said = str(raised.value)
     assert repr(name) in said
-    assert all(kind in said for kind in (*UNSEEDED, *ERASED, *PLACED, "-seedN", "mask-seed1"))
+    assert all(kind in said for kind in (*UNSEEDED, AUGMENTED, *ERASED, *PLACED, "-seedN", "mask-seed1", "augmented-K"))
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["clean", "hflip"], ("clean", "hflip")),
+        (["augmented-1"], ("augmented",)),
+        (["mask", "augmented-3"], ("mask", "augmented", "augmented-seed1", "augmented-seed2")),
+        (["augmented-seed3", "augmented-2"], ("augmented-seed3", "augmented", "augmented-seed1")),
+    ],
+)
+def test_a_number_of_draws_stands_for_the_first_ones_so_that_more_keep_those_that_are_there(
+    given: list[str], meant: tuple[str, ...]
+) -> None:
+    assert view_names(given) == meant
+    assert set(view_names(["augmented-2"])) < set(view_names(["augmented-3"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["clean", "clean"], "^clean,clean: name each view once; clean is there twice$"),
+        (["augmented", "augmented-2"], "augmented is there twice"),
+        (["augmented-0"], "unknown view 'augmented-0'"),
+        (["augmented-01"], "unknown view 'augmented-01'"),
+        (["augmented-1001"], "augmented-1001: a picture has at most 1,000 stored draws"),
+        (["augmented-99999999999999999999"], "at most 1,000 stored draws"),
+        (["mask-4"], "unknown view 'mask-4'"),
+    ],
+)
+def test_a_wrong_list_of_views_is_refused(given: list[str], said: str) -> None:
+    with pytest.raises(OrsanetError, match=said):
+        view_names(given)
 
 
 @pytest.mark.parametrize("kind", PLACED)

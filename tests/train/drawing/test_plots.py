@@ -44,16 +44,27 @@ def drawn(figure: Figure) -> Image.Image:
     return picture
 
 
-def test_curves_hold_the_history() -> None:
-    columns = ("loss", "perturbed_loss", "train_accuracy", "selection_accuracy")
-    history = pd.DataFrame(np.random.default_rng(0).random((5, 4)), columns=columns)
+@pytest.mark.parametrize("of_both_passes", [False, True])
+def test_curves_hold_the_history(of_both_passes: bool) -> None:
+    """The accuracy of the second pass too, if the run recorded it."""
+    columns = [
+        "loss",
+        "perturbed_loss",
+        "train_accuracy",
+        "selection_accuracy",
+        *["perturbed_accuracy"] * of_both_passes,
+    ]
+    history = pd.DataFrame(np.random.default_rng(0).random((5, len(columns))), columns=columns)
     history.insert(0, "epoch", range(1, 6))
     figure = plots.curves(history, "$\\valid", None, 0)
     lines = [line for axes in figure.axes for line in axes.get_lines()]
-    for line, column, scale in zip(lines, columns, (1, 1, 100, 100), strict=True):
+    for line, column in zip(lines, columns, strict=True):
+        scale = 100 if "accuracy" in column else 1
         assert np.array_equal(line.get_xdata(), history["epoch"])
         np.testing.assert_array_equal(line.get_ydata(), scale * history[column])
-    assert legend(figure.axes[1]) == ["training batches (augmented)", "split '$\\valid'"]
+    assert legend(figure.axes[1]) == [
+        "training batches (augmented)", "split '$\\valid'", *["perturbed (SAM)"] * of_both_passes
+    ]  # fmt: skip
     drawn(figure)
 
 

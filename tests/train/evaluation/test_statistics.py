@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest, ttest_1samp
 
-from orsanet_train.evaluation.statistics import Estimate, headlines, interval, paired, spread, t_interval
+from orsanet_train.evaluation.statistics import Estimate, headlines, interval, paired, smallest_seen, spread, t_interval
 
 RIGHT = st.lists(st.booleans(), min_size=1, max_size=60)
 
@@ -213,3 +213,16 @@ def test_the_interval_over_seeds_is_scipys() -> None:
     expected = ttest_1samp(differences, 0).confidence_interval(0.95)
     assert t_interval(differences) == pytest.approx((expected.low, expected.high), rel=1e-12)
     assert t_interval(pd.Series(differences)) == pytest.approx(t_interval(differences), rel=1e-12)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_smallest_difference_seen_is_seen_in_four_of_five_repetitions(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    unit = np.linspace(-1, 1, seeds)
+    unit /= unit.std(ddof=1)  # of deviation 1, so that the smallest difference is a pure number
+    smallest = smallest_seen(unit + 7)
+    repetitions = rng.normal(smallest, 1, (4000, seeds))
+    intervals = np.array([t_interval(differences) for differences in repetitions])
+    assert abs((intervals[:, 0] > 0).mean() - 0.8) < 5 * (0.8 * 0.2 / 4000) ** 0.5
+    assert smallest_seen(3 * unit) == pytest.approx(3 * smallest)
+    assert smallest_seen(np.ones(seeds)) == 0  # seeds without a spread show any difference

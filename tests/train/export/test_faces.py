@@ -37,7 +37,7 @@ def faces(shared: Path) -> NDArray[np.uint8]:
     torch.set_num_threads(1)
     pictures, said = check_pictures(shared / "faces" / "faces")
     assert said == "100 of the 959 pictures of faces"
-    return pictures
+    return pictures[::2]  # whose probabilities differ as much as those of all
 
 
 def model_of(frozen: FrozenPriors, feature_dtype: str) -> tuple[ORSANet, Identity]:

@@ -21,6 +21,8 @@ from orsanet_train.engine.step import Sums, TrainingStep
 from orsanet_train.evaluation.compare import compare
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation, probability_columns
+from orsanet_train.experiments.ablate import ablate
+from orsanet_train.experiments.variants import PARTS
 from orsanet_train.export.export import export_onnx
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.split import join
@@ -31,7 +33,6 @@ from orsanet_train.model_config import PosterV2Config, kinds
 from orsanet_train.predict.predictor import CropPredictor
 from orsanet_train.report.album import _attention
 from orsanet_train.report.report import make_report
-from orsanet_train.run.ablate import VARIANTS, ablate
 from orsanet_train.run.imported import import_checkpoint
 from orsanet_train.run.train import train
 
@@ -220,7 +221,7 @@ def test_ablations_are_those_whose_keys_the_kind_has(world, store: PriorStore, t
         list(ablate(manifest, store, tmp_path, variants=["no-mcm"], overrides=settings, **options))
     begun = list(ablate(manifest, store, tmp_path, variants=["full", "no-mixing"], overrides=settings, **options))
     assert begun == ["full, seed 0", "no-mixing, seed 0"]
-    assert VARIANTS["no-mixing"] == ("model.mixing=false",)
+    assert PARTS["no-mixing"] == ("model.mixing=false",)
     assert not load_config(tmp_path / "no-mixing" / "seed-0" / "config.toml").model.mixing
 
 

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from forks import ForkServer
 from h5py import h5d, h5p, h5s, h5t, h5z
 from hdf5_stores import COUNT, FIELDS, VIEW
 
@@ -204,6 +203,7 @@ HOSTILE: list[Callable[[h5py.File, Path], None]] = [
     empty_field, field_that_is_a_group, view_inside_itself, attribute_that_is_an_array, attribute_of_any_length,
     attribute_that_is_no_json, without_checksums, too_few_checksums,
 ]  # fmt: skip
+READER = str(Path(__file__).with_name("reading_child.py"))
 TYPES = {
     "text": h5py.string_dtype(),
     "compound": np.dtype([("x", "f4"), ("y", "f4")]),
@@ -215,35 +215,15 @@ TYPES = {
     "double": np.dtype("f8"),
 }
 
-READ = """
-import re, sys
-from pathlib import Path
-import numpy as np
-from orsanet_cache import OrsanetError, PriorStore
-import orsanet_cache.store.hdf5_file
-
-def peak():  # getrusage would say the peak of the process that started this one
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-
-before = peak()
-refused = 0
-for field in sys.argv[2:]:
-    try:
-        PriorStore.open(Path(sys.argv[1])).read("train", "clean", field, np.array([0]))
-    except OrsanetError as error:
-        refused += 1
-        print(error)
-print(peak() - before, "KiB more")
-sys.exit(0 if refused else 1)
-"""
-
 
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
-def test_a_hostile_file_is_one_sentence_and_costs_no_memory(store: Path, copy: Path, make: Any) -> None:
+def test_a_hostile_file_is_one_sentence_and_costs_no_memory(
+    programs: ForkServer, store: Path, copy: Path, make: Any
+) -> None:
     with h5py.File(copy, "r+") as file:
         make(file, Path(shutil.copy(store, copy.with_name("other.h5"))))
     fields = ["image", "segmentation_map", "landmarks"]
-    run = subprocess.run([sys.executable, "-c", READ, copy, *fields], capture_output=True, text=True, timeout=60)
+    run = programs.run(READER, copy, *fields)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
     used = int(run.stdout.splitlines()[-1].split()[0])

@@ -18,15 +18,9 @@ from orsanet_cache.outputs import held
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.run.ablate import (
-    VARIANTS,
-    _fits,
-    ablate,
-    collect,
-    stores_of_variants,
-    summary,
-    write_summary,
-)
+from orsanet_train.experiments.ablate import ablate
+from orsanet_train.experiments.table import collect, summary, write_summary
+from orsanet_train.experiments.variants import CACHING, PARTS, chosen_variants, fits
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -241,7 +235,7 @@ def test_a_kill_before_the_first_epoch_does_not_keep_a_run_from_starting(world, 
 def test_the_help_names_every_variant() -> None:
     (option,) = [each for each in main.commands["ablate"].params if each.name == "variants"]
     assert isinstance(option, click.Option)
-    assert f": {', '.join(VARIANTS)}. " in str(option.help)
+    assert f" parts: {', '.join(PARTS)}. caching: {', '.join(CACHING)}. " in str(option.help)
 
 
 def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
@@ -261,17 +255,18 @@ def test_an_unknown_group_is_named_before_anything_is_trained(world, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["orsanet", "poster", "poster-v2"])
-@pytest.mark.parametrize("preset", ["rafdb", "small"])
-def test_every_variant_of_a_kind_is_a_valid_configuration_of_its_own(kind: str, preset: str) -> None:
-    chosen = f"model.kind={kind}"
-    model = load_config(preset, [chosen]).model
-    configs = {
-        name: load_config(preset, [chosen, *changes]) for name, changes in VARIANTS.items() if _fits(name, model)
-    }
-    for variant, config in configs.items():
-        assert [name for name, other in configs.items() if other == config] == [variant]
+@pytest.mark.parametrize("variants", [PARTS, CACHING], ids=["parts", "caching"])
+def test_every_variant_of_a_kind_is_a_valid_configuration_of_its_own_and_the_first_changes_nothing(
+    variants: dict[str, tuple[str, ...]], kind: str
+) -> None:
+    for preset in ("rafdb", "small"):
+        chosen = f"model.kind={kind}"
+        model = load_config(preset, [chosen]).model
+        configs = [load_config(preset, [chosen, *changes]) for name, changes in variants.items() if fits(name, model)]
+        assert all(one != other for number, one in enumerate(configs) for other in configs[:number])
+    assert [name for name, settings in variants.items() if settings == ()] == [next(iter(variants))]
     own = {"orsanet": "no-mcm", "poster": "no-mixing", "poster-v2": "plain-residual"}
-    assert {name for name in own.values() if name in configs} == {own[kind]}
+    assert {name for name in own.values() if fits(name, model)} == {own[kind]}
 
 
 # --- what the landmark network is fed: a second store ---
@@ -342,9 +337,11 @@ def test_runs_of_the_landmark_variant_with_other_weights_are_refused(
 
 def test_all_variants_are_those_that_there_is_a_store_for(world, native: Path) -> None:
     store, other = world.open_store(), PriorStore.open(native)
-    assert stores_of_variants(store, None) == dict.fromkeys(VARIANTS, store)
-    assert stores_of_variants(store, other) == {**dict.fromkeys(VARIANTS, store), "native-landmarks": other}
-    assert list(stores_of_variants(other, store)) == [*VARIANTS, "published-landmarks"]
+    model = load_config("small").model
+    own = [name for name in PARTS if fits(name, model)]
+    assert chosen_variants(None, model, store, None) == own
+    assert chosen_variants(None, model, store, other) == [*own, "native-landmarks"]
+    assert chosen_variants(None, model, other, store) == [*own, "published-landmarks"]
 
 
 def test_beside_a_native_store_the_other_is_the_published(world, native: Path, tmp_path: Path) -> None:

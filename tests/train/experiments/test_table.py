@@ -6,11 +6,9 @@ import pytest
 from ablation_tables import made_up, table_cells
 from scipy.stats import ttest_rel
 
-from orsanet_train.run.ablate import (
-    LANDMARK_VARIANTS,
-    VARIANTS,
-    summary,
-)
+from orsanet_train.evaluation.statistics import smallest_seen
+from orsanet_train.experiments.table import summary
+from orsanet_train.experiments.variants import CACHING, LANDMARK_VARIANTS, PARTS
 
 
 def test_the_table_shows_mean_and_sample_deviation_and_the_difference_seed_by_seed() -> None:
@@ -112,7 +110,30 @@ def test_a_variant_that_was_not_evaluated_on_a_group_has_empty_cells_there(lacki
     assert table_cells(summary(runs))[1:] == [[name, "1", *cells] for name, cells in seen.items()]
 
 
-def test_rows_are_in_the_order_of_the_variants_whatever_the_order_of_the_runs() -> None:
-    names = [*VARIANTS, *LANDMARK_VARIANTS.values()]
+def test_the_second_table_has_the_time_of_an_image_and_what_could_have_been_seen() -> None:
+    runs = made_up({"full": {0: 70, 1: 72, 2: 74}, "map": {0: 71, 1: 75, 2: 78}, "no-dare": {0: 70, 1: 71}})
+    runs["seconds_per_image"] = [0.010, 0.012, 0.014, 0.1, 0.1, 0.1, 0.002, 0.004]
+    seen = f"{smallest_seen(np.array([1.0, 3.0, 4.0])):.2f}"
+    assert table_cells(summary(runs), 1) == [
+        ["variant", "ms per image", "test"],
+        ["full", "12.0 ± 2.00", ""],
+        ["no-dare", "3.0 ± 1.41", ""],  # two seeds
+        ["map", "100.0 ± 0.00", seen],
+    ]
+    assert "training alone, in the median epoch" in summary(runs)
+    assert "the smallest true difference in points" in summary(runs)
+    assert "the smallest true" not in summary(made_up({"full": {0: 70}, "map": {0: 71}}))
+
+
+def test_the_set_of_caching_is_compared_with_its_own_first_variant() -> None:
+    runs = made_up({"no-erasing": {0: 70, 1: 72}, "cached-clean": {0: 71, 1: 71}, "online-erased": {0: 72}})
+    cells = table_cells(summary(runs))
+    assert cells[0] == ["variant", "seeds", "test", "− cached-clean"]
+    assert [row[0] for row in cells[1:]] == ["cached-clean", "online-erased", "no-erasing"]
+    assert cells[3][3] == "+0.00 ± 1.41"
+
+
+@pytest.mark.parametrize("names", [[*PARTS, *LANDMARK_VARIANTS.values()], [*CACHING]], ids=["parts", "caching"])
+def test_rows_are_in_the_order_of_the_variants_whatever_the_order_of_the_runs(names: list[str]) -> None:
     runs = made_up({name: {0: 70, 1: 71} for name in names}).sample(frac=1, random_state=0)
     assert [row[0] for row in table_cells(summary(runs))[1:]] == names

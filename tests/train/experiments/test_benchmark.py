@@ -10,7 +10,7 @@ from orsanet_cache import OrsanetError
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
-from orsanet_train.run.benchmark import benchmark, write_benchmark
+from orsanet_train.experiments.benchmark import benchmark, write_benchmark
 
 SETTINGS = (
     "epochs=1",
