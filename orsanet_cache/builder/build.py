@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 
 from orsanet_cache.builder.disk import bytes_needed, check_disk, explained, what_is_safe
+from orsanet_cache.builder.fields import optional_fields
 from orsanet_cache.builder.hashes import Hashes
 from orsanet_cache.builder.layout import Layout, ViewsOf
 from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
@@ -69,6 +70,7 @@ def build(
     priors: FrozenPriors | None = None,
     views: Sequence[str] = (CLEAN, HFLIP),
     *,
+    fields: Sequence[str] | None = None,
     device: torch.device | str = "auto",
     splits: Sequence[str] | None = None,
     part: Share = WHOLE,
@@ -105,6 +107,9 @@ def build(
             new store those of `reuse`, else the published ones in the weights folder.
         views: names of the views to compute; `augmented-4` stands for four draws of the augmented
             view.
+        fields: optional fields that the store is to have: "landmark_features_28" and
+            "landmark_features_14", which POSTER V2 reads. None: those of the store; for a new store
+            none.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
         splits: splits to compute, by default all of the manifest. A view that only tests need can
             be computed for the test split alone.
@@ -131,12 +136,14 @@ def build(
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
     views = view_names(as_names(views, "views"))
     priors = find_networks(out, like=other) if priors is None else priors
-    fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
+    optional = optional_fields(out, None if fields is None else as_names(fields, "fields"))
+    channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels
+    written = schema(*channels, feature_dtype, optional)
     splits = manifest.splits if splits is None else manifest.meant(as_names(splits, "splits"))
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
     if not out.exists():  # checked before anything is written, in case a new store does not fit
-        check_disk(out, bytes_needed(images * len(views), fields))
+        check_disk(out, bytes_needed(images * len(views), written))
     stored = _stored_recipe(out) or (None if other is None else PriorStore.open(other).recipe)
     if image_reading is None:
         image_reading = "upright" if stored is None else reading_of(stored)
@@ -157,13 +164,13 @@ def build(
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
-    source = None if other is None else Reuse.open(other, out, recipe, fields, views)
-    with explained(out), StoreWriter.open(out, recipe, fields, part, rows_per_unit) as writer:
+    source = None if other is None else Reuse.open(other, out, recipe, written, views)
+    with explained(out), StoreWriter.open(out, recipe, written, part, rows_per_unit) as writer:
         hashes = Hashes(manifest.root, out, rehash)
         plan = plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes)
-        check_disk(out, bytes_needed(plan.rows, fields))
+        check_disk(out, bytes_needed(plan.rows, written))
         if plan.layout.grows:
-            source = Reuse(fields) if source is None else source
+            source = Reuse(written) if source is None else source
             source.add(out)
         on_plan(PlannedRows(0, plan.rows, (), *kept_rows(plan)) if source is None else source.look(plan))
         hashes.save()
@@ -171,7 +178,7 @@ def build(
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
         began = time.monotonic()
         with Pipeline(
-            manifest.root, priors, fields, device, batch_size, writer.rows_per_unit, image_reading
+            manifest.root, priors, written, device, batch_size, writer.rows_per_unit, image_reading
         ) as pipeline:
             provenance = {**_provenance(manifest, device), **files}
             reused = _finish(writer, pipeline, source, provenance, plan.only(placed=False))

@@ -43,6 +43,11 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
     show_default=True,
     help=f"Views to compute, separated by commas: {POSSIBLE_VIEWS}.",
 )
+@click.option(
+    "--fields",
+    help="Optional fields that the store is to have, separated by commas: landmark_features_28 and landmark_features_14, which POSTER V2 "
+    "reads.  [default: the store's, for a new store none]",
+)
 @click.option("--splits", help="Compute only these splits, separated by commas.  [default: all of the manifest]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -85,7 +90,7 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
 )
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
-    landmark_input: str, image_reading: str | None, views: str, splits: str | None, device: str, precision: str, features: str,
+    landmark_input: str, image_reading: str | None, views: str, fields: str | None, splits: str | None, device: str, precision: str, features: str,
     batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool,
     reuse: Path | None,
 ) -> None:  # fmt: skip
@@ -108,6 +113,7 @@ def build(
     """
     from orsanet_cache.builder.build import build as build_store
     from orsanet_cache.builder.disk import bytes_needed
+    from orsanet_cache.builder.fields import optional_fields
     from orsanet_cache.builder.reuse import PlannedRows
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.data.views import view_names
@@ -139,10 +145,12 @@ def build(
     priors = find_networks(out, segmenter, landmarks, landmark_input, reuse)  # type: ignore[arg-type]
     if segmenter is None or landmarks is None:
         say(f"networks: {', '.join(priors.files.values())}")
-    fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
+    asked = None if fields is None else [name.strip() for name in fields.split(",")]
+    channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels
+    written = schema(*channels, features, optional_fields(out, asked))
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), fields) / 1e9:.2f} GB on disk"
+        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), written) / 1e9:.2f} GB on disk"
     )
 
     sources = str(out if reuse is None else reuse)
@@ -159,7 +167,7 @@ def build(
             )
 
     summary = build_store(
-        loaded, out, priors, chosen_views,
+        loaded, out, priors, chosen_views, fields=asked,
         device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
         image_reading=image_reading,  # type: ignore[arg-type]
         batch_size=batch_size, accept_changed=accept_changed, rehash=rehash, reuse=reuse, on_plan=print_plan,

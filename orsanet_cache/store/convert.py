@@ -26,7 +26,7 @@ from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.schema import SAMPLE_ID_AXES, Field, encode_ids, schema
+from orsanet_cache.store.schema import OPTIONAL, SAMPLE_ID_AXES, Field, encode_ids, schema
 from orsanet_cache.store.seal import unit_digest, write_records
 from orsanet_cache.store.states import States, has_rows, write_state
 from orsanet_cache.store.zarr_folder import ZarrFolder
@@ -155,7 +155,8 @@ def fields_of(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
     expected: tuple[Field, ...] = ()
     with suppress(KeyError, IndexError):
         segmentation, landmark = found["segmentation_features"], found["landmark_features"]
-        expected = schema(segmentation.shape[1], landmark.shape[1], str(segmentation.dtype))
+        optional = OPTIONAL.keys() & found.keys()
+        expected = schema(segmentation.shape[1], landmark.shape[1], str(segmentation.dtype), optional)
     count = len(store.sample_ids(split))
     if found != {field.name: ((count, *field.shape), np.dtype(field.dtype)) for field in expected}:
         raise OrsanetError(f"{store.path}: {split}/{view} does not have the fields of this version; rebuild the store")

@@ -63,7 +63,7 @@ def ablate(
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.experiments.ablate import ablate as ablate_store
     from orsanet_train.experiments.table import write_summary
-    from orsanet_train.model.orsanet import read_backbone
+    from orsanet_train.model.model import read_backbone
     from orsanet_train.run.seeds import parse_seeds
 
     if ir50 is None:

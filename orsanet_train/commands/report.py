@@ -38,7 +38,8 @@ def report(
     report.md and report.json.
 
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several RUNs are
-    compared with the first.
+    compared with the first. After the first, a RUN may be a .csv file of another program's
+    predictions (docs/evaluation.md).
     """
     from orsanet_train.report.save import save_report
 
@@ -65,7 +66,9 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     95 % interval.
 
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. For folders of seeds the
-    comparison has mean and spread over their common seeds too.
+    comparison has mean and spread over their common seeds too. After the first, a RUN may be a .csv
+    file of another program's predictions: image, and the predicted class or p_CLASS for every
+    class.
     """
     import json
 

@@ -79,7 +79,7 @@ def run(
     from orsanet_train.evaluation.statistics import spread
     from orsanet_train.feed.residence import memory_advice
     from orsanet_train.feed.split import meant_splits
-    from orsanet_train.model.orsanet import read_backbone
+    from orsanet_train.model.model import read_backbone
     from orsanet_train.run import watch
     from orsanet_train.run.folder import held_by_main
     from orsanet_train.run.seeds import parse_seeds, train_seeds

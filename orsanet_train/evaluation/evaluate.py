@@ -32,7 +32,7 @@ from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, join
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.model import ExpressionModel
 
 PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")  # whose versions an evaluation records
 
@@ -78,7 +78,7 @@ def evaluate(
 
 
 def _evaluated(
-    model: ORSANet, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
+    model: ExpressionModel, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
     device: torch.device, resident: Resident,
 ) -> Evaluation:  # fmt: skip
     named = None if groups is None else [Group.parse(group).among(manifest.splits) for group in groups]

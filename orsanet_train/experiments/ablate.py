@@ -89,7 +89,8 @@ def ablate(
     landmark_store = None if landmark_store is None else as_store(landmark_store)
     segmenter, landmarks = (None if path is None else as_path(path, "frozen_weights") for path in frozen_weights)
     overrides, groups = as_names(overrides, "overrides"), as_names(groups, "groups")
-    variants = chosen_variants(None if variants is None else as_names(variants, "variants"), store, landmark_store)
+    names = None if variants is None else as_names(variants, "variants")
+    variants = chosen_variants(names, load_config(preset, overrides).model, store, landmark_store)
     stores = dict.fromkeys(variants, store)
     if landmark_store is not None and landmark_variant(store) in variants:
         stores[landmark_variant(store)] = landmark_store

@@ -176,8 +176,8 @@ def prior_feed(
     `feed.epoch(config, n)` yields the batches of the training split's n-th epoch. They are drawn
     and augmented with the settings of `config`, and the same on every machine.
     `feed.in_order(batch_size)` yields every image of any split once. A batch's tensors are on
-    `device`: `image`, `segmentation` (the field that `config.model` requires), `landmark_features`,
-    `label`, `drop_path`; `batch.inputs` are the arguments of ORSANet's forward. Only one loop at a
+    `device`: `batch.inputs` are the arguments of the model's forward (`config.model.reads`), then
+    come `label` and `drop_path`. Only one loop at a
     time can read a feed; leaving the loop ends its thread.
 
     Args:

@@ -9,7 +9,7 @@ The bits of a batch do not depend on where the data is kept.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,39 +21,49 @@ from orsanet_cache.frozen.pixels import displayable
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import SCALE
-from orsanet_train.config import ModelConfig, RunConfig
+from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
 from orsanet_train.feed.residence import Resident, choose_residence
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
-from orsanet_train.feed.split import LabelledSplit
+from orsanet_train.feed.split import LabelledSplit, check_fields
 from orsanet_train.model.inputs import model_inputs
+from orsanet_train.model_config import ModelConfig
 
 LOAD_ROWS = 256  # read at a time when everything is loaded
 
 
-class PriorBatch(NamedTuple):
-    """One batch on the model's device.
+class PriorBatch(tuple[Tensor, ...]):
+    """One batch on the model's device: the model's inputs, then label and drop_path.
 
-    Names are the store's; `segmentation` is the one of its two segmentation fields that the model
-    takes.
+    The inputs are the arguments of the model's forward, in the order of `ModelConfig.reads`. For
+    ORSANet they are the image float32 [B, 3, 112, 112], ImageNet-normalised and erased; the
+    segmentation, float32 features [B, C, 7, 7] or a uint8 map [B, 224, 224], as configured; and
+    landmark features float32 [B, 512, 7, 7].
     """
 
-    image: Tensor  # float32 [B, 3, 112, 112], ImageNet-normalised, erased
-    segmentation: Tensor  # float32 [B, C, 7, 7] features, or uint8 [B, 224, 224] map, as the model is configured
-    landmark_features: Tensor  # float32 [B, 512, 7, 7]
-    label: Tensor  # int64 [B]
-    drop_path: Tensor  # float32 [B, 2, levels, scales, 2] in training, uniform in 0 … 1, of both passes; else [B, 0]
+    def __new__(cls, *tensors: Tensor) -> Self:
+        return super().__new__(cls, tensors)
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self) -> tuple[Tensor, ...]:
         """The arguments of the model's forward."""
-        return self.image, self.segmentation, self.landmark_features
+        return self[:-2]
+
+    @property
+    def label(self) -> Tensor:
+        """int64 [B]."""
+        return self[-2]
+
+    @property
+    def drop_path(self) -> Tensor:
+        """In training float32 [B, 2, *ModelConfig.drop_path_shape], uniform in 0 … 1, of both passes; else [B, 0]."""
+        return self[-1]
 
     @property
     def pictures(self) -> Tensor:
-        """uint8 [B, 112, 112, 3]: the backbone's images for display."""
-        return displayable(self.image)
+        """uint8 [B, 112, 112, 3]: the images of a model that reads them, for display."""
+        return displayable(self[0])
 
 
 class Feed:
@@ -65,14 +75,14 @@ class Feed:
     Args:
         store: the opened store.
         split: the samples and their rows in the store.
-        model: decides which segmentation field is read.
+        model: names the fields that are read.
         device: the batches' device.
         resident: where the data is kept; "auto": in a GPU's memory if the data takes at most half
             of the free memory, otherwise streamed.
         ranks: the processes that share every batch.
 
-    Raises OrsanetError for a damaged store, and for data that does not fit into the requested
-    memory.
+    Raises OrsanetError for a damaged store, for one that lacks a field, and for data that does not
+    fit into the requested memory.
     """
 
     def __init__(
@@ -88,14 +98,13 @@ class Feed:
         self.store = store
         self.split = split
         self.device = device
-        # Without a semantic prior the map is read: it is the smallest field, and the model ignores
-        # it.
-        self.segmentation = "segmentation_features" if model.segmentation_prior == "features" else "segmentation_map"
+        self.model = model
+        check_fields(store, split.name, split.views[0], model)
         stored = store.fields(split.name, split.views[0])
-        names = ("image", self.segmentation, "landmark_features")
         self._fields = {
             name: (stored[name].shape[1:], stored[name].dtype)
-            for name in (*names, *(f"{name}{SCALE}" for name in names))
+            for field in model.fields
+            for name in (field, f"{field}{SCALE}")
             if name in stored
         }
         row_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._fields.values())
@@ -181,7 +190,8 @@ class Feed:
 
         Float32 features and maps are not copied.
         """
-        return PriorBatch(*model_inputs(stored, stored["erased"]), stored["label"], stored["drop_path"])
+        inputs = model_inputs(self.model, stored, stored["erased"])
+        return PriorBatch(*inputs, stored["label"], stored["drop_path"])
 
     def _places(self, draws: Draws) -> NDArray[np.int64]:
         """The rows of the draws in the loaded fields."""

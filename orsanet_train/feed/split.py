@@ -24,6 +24,7 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
+from orsanet_train.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,16 @@ def join(
         rejected={sample.image: reasons[sample.image] for sample in samples if sample.image in reasons},
         rectangles={view: rectangles for view, rectangles in drawn.items() if rectangles is not None},
     )
+
+
+def check_fields(store: PriorStore, split: str, view: str, model: ModelConfig) -> None:
+    """Raises OrsanetError if a view of the store lacks a field that the model reads."""
+    absent = [field for field in model.fields if field not in store.fields(split, view)]
+    if absent:
+        raise OrsanetError(
+            f"{store.path}: '{split}' ({view}) has no {' and no '.join(absent)}, which model.kind = \"{model.kind}\" reads; "
+            f"build a store that has: `orsanet-cache build MANIFEST --out NEW.zarr --fields {','.join(absent)}`"
+        )
 
 
 def image_digests(store: PriorStore, split: LabelledSplit) -> NDArray[np.uint8]:

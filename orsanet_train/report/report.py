@@ -27,7 +27,7 @@ from orsanet_cache.paths import StrPath, as_path, as_paths
 from orsanet_cache.store.reader import PriorStore, WrongStateError
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import load_config
-from orsanet_train.evaluation.compare import compare, run_names, seed_folders
+from orsanet_train.evaluation.compare import compare, is_outside, run_names, seed_folders
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.history import class_counts, read_history, read_versions
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
@@ -54,6 +54,8 @@ def make_report(
 ) -> tuple[Report, list[Source]]:
     """The report of run folders, or of folders of seeds (whose first seed is shown in detail).
 
+    Files of predictions among `runs`, after the first one, are compared with it (`compare`).
+
     `split` is shown in detail; None: `test` if it was evaluated, otherwise the first evaluated
     split. `store` is the store's present path; None: its path at evaluation. Raises OrsanetError
     for a run without an evaluation, and if the store is not the evaluated one.
@@ -63,6 +65,8 @@ def make_report(
     comparison = compare(runs, checkpoint) if len(runs) > 1 or seeds[0] else None
     sources = []
     for name, run, of_run in zip(run_names(runs), runs, seeds, strict=True):
+        if is_outside(run):  # predictions alone: they are in the comparison
+            continue
         if of_run:
             shown = min(of_run)
             name, run = f"{name}, seed {shown} (one of {len(of_run)} seeds)", of_run[shown]

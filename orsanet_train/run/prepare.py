@@ -28,7 +28,7 @@ from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, selection_split, training_split
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.known_images import KnownImages
-from orsanet_train.model.orsanet import backbone_weights, load_backbone
+from orsanet_train.model.model import backbone_weights, load_backbone
 from orsanet_train.run.folder import IMAGE_FILES, SEALS, begun_store, check_folder
 from orsanet_train.run.state import TrainingState, load_state
 
