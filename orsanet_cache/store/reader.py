@@ -1,4 +1,4 @@
-"""PriorStore reads a store from a Zarr folder or an HDF5 file.
+"""PriorStore reads a store from a Zarr folder, on this machine or at a URL, or from an HDF5 file.
 
     STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
@@ -14,7 +14,10 @@ labels: they are joined from the manifest when the store is read. A view is read
 seal (seal.py).
 """
 
+import math
+import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -22,12 +25,14 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.views import KINDS
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shortage
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, Url, as_path, as_place
+from orsanet_cache.places.ahead import Ahead, Wanted
+from orsanet_cache.places.copies import CacheSettings
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.rows import Records, Rows
 from orsanet_cache.store.schema import MARK, decode_ids
-from orsanet_cache.store.seal import MisplacedViewError, SealedView, read_sealed
-from orsanet_cache.store.zarr_folder import Layout
+from orsanet_cache.store.seal import CHECKSUMS, RECORDS, MisplacedViewError, SealedView, read_sealed
+from orsanet_cache.store.zarr_folder import FetchedRows, Layout, ZarrFolder
 
 
 class PriorStore:
@@ -37,20 +42,38 @@ class PriorStore:
     `sample_ids(split)[n]` is the sample of row n.
     """
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, cache: CacheSettings | None = None) -> None:
         self.path = container.path
+        self.cache = cache
         self._container = container
         self._root: dict[str, Any] = container.attributes("")[MARK]
         self._sealed: dict[tuple[str, str], SealedView] = {}
         self._rows: dict[tuple[str, str, str], Rows] = {}
 
     @classmethod
-    def open(cls, path: StrPath) -> Self:
-        """Open a store.
+    def open(cls, path: StrPlace, cache: StrPath | None = None, cache_bytes: int | None = None) -> Self:
+        """Open a store at a path, or at a URL (s3://…, gs://…, az://…).
 
-        Raises OrsanetError if `path` is not a store, or has another schema version.
+        Credentials and endpoint of a URL are those of the environment.
+
+        Raises OrsanetError if `path` is not a store, has another schema version, or cannot be
+        reached; and for a cache beside a path.
+
+        Args:
+            path: the store's path, or its URL as text.
+            cache: for a URL, the folder of this machine that keeps its shards, for all processes and
+                for later ones. None keeps the last few until the process ends.
+            cache_bytes: the most that the cache may have; None: most of what is free there.
         """
-        return cls(open_container(as_path(path, "store")))
+        place = as_place(path, "store")
+        if cache is None:
+            if cache_bytes is not None:
+                raise OrsanetError("a cache's size was given without its folder: give both")
+            return cls(open_container(place))
+        if not isinstance(place, Url):
+            raise OrsanetError(f"{place}: a cache is for the URL of a store, and this is a path; leave the cache out")
+        settings = CacheSettings(as_path(cache, "cache"), cache_bytes)
+        return cls(open_container(place, settings), settings)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -119,6 +142,7 @@ class PriorStore:
         if (split, view) not in self._sealed:
             self._check_view(split, view)
             name = f"{split}/{view}"
+            self._expect_records(name)
             try:
                 sealed = read_sealed(self._container, self._root, split, view)
             except MisplacedViewError as error:
@@ -171,11 +195,7 @@ class PriorStore:
                 f"out: expected C-contiguous {layout.dtype} {shape} for {field}, not {out.dtype} {out.shape}"
             )
         try:
-            if (split, view, field) not in self._rows:
-                self._rows[split, view, field] = self._container.rows(
-                    f"{split}/{view}/{field}", self.sealed(split, view).crc32c[field]
-                )
-            self._rows[split, view, field].read(rows, out, positions)
+            self._rows_of(split, view, field).read(rows, out, positions)
         except DAMAGE as error:
             raise self._damaged(f"{split}/{view}/{field}", error) from error
         return out
@@ -197,17 +217,69 @@ class PriorStore:
                 except DAMAGE as error:
                     raise self._damaged(f"{of_split}/{view}/{field}", error) from error
 
+    def ahead(
+        self, split: str, views: Sequence[str], fields: Sequence[str], view: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> Ahead:
+        """Fetch the shards of a store at a URL ahead of a reader, in the order of their first use.
+
+        The reader tells with `reached(n)` that it has read the first n rows. Nothing is fetched for a
+        store on this machine.
+
+        Args:
+            split: name of the split.
+            views: names of views.
+            fields: names of the fields that will be read.
+            view: of each row that will be read, in order, its view's position in `views`, [n].
+            rows: these rows, [n].
+        """
+        wanted: list[Wanted] = []
+        if isinstance(self._container, ZarrFolder) and self._container.copies is not None:
+            shard = rows // self.rows_per_unit
+            _, firsts = np.unique(view * (shard.max(initial=0) + 1) + shard, return_index=True)
+            for first in firsts.tolist():
+                for field in fields:
+                    of_field = self._rows_of(split, views[view[first]], field)
+                    if isinstance(of_field, FetchedRows):
+                        file = int(shard[first])
+                        wanted.append(Wanted(first, of_field.file_bytes(file), partial(of_field.fetch, file)))
+        return Ahead(wanted, self.cache_bytes / 3)
+
+    @property
+    def cache_bytes(self) -> float:
+        """Bytes that copies of shards may take on this machine; infinite for a store that is on it."""
+        copies = self._container.copies if isinstance(self._container, ZarrFolder) else None
+        return math.inf if copies is None else copies.limit
+
+    def shard_bytes(self, split: str, views: Sequence[str], fields: Sequence[str]) -> int:
+        """Bytes of the shards of a store at a URL that these fields of these views have; 0 for a store on this machine."""
+        if not isinstance(self.path, Url) or not isinstance(self._container, ZarrFolder):
+            return 0
+        files = self._container.files
+        return sum(
+            entry.size
+            for view in views
+            for field in fields
+            for entry in files.entries(f"{split}/{view}/{field}").values()
+        )
+
     def nbytes(self) -> int:
-        """Bytes on disk."""
-        if self.path.is_file():
-            return self.path.stat().st_size
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        """Bytes on disk, or in the object store."""
+        if isinstance(self._container, ZarrFolder):
+            return self._container.files.nbytes()
+        return os.stat(str(self.path)).st_size
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "cache": self.cache}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(open_container(state["path"]))  # type: ignore[misc]
+        self.__init__(open_container(**state), state["cache"])  # type: ignore[misc]
+
+    def _rows_of(self, split: str, view: str, field: str) -> Rows:
+        if (split, view, field) not in self._rows:
+            self._rows[split, view, field] = self._container.rows(
+                f"{split}/{view}/{field}", self.sealed(split, view).crc32c[field]
+            )
+        return self._rows[split, view, field]
 
     def _layout(self, split: str, view: str, field: str) -> Layout:
         fields = self.sealed(split, view).fields
@@ -216,6 +288,18 @@ class PriorStore:
                 f"{self.path}: no field '{field}'; it has {', '.join(fields)}{did_you_mean(field, fields)}"
             )
         return fields[field]
+
+    def _expect_records(self, name: str) -> None:
+        """Let the records of a view at a URL be fetched at once: each is a request of its own."""
+        if isinstance(self.path, Url) and isinstance(self._container, ZarrFolder):
+            files = self._container.files
+            below = (f"{name}/{record}" for record in (*RECORDS, CHECKSUMS))
+            files.expect(
+                [
+                    *files.entries(f"{name.partition('/')[0]}/sample_id"),
+                    *(file for one in below for file in files.entries(one)),
+                ]
+            )
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
@@ -255,7 +339,7 @@ class PriorStore:
         )
 
 
-def as_store(given: PriorStore | StrPath) -> PriorStore:
+def as_store(given: PriorStore | StrPlace) -> PriorStore:
     """`given` as a store; a path is opened with `PriorStore.open`.
 
     Raises TypeError for any other type.
