@@ -23,6 +23,7 @@ from orsanet_cache.data.manifest import Manifest, Sample, meant_split
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import ROWS_PER_UNIT
 from orsanet_train.config import HELD_OUT, RunConfig
 
 
@@ -38,6 +39,12 @@ class LabelledSplit:
     rejected: dict[str, str]  # image -> the reason why the build could not use it
     # Augmented view -> [N, 4], the rectangle on the 224-pixel grid that each sample has lost in it.
     rectangles: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    rows_per_unit: int = ROWS_PER_UNIT  # of the store
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """The store's unit of each sample, [N]: its rows are in one file of each field."""
+        return self.rows // self.rows_per_unit
 
     def first(self, count: int) -> "LabelledSplit":
         """The first samples, at most `count` of them."""
@@ -124,6 +131,7 @@ def join(
         rows=rows,
         labels=np.array([sample.label for sample in usable], dtype=np.int64),
         rejected={sample.image: reasons[sample.image] for sample in samples if sample.image in reasons},
+        rows_per_unit=store.rows_per_unit,
         rectangles={view: rectangles for view, rectangles in drawn.items() if rectangles is not None},
     )
 
