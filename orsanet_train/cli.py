@@ -9,6 +9,7 @@ from orsanet_train.commands.ablate import ablate
 from orsanet_train.commands.bench import bench
 from orsanet_train.commands.complexity import complexity
 from orsanet_train.commands.config import config
+from orsanet_train.commands.dare import dare
 from orsanet_train.commands.evaluate import evaluate
 from orsanet_train.commands.export import export
 from orsanet_train.commands.imported import import_checkpoint
@@ -21,7 +22,7 @@ from orsanet_train.commands.run import run
 
 @click.group(
     cls=CommandGroup,
-    interrupted="Saved results are kept: run the same command again to continue (`pretrain` as it is, `run` with --resume, `predict` with another --out).",
+    interrupted="Saved results are kept: run the same command again to continue (`pretrain`, `ablate` and `dare` as they are, `run` with --resume, `predict` with another --out).",
 )
 @click.version_option(package_name="orsanet")
 def main() -> None:
@@ -44,6 +45,7 @@ main.add_command(predict)
 main.add_command(export)
 main.add_command(push)
 main.add_command(ablate)
+main.add_command(dare)
 main.add_command(import_checkpoint)
 main.add_command(complexity)
 main.add_command(bench)

@@ -31,13 +31,15 @@ Size = Annotated[int, Field(ge=1, le=8192)]  # of a network: a larger one is a t
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A table of settings: unknown keys and values of another type are errors."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """ORSANet's trainable part. The defaults are the published large model."""
 
     tokens: Literal["published", "spatial"] = "published"
@@ -93,7 +95,7 @@ class ModelConfig(_Strict):
         return tuple(value) if isinstance(value, list) else value  # TOML has arrays only
 
 
-class LossConfig(_Strict):
+class LossConfig(Strict):
     """Warm-up: CE + smoothed_weight x label-smoothed CE. Afterwards: CE + dare_weight x DARELoss."""
 
     warmup_epochs: Epochs = 5
@@ -108,7 +110,7 @@ class LossConfig(_Strict):
     """Weight of DARELoss after the warm-up."""
 
 
-class AugmentationConfig(_Strict):
+class AugmentationConfig(Strict):
     """Random choice of a view, and random erasing of the backbone's image."""
 
     views: tuple[str, ...] = (CLEAN,)
@@ -158,7 +160,7 @@ class AugmentationConfig(_Strict):
         return scale
 
 
-class RunConfig(_Strict):
+class RunConfig(Strict):
     """Everything that determines a run's numbers, besides the data."""
 
     epochs: Annotated[Epochs, Field(ge=1)] = 400
@@ -251,7 +253,7 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
     malformed = []
     for override in overrides:
         try:
-            _apply(values, override)
+            set_key(values, override)
         except OrsanetError as error:
             malformed.append(str(error))
     return parse_config(values, preset, malformed)
@@ -282,8 +284,11 @@ def config_toml(config: RunConfig) -> str:
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Put `a.b=value` into nested tables. Types are validated later, with everything else."""
+def set_key(values: dict[str, Any], override: str) -> None:
+    """Put `a.b=value` into nested tables. Types are validated later, with everything else.
+
+    Raises OrsanetError for an override of another form.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise OrsanetError(f"--set {override}: write it as key=value, for example epochs=3 or model.depth=4")

@@ -10,7 +10,7 @@ that of the last step; no setting was chosen by it. There is no warm-up.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from orsanet_cache.progress import Progress
 from orsanet_train.engine.dare import dare_loss
 from orsanet_train.evaluation.statistics import t_interval
+from orsanet_train.general.arms import CROSS_ENTROPY, Arm
 
 HIDDEN, BATCH, STEPS = 64, 64, 600
 
@@ -38,23 +39,12 @@ class Task(NamedTuple):
     wrong_labels: float  # share of the training labels that are changed to another class
 
 
-class Arm(NamedTuple):
-    """Cross-entropy + weight x DARELoss."""
-
-    weight: float
-    form: Literal["published", "paper"]
-
-    def __str__(self) -> str:
-        return f"CE + {self.weight:.1f} DARE, {self.form}" if self.weight else "CE"
-
-
 TASKS = (
     Task("digits", load_digits, 898, 0.0),
     Task("digits, ten a class", load_digits, 100, 0.0),
     Task("digits, 30 % wrong labels", load_digits, 898, 0.3),
     Task("breast cancer", load_breast_cancer, 284, 0.0),
 )
-CROSS_ENTROPY = Arm(0.0, "published")
 PRIMARY = (Arm(0.1, "published"), Arm(0.1, "paper"))  # the paper's weight
 SECONDARY = (Arm(0.5, "published"), Arm(0.5, "paper"), Arm(1.0, "published"), Arm(1.0, "paper"))
 ARMS = (CROSS_ENTROPY, *PRIMARY, *SECONDARY)

@@ -113,6 +113,36 @@ def curves(history: pd.DataFrame, selection_split: str, chosen: int | None, warm
     return figure
 
 
+def curves_by_loss(runs: Mapping[str, Sequence[pd.DataFrame]], measure: str, title: str) -> "Figure":
+    """Training loss and a measure on the test samples per tested epoch: a line per loss, the mean over its seeds.
+
+    `runs` has the rows of metrics.csv of each loss's runs, the same epochs in all of them; `measure`
+    is a column of shares and `title` its name. The band is from the lowest to the highest seed.
+    """
+    figure = _figure(6.0)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, column, factor, label in ((upper, "loss", 1, "training loss"), (lower, measure, 100, f"{title}, %")):
+        lines: dict[str, Artist] = {}
+        for (name, histories), colour, marker in zip(runs.items(), cycle(COLOURS), cycle(MARKERS)):
+            epoch = histories[0]["epoch"].to_numpy()
+            values = factor * np.stack([history[column].to_numpy() for history in histories])
+            axes.fill_between(epoch, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+            (lines[name],) = axes.plot(
+                epoch,
+                values.mean(axis=0),
+                color=colour,
+                marker=marker,
+                markevery=max(1, len(epoch) // 12),
+                markersize=4,
+            )
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        _legend(axes, lines.values(), lines)
+    lower.set_xlabel("epoch")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
 def confusion(report: GroupReport) -> "Figure":
     """Confusion matrix: counts, shaded by the share of each true class."""
     *classes, group = _names([*report.classes, report.name])

@@ -119,6 +119,19 @@ def averages(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
     return hits.sum(axis=-1) / true.sum(axis=-1), np.nanmean(recall, axis=-1), np.nanmean(f1, axis=-1)
 
 
+def kappa(confusion: NDArray[np.int64]) -> float:
+    """Cohen's kappa of confusion counts [K, K]: agreement beyond that of the same counts at random.
+
+    (p_o - p_e) / (1 - p_e), p_o the accuracy and p_e the sum over the classes of the shares of labels
+    and of predictions, multiplied. NaN if all labels and predictions are of one class.
+    """
+    images = confusion.sum()
+    observed = np.trace(confusion) / images
+    expected = (confusion.sum(axis=1) * confusion.sum(axis=0)).sum() / images**2
+    with np.errstate(invalid="ignore"):
+        return float((observed - expected) / (1 - expected))
+
+
 @dataclass(frozen=True)
 class Paired:
     """Two models on the same images."""

@@ -1,4 +1,4 @@
-"""Evaluations and comparisons as tables of plain text."""
+"""Evaluations and comparisons as tables of plain text, and the cells of Markdown tables over seeds."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,9 @@ from orsanet_train.evaluation.baselines import COMMONEST
 from orsanet_train.evaluation.compare import Accuracy, Comparison, Difference
 from orsanet_train.evaluation.differing import NOT_RECORDED, Differing
 from orsanet_train.evaluation.metrics import GroupReport, baseline_names
-from orsanet_train.evaluation.statistics import Estimate
+from orsanet_train.evaluation.statistics import Estimate, t_interval
+
+LEAST_SEEDS = 3  # for an interval: that of two seeds is about ten times as wide as their spread
 
 
 def text_table(reports: Sequence[GroupReport]) -> str:
@@ -152,3 +154,25 @@ def _points(difference: Estimate, p_value: float | None) -> dict[str, str]:
         "95 %": " … ".join(ends) or "-",
         "p": "-" if p_value is None else f"{p_value:.2g}",
     }
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, with a line break at its end."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
+
+
+def spread_text(values: "pd.Series[float]", form: str = ".2f") -> str:
+    """Mean ± sample standard deviation of numbers; the mean alone of a single one, nothing of none."""
+    if values.empty:
+        return ""
+    mean = f"{values.mean():{form}}"
+    return mean if len(values) < 2 else f"{mean} ± {values.std():.2f}"
+
+
+def difference_text(values: "pd.Series[float]") -> str:
+    """Differences over seeds as `spread_text`, with the 95 % t interval of their mean from LEAST_SEEDS on."""
+    text = spread_text(values, "+.2f")
+    if len(values) < LEAST_SEEDS:
+        return text
+    low, high = t_interval(values)
+    return f"{text} ({low:+.2f} … {high:+.2f})"

@@ -16,13 +16,13 @@ from orsanet_cache.streams import printable
 from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.history import read_history
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
-from orsanet_train.evaluation.statistics import smallest_seen, t_interval
+from orsanet_train.evaluation.statistics import smallest_seen
+from orsanet_train.evaluation.tables import LEAST_SEEDS, difference_text, markdown_table, spread_text
 from orsanet_train.experiments.variants import in_order, reference_of
 
 LAST = "evaluation-last"  # of the last checkpoint, which is not chosen by any result
 RUNS, TABLE = "ablation.csv", "ablation.md"
 _BEGINS = {RUNS: rb"variant,seed,epochs,group,", TABLE: rb"\| variant \| seeds \|"}
-LEAST_SEEDS = 3  # for an interval: that of two seeds is about ten times as wide as their spread
 
 
 def collect(out: Path) -> pd.DataFrame:
@@ -84,22 +84,22 @@ def summary(runs: pd.DataFrame) -> str:
     for variant in order:
         of_variant = runs[runs["variant"] == variant]
         lines.append([variant, str(of_variant["seed"].nunique())])
-        costs.append([variant, _spread(1000 * of_variant.groupby("seed")["seconds_per_image"].first(), ".1f")])
+        costs.append([variant, spread_text(1000 * of_variant.groupby("seed")["seconds_per_image"].first(), ".1f")])
         for group in groups:
             accuracy, first = (
                 per_cent.get((name, group), pd.Series(dtype=float)).dropna() for name in (variant, reference)
             )
             difference = (accuracy - first).dropna()
-            lines[-1] += [_spread(accuracy), "" if variant == reference else _difference(difference)]
+            lines[-1] += [spread_text(accuracy), "" if variant == reference else difference_text(difference)]
             seen = variant != reference and len(difference) >= LEAST_SEEDS
             costs[-1].append(f"{smallest_seen(difference):.2f}" if seen else "")
-    table = _markdown([header, *lines])
+    table = markdown_table(header, lines)
     table += (
         "\nAccuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. "
         f"− {reference}: difference in points, seed by seed.\n"
     )
     commonest = runs.groupby("group", sort=False)["commonest_class"].first()
-    beside = "; ".join(f"{group} {_spread(100 * commonest[[group]])}" for group in groups)
+    beside = "; ".join(f"{group} {spread_text(100 * commonest[[group]])}" for group in groups)
     table += f"Always the commonest class of these images: {beside}.\n"
     if any(cell.endswith(")") for cells in lines for cell in cells):
         table += (
@@ -109,7 +109,7 @@ def summary(runs: pd.DataFrame) -> str:
     if runs["epochs"].nunique() > 1:
         counts = ", ".join(map(str, sorted(set(runs["epochs"]))))
         table += f"\nNot comparable yet: these runs have {counts} epochs. Run again with every variant and seed.\n"
-    table += "\n" + _markdown([["variant", "ms per image", *groups], *costs])
+    table += "\n" + markdown_table(["variant", "ms per image", *groups], costs)
     table += "\nms per image: training alone, in the median epoch, mean ± sample standard deviation over the seeds.\n"
     if any(cell for _, _, *cells in costs for cell in cells):
         table += (
@@ -117,11 +117,6 @@ def summary(runs: pd.DataFrame) -> str:
             "five repetitions.\n"
         )
     return table
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    header, *lines = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *lines)) + "\n"
 
 
 def write_summary(out: Path) -> str:
@@ -146,18 +141,3 @@ def check_tables(out: Path) -> None:
     """Raises OrsanetError if a file of `out` with the name of a table is not one of an ablation."""
     for name, pattern in _BEGINS.items():
         check_file(out / name, pattern, "a table of `orsanet-train ablate`")
-
-
-def _spread(values: "pd.Series[float]", form: str = ".2f") -> str:
-    if values.empty:
-        return ""
-    mean = f"{values.mean():{form}}"
-    return mean if len(values) < 2 else f"{mean} ± {values.std():.2f}"
-
-
-def _difference(values: "pd.Series[float]") -> str:
-    text = _spread(values, "+.2f")
-    if len(values) < LEAST_SEEDS:
-        return text
-    low, high = t_interval(values)
-    return f"{text} ({low:+.2f} … {high:+.2f})"

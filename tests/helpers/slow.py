@@ -17,7 +17,7 @@ import pytest
 LONGEST = (
     "cache/test_crash.py", "test_golden.py", "train/test_resume.py", "cache/test_parts.py", "train/test_torchrun.py",
     "train/report/test_page.py", "train/export/test_faces.py", "test_demo.py", "cache/faults/test_misfits.py",
-    "train/export/test_export.py", "cache/demo/test_training.py", "test_docs.py", "train/run/test_train.py",
+    "train/export/test_export.py", "train/general/test_experiment.py", "cache/demo/test_training.py", "test_docs.py", "train/run/test_train.py",
     "cache/faults/test_failing_disk.py", "train/experiments/test_ablate.py", "test_data_sets.py", "test_readme.py",
     "test_pipeline.py", "train/engine/test_distributed.py", "train/test_cli.py", "cache/store/test_convert.py",
     "train/run/test_imported.py", "train/reference/test_network.py", "train/engine/test_step.py",
@@ -27,7 +27,7 @@ LONGEST = (
     "cache/faults/test_unfinished.py", "train/evaluation/test_evaluate.py", "test_python_page.py", "cache/test_cli.py",
     "cache/synthetic/test_picture.py", "train/evaluation/test_statistics.py", "train/pretrain/test_pretrain.py",
     "cache/store/hdf5/test_deceiving.py", "cache/builder/test_build.py", "cache/builder/test_occluders.py",
-    "train/model/test_complexity.py", "train/run/test_watch.py", "cache/builder/test_pipeline.py",
+    "train/model/test_complexity.py", "train/general/test_image_networks.py", "train/general/test_spectralformer.py", "train/general/test_layouts.py", "train/run/test_watch.py", "cache/builder/test_pipeline.py",
     "train/drawing/test_plots.py", "cache/commands/test_bench.py", "cache/synthetic/test_dataset.py",
     "cache/demo/test_quality.py", "cache/data/test_view_pixels.py", "train/feed/test_feed.py",
     "train/run/state/test_kills.py", "train/export/test_model_card.py", "cache/doctor/test_examine.py",

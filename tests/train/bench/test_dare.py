@@ -14,10 +14,8 @@ from torch.nn.functional import cross_entropy
 from orsanet_train.bench import dare
 from orsanet_train.bench.dare import (
     ARMS,
-    CROSS_ENTROPY,
     PRIMARY,
     TASKS,
-    Arm,
     Result,
     Split,
     Task,
@@ -28,6 +26,7 @@ from orsanet_train.bench.dare import (
 )
 from orsanet_train.cli import main
 from orsanet_train.engine.dare import dare_loss
+from orsanet_train.general.arms import CROSS_ENTROPY, Arm
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "dareloss.md").read_text(encoding="utf-8")
 FEW = TASKS[1]  # a hundred training images

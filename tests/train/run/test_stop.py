@@ -19,7 +19,7 @@ from orsanet_train.run.stop import StopSignals
 EVERY_STEP = ("--save-minutes", 0)
 SLEEP = 60.0  # seconds that a step hangs
 AT_ONCE = 15.0  # seconds in which a signal ends it all the same, on a busy machine too
-HOW_TO_GO_ON = "Interrupted. Saved results are kept: run the same command again to continue (`pretrain` as it is, `run` with --resume, `predict` with another --out)."
+HOW_TO_GO_ON = "Interrupted. Saved results are kept: run the same command again to continue (`pretrain`, `ablate` and `dare` as they are, `run` with --resume, `predict` with another --out)."
 
 
 def states(out: Path) -> list[str]:
