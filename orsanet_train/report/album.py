@@ -205,7 +205,8 @@ def _chosen(
 def _attention(
     source: Source, model: ORSANet, rows: NDArray[np.int64], labels: NDArray[np.int64], device: torch.device
 ) -> Attention:
-    split = LabelledSplit(source.group.split, (source.group.view,), (), rows, labels, {})
+    name = source.group.split
+    split = LabelledSplit(name, (source.group.view,), (), rows, source.store.units(name, rows), labels, {})
     feed = Feed(source.store, split, source.evaluation.checkpoint.model, device, "stream")
     (batch,) = feed.in_order(len(rows), source.group.view)
     return attention(model.to(device), *batch.inputs)
