@@ -47,6 +47,17 @@ class OrsanetError(Exception):
     """A mistake that the user can fix. The message states what is wrong, where, and what to do."""
 
 
+class UnreachableError(OrsanetError, OSError):
+    """A place of files does not answer, or refuses: an object store. It says nothing about the files.
+
+    The arguments are an error number and one sentence. Like a shortage it is never taken for damage:
+    `refuse_shortage` raises it again.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
 def listed(findings: list[str], limit: int = 20) -> str:
     """Findings as indented lines. Those beyond `limit` are counted instead of shown."""
     shown = [f"  {finding}" for finding in findings[:limit]]
@@ -171,7 +182,13 @@ def shortage(error: BaseException, where: object = None) -> ShortageError | None
 
 
 def refuse_shortage(error: BaseException, where: object = None) -> None:
-    """Raise ShortageError if a shortage caused the exception. Arguments as for `shortage`."""
+    """Raise ShortageError if a shortage caused the exception, and UnreachableError if that caused it.
+
+    Arguments as for `shortage`.
+    """
+    for cause in _chain(error):
+        if isinstance(cause, UnreachableError):
+            raise cause
     if (short := shortage(error, where)) is not None:
         raise short from error
 

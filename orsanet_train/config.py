@@ -128,6 +128,12 @@ class RunConfig(Strict):
     code."""
     sampling: Literal["balanced", "shuffled"] = "balanced"
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
+    order: Literal["global", "windowed"] = "global"
+    """Order of an epoch's draws. global: over the whole split. windowed: the same draws, sorted into
+    windows of the store's units, which are drawn anew in every epoch. For a store at a URL that is
+    larger than the cache: each shard is then fetched once an epoch."""
+    window_units: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Units (shards of rows) of a window, with order = "windowed". More are nearer to the global order."""
     train_split: str = "train"
     """The split to train on."""
     selection_split: str = "valid"

@@ -75,7 +75,7 @@ def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
 def check_sealed(store: PriorStore, split: str, view: str) -> None:
     """Raises OrsanetError if a sealed placed view differs from what would be drawn now."""
     provenance = store.provenance(split, view)
-    where = store.path / split / view
+    where = Path(str(store.path)) / split / view  # of a build's own folder
     _check_version(where, provenance.get("occluders"), f"delete {where}")
     if CLEAN in store.views(split) and provenance.get("placed_by") != store.sealed(split, CLEAN).seal:
         raise OrsanetError(
@@ -98,7 +98,7 @@ def drawn_alike(store: PriorStore, split: str, view: str) -> str:
         version = str(provenance.get("occluders"))
     else:
         try:
-            version = read_whole(store.path / COMMITS / split / view / "drawn-by").decode(errors="replace")
+            version = read_whole(Path(str(store.path)) / COMMITS / split / view / "drawn-by").decode(errors="replace")
         except OSError as error:
             refuse_shortage(error, store.path)
             return "has no unit"

@@ -1,4 +1,4 @@
-"""A store's container, a Zarr folder or an HDF5 file.
+"""A store's container: a Zarr folder, on this machine or in an object store, or an HDF5 file.
 
 It is opened only if its root has this package's mark.
 """
@@ -11,10 +11,12 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError, refuse_shortage
+from orsanet_cache.paths import Place, Url
+from orsanet_cache.places.copies import Cache, CacheSettings, Passing
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import MAX_ROWS_PER_SHARD, Checksums, Rows
 from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, SCHEMA_VERSION, Field
-from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
+from orsanet_cache.store.zarr_folder import METADATA, Layout, ZarrFolder
 
 
 class Container(Protocol):
@@ -23,8 +25,8 @@ class Container(Protocol):
     Methods raise ValueError, KeyError or OSError for anything damaged or missing.
     """
 
-    path: Path
-
+    @property
+    def path(self) -> Place: ...
     def attributes(self, group: str) -> dict[str, Any]: ...
     def groups(self, group: str) -> tuple[str, ...]: ...
     def arrays(self, group: str) -> dict[str, Layout]: ...
@@ -44,16 +46,20 @@ class ContainerWriter(Protocol):
 DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 
 
-def open_container(path: Path) -> Container:
-    """Open a folder or file with this package's mark and schema.
+def open_container(path: Place, cache: CacheSettings | None = None) -> Container:
+    """Open a folder, a file or a URL with this package's mark and schema.
 
-    Raises OrsanetError for any other.
+    `cache` is where shards of a URL are kept on this machine.
+
+    Raises OrsanetError for any other, and for an object store that cannot be read.
     """
-    if not path.exists():
-        raise OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
+    if isinstance(path, Path) and not path.exists():
+        raise _no_such_store(path)
     try:
-        if path.is_dir():
-            container: Container = ZarrFolder(path)
+        if isinstance(path, Url):
+            container: Container = _of_url(path, cache)
+        elif path.is_dir():
+            container = ZarrFolder(path)
         else:
             from orsanet_cache.store.hdf5_file import Hdf5File
 
@@ -78,6 +84,19 @@ def open_container(path: Path) -> Container:
             f"{path}: the store's root attributes are damaged; restore them from a copy, or build into another folder"
         )
     return container
+
+
+def _of_url(url: Url, cache: CacheSettings | None) -> ZarrFolder:
+    from orsanet_cache.places.bucket import Bucket, BucketFiles
+
+    files = BucketFiles(Bucket.open(url))
+    if METADATA not in files.entries():
+        raise _no_such_store(url)
+    return ZarrFolder(files, Passing(files) if cache is None else Cache(files, cache))
+
+
+def _no_such_store(path: Place) -> OrsanetError:
+    return OrsanetError(f"{path}: no such store; make one with `orsanet-cache build MANIFEST --out {path}`")
 
 
 def root_mark(recipe: Any, rows_per_unit: Any, schema: int = SCHEMA_VERSION) -> dict[str, Any]:

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError, refuse_shortage
+from orsanet_cache.places.copies import CacheSettings
 from orsanet_cache.store.container import DAMAGE, Container, open_container, sealed_mark
 from orsanet_cache.store.reader import PriorStore, WrongStateError
+from orsanet_cache.store.rows import Rows
 from orsanet_cache.store.seal import SealedView
 from orsanet_cache.store.states import FIRST, State, States, split_of
 from orsanet_cache.store.zarr_folder import Layout
@@ -25,12 +27,15 @@ class GrownStore(PriorStore):
 
     Args:
         container: the store.
+        cache: what the container was opened with.
         states: split -> the number of the state to read; the current one for other splits.
     """
 
-    def __init__(self, container: Container, states: Mapping[str, int] | None = None) -> None:
-        super().__init__(container)
-        self._segments = PriorStore(container)
+    def __init__(
+        self, container: Container, cache: CacheSettings | None = None, states: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(container, cache)
+        self._segments = PriorStore(container, cache)
         self._numbers = dict(states or {})
         self._known = States.of(container)
         self._states: dict[str, State | None] = {}
@@ -72,13 +77,13 @@ class GrownStore(PriorStore):
         for split in dict.fromkeys(place.partition("/")[0] for place in seals):
             views = {place.partition("/")[2]: seal for place, seal in seals.items() if place.startswith(f"{split}/")}
             numbers[split] = self._number_with(split, views)
-        return GrownStore(self._container, numbers)
+        return GrownStore(self._container, self.cache, numbers)
 
     def _number_with(self, split: str, seals: Mapping[str, str]) -> int:
         """The newest state of the split with these seals, by view."""
         self._check_split(split)
         for number in self._newest_first(split):
-            store = GrownStore(self._container, {split: number})
+            store = GrownStore(self._container, self.cache, {split: number})
             with suppress(OrsanetError):  # a damaged state is none of those that are asked for
                 sealed = store.views(split)
                 if all(view in sealed and store.sealed(split, view).seal == seal for view, seal in seals.items()):
@@ -112,6 +117,19 @@ class GrownStore(PriorStore):
         for number in np.unique(places[:, 0]).tolist():
             here = places[:, 0] == number
             self._segments._read_rows(state.segments[number], view, field, places[here, 1], out, positions[here])
+
+    def _rows_of(self, split: str, view: str, field: str) -> Rows:
+        """As in PriorStore, of a segment."""
+        return self._segments._rows_of(split, view, field)
+
+    def _shards(
+        self, split: str, rows: NDArray[np.int64]
+    ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+        state = self._state(split)
+        if state is None:
+            return super()._shards(split, rows)
+        places = state.places[rows]
+        return state.segments, places[:, 0], places[:, 1] // self.rows_per_unit
 
     def _state(self, split: str) -> State | None:
         """The state of a split to read; None if it is the first one, which is no index."""
@@ -155,7 +173,8 @@ class GrownStore(PriorStore):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "states": self._numbers}
+        return {**super().__getstate__(), "states": self._numbers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(open_container(state["path"]), state["states"])  # type: ignore[misc]
+        container = open_container(state["path"], state["cache"])
+        self.__init__(container, state["cache"], state["states"])  # type: ignore[misc]

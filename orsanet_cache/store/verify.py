@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from orsanet_cache.errors import OrsanetError, refuse_shortage
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPlace, as_place
 from orsanet_cache.progress import tracked
 from orsanet_cache.store.committed import marked_checksums, read_markers
 from orsanet_cache.store.container import DAMAGE, Container, open_container
@@ -29,8 +29,8 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums, part_of
 from orsanet_cache.store.seal import RECORDS, Readers, SealedView, unit_digest
 from orsanet_cache.store.states import SPLITS, States, has_rows
-from orsanet_cache.store.units import WHOLE, Share, Unit, marker_path, units_of
-from orsanet_cache.store.zarr_folder import METADATA, Layout
+from orsanet_cache.store.units import COMMITS, WHOLE, Share, Unit, marker_path, units_of
+from orsanet_cache.store.zarr_folder import METADATA, Layout, ZarrFolder
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _View:
             return self._layouts[field]
 
 
-def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
+def verify(path: StrPlace, deep: bool = False, sample: Share = WHOLE) -> tuple[int, list[Damage]]:
     """Check every unit of a store -> number of units read, and the damage found.
 
     With `sample` i/n, every n-th unit from the i-th is checked.
@@ -85,8 +85,8 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
     damage; `unfinished` lists it. Raises OrsanetError if `path` is not a store, or if a split's
     metadata is damaged.
     """
-    path = as_path(path, "store")
-    store, container = PriorStore.open_segments(path), open_container(path)
+    container = open_container(as_place(path, "store"))
+    store = PriorStore(container)
     damage: list[Damage] = []
     checks: list[_Check] = []
     for split in _segments(store, container):
@@ -101,7 +101,7 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
                 )
             except OrsanetError as error:
                 damage.append(Damage(split, view, None, str(error.__cause__ or error)))
-    damage += _without_metadata(path)
+    damage += _without_metadata(container)
     damage += _indices(container)
     checks = [check for position, check in enumerate(checks) if sample.has(position)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -111,35 +111,41 @@ def verify(path: StrPath, deep: bool = False, sample: Share = WHOLE) -> tuple[in
     return len(checks), damage
 
 
-def unfinished(path: StrPath) -> list[str]:
+def unfinished(path: StrPlace) -> list[str]:
     """What a build has begun and not finished, one description per view, or per split without a view.
 
     The list is empty for a store whose views are all sealed. Raises OrsanetError as `verify`.
     """
-    path = as_path(path, "store")
-    store = PriorStore.open_segments(path)
+    container = open_container(as_place(path, "store"))
+    store = PriorStore(container)
     found = []
-    for split in _segments(store, open_container(path)):
+    for split in _segments(store, container):
         views = store.all_views(split)
         if not views:
             found.append(f"{split}: no view")
         for view in [view for view, is_sealed in views.items() if not is_sealed]:
-            done, units = progress(path, split, view)
+            done, units = _progress(container, store, split, view)
             found.append(f"{split}/{view}: {done:,} of {units:,} units of {store.rows_per_unit} images")
-    found += [f"{name}: no unit" for name in _without_group(path)]
+    found += [f"{name}: no unit" for name in _without_group(container)]
     return found or ([] if store.splits else ["no split"])
 
 
-def progress(path: Path, split: str, view: str) -> tuple[int, int]:
+def progress(path: StrPlace, split: str, view: str) -> tuple[int, int]:
     """The number of committed units of an unfinished view, and the number of all its units."""
-    store, segments = PriorStore.open(path), PriorStore.open_segments(path)
-    done = count = 0
-    for segment in store.segments(split):
-        units = units_of(segment, len(segments.sample_ids(segment)), store.rows_per_unit)
-        count += len(units)
-        is_sealed = segments.all_views(segment).get(view, False)
-        done += len(units) if is_sealed else sum(marker_path(path, unit, view).exists() for unit in units)
-    return done, count
+    container = open_container(as_place(path, "store"))
+    segments = PriorStore(container)
+    found = [_progress(container, segments, name, view) for name in PriorStore.of(container).segments(split)]
+    return sum(done for done, _ in found), sum(units for _, units in found)
+
+
+def _progress(container: Container, store: PriorStore, segment: str, view: str) -> tuple[int, int]:
+    units = units_of(segment, len(store.sample_ids(segment)), store.rows_per_unit)
+    if store.all_views(segment).get(view, False):
+        return len(units), len(units)
+    if not isinstance(container, ZarrFolder):
+        return 0, len(units)
+    there = container.files.entries(f"{COMMITS}/{segment}/{view}")
+    return sum(marker_path(Path(), unit, view).as_posix() in there for unit in units), len(units)
 
 
 def _segments(store: PriorStore, container: Container) -> list[str]:
@@ -184,31 +190,40 @@ def _sealed(container: Container, sealed: SealedView, view: str, units: Sequence
 
 
 def _marked(container: Container, view: str, units: Sequence[Unit], count: int) -> Iterator[_Check]:
-    markers = read_markers(container.path, view, units)
+    markers = read_markers(container, view, units)
     of_view = _View(container, f"{units[0].split}/{view}", marked_checksums(markers, count))
     for unit, marker in markers.items():
         digests = {field: bytes.fromhex(shard["sha256"]) for field, shard in marker.shards.items()}
         yield _Check(unit.split, view, unit, digests, of_view)
 
 
-def _without_metadata(path: Path) -> Iterator[Damage]:
+def _without_metadata(container: Container) -> Iterator[Damage]:
     """Sealed views, recognised by their records, with a group whose metadata is missing.
 
     Readers do not find such views.
     """
-    for records in sorted(path.glob(f"*/*/{RECORDS[1]}/{METADATA}")):
-        view = records.parent.parent
-        for group in (view.parent, view):
-            if not (group / METADATA).exists():
-                yield Damage(view.parent.name, view.name, None, f"{group / METADATA} is missing")
+    there = _groups_and_arrays(container)
+    for view in sorted(node.removesuffix(f"/{RECORDS[1]}") for node in there if node.endswith(f"/{RECORDS[1]}")):
+        split = view.partition("/")[0]
+        for group in (split, view):
+            if group not in there:
+                yield Damage(split, view.partition("/")[2], None, f"{container.path}/{group}/{METADATA} is missing")
 
 
-def _without_group(path: Path) -> list[str]:
+def _without_group(container: Container) -> list[str]:
     """Splits and views with arrays but no group: a build that was killed had just begun them."""
-    arrays = [*path.glob(f"*/sample_id/{METADATA}"), *path.glob(f"*/*/*/{METADATA}")]
-    groups = {array.parent.parent for array in arrays}
-    begun = (group for group in groups if not (group / METADATA).exists() and not any(group.rglob(RECORDS[1])))
-    return sorted(group.relative_to(path).as_posix() for group in begun)
+    there = _groups_and_arrays(container)
+    levels = [node.split("/") for node in there]
+    groups = {node[0] for node in levels if node[1:] == ["sample_id"]} | {
+        "/".join(node[:2]) for node in levels if node[2:]
+    }
+    sealed = {"/".join(node[:depth]) for node in levels if node[2:] == [RECORDS[1]] for depth in (1, 2)}
+    return sorted(groups - there - sealed)
+
+
+def _groups_and_arrays(container: Container) -> set[str]:
+    """The groups and arrays of a Zarr store, to the level of the fields, whose metadata exist; an HDF5 file loses none."""
+    return container.files.folders(having=METADATA) if isinstance(container, ZarrFolder) else set()
 
 
 def _damage(container: Container, check: _Check, deep: bool) -> list[Damage]:

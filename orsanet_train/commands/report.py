@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, next_command, quiet_option
+from orsanet_cache.console import FILE, STORE, next_command, quiet_option
+from orsanet_cache.paths import Place
 from orsanet_train.commands.options import checkpoint_option
 
 
@@ -17,7 +18,7 @@ from orsanet_train.commands.options import checkpoint_option
 @click.option(
     "--images", help="Images whose attention to show, separated by commas.  [default: the most confident mistakes]"
 )
-@click.option("--store", type=FILE, help="The store, if it was moved since the evaluation.")
+@click.option("--store", type=STORE, help="The store, if it was moved since the evaluation.")
 @click.option(
     "--out",
     type=FILE,
@@ -30,7 +31,7 @@ def report(
     checkpoint: str,
     split: str | None,
     images: str | None,
-    store: Path | None,
+    store: Place | None,
     out: Path | None,
     device: str,
 ) -> None:

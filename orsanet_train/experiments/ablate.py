@@ -24,7 +24,7 @@ from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.outputs import held
-from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_names, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, load_config
@@ -48,7 +48,7 @@ from orsanet_train.run.train import train
 
 def ablate(
     manifest: Manifest | StrPath,
-    store: PriorStore | StrPath,
+    store: PriorStore | StrPlace,
     out: StrPath,
     *,
     preset: str,
@@ -57,7 +57,7 @@ def ablate(
     seeds: Sequence[int] = (0, 1, 2),
     groups: Sequence[str] = ("test", "test:occluded"),
     device: torch.device | str = "auto",
-    landmark_store: PriorStore | StrPath | None = None,
+    landmark_store: PriorStore | StrPlace | None = None,
     frozen_weights: tuple[StrPath | None, StrPath | None] = (None, None),
     ir50: Weights | StrPath | None = None,
     resident: Resident = "auto",

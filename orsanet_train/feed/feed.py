@@ -18,7 +18,8 @@ from torch import Tensor
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.frozen.pixels import displayable
-from orsanet_cache.progress import Progress
+from orsanet_cache.places.ahead import Ahead
+from orsanet_cache.progress import Progress, as_bytes
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import SCALE
 from orsanet_train.config import RunConfig
@@ -142,7 +143,14 @@ class Feed:
     @property
     def reason(self) -> str:
         """A sentence on where the data is."""
-        return self.residence.reason
+        if not self.shard_bytes or self._loaded:
+            return self.residence.reason
+        return f"{as_bytes(self.shard_bytes)} of shards from {self.store.path}, with {as_bytes(self.store.cache_bytes)} for their copies"
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of the shards that this feed reads from a store at a URL; 0 for a store on this machine."""
+        return self.store.shard_bytes(self.split.name, self.split.views, [*self._fields])
 
     @property
     def own_labels(self) -> NDArray[np.int64]:
@@ -163,8 +171,26 @@ class Feed:
             carried = {name: (values.shape[1:], values.dtype) for name, values in draws.along.items()}
             largest = max((batch.stop - batch.start for batch in batches), default=0)
             slots = [Slot({**self._fields, **carried}, largest, self.device) for _ in range(RING)]
-            yield from ahead_in_ring((draws.part(batch) for batch in batches), slots, self._fill, self._taken)
+            with self._ahead(draws, batches) as ahead:
+
+                def fill(number: int, slot: Slot) -> None:
+                    ahead.reached(ends[number])
+                    self._fill(parts[number], slot)
+
+                parts = [draws.part(batch) for batch in batches]
+                ends = np.cumsum([0, *(len(part.sample) for part in parts)]).tolist()
+                yield from ahead_in_ring(
+                    range(len(parts)), slots, fill, lambda number, slot: self._taken(parts[number], slot)
+                )
             self.check_unchanged()
+
+    def _ahead(self, draws: Draws, batches: Sequence[slice]) -> Ahead:
+        """The fetching of a store's shards from a URL, in the order in which these batches read them."""
+        mine = np.concatenate([np.arange(batch.start, batch.stop) for batch in batches]) if batches else np.arange(0)
+        view, rows = draws.view[mine], self.split.rows[draws.sample[mine]]
+        if self._loaded:
+            view, rows = view[:0], rows[:0]
+        return self.store.ahead(self.split.name, self.split.views, [*self._fields], view, rows)
 
     def _fill(self, draws: Draws, slot: "Slot") -> None:
         """Fill a slot; runs in the background thread."""
@@ -202,14 +228,16 @@ class Feed:
         with Progress(total, f"load {self.split.name}", "B", unit_scale=True, leave=False) as progress:
             for name, (shape, dtype) in self._fields.items():
                 buffer = np.empty((LOAD_ROWS, *shape), dtype)
-                values = torch.empty(
-                    (len(self.split.views) * len(rows), *shape), dtype=torch.from_numpy(buffer).dtype, device=home
-                )
-                for number, view in enumerate(self.split.views):
-                    for start in range(0, len(rows), LOAD_ROWS):
-                        part = rows[start : start + LOAD_ROWS]
-                        read = self.store.read(self.split.name, view, name, part, out=buffer[: len(part)])
-                        first = number * len(rows) + start
-                        values[first : first + len(part)].copy_(torch.from_numpy(read))
-                        progress.update(read.nbytes)
+                views = len(self.split.views)
+                values = torch.empty((views * len(rows), *shape), dtype=torch.from_numpy(buffer).dtype, device=home)
+                view_of, row_of = np.repeat(np.arange(views), len(rows)), np.tile(rows, views)
+                with self.store.ahead(self.split.name, self.split.views, [name], view_of, row_of) as ahead:
+                    for number, view in enumerate(self.split.views):
+                        for start in range(0, len(rows), LOAD_ROWS):
+                            part = rows[start : start + LOAD_ROWS]
+                            first = number * len(rows) + start
+                            ahead.reached(first)
+                            read = self.store.read(self.split.name, view, name, part, out=buffer[: len(part)])
+                            values[first : first + len(part)].copy_(torch.from_numpy(read))
+                            progress.update(read.nbytes)
                 self._loaded[name] = values

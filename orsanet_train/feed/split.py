@@ -35,6 +35,7 @@ class LabelledSplit:
     views: tuple[str, ...]  # all samples can be used in each of them
     samples: tuple[Sample, ...]
     rows: NDArray[np.int64]
+    units: NDArray[np.int64]  # the store's unit of each sample: its rows are in one file of each field
     labels: NDArray[np.int64]
     rejected: dict[str, str]  # image -> the reason why the build could not use it
     # Augmented view -> [N, 4], the rectangle on the 224-pixel grid that each sample has lost in it.
@@ -53,6 +54,7 @@ class LabelledSplit:
             self,
             samples=tuple(self.samples[place] for place in places.tolist()),
             rows=self.rows[places],
+            units=self.units[places],
             labels=self.labels[places],
             rectangles={view: of_view[places] for view, of_view in self.rectangles.items()},
         )
@@ -123,6 +125,7 @@ def join(
         views=tuple(views),
         samples=usable,
         rows=rows,
+        units=store.units(split, rows),
         labels=np.array([sample.label for sample in usable], dtype=np.int64),
         rejected={sample.image: reasons[sample.image] for sample in samples if sample.image in reasons},
         rectangles={view: rectangles for view, rectangles in drawn.items() if rectangles is not None},

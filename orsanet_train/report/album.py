@@ -208,7 +208,8 @@ def _attention(
 ) -> Attention:
     if IMAGE not in model.config.fields:
         raise plots.NotDrawable("the model reads no image")
-    split = LabelledSplit(source.group.split, (source.group.view,), (), rows, labels, {})
+    name = source.group.split
+    split = LabelledSplit(name, (source.group.view,), (), rows, source.store.units(name, rows), labels, {})
     feed = Feed(source.store, split, model.config, device, "stream")
     (batch,) = feed.in_order(len(rows), source.group.view)
     return attention(model.to(device), *batch.inputs)

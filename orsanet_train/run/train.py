@@ -20,7 +20,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.inspection.fonts import legend, notice
 from orsanet_cache.outputs import temporary_folder
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_path
 from orsanet_cache.progress import say, warn
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_train.config import RunConfig
@@ -80,7 +80,7 @@ class RunSummary:
 def train(
     config: RunConfig,
     manifest: Manifest | StrPath,
-    store: PriorStore | StrPath,
+    store: PriorStore | StrPlace,
     out: StrPath,
     *,
     device: torch.device | str = "auto",
