@@ -12,6 +12,7 @@ values are copied where the store has them (reuse.py). Rows that the manifest no
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,7 @@ def _samples(segment: str, ids: Sequence[str]) -> tuple[Sample, ...]:
 class _Stored:
     """What is in a store before a build."""
 
+    folder: Path
     container: Container
     segments: PriorStore  # every segment as a split
     states: States
@@ -97,7 +99,7 @@ class _Stored:
     def of(cls, writer: StoreWriter) -> "_Stored":
         """What is damaged is left out: the writer tells what to do about it."""
         container = open_container(writer.path)
-        stored = cls(container, PriorStore(container), States.of(container), {}, {}, {}, {})
+        stored = cls(writer.path, container, PriorStore(container), States.of(container), {}, {}, {}, {})
         for name in sorted(entry.name for entry in writer.path.iterdir() if entry.is_dir() and entry.name != COMMITS):
             try:
                 stored.ids[name] = decode_ids(container.small(f"{name}/sample_id"))
@@ -193,7 +195,7 @@ class _Split:
         ids = self.stored.ids.get(self.split)
         if self.number != FIRST or (ids is not None and list(ids) != self.images):
             return None
-        is_new = ids is None and not (self.stored.container.path / self.split).exists()  # else its list is damaged
+        is_new = ids is None and not (self.stored.folder / self.split).exists()  # else its list is damaged
         if is_new and any(self.stored.has(name, self.known_by) for name in self.stored.ids):
             return None
         self.stored.ids.setdefault(self.split, tuple(self.images))

@@ -36,6 +36,7 @@ from orsanet_cache.data.manifest import Sample
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import make_folder, publish_new
 from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
+from orsanet_cache.paths import Place
 from orsanet_cache.store.committed import committed_rows
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
@@ -172,16 +173,16 @@ class Reuse:
     def __init__(self, fields: Sequence[Field]) -> None:
         self.skipped: list[str] = []  # views of the other stores that cannot be used, with reasons
         self.damaged: dict[str, str] = {}  # rows that could not be copied -> what is wrong with them
-        self._stores: list[tuple[Container, PriorStore]] = []
+        self._stores: list[tuple[Path, Container, PriorStore]] = []
         self._fields = fields
         self._indices: dict[str, ViewIndex] = {}
-        self._sources: dict[tuple[Path, str, str], Source] = {}
+        self._sources: dict[tuple[Place, str, str], Source] = {}
         self._digests: dict[Unit, NDArray[np.uint8]] = {}
 
     def add(self, path: Path) -> None:
         """Also take rows from the store `path`, after those of the stores before."""
         container = open_container(path)
-        self._stores.append((container, PriorStore(container)))
+        self._stores.append((path, container, PriorStore(container)))
         self._indices.clear()
 
     @classmethod
@@ -200,7 +201,7 @@ class Reuse:
             raise OrsanetError(
                 f"--reuse {path} and --out {out} overlap; rows are copied from one store to another, so choose an --out outside {path}"
             )
-        differences = list(recipe_differences(reuse._stores[0][1].recipe, dict(recipe)))
+        differences = list(recipe_differences(reuse._stores[0][2].recipe, dict(recipe)))
         if differences:
             raise OrsanetError(
                 f"{path} was built with another recipe, so none of its rows can be reused; pass its options again, or build without --reuse:\n"
@@ -272,7 +273,7 @@ class Reuse:
             self._indices[view] = ViewIndex(
                 [
                     self._source(store, split, view)
-                    for _, store in self._stores
+                    for _, _, store in self._stores
                     for split in store.splits
                     if view in store.all_views(split) and self._fits(store, split, view)
                 ]
@@ -290,7 +291,7 @@ class Reuse:
         key = store.path, split, view
         if key in self._sources:
             return self._sources[key]
-        (container,) = (container for container, of in self._stores if of is store)
+        (container,) = (container for _, container, of in self._stores if of is store)
         source = Source(container, store, split, view)
         found = {name: (shape[1:], dtype) for name, (shape, dtype) in source.committed.fields.items()}
         expected = {field.name: (field.shape, np.dtype(field.dtype)) for field in self._fields}
@@ -305,11 +306,11 @@ class Reuse:
     def note(self, out: Path, unit: Unit, view: str) -> None:
         """Note in the store `out`, before a unit with copied rows is committed, where they are from."""
         entries: list[dict[str, Any]] = []
-        for _, store in self._stores:
+        for path, _, store in self._stores:
             sources = [source for source in self._index(view).sources if source.store is store]
             found = {source.name: dict(source.committed.provenance or {}) for source in sources}
             earlier = [entry for provenance in found.values() for entry in provenance.pop("reused", [])]
-            entries += [{"store": str(store.path.absolute()), "views": found}, *earlier]
+            entries += [{"store": str(path.absolute()), "views": found}, *earlier]
         content = as_json(entries).encode()
         digest = hashlib.sha256(content).hexdigest()[:16]
         note = out / COMMITS / unit.split / view / NOTES.replace("*", digest)
