@@ -48,7 +48,7 @@ def content(folder: Path) -> Content:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def everything(path: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
+def everything(path: Path | str, splits: dict[str, list[str]]) -> dict[str, Any]:
     """All that a reader asks a store for by the names it knows."""
     store = PriorStore.open(path)
     found: dict[str, Any] = {}

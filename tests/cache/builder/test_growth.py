@@ -5,6 +5,7 @@ What the store then says of every picture is compared with a store of the same m
 
 import json
 import os
+import pickle
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import pytest
 import torch
 import zarr
 from click.testing import CliRunner
+from object_server import Proxy
 from small_store import Remembering, content, everything, save_picture
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, Sample
@@ -382,6 +384,77 @@ def test_a_grown_store_is_converted_there_and_back_and_compacted(faces: Faces, o
     found, expected = content(tmp_path / "small.zarr"), content(faces.whole(lists))
     assert sorted(name for name in {*found, *expected} - own if found.get(name) != expected.get(name)) == []
     assert everything(tmp_path / "small.zarr", names) == everything(faces.whole(lists), names)
+
+
+def test_a_grown_store_at_a_url_is_the_one_in_the_folder(
+    faces: Faces, old: Path, tmp_path: Path, bucket: Proxy, url: str
+) -> None:
+    lists = {"train": [*"gabcdhf"], "valid": ["m"], "test": ["n", "e"]}
+    first = PriorStore.open(old).sealed("train", "clean").seal
+    faces.build(lists, old)
+    names = {split: list(VIEWS) for split in lists}
+    convert(old, url)
+    assert everything(url, names) == everything(old, names)
+    assert verify(url, deep=True) == verify(old, deep=True)
+    assert unfinished(url) == []
+    opened = PriorStore.open(url, tmp_path / "cache")
+    earlier = opened.at({"train/clean": first})
+    for store in (earlier, pickle.loads(pickle.dumps(earlier))):
+        assert (store.cache, store.path) == (opened.cache, opened.path)
+        assert store.sample_ids("train")[:2] == ("a.png", "b.png")
+        assert np.array_equal(store.read("train", "clean", "image", [5]), opened.read("train", "clean", "image", [6]))
+
+    convert(url, tmp_path / "down.zarr")
+    assert content(tmp_path / "down.zarr") == content(old)
+    convert(url, tmp_path / "down.h5")
+    assert everything(tmp_path / "down.h5", names) == everything(old, names)
+    with pytest.raises(OrsanetError, match="a URL is not supported here"):
+        compact(url, tmp_path / "small.zarr")
+
+
+def test_of_a_grown_store_at_a_url_the_shards_of_a_splits_rows_are_fetched_once_ahead_of_their_reader(
+    faces: Faces, old: Path, tmp_path: Path, bucket: Proxy, url: str
+) -> None:
+    faces.build(
+        {"train": [*"iahbg"], "valid": ["f", "c"], "test": ["n"]}, old
+    )  # units 0 and 0; valid: 1 and 0 of the first segment
+    convert(old, url)
+    here, fields = PriorStore.open(old), ["image", "landmarks"]
+    for split, shards in (("train", 2), ("valid", 2), ("test", 1)):
+        store = PriorStore.open(url, tmp_path / f"cache-{split}")
+        count = len(store.sample_ids(split))
+        rows = np.arange(count)[::-1]
+        assert len(np.unique(store.units(split, rows))) == shards
+        assert np.array_equal(store.units(split, rows), here.units(split, rows))
+        assert here.shard_bytes(split, VIEWS, fields) == 0
+        for view in VIEWS:
+            store.sealed(split, view)
+        bucket.log.clear()
+        view = np.repeat(np.arange(2), count)
+        with store.ahead(split, VIEWS, fields, view, np.tile(rows, 2)) as ahead:
+            ahead.reached(0)
+            for name in VIEWS:
+                for field in fields:
+                    found = store.read(split, name, field, rows)
+                    assert np.array_equal(found, here.read(split, name, field, rows))
+        fetched = [line for line in bucket.requests("GET") if "/c." in line]
+        assert len(fetched) == len(set(fetched)) == shards * len(VIEWS) * len(fields)
+        copies = [
+            path for path in (tmp_path / f"cache-{split}").rglob("*") if path.is_file() and path.suffix != ".lock"
+        ]
+        assert sum(path.stat().st_size for path in copies) == store.shard_bytes(split, VIEWS, fields)
+        store.check_unchanged(split)
+
+
+def test_a_damaged_index_is_not_copied(faces: Faces, old: Path, url: str, bucket: Proxy, tmp_path: Path) -> None:
+    faces.build({"train": [*"gab"], "test": ["m", "n"]}, old)
+    (damaged,) = old.glob("train/row.*/c.0.0")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    for target in (url, tmp_path / "faces.h5"):
+        with pytest.raises(OrsanetError, match="the index of a split is damaged"):
+            convert(old, target)
+    assert not (tmp_path / "faces.h5").exists()
+    assert not bucket.requests("PUT")
 
 
 def test_damage_is_found_in_every_segment_and_repaired(faces: Faces, world: Any, old: Path) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from object_server import Proxy
 from PIL import Image
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
+from orsanet_cache.store.convert import convert
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.run.train import train
@@ -99,3 +101,25 @@ def test_a_grown_store_trains_and_evaluates_as_one_that_is_built_from_nothing(
     assert tables[0].equals(tables[1])
     fewer = Manifest(after.name, after.classes, after.root, after.samples[::-2])  # any subset, in any order
     assert len(evaluate(tmp_path / "grown", fewer, store, tmp_path / "fewer", groups=["test"], device="cpu").table) == 3
+
+
+def test_a_grown_store_at_a_url_trains_in_windows_as_the_one_in_the_folder(
+    world: Any, grown: tuple[Path, Manifest], tmp_path: Path, bucket: Proxy, url: str
+) -> None:
+    store, after = grown
+    convert(store, url)
+    windowed = load_config("small", (*SMALL, "epochs=1", "order=windowed", "window_units=1"))
+    for name, opened in (("here", PriorStore.open(store)), ("there", PriorStore.open(url, tmp_path / "cache"))):
+        train(windowed, after, opened, tmp_path / name, device=CPU)
+    assert equal(tmp_path / "here", tmp_path / "there")
+
+
+def test_a_run_at_a_url_is_resumed_in_its_state(
+    world: Any, grown: tuple[Path, Manifest], tmp_path: Path, bucket: Proxy, url: str
+) -> None:
+    store, _ = grown
+    convert(store, url)
+    for name, second in (("whole", world.store), ("part", PriorStore.open(url, tmp_path / "cache"))):
+        train(config(1), world.load_manifest(), world.store, tmp_path / name, device=CPU)
+        train(config(2), world.load_manifest(), second, tmp_path / name, device=CPU, resume=True)
+    assert equal(tmp_path / "part", tmp_path / "whole")
