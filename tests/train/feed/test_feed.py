@@ -26,6 +26,7 @@ from torch import Tensor
 from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
+from orsanet_cache.store.container import open_container
 from orsanet_cache.store.convert import convert
 from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.feed.feed import Feed, PriorBatch
@@ -343,7 +344,7 @@ def image_reads(store: Watched) -> list[NDArray[Any]]:
 
 @pytest.fixture
 def watched(world: Any) -> Watched:
-    return Watched.open(world.store)
+    return Watched(open_container(world.store))
 
 
 def test_one_thread_reads_and_it_is_not_the_consumers(

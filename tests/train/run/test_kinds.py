@@ -12,6 +12,7 @@ from torch import nn
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
+from orsanet_cache.store.container import open_container
 from orsanet_cache.store.schema import OPTIONAL
 from orsanet_cache.store.verify import verify
 from orsanet_train.config import RunConfig, load_config
@@ -125,7 +126,7 @@ def test_a_feed_reads_the_models_fields_and_no_others(world, store: PriorStore, 
             read.add(field)
             return super().read(split, view, field, *rest, **options)
 
-    watched = Watched.open(store.path)
+    watched = Watched(open_container(store.path))
     config = tiny(kind).model
     feed = Feed(watched, join(world.load_manifest(), watched, "test", ["clean"]), config, CPU, resident)  # type: ignore[arg-type]
     (batch,) = feed.in_order(8)

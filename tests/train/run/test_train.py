@@ -19,6 +19,7 @@ from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.frozen.loading import read_weights
 from orsanet_cache.frozen.shipped import DEMO, weights_path
 from orsanet_cache.outputs import entries, held
+from orsanet_cache.store.container import open_container
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.frozen import demo_backbone_digest
@@ -377,7 +378,7 @@ def test_what_other_data_has_trained_does_not_become_a_state(world, tmp_path: Pa
     )  # of the first epoch: none is read first later
     train(every_row, world.load_manifest(), world.open_store(), tmp_path / "undisturbed", device=CPU)
     path, out = Path(shutil.copytree(world.store, tmp_path / "store.zarr")), tmp_path / "run"
-    store = Disturbed.open(path)
+    store = Disturbed(open_container(path))
     store.begun = out / "metrics.csv"
     with pytest.raises(
         OrsanetError, match=r"train/clean/landmark_features is damaged \(rows 0 to 13: .* has changed since"
