@@ -143,7 +143,7 @@ def published_transform(recipe: ImageRecipe, side: int) -> Any:
     At the pictures' own size the crop is one of the padded picture instead of a resized part.
     """
     check_timm('augmentation = "published"')
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
     from torchvision.transforms import RandomCrop
 
     transform = create_transform(

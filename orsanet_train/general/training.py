@@ -49,13 +49,19 @@ ORDER, STEP = 0, 1  # what a draw is for
 class Task(Protocol):
     """What is trained: data, network and recipe."""
 
-    recipe: SpectralRecipe | ImageRecipe
     device: torch.device
     classes: tuple[str, ...]
-    measures: tuple[str, ...]  # names of measures.py
     unit: str  # what a sample is, for the progress
     test_labels: NDArray[np.int64]
     identity: dict[str, Any]  # of data and network, for run.json
+
+    @property
+    def recipe(self) -> SpectralRecipe | ImageRecipe:
+        """Its settings."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of measures.py; the first one chooses the best epoch."""
 
     def network(self) -> nn.Module:
         """The network with random weights, on the CPU."""
