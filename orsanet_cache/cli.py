@@ -9,7 +9,7 @@ from orsanet_cache.commands.build import build
 from orsanet_cache.commands.demo import demo_faces, demo_people, demo_quality, demo_train
 from orsanet_cache.commands.doctor import doctor
 from orsanet_cache.commands.manifest import manifest
-from orsanet_cache.commands.store import convert, info, show, verify
+from orsanet_cache.commands.store import compact, convert, info, show, verify
 from orsanet_cache.commands.version import version
 from orsanet_cache.commands.weights import weights
 from orsanet_cache.console import CommandGroup
@@ -38,6 +38,7 @@ main.add_command(info)
 main.add_command(show)
 main.add_command(verify)
 main.add_command(convert)
+main.add_command(compact)
 main.add_command(demo_faces)
 main.add_command(demo_people)
 main.add_command(demo_train)

@@ -17,9 +17,9 @@ from typing import Any
 import click
 
 from orsanet_cache.errors import OrsanetError, shortage
+from orsanet_cache.paths import Url, as_place, path_problem, place_problem
 from orsanet_cache.streams import prepare_streams, printable
 
-FILE = click.Path(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
 SENTENCE = 500  # characters; a longer one would be cut off
 REPEAT_SECONDS = 5.0  # longer than an interrupted command takes to end
 # Turns that a waiting thread spins; GNU's OpenMP takes 300,000. On two cores a small training step is a tenth slower
@@ -31,6 +31,32 @@ _first: int = signal.SIGINT  # the signal that the alarm repeats
 # Above every sensible value, so that a typing error is refused before it costs memory or days.
 MOST_IMAGES, MOST_SEED, MOST_ROUNDS, MOST_BATCH = 10**8, 2**63 - 1, 10**6, 2**16
 PART_DIGITS = 6  # of I and N in --part I/N
+
+
+class _FileType(click.Path):
+    """A path of this machine. A URL is refused: it would become a folder with the name of its scheme."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and (problem := path_problem(value)) is not None:
+            self.fail(problem, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _StoreType(_FileType):
+    """The place of a store: a path of this machine, or the URL of an object store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if (problem := place_problem(value)) is not None:
+            self.fail(problem, param, ctx)
+        place = as_place(value, "store")
+        return place if isinstance(place, Url) else super().convert(value, param, ctx)
+
+
+FILE = _FileType(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
+FOLDER = _FileType(path_type=Path, exists=True, file_okay=False)
+STORE = _StoreType(path_type=Path)
 
 
 class Number(click.FloatRange):

@@ -12,7 +12,7 @@ import reprlib
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -45,6 +45,17 @@ BEGINNING = 3  # characters that count as the beginning of a name
 
 class OrsanetError(Exception):
     """A mistake that the user can fix. The message states what is wrong, where, and what to do."""
+
+
+class UnreachableError(OrsanetError, OSError):
+    """A place of files does not answer, or refuses: an object store. It says nothing about the files.
+
+    The arguments are an error number and one sentence. Like a shortage it is never taken for damage:
+    `refuse_shortage` raises it again.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
 
 
 def listed(findings: list[str], limit: int = 20) -> str:
@@ -90,30 +101,61 @@ def validation_findings(error: "ValidationError", model: "type[BaseModel] | None
     """
     findings = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "top level"
+        place, member = _untagged(item["loc"], model)
+        where = ".".join(place) or "top level"
         if item["type"] == "extra_forbidden":
-            findings.append(f"{where}: unknown key{'' if model is None else _near_key(where, model)}")
+            findings.append(f"{where}: unknown key{'' if model is None else _near_key(where, model, member)}")
+            continue
+        if item["type"] == "union_tag_invalid":
+            known = re.findall("'([^']*)'", item["ctx"]["expected_tags"])
+            key, met = item["ctx"]["discriminator"].strip("'"), item["ctx"]["tag"]
+            findings.append(f"{where}.{key}: '{met}' is none of {', '.join(known)}{did_you_mean(met, known)}")
             continue
         met = "" if item["type"] == "missing" else f" (got {reprlib.repr(item['input'])})"
         findings.append(f"{where}: {item['msg']}{met}")
     return findings
 
 
-def _near_key(unknown: str, model: "type[BaseModel]") -> str:
+def _untagged(
+    loc: tuple[int | str, ...], model: "type[BaseModel] | None"
+) -> tuple[list[str], "type[BaseModel] | None"]:
+    """Where a finding is, and the class that the file chose if it lies in a table of several kinds.
+
+    pydantic names the kind of such a table after the table; no file has that part of the key.
+    """
+    first, *rest = loc or ("",)
+    field = None if model is None else model.model_fields.get(str(first))
+    if not rest or field is None or not isinstance(field.discriminator, str):
+        return [str(part) for part in loc], None
+    kind, *rest = rest
+    members = (each for each in _classes(field.annotation) if each.model_fields[field.discriminator].default == kind)
+    return [str(part) for part in (first, *rest)], next(members, None)
+
+
+def _near_key(unknown: str, model: "type[BaseModel]", member: "type[BaseModel] | None") -> str:
     """As did_you_mean. The last part of the key is compared, and the key may belong into another table."""
     table, _, leaf = unknown.rpartition(".")
-    keys = sorted(_keys(model), key=lambda key: key.rpartition(".")[0] == table)  # the own table's overwrite others
+    # The own table's overwrite others.
+    keys = sorted(_keys(model, member), key=lambda key: key.rpartition(".")[0] == table)
     whole = {key.rpartition(".")[2]: key for key in keys}
     near = leaf if leaf in whole else nearest(leaf, whole)
-    return "" if near is None else f"; did you mean '{whole[near]}'?"
+    return "" if near is None or whole[near] == unknown else f"; did you mean '{whole[near]}'?"
 
 
-def _keys(model: "type[BaseModel]", table: str = "") -> Iterator[str]:
-    """The keys of a configuration, those of its tables as table.key."""
+def _keys(model: "type[BaseModel]", member: "type[BaseModel] | None", table: str = "") -> Iterator[str]:
+    """The keys of a configuration, those of its tables as table.key; of a table of several kinds only `member`'s."""
     for name, field in model.model_fields.items():
         yield table + name
-        if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
-            yield from _keys(field.annotation, f"{table}{name}.")
+        classes = _classes(field.annotation)
+        for inner in [member] if member in classes and member is not None else classes:
+            yield from _keys(inner, member, f"{table}{name}.")
+
+
+def _classes(annotation: Any) -> "list[type[BaseModel]]":
+    """The classes of a table: one, several for a table of several kinds, none for a plain value."""
+    return [
+        each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and hasattr(each, "model_fields")
+    ]
 
 
 class ShortageError(Exception):
@@ -140,7 +182,13 @@ def shortage(error: BaseException, where: object = None) -> ShortageError | None
 
 
 def refuse_shortage(error: BaseException, where: object = None) -> None:
-    """Raise ShortageError if a shortage caused the exception. Arguments as for `shortage`."""
+    """Raise ShortageError if a shortage caused the exception, and UnreachableError if that caused it.
+
+    Arguments as for `shortage`.
+    """
+    for cause in _chain(error):
+        if isinstance(cause, UnreachableError):
+            raise cause
     if (short := shortage(error, where)) is not None:
         raise short from error
 

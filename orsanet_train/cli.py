@@ -7,6 +7,7 @@ import click
 from orsanet_cache.console import CommandGroup
 from orsanet_train.commands.ablate import ablate
 from orsanet_train.commands.bench import bench
+from orsanet_train.commands.benchmark import benchmark
 from orsanet_train.commands.complexity import complexity
 from orsanet_train.commands.config import config
 from orsanet_train.commands.dare import dare
@@ -45,6 +46,7 @@ main.add_command(predict)
 main.add_command(export)
 main.add_command(push)
 main.add_command(ablate)
+main.add_command(benchmark)
 main.add_command(dare)
 main.add_command(import_checkpoint)
 main.add_command(complexity)

@@ -9,90 +9,30 @@ an error; all errors are reported at once.
 import os
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orsanet_cache.data.augmentation import ERASING_PROBABILITY, ERASING_SCALE, FLIP_PROBABILITY
 from orsanet_cache.data.views import AUGMENTED, CLEAN, HFLIP, View, view_names
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shortage, validation_findings
 from orsanet_cache.paths import StrPath, as_names, as_path
 from orsanet_cache.reading import MAX_SETTINGS_BYTES, read_limited
+from orsanet_train.model_config import AnyModelConfig, ORSANetConfig, Strict, kinds
 
 HELD_OUT = "held-out"  # as selection_split: a part of the training split
-PRESETS = ("rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "small", "demo")
+PRESETS = (
+    "rafdb", "affectnet7", "affectnet8", "occlu-fer", "paper", "poster-rafdb", "poster-affectnet", "poster-v2-rafdb",
+    "poster-v2-affectnet", "poster-v2-caer-s", "small", "demo",
+)  # fmt: skip
 
 Epochs = Annotated[int, Field(ge=0, le=1_000_000)]  # more is a typing error, as are larger values of those below
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
-Size = Annotated[int, Field(ge=1, le=8192)]  # of a network: a larger one is a typing error
 Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A table of settings: unknown keys and values of another type are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class ModelConfig(Strict):
-    """ORSANet's trainable part. The defaults are the published large model."""
-
-    tokens: Literal["published", "spatial"] = "published"
-    """How the backbone's 14x14 map becomes 49 tokens: the published re-view of memory, or a 2x2 pixel-unshuffle."""
-    segmentation_prior: Literal["features", "map", "none"] = "features"
-    """Swin features as published in code, the one-hot map as in the paper, or no semantic guidance (ablation)."""
-    spade: Literal["published", "paper"] = "published"
-    """Semantic guidance: norm(x) (1 + gamma) + beta as published in code, or norm(x) gamma + beta (paper, Eq. 5)."""
-    landmark_prior: Literal["features", "none"] = "features"
-    """Landmark features as published, or the image tokens in their place, so that every layer stays and no landmark
-    is known (ablation)."""
-    mcm: bool = True
-    """Whether the MCM fuses image and landmark tokens, or the gate gets the mean of the image tokens, without any
-    landmarks (ablation)."""
-    depth: Size = 8
-    """MCM levels: 4, 6, 8 are the published small, base and large."""
-    width: Size = 512
-    """Token width D, a multiple of 32."""
-    backbone_channels: tuple[Size, Size, Size] = (64, 128, 256)
-    """Channels of IR50's three stages."""
-    backbone_units: tuple[Size, Size, Size] = (3, 4, 14)
-    """Residual units of IR50's three stages."""
-    multi_scale: bool = True
-    """Whether the MCM has three scales (D, D/2, D/4) or only D (ablation)."""
-    cross_interaction: bool = True
-    """Whether landmark tokens attend to image tokens, or there is no attention (ablation)."""
-    query: Literal["published", "projected"] = "published"
-    """Query of this attention: the normed landmark tokens as published in code, or these times a learned matrix
-    (paper, Eq. 6)."""
-    landmark_reintegration: bool = True
-    """Whether each block mixes the landmark tokens in again, or passes them on unchanged (ablation)."""
-
-    @property
-    def drop_path_shape(self) -> tuple[int, int, int]:
-        """Levels, scales, branches: the shape of one image's drop-path draws in one pass."""
-        return self.depth, 3 if self.multi_scale else 1, 2
-
-    @property
-    def reads_landmarks(self) -> bool:
-        """Whether the logits depend on the landmark features."""
-        return self.mcm and self.landmark_prior == "features"
-
-    @field_validator("width")
-    @classmethod
-    def _divisible(cls, width: int) -> int:
-        if width % 32:
-            raise ValueError("must be a multiple of 32: 8 heads at a quarter of the width")
-        return width
-
-    @field_validator("backbone_channels", "backbone_units", mode="before")
-    @classmethod
-    def _array(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value  # TOML has arrays only
 
 
 class LossConfig(Strict):
@@ -188,6 +128,12 @@ class RunConfig(Strict):
     code."""
     sampling: Literal["balanced", "shuffled"] = "balanced"
     """balanced: N draws with replacement, each class equally likely. shuffled: every image once."""
+    order: Literal["global", "windowed"] = "global"
+    """Order of an epoch's draws. global: over the whole split. windowed: the same draws, sorted into
+    windows of the store's units, which are drawn anew in every epoch. For a store at a URL that is
+    larger than the cache: each shard is then fetched once an epoch."""
+    window_units: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Units (shards of rows) of a window, with order = "windowed". More are nearer to the global order."""
     train_split: str = "train"
     """The split to train on."""
     selection_split: str = "valid"
@@ -198,7 +144,7 @@ class RunConfig(Strict):
     """Share of every class that is held out with selection_split = "held-out"."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of initial weights, order, views and all other random choices."""
-    model: ModelConfig = ModelConfig()
+    model: AnyModelConfig = ORSANetConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
 
@@ -225,6 +171,7 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
     """Load a preset, by name, or a TOML file, with `key=value` overrides.
 
     Examples of overrides: `epochs=3`, `model.depth=4`. Values are as in TOML; words need no quotes.
+    `model.kind=…` keeps those of the preset's [model] keys that the other kind has, such as sizes.
     Raises OrsanetError that lists every unknown key and wrong value.
     """
     as_path(preset, "preset")
@@ -245,6 +192,7 @@ def load_config(preset: StrPath, overrides: Sequence[str] = ()) -> RunConfig:
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: too many digits, too deep nesting
         raise OrsanetError(f"{preset}: not valid TOML: {error}") from error
     malformed = []
+    _leave_other_kinds_keys(values, overrides)
     for override in overrides:
         try:
             set_key(values, override)
@@ -276,6 +224,19 @@ def parse_config(values: dict[str, Any], source: str, findings: Sequence[str] = 
 def config_toml(config: RunConfig) -> str:
     """The resolved configuration as TOML; load_config reads it back to the same configuration."""
     return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def _leave_other_kinds_keys(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Remove from [model] the keys that the kind of an override `model.kind=…` does not have."""
+    chosen: dict[str, Any] = {}
+    for override in overrides:
+        with suppress(OrsanetError):  # reported when it is applied
+            set_key(chosen, override)
+    table, model = values.get("model"), chosen.get("model")
+    kind = model.get("kind") if isinstance(model, dict) else None
+    if not isinstance(table, dict) or kind not in kinds() or kind == table.get("kind", ORSANetConfig().kind):
+        return
+    values["model"] = {key: value for key, value in table.items() if key in kinds()[kind].model_fields}
 
 
 def set_key(values: dict[str, Any], override: str) -> None:

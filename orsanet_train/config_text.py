@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from orsanet_train.config import PRESETS, RunConfig, preset_text
+from orsanet_train.model_config import kinds
 
 WIDTH = 100  # columns
 TYPING_ERROR = 1000  # limits from there on only catch typing errors, and are not shown
@@ -29,13 +30,21 @@ def config_text(config: RunConfig, name: str) -> str:
 
 
 def preset_list() -> str:
-    """The presets with a line each, and how to see their keys."""
-    lines = [f"  {name:<12}{_title(name)}" for name in PRESETS]
+    """The presets and the kinds of model with a line each, and how to see their keys."""
+    width = max(map(len, (*PRESETS, *kinds()))) + 2
+    lines = [f"  {name:<{width}}{_title(name)}" for name in PRESETS]
+    models = [
+        f"  {name:<{width}}{_first_sentence(' '.join((kind.__doc__ or '').split()))}" for name, kind in kinds().items()
+    ]
     return "\n".join(
         [
             "Presets, for --preset:",
             "",
             *lines,
+            "",
+            "Kinds of model, for --set model.kind=KIND with any preset:",
+            "",
+            *models,
             "",
             f"orsanet-train config {PRESETS[0]} prints every key with its value and meaning.",
             f"For a configuration of your own: orsanet-train config {PRESETS[0]} > my.toml, change it, and pass --preset my.toml.",
@@ -59,7 +68,8 @@ def _entries(table: BaseModel, path: str = "") -> Iterator[str]:
 def _meaning(field: FieldInfo, value: object) -> str:
     """What the key means; in brackets what is allowed, and the default if the value is another."""
     if get_origin(field.annotation) is Literal:
-        notes = [" or ".join(_toml(choice) for choice in get_args(field.annotation))]
+        choices = get_args(field.annotation)
+        notes = [" or ".join(_toml(choice) for choice in choices)] if len(choices) > 1 else []
     else:
         limits = {name: getattr(rule, name) for rule in field.metadata for name in LIMITS if hasattr(rule, name)}
         notes = [f"{LIMITS[name]} {limit}" for name, limit in sorted(limits.items()) if limit < TYPING_ERROR]
@@ -85,4 +95,8 @@ def _title(preset: str) -> str:
     comment = " ".join(
         line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")]
     )
-    return comment.partition(". ")[0].rstrip(".")
+    return _first_sentence(comment)
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].rstrip(".")

@@ -7,6 +7,7 @@ A warning is an error, here and in every process that a test starts. Dependencie
 deprecated what we call: with `--list-warnings` such warnings fail nothing, and are listed at the end.
 """
 
+import hashlib
 import importlib.util
 import os
 import tempfile
@@ -22,15 +23,19 @@ import pytest
 import safetensors.torch
 import torch
 from forks import ForkServer
+from object_server import BUCKET, Objects, Proxy, proxy_to
 from PIL import Image
 from slow import is_slow, order
 from tqdm.auto import tqdm
 
 from orsanet_cache import FrozenPriors, Manifest, PriorStore, load_manifest
+from orsanet_cache.bench.random_store import Arrays, RandomSplit, random_arrays, write_random_store
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import ARCHITECTURE_KEY
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
+from orsanet_cache.store.schema import schema
+from orsanet_cache.store.units import Unit
 
 # Processes of pytest-xdist share the cores: threads that wait for each other would take what another process needs.
 THREADS = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
@@ -38,7 +43,7 @@ torch.set_num_threads(THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start
 # tqdm's own lock is shared with forks and is two locks: a killed fork, or a signal between the two, would leave it held for ever.
 tqdm.set_lock(threading.RLock())
-IMPORTED = {"slow", "forks", "command_lines"}  # above
+IMPORTED = {"slow", "forks", "command_lines", "object_server"}  # above
 pytest.register_assert_rewrite(*{path.stem for path in Path(__file__).with_name("helpers").glob("*.py")} - IMPORTED)
 
 # How a dependency says that something will change; torch and zarr take FutureWarning and UserWarning for it. Pytest's own are errors.
@@ -113,6 +118,54 @@ def programs() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def objects() -> Objects:
+    """An object store with one bucket, for all tests."""
+    return Objects()
+
+
+@pytest.fixture
+def bucket(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before that object store, and an environment in which commands reach it and give up after some seconds."""
+    with proxy_to(objects) as proxy:
+        for name, value in {**proxy.environment, "ORSANET_PATIENCE": "6"}.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a place that no other test uses."""
+    return f"s3://{BUCKET}/{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]}/store.zarr"
+
+
+@dataclass(frozen=True)
+class InUnits:
+    """A manifest, and a store of random values for it in units of four rows: every split has several shards. Read-only."""
+
+    manifest: Path
+    store: Path
+
+
+@pytest.fixture(scope="session")
+def in_units(tmp_path_factory: pytest.TempPathFactory) -> InUnits:
+    folder = tmp_path_factory.mktemp("in-units")
+    found = InUnits(write_dataset(folder, {"train": 14, "valid": 6, "test": 6}), folder / "units.zarr")
+    fields = schema(32, 16, "float16")
+
+    def values(unit: Unit) -> Arrays:
+        rng = np.random.default_rng([unit.index, len(unit.split)])
+        return random_arrays(rng, unit.stop - unit.start, fields)
+
+    manifest = load_manifest(found.manifest)
+    splits = {
+        split: RandomSplit([sample.image for sample in manifest.split(split)], ["clean", "hflip"])
+        for split in manifest.splits
+    }
+    write_random_store(found.store, fields, splits, values, rows_per_unit=4)
+    return found
 
 
 @pytest.fixture(scope="session")

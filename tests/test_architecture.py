@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orsanet_cache", "orsanet_train")
-MOST = 16  # modules of a room, its __init__ among them
+MOST = 20  # modules of a room, its __init__ among them
 
 
 def documented() -> set[str]:

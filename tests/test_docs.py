@@ -530,7 +530,7 @@ def test_the_python_reference_has_what_a_user_imports(site: Site) -> None:
         ),
         "orsanet_train": (
             *orsanet_train.__all__, "Predictor.stream", "PictureResult.overlay", "FaceResult.attention", "engine.losses.training_loss",
-            "model.orsanet.build_model", "report.paper.published", "feed.feed.Feed.epoch",
+            "model.model.build_model", "report.paper.published", "feed.feed.Feed.epoch",
         ),
     }  # fmt: skip
     assert not [

@@ -16,11 +16,13 @@ from orsanet_cache import FrozenPriors
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_train.config import ModelConfig, load_config
+from orsanet_train.config import load_config
 from orsanet_train.engine.precision import choose_arithmetic
 from orsanet_train.engine.step import Sums, TrainingStep
 from orsanet_train.feed.feed import PriorBatch
-from orsanet_train.model.orsanet import Expression, ORSANet, build_model
+from orsanet_train.model.model import Expression, build_model
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 RELATIVE_L2 = 1e-5  # float32 rounding through 24 transformer blocks or 21 residual units, on other processors
 LOGIT_ROUNDING = (
@@ -58,7 +60,7 @@ def frozen(filler: ModuleType, golden: dict[str, np.ndarray]) -> FrozenPriors:
 @pytest.fixture(scope="module")
 def model(filler: ModuleType, golden: dict[str, np.ndarray]) -> ORSANet:
     """Treat as read-only."""
-    config = ModelConfig(depth=int(golden["depth"]))
+    config = ORSANetConfig(depth=int(golden["depth"]))
     return filled(filler, build_model(config, int(golden["num_classes"])), "", int(golden["salt"]))
 
 
@@ -166,7 +168,7 @@ def test_float64_sam_trajectory(model: ORSANet, backbone_input: Tensor, golden: 
     inputs = [backbone_input, torch.from_numpy(golden["seg_feat"]), torch.from_numpy(golden["lm_feat"])]
     inputs = [value.double() for value in inputs]  # recorded from float32 inputs
     labels = torch.from_numpy(golden["train_labels"])
-    batch = PriorBatch(*inputs, labels, drop_path=torch.zeros(len(labels), 2, *config.model.drop_path_shape))
+    batch = PriorBatch(*inputs, labels, torch.zeros(len(labels), 2, *config.model.drop_path_shape))
     losses = []
     for epoch, rate in enumerate(golden["train_lr"]):
         step.begin_epoch(epoch, Sums())

@@ -15,10 +15,11 @@ from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_train.config import ModelConfig
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
-from orsanet_train.model.orsanet import ORSANet, build_model
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 CPU = torch.device("cpu")
 # Relative to the largest logit. float32: the same numbers, batched otherwise. float16: features are kept to 2^-11, 5e-4 relative
@@ -54,7 +55,7 @@ def networks(request: pytest.FixtureRequest, world, made) -> tuple[Remembering, 
 def new_networks(world, filler: ModuleType | None) -> tuple[FrozenPriors, ORSANet]:
     if filler is None:
         torch.manual_seed(3)
-        return world.load_priors(), build_model(ModelConfig(depth=2, width=64), 3, 128, 512).eval()
+        return world.load_priors(), build_model(ORSANetConfig(depth=2, width=64), 3, 128, 512).eval()
 
     def filled(network, prefix):
         names = filler.fill({prefix + name: value for name, value in network.state_dict().items()}, salt=1)
@@ -63,7 +64,7 @@ def new_networks(world, filler: ModuleType | None) -> tuple[FrozenPriors, ORSANe
 
     segmenter = filled(SegFace(SegFaceConfig()), "face_segment.")
     landmark_network = filled(MobileFaceNet(), "face_landback.")
-    model = filled(build_model(ModelConfig(depth=4), 3), "")
+    model = filled(build_model(ORSANetConfig(depth=4), 3), "")
     return FrozenPriors(segmenter, landmark_network, "published"), model
 
 
@@ -89,10 +90,10 @@ def test_cached_equals_online(networks, tmp_path: Path, feature_dtype: str, view
 
     build(manifest, tmp_path / "store.zarr", priors, [view], device=CPU, feature_dtype=feature_dtype, batch_size=3)
     store = PriorStore.open(tmp_path / "store.zarr")
-    feed = Feed(store, join(manifest, store, "test", [view]), ModelConfig(), CPU)
+    feed = Feed(store, join(manifest, store, "test", [view]), ORSANetConfig(), CPU)
     with torch.no_grad():
         cached = torch.cat(
-            [model(batch.image, batch.segmentation, batch.landmark_features).logits for batch in feed.in_order(2, view)]
+            [model(batch.inputs[0], batch.inputs[1], batch.inputs[2]).logits for batch in feed.in_order(2, view)]
         )
     difference = float((cached - online).abs().max() / online.abs().max())
     assert difference <= TOLERANCE[feature_dtype]

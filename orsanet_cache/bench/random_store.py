@@ -68,9 +68,13 @@ def random_values(fields: Sequence[Field], rows: int) -> Callable[[Unit], Arrays
     Pictures are uniform, features normal. A compressed map has one class in each column, because
     noise would not compress.
     """
-    rng = np.random.default_rng(0)
-    drawn = {field.name: _random(rng, rows, field) for field in fields}
+    drawn = random_arrays(np.random.default_rng(0), rows, fields)
     return lambda unit: {name: values[: unit.stop - unit.start] for name, values in drawn.items()}
+
+
+def random_arrays(rng: np.random.Generator, rows: int, fields: Sequence[Field]) -> Arrays:
+    """Random values of all fields, each [rows, …]."""
+    return {field.name: _random(rng, rows, field) for field in fields}
 
 
 def _random(rng: np.random.Generator, count: int, field: Field) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -153,6 +154,23 @@ def _contenders(out: Path, rows: int, batch_size: int) -> dict[str, Callable[[],
         for name in TRAINING_FIELDS:
             buffers[name][:] = zarr_arrays[name].oindex[batch]
 
+    def with_tensorstore() -> ReadBatch:
+        import tensorstore
+
+        arrays = {
+            name: tensorstore.open(
+                {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(zarr_path / SPLIT / VIEW / name)}},
+                read=True,
+            ).result()
+            for name in TRAINING_FIELDS
+        }
+
+        def read(batch: NDArray[np.int64]) -> None:
+            for name, array in arrays.items():
+                buffers[name][:] = array[batch].read().result()
+
+        return read
+
     def with_h5py(batch: NDArray[np.int64]) -> None:
         for name in TRAINING_FIELDS:
             for position, row in enumerate(batch.tolist()):
@@ -170,6 +188,7 @@ def _contenders(out: Path, rows: int, batch_size: int) -> dict[str, Callable[[],
         "ours, HDF5": warmed(hdf5_path),
         "ours, HDF5, first read (checksums)": lambda: ours(fresh(hdf5_path)),
         "zarr-python": lambda: with_zarr,
+        **({"TensorStore": with_tensorstore} if find_spec("tensorstore") else {}),
         "h5py": lambda: with_h5py,
         ".pt file per sample": lambda: from_samples,
     }

@@ -2,6 +2,8 @@
 
     manifest → plan.py (units that lack views) → pipeline.py (decode, networks) → writer.py (shards, marker) → … → read back → seal
 
+A manifest that has changed since the store was built makes it grow: rows of pictures that are in the
+store stay where they are, others are added, and what the splits mean is written last (growth.py).
 Rows of pictures that another store of the same recipe has can be copied from it (reuse.py).
 Views with occluders come second, because the landmarks of the sealed clean view place them
 (placing.py).
@@ -22,11 +24,14 @@ from typing import Any, Literal
 import torch
 
 from orsanet_cache.builder.disk import bytes_needed, check_disk, explained, what_is_safe
+from orsanet_cache.builder.fields import optional_fields
+from orsanet_cache.builder.hashes import Hashes
+from orsanet_cache.builder.layout import Layout, ViewsOf
 from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.builder.placing import Placement, check_clean, drawn_by, is_placed, placement
-from orsanet_cache.builder.plan import Plan, ViewsOf, Work, check_nothing_waits, count_waiting, plan_build, plan_placed
+from orsanet_cache.builder.plan import Plan, Work, check_nothing_waits, count_waiting, plan_build, plan_placed
 from orsanet_cache.builder.precision import chosen_precision
-from orsanet_cache.builder.reuse import PlannedRows, Reuse, reused_rows
+from orsanet_cache.builder.reuse import PlannedRows, Reuse, kept_rows, reused_rows
 from orsanet_cache.data.images import ImageReading, preprocessing
 from orsanet_cache.data.images import image_reading as reading_of
 from orsanet_cache.data.manifest import Manifest, as_manifest
@@ -56,6 +61,7 @@ class BuildSummary:
     waiting: int  # units that other parts have not computed yet
     reused: int = 0  # images times views copied from the other store by this call
     damaged: dict[str, str] = field(default_factory=dict)  # rows of the other store -> damage; they were computed
+    grown: tuple[str, ...] = ()  # splits that mean something else since this call: other images, names or order
 
 
 def build(
@@ -64,6 +70,7 @@ def build(
     priors: FrozenPriors | None = None,
     views: Sequence[str] = (CLEAN, HFLIP),
     *,
+    fields: Sequence[str] | None = None,
     device: torch.device | str = "auto",
     splits: Sequence[str] | None = None,
     part: Share = WHOLE,
@@ -75,6 +82,7 @@ def build(
     accept_changed: bool = False,
     recompute: Sequence[tuple[Unit, str]] = (),
     reuse: StrPath | None = None,
+    rehash: bool = False,
     on_plan: Callable[[PlannedRows], object] = lambda _: None,
 ) -> BuildSummary:
     """Compute this part's missing units of `views`, and seal the views that are complete.
@@ -83,7 +91,11 @@ def build(
     each against its checksum, and the others are computed. Rows are found by the SHA-256 of the
     picture's file, whatever their row, split, name or label was.
 
-    Raises OrsanetError if the recipe, the image list or an image differs from the store's; if
+    If the store was built from another list of images, only pictures that it lacks are computed, in
+    every view that the split has; the others keep their rows, whatever their names, order and splits
+    were. Rows of pictures that are no longer in the manifest stay in the store.
+
+    Raises OrsanetError if the recipe or an image differs from the store's; if
     another process builds this part; if the disk has too little space; if a split has no usable
     image; if views with occluders have no finished clean view, were placed by another one, or were
     drawn by another version; or if the store to reuse has another recipe or is `out` itself.
@@ -95,6 +107,9 @@ def build(
             new store those of `reuse`, else the published ones in the weights folder.
         views: names of the views to compute; `augmented-4` stands for four draws of the augmented
             view.
+        fields: optional fields that the store is to have: "landmark_features_28" and
+            "landmark_features_14", which POSTER V2 reads. None: those of the store; for a new store
+            none.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
         splits: splits to compute, by default all of the manifest. A view that only tests need can
             be computed for the test split alone.
@@ -112,6 +127,8 @@ def build(
             that it places.
         reuse: another store, Zarr or HDF5, finished or not, which is only read. It may differ from
             call to call of an interrupted build.
+        rehash: hash every picture that is in the store already, also where its inode, size and times
+            are those with which it was hashed before.
         on_plan: called once, before anything is computed, with the numbers of rows to copy and to
             compute.
     """
@@ -119,12 +136,14 @@ def build(
     manifest, out, device = as_manifest(manifest, check_files=True), as_path(out, "out"), as_device(device)
     views = view_names(as_names(views, "views"))
     priors = find_networks(out, like=other) if priors is None else priors
-    fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, feature_dtype)
+    optional = optional_fields(out, None if fields is None else as_names(fields, "fields"))
+    channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels
+    written = schema(*channels, feature_dtype, optional)
     splits = manifest.splits if splits is None else manifest.meant(as_names(splits, "splits"))
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
     if not out.exists():  # checked before anything is written, in case a new store does not fit
-        check_disk(out, bytes_needed(images * len(views), fields))
+        check_disk(out, bytes_needed(images * len(views), written))
     stored = _stored_recipe(out) or (None if other is None else PriorStore.open(other).recipe)
     if image_reading is None:
         image_reading = "upright" if stored is None else reading_of(stored)
@@ -145,22 +164,28 @@ def build(
         "precision": precision,
         "feature_dtype": feature_dtype,
     }
-    source = None if other is None else Reuse.open(other, out, recipe, fields, views)
-    with explained(out), StoreWriter.open(out, recipe, fields, part, rows_per_unit) as writer:
-        plan = plan_build(writer, manifest, splits, views, recompute, accept_changed)
-        check_disk(out, bytes_needed(plan.rows, fields))
-        on_plan(PlannedRows(0, plan.rows) if source is None else source.look(manifest, plan))
+    source = None if other is None else Reuse.open(other, out, recipe, written, views)
+    with explained(out), StoreWriter.open(out, recipe, written, part, rows_per_unit) as writer:
+        hashes = Hashes(manifest.root, out, rehash)
+        plan = plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes)
+        check_disk(out, bytes_needed(plan.rows, written))
+        if plan.layout.grows:
+            source = Reuse(written) if source is None else source
+            source.add(out)
+        on_plan(PlannedRows(0, plan.rows, (), *kept_rows(plan)) if source is None else source.look(plan))
+        hashes.save()
         if plan.rows:
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
         began = time.monotonic()
         with Pipeline(
-            manifest.root, priors, fields, device, batch_size, writer.rows_per_unit, image_reading
+            manifest.root, priors, written, device, batch_size, writer.rows_per_unit, image_reading
         ) as pipeline:
             provenance = {**_provenance(manifest, device), **files}
-            reused = _finish(writer, pipeline, manifest, source, provenance, plan.only(placed=False))
+            reused = _finish(writer, pipeline, source, provenance, plan.only(placed=False))
             placed = plan_placed(writer, plan)
-            reused += _finish(writer, pipeline, manifest, source, provenance, placed)
+            reused += _finish(writer, pipeline, source, provenance, placed)
             check_nothing_waits(writer, plan, placed)
+            grown = _write_states(writer, plan)
             networks_seconds = pipeline.networks_seconds()
         waiting = count_waiting(writer, plan)
     return BuildSummary(
@@ -168,17 +193,17 @@ def build(
         plan.rows - reused,
         time.monotonic() - began,
         networks_seconds,
-        _rejected(out, manifest, plan.views),
+        _rejected(out, plan),
         waiting,
         reused,
         {} if source is None else source.damaged,
+        grown,
     )
 
 
 def _finish(
     writer: StoreWriter,
     pipeline: Pipeline,
-    manifest: Manifest,
     source: Reuse | None,
     provenance: Mapping[str, Any],
     plan: Plan,
@@ -188,11 +213,11 @@ def _finish(
     Returns the number of rows that were copied.
     """
     placed = any(is_placed(view) for views in plan.views.values() for view in views)
-    place = partial(placement, PriorStore.open(writer.path)) if placed else None
-    copied = _compute(plan.work, writer, pipeline, manifest, source, place)
+    place = partial(placement, PriorStore.open_segments(writer.path)) if placed else None
+    copied = _compute(plan.work, plan.layout, writer, pipeline, source, place)
     damaged = _seal(writer, plan.views, provenance)
     if damaged:  # data read back differs from the data written: one more try
-        _compute(damaged, writer, pipeline, manifest, source, place)
+        _compute(damaged, plan.layout, writer, pipeline, source, place)
         damaged = _seal(writer, plan.views, provenance)
     if damaged:
         names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
@@ -202,9 +227,9 @@ def _finish(
 
 def _compute(
     work: Sequence[Work],
+    layout: Layout,
     writer: StoreWriter,
     pipeline: Pipeline,
-    manifest: Manifest,
     source: Reuse | None,
     place: Callable[[Unit], Placement] | None,
 ) -> int:
@@ -212,22 +237,22 @@ def _compute(
 
     Args:
         work: units with the views to compute.
+        layout: the units' pictures.
         writer: the store's writer.
         pipeline: the threads that decode and that run the networks.
-        manifest: source of the samples.
-        source: the store whose rows are copied, if any.
+        source: the stores whose rows are copied, if any.
         place: returns a unit's placement for views with occluders; None for other views.
     """
     total = sum(lacking.rows for lacking in work)
-    samples = {split: manifest.split(split) for split in {lacking.unit.split for lacking in work}}
 
     def decoding() -> Iterator[tuple[Work, Decoding]]:
         for lacking in work:
             unit = lacking.unit
             where = place(unit) if place else None
-            of_unit = samples[unit.split][unit.rows]
+            of_unit, files = layout.samples(unit), layout.files(unit)
             known = {} if source is None else source.known(unit, of_unit, lacking.views, where)
-            yield lacking, pipeline.start_decoding(of_unit, lacking.views, where, known)
+            gone = writer.digests(unit) if None in files else None
+            yield lacking, pipeline.start_decoding(of_unit, lacking.views, where, known, files, gone)
 
     def inference() -> Iterator[tuple[Unit, str, Inference]]:
         for lacking, images in ahead(decoding()):
@@ -259,7 +284,7 @@ def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) ->
     damaged = []
     for split, of_split in views.items():
         for view in of_split:
-            drawing = drawn_by(PriorStore.open(writer.path), split) if is_placed(view) else {}
+            drawing = drawn_by(PriorStore.open_segments(writer.path), split) if is_placed(view) else {}
             reused = reused_rows(writer.path, split, view)
             units = writer.seal(split, view, {**provenance, **drawing, **reused})
             if units:
@@ -268,17 +293,31 @@ def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) ->
     return damaged
 
 
-def _rejected(out: Path, manifest: Manifest, views: ViewsOf) -> dict[str, dict[str, str]]:
+def _write_states(writer: StoreWriter, plan: Plan) -> tuple[str, ...]:
+    """Write what the splits mean, all at once -> those that mean something else now.
+
+    While other parts still build a segment, this is left to the last of them.
+    """
+    splits = plan.layout.splits
+    if not all(writer.is_sealed(name, view) for one in splits for name in one.segments for view in one.views):
+        return ()
+    return writer.write_states({one.split: one.state for one in splits if one.state is not None})
+
+
+def _rejected(out: Path, plan: Plan) -> dict[str, dict[str, str]]:
     """The unusable images of each split, with reasons.
 
     Raises OrsanetError for a split without a usable image.
     """
     store = PriorStore.open(out)
     rejected: dict[str, dict[str, str]] = {}
-    for split, of_split in views.items():
-        sealed = [store.rejected(split, view) for view in of_split if view in store.views(split)]
+    for meaning in plan.layout.splits:
+        split = meaning.split
+        views = dict.fromkeys((*meaning.views, *plan.views.get(split, ())))
+        finished = [view for view in views if split in store.splits and view in store.views(split)]
+        sealed = [store.rejected(split, view) for view in finished]
         rejected[split] = {image: reason for view in sealed for image, reason in view.items()}
-        if len(rejected[split]) == len(manifest.split(split)):
+        if finished and len(rejected[split]) == len(store.sample_ids(split)):
             reasons = [f"{image!r}: {reason}" for image, reason in rejected[split].items()]
             raise OrsanetError(f"{out}: no image of split '{split}' could be used:\n{listed(reasons)}")
     return rejected

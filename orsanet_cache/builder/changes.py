@@ -1,24 +1,22 @@
 """Detect images that changed since a store was built, and mark units to compute again."""
 
-import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from orsanet_cache.builder.hashes import Hashes
+from orsanet_cache.builder.layout import GONE, Layout
 from orsanet_cache.builder.placing import begin, is_placed
-from orsanet_cache.data.files import on_disk
-from orsanet_cache.data.images import RejectedImage, read_file
-from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.progress import Progress
 from orsanet_cache.store.units import Unit
 from orsanet_cache.store.writer import StoreWriter
 
 
 def treat_changed(
-    writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], accept: bool, damaged: set[tuple[str, str]]
+    writer: StoreWriter,
+    layout: Layout,
+    own: Sequence[Unit],
+    accept: bool,
+    damaged: set[tuple[str, str]],
 ) -> None:
     """Refuse images that changed since the store was built, or uncommit their units in every view.
 
@@ -26,12 +24,12 @@ def treat_changed(
 
     Args:
         writer: the store's writer.
-        manifest: the images as they are now.
+        layout: the images as they are now.
         own: this part's units; other units are not checked.
         accept: uncommit the units of changed images instead of raising an error.
         damaged: (split, view) pairs whose image digests may be unreadable.
     """
-    changed = _changed_images(writer, manifest, own, damaged)
+    changed = _changed_images(writer, layout, own, damaged)
     if changed and not accept:
         found = [f"{unit.split}: {text}" for unit, texts in changed.items() for text in texts]
         rows = sum(unit.stop - unit.start for unit in changed)
@@ -40,6 +38,23 @@ def treat_changed(
             f"`orsanet-cache build … --accept-changed`, which computes their {len(changed)} unit(s) again ({rows:,} images):\n{listed(found)}"
         )
     take_back(writer, [(unit, view) for unit in changed for view in writer.views(unit.split)])
+
+
+def take_back_returned(writer: StoreWriter, layout: Layout, own: Sequence[Unit]) -> None:
+    """Uncommit units that were computed while the manifest lacked a picture that it has again.
+
+    Only units of unfinished views: of a finished one, such a picture gets a row of its own.
+    """
+    for segment in layout.segments.values():
+        for view in writer.views(segment.name):
+            if writer.is_sealed(segment.name, view):
+                continue
+            for unit in own:
+                marker = writer.marker(unit, view) if unit.split == segment.name else None
+                gone = {} if marker is None else marker.record.rejected
+                pictures = zip(layout.samples(unit), layout.files(unit), strict=True)
+                if any(gone.get(sample.image) == GONE and file is not None for sample, file in pictures):
+                    writer.uncommit([unit], view)
 
 
 def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tuple[str, str]]:
@@ -62,7 +77,7 @@ def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tu
 
 
 def _changed_images(
-    writer: StoreWriter, manifest: Manifest, own: Sequence[Unit], damaged: set[tuple[str, str]]
+    writer: StoreWriter, layout: Layout, own: Sequence[Unit], damaged: set[tuple[str, str]]
 ) -> dict[Unit, list[str]]:
     """Units whose image files have changed -> one description per changed image."""
     known: dict[Unit, list[list[str]]] = {unit: [] for unit in own}
@@ -78,35 +93,28 @@ def _changed_images(
                 if unit in known:
                     known[unit].append(digests)
 
-    def difference(image: str, before: set[str]) -> str:
-        now = file_sha256(on_disk(manifest.root, image))
-        if before == {now}:
-            return ""
-        return f"{image!r}: " + (
-            "cannot be read now" if not now else "changed" if "" not in before else "can be read now"
-        )
-
-    changed: dict[Unit, list[str]] = {}
-    samples = {split: manifest.split(split) for split in {unit.split for unit in own}}
     finished = {unit: of_views for unit, of_views in known.items() if of_views}
-    total = sum(unit.stop - unit.start for unit in finished)
-    with (
-        ThreadPoolExecutor(os.cpu_count(), "hash") as pool,
-        Progress(total, "check images", "img", delay=2, leave=False) as progress,
-    ):
-        for unit, of_views in finished.items():
-            images = [sample.image for sample in samples[unit.split][unit.rows]]
-            before = [set(of_image) for of_image in zip(*of_views, strict=True)]
-            found = [text for text in pool.map(difference, images, before) if text]
-            progress.update(len(images))
-            if found:
-                changed[unit] = found
+    images = {unit: layout.files(unit) for unit in finished}
+    layout.hashes.read([image for of_unit in images.values() for image in of_unit if image is not None], "check images")
+    changed: dict[Unit, list[str]] = {}
+    for unit, of_views in finished.items():
+        now = ["" if image is None else layout.hashes.of(image) for image in images[unit]]
+        if all(digests == now for digests in of_views):
+            continue
+        before = [set(of_image) for of_image in zip(*of_views, strict=True)]
+        texts = [
+            difference(image, digests, layout.hashes)
+            for image, digests in zip(images[unit], before, strict=True)
+            if image is not None
+        ]
+        if found := [text for text in texts if text]:
+            changed[unit] = found
     return changed
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 in hex; empty for a file that cannot be read."""
-    try:
-        return hashlib.sha256(read_file(path)).hexdigest()
-    except RejectedImage:
+def difference(image: str, before: set[str], hashes: Hashes) -> str:
+    """How an image differs from what it was: its digests before, in hex. Empty if it does not."""
+    now = hashes.of(image)
+    if before == {now}:
         return ""
+    return f"{image!r}: " + ("cannot be read now" if not now else "changed" if "" not in before else "can be read now")

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from orsanet_cache.builder.layout import GONE
 from orsanet_cache.builder.occluders import occluded
 from orsanet_cache.builder.placing import Placement
 from orsanet_cache.builder.reuse import UNKNOWN, KnownRows
@@ -72,6 +73,7 @@ class DecodedUnit:
     rejected: dict[str, str]  # sample id -> reason
     placement: Placement | None = None  # the unit's landmarks, for views with occluders
     known: Mapping[str, KnownRows] = field(default_factory=dict)  # view -> rows to copy
+    files: Sequence[str | None] | None = None  # per row, its picture's name now; None: as in `samples`
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,15 @@ class Pipeline:
         views: Sequence[str],
         placement: Placement | None = None,
         known: Mapping[str, KnownRows] | None = None,
+        files: Sequence[str | None] | None = None,
+        sha256: Sequence[str] | None = None,
     ) -> "Decoding":
         """Begin to read a unit's images and to compute its views, but not the `known` rows of a view.
 
-        Views with occluders need `placement`.
+        Views with occluders need `placement`. `files` are the pictures' names now, where they are
+        not those of the samples. Rows without one are rejected; `sha256` has their pictures' digests.
         """
-        return Decoding(self._decoders, self.root, samples, views, placement, known or {}, self.reading)
+        return Decoding(self._decoders, self.root, samples, views, placement, known or {}, self.reading, files, sha256)
 
     def start_networks(self, unit: DecodedUnit, view: str) -> "Inference":
         """Begin to run the networks on one view of a decoded unit, and to copy its known rows."""
@@ -237,6 +242,8 @@ class Decoding:
         placement: the unit's landmarks, for views with occluders; None for other views.
         known: rows of views that are not needed.
         reading: how image files are read.
+        files: per row its picture's name, None for a picture that is gone; None: as in `samples`.
+        sha256: per row the digest of its picture, for those that are gone.
     """
 
     def __init__(
@@ -248,17 +255,24 @@ class Decoding:
         placement: Placement | None,
         known: Mapping[str, KnownRows],
         reading: ImageReading,
+        files: Sequence[str | None] | None = None,
+        sha256: Sequence[str] | None = None,
     ) -> None:
         self._placement = placement
         self._reading = reading
         shape = (len(samples), IMAGE_SIZE, IMAGE_SIZE, 3)
         pixels = {view: np.zeros(shape, np.uint8) for view in views}
-        self._unit = DecodedUnit(samples, pixels, [""] * len(samples), {}, placement, known)
+        self._unit = DecodedUnit(samples, pixels, [""] * len(samples), {}, placement, known, files)
         self._reasons: list[tuple[str, Future[str]]] = []
         for row, sample in enumerate(samples):
+            file = sample.image if files is None else files[row]
+            if file is None:
+                self._unit.rejected[sample.image] = GONE
+                self._unit.sha256[row] = "" if sha256 is None else sha256[row]
+                continue
             needed = [view for view in views if view not in known or known[view].places[row] == UNKNOWN]
             if needed:
-                self._reasons.append((sample.image, pool.submit(self._read, root, row, needed)))
+                self._reasons.append((sample.image, pool.submit(self._read, on_disk(root, file), row, needed)))
 
     def result(self) -> DecodedUnit:
         """Wait for all images."""
@@ -268,10 +282,10 @@ class Decoding:
                 self._unit.rejected[image] = reason
         return self._unit
 
-    def _read(self, root: Path, row: int, views: Sequence[str]) -> str:
+    def _read(self, path: Path, row: int, views: Sequence[str]) -> str:
         """Fill a row of these views. Returns the reason if the image cannot be used, else an empty string."""
         try:
-            data = read_file(on_disk(root, self._unit.samples[row].image))
+            data = read_file(path)
             self._unit.sha256[row] = hashlib.sha256(data).hexdigest()
             rgb = decode(data, self._reading)
         except RejectedImage as reason:
@@ -316,7 +330,9 @@ class Inference:
             progress(copied)
             if len(damaged):
                 known = {self._view: self._known.without(damaged)}
-                decoding = self._pipeline.start_decoding(self._unit.samples, [self._view], self._unit.placement, known)
+                decoding = self._pipeline.start_decoding(
+                    self._unit.samples, [self._view], self._unit.placement, known, self._unit.files, self._sha256
+                )
                 self._batches += self._start(decoding.result(), damaged)
         for rows, batch in self._batches:
             batch.result()

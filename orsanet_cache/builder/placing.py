@@ -1,6 +1,8 @@
 """Views placed by the clean view's landmarks, and checks that a view is drawn by one version.
 
-A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Until
+A sealed view has {occluders: version, placed_by: the clean view's seal} in its provenance. Both are
+of one segment: what a store grows by is sealed apart, so the seal that placed a view stays as it
+was. Until
 then the version is in
 
     STORE/.commits/<split>/<view>/drawn-by
@@ -73,7 +75,7 @@ def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
 def check_sealed(store: PriorStore, split: str, view: str) -> None:
     """Raises OrsanetError if a sealed placed view differs from what would be drawn now."""
     provenance = store.provenance(split, view)
-    where = store.path / split / view
+    where = Path(str(store.path)) / split / view  # of a build's own folder
     _check_version(where, provenance.get("occluders"), f"delete {where}")
     if CLEAN in store.views(split) and provenance.get("placed_by") != store.sealed(split, CLEAN).seal:
         raise OrsanetError(
@@ -96,7 +98,7 @@ def drawn_alike(store: PriorStore, split: str, view: str) -> str:
         version = str(provenance.get("occluders"))
     else:
         try:
-            version = read_whole(store.path / COMMITS / split / view / "drawn-by").decode(errors="replace")
+            version = read_whole(Path(str(store.path)) / COMMITS / split / view / "drawn-by").decode(errors="replace")
         except OSError as error:
             refuse_shortage(error, store.path)
             return "has no unit"
@@ -111,7 +113,7 @@ def begin(path: Path, split: str, view: str) -> None:
     Raises OrsanetError if another version drew the view.
     """
     where = path / split / view
-    store = PriorStore.open(path)
+    store = PriorStore.open_segments(path)
     if split in store.splits and view in store.views(split):
         try:
             provenance = store.provenance(split, view)

@@ -1,17 +1,20 @@
 """The work of a build, determined from the store once, before anything is computed.
 
-    splits begun → changed images' units uncommitted → views to finish begun → this part's units that lack some ─▶ Plan
+    manifest laid out over the store's segments (growth.py) → segments begun → changed images' units uncommitted → views to finish begun → this part's units that lack some ─▶ Plan
 
 A unit that must be computed again loses its marker first. After that, the units to compute are
 exactly those without a marker. The work on views with occluders is determined again after the clean
-view that places them is sealed, because other parts may have computed some of it meanwhile.
+view that places them is sealed, because other parts may have computed some of it meanwhile. Here "split" in a name of code is a segment, which it is in a store that has not grown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from orsanet_cache.builder.changes import take_back, treat_changed
+from orsanet_cache.builder.changes import take_back, take_back_returned, treat_changed
+from orsanet_cache.builder.growth import lay_out
+from orsanet_cache.builder.hashes import Hashes
+from orsanet_cache.builder.layout import Layout, ViewsOf
 from orsanet_cache.builder.placing import begin, check_sealed, is_placed
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
@@ -19,8 +22,6 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.units import Unit
 from orsanet_cache.store.writer import StoreWriter
-
-ViewsOf = Mapping[str, Sequence[str]]  # split -> views
 
 
 class Work(NamedTuple):
@@ -41,6 +42,7 @@ class Plan:
     own: Sequence[Unit]  # this part's units of all splits
     views: ViewsOf  # to finish, by split
     work: Sequence[Work]  # units of `own` that lack some of `views`
+    layout: Layout  # the pictures of all units
 
     @property
     def rows(self) -> int:
@@ -58,6 +60,7 @@ class Plan:
             self.own,
             {split: chosen(views) for split, views in self.views.items()},
             [lacking for lacking in work if lacking.views],
+            self.layout,
         )
 
 
@@ -68,11 +71,12 @@ def plan_build(
     views: Sequence[str],
     recompute: Sequence[tuple[Unit, str]],
     accept_changed: bool,
+    hashes: Hashes | None = None,
 ) -> Plan:
     """Begin splits and views, uncommit units to compute again, and list this part's missing units.
 
-    Raises OrsanetError for changed images without `accept_changed`, for an image list that differs
-    from the store's, and for views with occluders that another version drew or another clean view
+    Raises OrsanetError for changed images without `accept_changed`, for an unfinished split of which
+    the manifest has no image, and for views with occluders that another version drew or another clean view
     placed.
 
     Args:
@@ -82,27 +86,31 @@ def plan_build(
         views: views to build.
         recompute: (unit, view) pairs to compute even if they are committed.
         accept_changed: compute the units of changed images again, in every view.
+        hashes: the digests of the images; None computes them.
     """
-    for split in splits:
-        writer.add_split(split, [sample.image for sample in manifest.split(split)])
-    units = [unit for split in splits for unit in writer.units(split)]
+    hashes = Hashes(manifest.root) if hashes is None else hashes
+    layout = lay_out(writer, manifest, splits, views, hashes, accept_changed)
+    for name, segment in layout.segments.items():
+        writer.add_split(name, [sample.image for sample in segment.samples])
+    units = [unit for name in layout.segments for unit in writer.units(name)]
     own = [unit for position, unit in enumerate(units) if writer.part.has(position)]
-    treat_changed(writer, manifest, own, accept_changed, {(unit.split, view) for unit, view in recompute})
+    take_back_returned(writer, layout, own)
+    treat_changed(writer, layout, own, accept_changed, {(unit.split, view) for unit, view in recompute})
     reopened = take_back(writer, recompute)
-    wanted = _wanted(writer, splits, views, accept_changed, reopened)
+    wanted = _wanted(writer, layout.views, accept_changed, reopened)
     for split, of_split in wanted.items():
         for view in of_split:
             if is_placed(view):
                 _check_drawing(writer, split, view)
             writer.add_view(split, view)
-    return Plan(own, wanted, _lacking(writer, own, wanted))
+    return Plan(own, wanted, _lacking(writer, own, wanted), layout)
 
 
 def plan_placed(writer: StoreWriter, plan: Plan) -> Plan:
     """The plan's placed views in splits whose clean view is now sealed, and the units they lack."""
     placed = plan.only(placed=True).views
     ready = {split: views for split, views in placed.items() if writer.is_sealed(split, CLEAN)}
-    return Plan(plan.own, ready, _lacking(writer, plan.own, ready))
+    return Plan(plan.own, ready, _lacking(writer, plan.own, ready), plan.layout)
 
 
 def check_nothing_waits(writer: StoreWriter, plan: Plan, placed: Plan) -> None:
@@ -128,8 +136,7 @@ def count_waiting(writer: StoreWriter, plan: Plan) -> int:
 
 def _wanted(
     writer: StoreWriter,
-    splits: Sequence[str],
-    views: Sequence[str],
+    views: ViewsOf,
     accept_changed: bool,
     reopened: Sequence[tuple[str, str]],
 ) -> ViewsOf:
@@ -138,15 +145,15 @@ def _wanted(
     With `accept_changed` they include unfinished views, and in any case reopened ones.
     """
     wanted = {}
-    for split in splits:
+    for split, of_split in views.items():
         opened = [view for view in writer.views(split) if not writer.is_sealed(split, view)] if accept_changed else []
-        wanted[split] = tuple(dict.fromkeys((*views, *opened, *(view for of, view in reopened if of == split))))
+        wanted[split] = tuple(dict.fromkeys((*of_split, *opened, *(view for of, view in reopened if of == split))))
     return wanted
 
 
 def _check_drawing(writer: StoreWriter, split: str, view: str) -> None:
     if writer.is_sealed(split, view):
-        check_sealed(PriorStore.open(writer.path), split, view)
+        check_sealed(PriorStore.open_segments(writer.path), split, view)
     else:
         begin(writer.path, split, view)
 

@@ -42,18 +42,18 @@ def repair(
         raise OrsanetError(
             f"{path}: an HDF5 file cannot be repaired in place; repair the Zarr store and convert it again"
         )
-    store = PriorStore.open(path)
+    store, segments = PriorStore.open(path), PriorStore.open_segments(path)
     recipe = store.recipe
     priors = find_networks(path, segmenter, landmarks)
     for split, view in dict.fromkeys((one.split, one.view) for one in damage):
-        if not store.all_views(split).get(view, False):
+        if not segments.all_views(split).get(view, False):
             raise OrsanetError(
                 f"{path}: view '{view}' of split '{split}' is not finished; run the same `orsanet-cache build` again, which reads "
                 f"every unit back before it seals the view, and computes damaged units again"
             )
     computed = 0
     for split in dict.fromkeys(one.split for one in damage):
-        units = units_of(split, len(store.sample_ids(split)), store.rows_per_unit)
+        units = units_of(split, len(segments.sample_ids(split)), store.rows_per_unit)
         recompute: list[tuple[Unit, str]] = []
         for one in damage:
             if one.split == split:
@@ -61,6 +61,18 @@ def repair(
         views = list(dict.fromkeys(view for _, view in recompute))
         computed += build(
             manifest, path, priors, views,
-            device=device, splits=[split], precision=recipe["precision"], feature_dtype=recipe["feature_dtype"], recompute=recompute,
+            device=device, splits=_splits_of(store, split), precision=recipe["precision"], feature_dtype=recipe["feature_dtype"],
+            recompute=recompute,
         ).computed  # fmt: skip
     return computed
+
+
+def _splits_of(store: PriorStore, segment: str) -> list[str]:
+    """The splits that have rows in a segment. Raises OrsanetError if none has: nothing is missing there."""
+    splits = [split for split in store.splits if segment in store.segments(split)]
+    if not splits:
+        raise OrsanetError(
+            f"{store.path}: no split of the manifest that was built last has rows in '{segment}'; "
+            f"`orsanet-cache compact` copies what the manifest has"
+        )
+    return splits

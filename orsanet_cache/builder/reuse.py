@@ -1,4 +1,4 @@
-"""Rows of another store, copied instead of computed.
+"""Rows of another store, or of other segments of the same store, copied instead of computed.
 
     pictures of the units to build ─ SHA-256 ─▶ committed rows of the other store with the same picture in the same view
     ─ read, every row against its checksum ─▶ the new unit's arrays · the rest, and what is damaged there, is computed
@@ -8,7 +8,8 @@ picture, the recipe and the view, and not on the row, the split, the name or the
 by landmarks depends on the landmarks and on the version of the drawings too; its rows are copied only
 where both are the same. Rejected rows are never copied: to try such a picture again costs little.
 
-The other store is only read. What was copied is noted in
+A store that grows is a source of its own: a picture that moved to a split with more views is copied
+in those that it has. The other store is only read. What was copied is noted in
 
     STORE/.commits/<split>/<view>/reused-<digest>
 
@@ -20,7 +21,6 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,15 +30,13 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.builder.changes import file_sha256
 from orsanet_cache.builder.placing import Placement, drawn_alike, is_placed
 from orsanet_cache.builder.plan import Plan
-from orsanet_cache.data.files import on_disk
-from orsanet_cache.data.manifest import Manifest, Sample
+from orsanet_cache.data.manifest import Sample
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import make_folder, publish_new
 from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
-from orsanet_cache.progress import tracked
+from orsanet_cache.paths import Place
 from orsanet_cache.store.committed import committed_rows
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
@@ -57,6 +55,7 @@ class Source:
     """A view of one split of the other store, and the rows of it that may be copied."""
 
     def __init__(self, container: Container, store: PriorStore, split: str, view: str) -> None:
+        self.store = store
         self.split = split
         self.name = f"{split}/{view}"
         self.ids = store.sample_ids(split)
@@ -154,6 +153,8 @@ class KnownRows:
             rows = np.flatnonzero(self.is_known)
             rows = rows[self.index.source[self.places[rows]] == number]
             rows = rows[np.argsort(self.index.row[self.places[rows]], kind="stable")]  # in the order of the files
+            if not len(rows):
+                continue
             there = self.index.row[self.places[rows]]
             for field, array in arrays.items():
                 for row, what in source.read(field, there, array, rows).items():
@@ -167,18 +168,22 @@ class KnownRows:
 
 
 class Reuse:
-    """Another store with the same recipe, as a source of rows."""
+    """Stores with the same recipe, as sources of rows."""
 
-    def __init__(self, path: Path, container: Container, fields: Sequence[Field]) -> None:
-        self.path = path
-        self.skipped: list[str] = []  # views of the other store that cannot be used, with reasons
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.skipped: list[str] = []  # views of the other stores that cannot be used, with reasons
         self.damaged: dict[str, str] = {}  # rows that could not be copied -> what is wrong with them
-        self._container = container
-        self._store = PriorStore(container)
+        self._stores: list[tuple[Path, Container, PriorStore]] = []
         self._fields = fields
         self._indices: dict[str, ViewIndex] = {}
-        self._sources: dict[tuple[str, str], Source] = {}
+        self._sources: dict[tuple[Place, str, str], Source] = {}
         self._digests: dict[Unit, NDArray[np.uint8]] = {}
+
+    def add(self, path: Path) -> None:
+        """Also take rows from the store `path`, after those of the stores before."""
+        container = open_container(path)
+        self._stores.append((path, container, PriorStore(container)))
+        self._indices.clear()
 
     @classmethod
     def open(
@@ -189,14 +194,14 @@ class Reuse:
         Raises OrsanetError if it is no store of this schema, has another recipe, or is damaged in
         one of the views; and if one of the two stores is or contains the other.
         """
-        container = open_container(path)
+        reuse = cls(fields)
+        reuse.add(path)
         there, here = path.resolve(), out.resolve()
         if there == here or there in here.parents or here in there.parents:
             raise OrsanetError(
                 f"--reuse {path} and --out {out} overlap; rows are copied from one store to another, so choose an --out outside {path}"
             )
-        reuse = cls(path, container, fields)
-        differences = list(recipe_differences(reuse._store.recipe, dict(recipe)))
+        differences = list(recipe_differences(reuse._stores[0][2].recipe, dict(recipe)))
         if differences:
             raise OrsanetError(
                 f"{path} was built with another recipe, so none of its rows can be reused; pass its options again, or build without --reuse:\n"
@@ -206,17 +211,15 @@ class Reuse:
             reuse._index(view)
         return reuse
 
-    def look(self, manifest: Manifest, plan: Plan) -> "PlannedRows":
+    def look(self, plan: Plan) -> "PlannedRows":
         """Hash the pictures of the plan's units, and count the rows that can be copied.
 
-        Raises OrsanetError if a view of the other store is damaged.
+        Raises OrsanetError if a view of another store is damaged.
         """
-        samples = {split: manifest.split(split) for split in {work.unit.split for work in plan.work}}
-        images = [sample.image for work in plan.work for sample in samples[work.unit.split][work.unit.rows]]
-        with ThreadPoolExecutor(os.cpu_count(), "hash") as pool:
-            hashed = pool.map(lambda image: file_sha256(on_disk(manifest.root, image)), images)
-            watched = tracked(hashed, len(images), "look for known", "img", delay=2, leave=False)
-            digests = byte_digests(list(watched))
+        images = [image for work in plan.work for image in plan.layout.files(work.unit)]
+        hashes = plan.layout.hashes
+        hashes.read([image for image in images if image is not None], "look for known")
+        digests = byte_digests(["" if image is None else hashes.of(image) for image in images])
         known = begin = 0
         for work in plan.work:
             end = begin + work.unit.stop - work.unit.start
@@ -225,7 +228,7 @@ class Reuse:
         for work in plan.work:
             for view in work.views:
                 known += int((self._index(view).find(self._digests[work.unit]) != UNKNOWN).sum())
-        return PlannedRows(known, plan.rows - known, tuple(self.skipped))
+        return PlannedRows(known, plan.rows - known, tuple(self.skipped), *kept_rows(plan))
 
     def known(
         self, unit: Unit, samples: Sequence[Sample], views: Sequence[str], placement: Placement | None = None
@@ -256,7 +259,7 @@ class Reuse:
         for number, source in enumerate(index.sources):
             rows = np.flatnonzero(places != UNKNOWN)
             rows = rows[index.source[places[rows]] == number]
-            clean = self._source(source.split, CLEAN)
+            clean = self._source(source.store, source.split, CLEAN)
             damaged = clean.read("landmarks", index.row[places[rows]], landmarks, rows)
             self.damaged |= {
                 f"{clean.name}: {clean.ids[index.row[places[row]]]!r}": what for row, what in damaged.items()
@@ -267,36 +270,48 @@ class Reuse:
 
     def _index(self, view: str) -> ViewIndex:
         if view not in self._indices:
-            splits = [split for split in self._store.splits if view in self._store.all_views(split)]
-            self._indices[view] = ViewIndex([self._source(split, view) for split in splits if self._fits(split, view)])
+            self._indices[view] = ViewIndex(
+                [
+                    self._source(store, split, view)
+                    for _, _, store in self._stores
+                    for split in store.splits
+                    if view in store.all_views(split) and self._fits(store, split, view)
+                ]
+            )
         return self._indices[view]
 
-    def _fits(self, split: str, view: str) -> bool:
-        """Whether a view of the other store was drawn as it would be drawn now."""
-        why = drawn_alike(self._store, split, view) if is_placed(view) else ""
+    def _fits(self, store: PriorStore, split: str, view: str) -> bool:
+        """Whether a view of a store was drawn as it would be drawn now."""
+        why = drawn_alike(store, split, view) if is_placed(view) else ""
         if why:
-            self.skipped.append(f"{self.path}: {split}/{view} {why}, so it is computed")
+            self.skipped.append(f"{store.path}: {split}/{view} {why}, so it is computed")
         return not why
 
-    def _source(self, split: str, view: str) -> Source:
-        if (split, view) in self._sources:
-            return self._sources[split, view]
-        source = Source(self._container, self._store, split, view)
+    def _source(self, store: PriorStore, split: str, view: str) -> Source:
+        key = store.path, split, view
+        if key in self._sources:
+            return self._sources[key]
+        (container,) = (container for _, container, of in self._stores if of is store)
+        source = Source(container, store, split, view)
         found = {name: (shape[1:], dtype) for name, (shape, dtype) in source.committed.fields.items()}
         expected = {field.name: (field.shape, np.dtype(field.dtype)) for field in self._fields}
         fits = found == expected and source.committed.image_sha256.shape == (len(source.ids), 32)
         if source.committed.is_committed.any() and not fits:
             raise OrsanetError(
-                f"{self.path}: {source.name} does not have the fields of this version; build without --reuse"
+                f"{store.path}: {source.name} does not have the fields of this version; build without --reuse"
             )
-        self._sources[split, view] = source
+        self._sources[key] = source
         return source
 
     def note(self, out: Path, unit: Unit, view: str) -> None:
         """Note in the store `out`, before a unit with copied rows is committed, where they are from."""
-        found = {source.name: dict(source.committed.provenance or {}) for source in self._index(view).sources}
-        earlier = [entry for provenance in found.values() for entry in provenance.pop("reused", [])]
-        content = as_json([{"store": str(self.path.absolute()), "views": found}, *earlier]).encode()
+        entries: list[dict[str, Any]] = []
+        for path, _, store in self._stores:
+            sources = [source for source in self._index(view).sources if source.store is store]
+            found = {source.name: dict(source.committed.provenance or {}) for source in sources}
+            earlier = [entry for provenance in found.values() for entry in provenance.pop("reused", [])]
+            entries += [{"store": str(path.absolute()), "views": found}, *earlier]
+        content = as_json(entries).encode()
         digest = hashlib.sha256(content).hexdigest()[:16]
         note = out / COMMITS / unit.split / view / NOTES.replace("*", digest)
         if not note.exists():
@@ -311,6 +326,14 @@ class PlannedRows:
     copied: int
     computed: int
     skipped: tuple[str, ...] = ()  # views of the other store that cannot be used, with reasons
+    kept: int = 0  # images whose rows are in the store and stay there, of splits that grow, shrink or are reordered
+    images: int = 0  # all images of those splits
+
+
+def kept_rows(plan: Plan) -> tuple[int, int]:
+    """Of splits whose list of images is another one than before: the images that keep their rows, and all."""
+    changed = [meaning for meaning in plan.layout.splits if meaning.state is not None]
+    return sum(meaning.kept for meaning in changed), sum(len(meaning.state.ids) for meaning in changed if meaning.state)
 
 
 def reused_rows(out: Path, split: str, view: str) -> dict[str, Any]:

@@ -43,6 +43,11 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
     show_default=True,
     help=f"Views to compute, separated by commas: {POSSIBLE_VIEWS}.",
 )
+@click.option(
+    "--fields",
+    help="Optional fields that the store is to have, separated by commas: landmark_features_28 and landmark_features_14, which POSTER V2 "
+    "reads.  [default: the store's, for a new store none]",
+)
 @click.option("--splits", help="Compute only these splits, separated by commas.  [default: all of the manifest]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -71,6 +76,11 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
     help="Build only part I of N, counted from 1; start the others at the same time or later.  [default: torchrun's rank, else all]",
 )
 @click.option("--accept-changed", is_flag=True, help="Compute the units of changed images again, in every view.")
+@click.option(
+    "--rehash",
+    is_flag=True,
+    help="Hash all known pictures again, also those with the inode, size and times of an earlier build.",
+)
 @quiet_option
 @click.option(
     "--reuse",
@@ -80,8 +90,8 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
 )
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
-    landmark_input: str, image_reading: str | None, views: str, splits: str | None, device: str, precision: str, features: str,
-    batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool,
+    landmark_input: str, image_reading: str | None, views: str, fields: str | None, splits: str | None, device: str, precision: str, features: str,
+    batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool,
     reuse: Path | None,
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
@@ -92,15 +102,18 @@ def build(
     Several processes may build one store, on one machine or on several that share a file system:
     `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part.
 
-    When the manifest has changed, build into another folder with --reuse OLD: pictures are
-    recognised by the SHA-256 of their files, and only new or changed ones are computed. OLD may be
-    a Zarr folder or an HDF5 file, finished or not, and is only read.
+    When the manifest has changed, the same command makes the store grow: pictures are recognised by
+    the SHA-256 of their files, whatever their names, order and splits, and only new ones are
+    computed. Rows of pictures that the manifest no longer has stay until `compact`. With --reuse
+    OLD, rows are also copied from another store: a Zarr folder or an HDF5 file, finished or not,
+    which is only read.
 
     The word demo selects the small networks that come with the package. They are trained for the
     faces of `demo-faces`, not for real faces.
     """
     from orsanet_cache.builder.build import build as build_store
     from orsanet_cache.builder.disk import bytes_needed
+    from orsanet_cache.builder.fields import optional_fields
     from orsanet_cache.builder.reuse import PlannedRows
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.data.views import view_names
@@ -132,40 +145,50 @@ def build(
     priors = find_networks(out, segmenter, landmarks, landmark_input, reuse)  # type: ignore[arg-type]
     if segmenter is None or landmarks is None:
         say(f"networks: {', '.join(priors.files.values())}")
-    fields = schema(priors.segmenter.feature_channels, priors.landmark_network.feature_channels, features)
+    asked = None if fields is None else [name.strip() for name in fields.split(",")]
+    channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels
+    written = schema(*channels, features, optional_fields(out, asked))
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), fields) / 1e9:.2f} GB on disk"
+        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), written) / 1e9:.2f} GB on disk"
     )
+
+    sources = str(out if reuse is None else reuse)
 
     def print_plan(plan: PlannedRows) -> None:
         for reason in plan.skipped:
             click.echo(reason, err=True)
-        if reuse is not None:
+        if plan.images:
+            click.echo(f"{plan.kept:,} of {plan.images:,} images have their rows in {out}, which stay as they are")
+        if reuse is not None or plan.copied:
             total = plan.copied + plan.computed
             click.echo(
-                f"{plan.copied:,} of {total:,} views are known in {reuse} and copied; {plan.computed:,} are computed"
+                f"{plan.copied:,} of {total:,} views are known in {sources} and copied; {plan.computed:,} are computed"
             )
 
     summary = build_store(
-        loaded, out, priors, chosen_views,
+        loaded, out, priors, chosen_views, fields=asked,
         device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
         image_reading=image_reading,  # type: ignore[arg-type]
-        batch_size=batch_size, accept_changed=accept_changed, reuse=reuse, on_plan=print_plan,
+        batch_size=batch_size, accept_changed=accept_changed, rehash=rehash, reuse=reuse, on_plan=print_plan,
     )  # fmt: skip
     for row, damage in summary.damaged.items():
         click.echo(f"{reuse}: damaged, so it was computed: {row} ({damage})", err=True)
     if summary.damaged:
         click.echo(f"`orsanet-cache verify {reuse} --deep` prints all damage there.", err=True)
     if summary.reused:
-        click.echo(f"copied {summary.reused:,} views from {reuse}, each row against its checksum")
+        click.echo(f"copied {summary.reused:,} views from {sources}, each row against its checksum")
+    if summary.grown:
+        click.echo(
+            f"{out}: split {', '.join(summary.grown)} has the manifest's images now; earlier runs can still be resumed"
+        )
     if summary.computed:
         rate, share = (value / max(summary.seconds, 1e-9) for value in (summary.computed, summary.networks_seconds))
         click.echo(
             f"computed {summary.computed:,} views in {summary.seconds:.0f} s ({rate:.1f} views/s); "
             f"the networks ran {share:.0%} of the time"
         )
-    elif not summary.reused:
+    elif not (summary.reused or summary.grown):
         click.echo("nothing to do: every view already exists")
     for split, rejected in summary.rejected.items():
         for image, reason in rejected.items():

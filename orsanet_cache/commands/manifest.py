@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, MOST_SEED, Commands, next_command, quiet_option
+from orsanet_cache.console import FILE, FOLDER, MOST_IMAGES, MOST_SEED, Commands, next_command, quiet_option
+from orsanet_cache.paths import path_problem
 
 if TYPE_CHECKING:
     from orsanet_cache.layouts.found import DataSet
@@ -24,6 +25,8 @@ def _tag_lists(_context: click.Context, _parameter: click.Parameter, values: tup
             raise click.BadParameter(
                 f"{value} is not TAG=FILE with a tag that has no blank, @, ; or comma, as in occluded=list.txt"
             )
+        if (problem := path_problem(path)) is not None:
+            raise click.BadParameter(problem)
         lists.append((tag, Path(path)))
     return lists
 
@@ -83,7 +86,7 @@ def _pattern(_context: click.Context, _parameter: click.Parameter, value: str | 
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
     """Add the argument and the options that every layout has."""
     options = (
-        click.argument("root", type=click.Path(path_type=Path, exists=True, file_okay=False)),
+        click.argument("root", type=FOLDER),
         click.option(
             "--out", required=True, type=FILE, help="The descriptor to write, NAME.toml, with NAME.csv beside it."
         ),

@@ -1,15 +1,20 @@
-"""The commands on an existing store: `orsanet-cache info`, `verify`, `show` and `convert`."""
+"""The commands on an existing store: `orsanet-cache info`, `verify`, `show`, `convert` and `compact`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, classes_option, parse_part, quiet_option
+from orsanet_cache.console import FILE, MOST_IMAGES, STORE, classes_option, parse_part, quiet_option
+from orsanet_cache.paths import Place
+
+if TYPE_CHECKING:
+    from orsanet_cache.store.reader import PriorStore
 
 
 @click.command()
-@click.argument("store", type=FILE)
-def info(store: Path) -> None:
+@click.argument("store", type=STORE)
+def info(store: Place) -> None:
     """Print the content of STORE: splits, views, fields, sizes, recipe and rejected images.
 
     For an unfinished view the number of finished units is printed.
@@ -20,10 +25,11 @@ def info(store: Path) -> None:
     from orsanet_cache.store.verify import progress
 
     opened = PriorStore.open(store)
-    click.echo(f"{store}: {opened.nbytes() / 1e9:.3f} GB on disk")
+    home = "on disk" if isinstance(store, Path) else "in the object store"
+    click.echo(f"{store}: {opened.nbytes() / 1e9:.3f} GB {home}")
     tables: dict[str, list[str]] = {}  # fields of an image -> the views that have them
     for split in opened.splits:
-        click.echo(f"\nsplit {split}: {len(opened.sample_ids(split)):,} images")
+        click.echo(f"\nsplit {split}: {len(opened.sample_ids(split)):,} images{_lying_in(opened, split)}")
         for view, sealed in opened.all_views(split).items():
             if not sealed:
                 done, units = progress(store, split, view)
@@ -50,8 +56,16 @@ def info(store: Path) -> None:
     click.echo("\nrecipe " + json.dumps(opened.recipe, indent=2))
 
 
+def _lying_in(store: "PriorStore", split: str) -> str:
+    """Where the rows of a split lie, if it has grown."""
+    segments = store.segments(split)
+    if segments == (split,):
+        return ""
+    return f", rows of {', '.join(segments)}"
+
+
 @click.command()
-@click.argument("store", type=FILE)
+@click.argument("store", type=STORE)
 @click.option("--deep", is_flag=True, help="Read all rows, not only the first and last row of each unit.")
 @click.option(
     "--sample",
@@ -68,7 +82,7 @@ def info(store: Path) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @quiet_option
 def verify(
-    store: Path, deep: bool, sample: tuple[int, int] | None, repair: bool, manifest: Path | None, classes: list[str] | None,
+    store: Place, deep: bool, sample: tuple[int, int] | None, repair: bool, manifest: Path | None, classes: list[str] | None,
     root: Path | None, segmenter: Path | None, landmarks: Path | None, device: str,
 ) -> None:  # fmt: skip
     """Check that STORE is finished and unchanged since it was built.
@@ -81,12 +95,16 @@ def verify(
     from orsanet_cache.store.verify import unfinished
     from orsanet_cache.store.verify import verify as verify_store
 
+    if repair and not isinstance(store, Path):
+        raise OrsanetError(
+            f"{store}: --repair works in a folder; copy the store to one with `orsanet-cache convert`, repair it there, and copy it back"
+        )
     units, damage = verify_store(store, deep, Share(*(sample or (1, 1))))
     extent = "all their rows" if deep else "their first and last rows; --deep reads all"
     click.echo(f"{store}: read {units:,} units, {extent}")
     remedy = (
         "an HDF5 file cannot be finished; convert the finished Zarr store again"
-        if store.is_file()
+        if isinstance(store, Path) and store.is_file()
         else "run the same `orsanet-cache build` again, which goes on where it stopped"
     )
     begun = unfinished(store)
@@ -110,7 +128,7 @@ def verify(
     described = load_manifest(manifest, root, classes)
     for note in described.notes:
         click.echo(f"note: {note}", err=True)
-    computed = repair_store(store, damage, described, segmenter, landmarks, choose_device(device))
+    computed = repair_store(str(store), damage, described, segmenter, landmarks, choose_device(device))
     click.echo(f"computed {computed:,} views again")
     if begun:
         raise OrsanetError(not_finished)
@@ -118,7 +136,7 @@ def verify(
 
 
 @click.command()
-@click.argument("store", type=FILE)
+@click.argument("store", type=STORE)
 @click.option("--split", required=True, help="The split to show.")
 @click.option(
     "-n", "count", type=click.IntRange(min=1, max=MOST_IMAGES), default=16, show_default=True, help="Number of samples."
@@ -130,7 +148,7 @@ def verify(
     "--width", type=click.IntRange(min=400, max=20_000), default=2000, show_default=True,
     help="Largest width of the sheet in pixels; tiles are reduced to fit.",
 )  # fmt: skip
-def show(store: Path, split: str, count: int, out: Path, width: int) -> None:
+def show(store: Place, split: str, count: int, out: Path, width: int) -> None:
     """Draw a contact sheet of STORE: a row for each image, and in every view the image with its
     landmarks, and its segmentation map.
     """
@@ -149,15 +167,32 @@ def show(store: Path, split: str, count: int, out: Path, width: int) -> None:
 
 
 @click.command()
-@click.argument("source", type=FILE)
-@click.argument("target", type=FILE)
+@click.argument("source", type=STORE)
+@click.argument("target", type=STORE)
 @quiet_option
-def convert(source: Path, target: Path) -> None:
-    """Copy a finished store from a Zarr folder SOURCE to an HDF5 file TARGET, or back.
+def convert(source: Place, target: Place) -> None:
+    """Copy a finished store from a Zarr folder SOURCE to an HDF5 file TARGET, or back, or to and from a URL.
 
-    Every value is read back and checked.
+    If SOURCE or TARGET is a URL (s3://BUCKET/NAME.zarr), the copy is a Zarr store too; from a URL to a
+    TARGET that ends with .h5 it is an HDF5 file. Every value is read back and checked.
     """
     from orsanet_cache.store.convert import convert as convert_store
 
     convert_store(source, target)
+    click.echo(f"wrote {target}")
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+@quiet_option
+def compact(source: Path, target: Path) -> None:
+    """Copy a store SOURCE that has grown to a Zarr folder TARGET, as a build of its last manifest makes it.
+
+    Rows that the manifest no longer has and earlier states are left behind. Nothing is computed, and
+    every value is read back and checked.
+    """
+    from orsanet_cache.store.compact import compact as compact_store
+
+    compact_store(source, target)
     click.echo(f"wrote {target}")

@@ -19,4 +19,4 @@ def marked(text: str) -> str:
 
 def unmarked(cell: str) -> str:
     """The text of a cell. A cell that nobody marked is its own text, unless it begins with '= or the like."""
-    return cell[1:] if _MARKED.match(cell) else cell
+    return cell[1:] if cell[:1] == "'" and _MARKED.match(cell) else cell

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Self
 
 FOLDERS = 256  # whose names are remembered; only those in which a name was looked for in another form
 _ABSENT = {ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP}
@@ -73,12 +74,16 @@ def _listing(folder: Path, _changed: int, form: Callable[[str], str]) -> dict[st
 
 
 class ImageFiles:
-    """The files of images below a root. Every image that is looked up is counted for `notes`."""
+    """The files of images below a root. Every image that is looked up is counted for `notes`.
+
+    A folder is listed once, which tells plain files from links: a plain file costs no further call.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._real_root = os.path.realpath(root)
         self._real = _RealPaths()
+        self._listed: dict[str, _ListedFolder] = {}
         self._outside: dict[str, str] = {}  # image -> the file elsewhere
         self._respelt: dict[str, str] = {}  # image -> its name on disk
 
@@ -87,6 +92,16 @@ class ImageFiles:
 
         Raises ValueError with the reason if there is no regular file.
         """
+        place, _, name = image.rpartition("/")
+        if place not in self._listed:
+            self._listed[place] = _ListedFolder.of(self.root / place, self._real_root)
+        folder = self._listed[place]
+        if folder.is_inside and name in folder.plain_files:
+            return f"{folder.real}/{name}"
+        return self._looked_up(image)
+
+    def _looked_up(self, image: str) -> str:
+        """As `target`, for an image that is not simply a file in its folder."""
         path = on_disk(self.root, image)
         try:
             mode = os.stat(path).st_mode
@@ -128,6 +143,25 @@ class ImageFiles:
             what = "in how accents are written" if composed(near[0]) == composed(image) else "in upper and lower case"
             return f"{missing}; what is there differs only {what}: {', '.join(map(repr, near))}"
         return missing
+
+
+class _ListedFolder(NamedTuple):
+    """A folder of images, listed once."""
+
+    real: str  # its path with all links resolved
+    is_inside: bool  # whether that lies below the root
+    plain_files: frozenset[str]  # names of the regular files that are no links
+
+    @classmethod
+    def of(cls, folder: Path, real_root: str) -> Self:
+        """A folder that cannot be listed has no plain files: its images are looked up one by one."""
+        try:
+            real = os.path.realpath(folder)
+            with os.scandir(folder) as entries:
+                names = frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+        except (OSError, ValueError):  # a NUL in the path
+            return cls("", False, frozenset())
+        return cls(real, _contains(real_root, real), names)
 
 
 class _RealPaths:

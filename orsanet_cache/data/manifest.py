@@ -45,6 +45,7 @@ _SPELLINGS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 T = TypeVar("T")
+NO_TAGS: frozenset[str] = frozenset()
 MOST_LABELS = 100  # in a message that lists them all
 NAMED = 20  # names of columns, classes or splits in one message
 
@@ -236,7 +237,7 @@ def _by_spelling(values: Mapping[str, T]) -> Callable[[str], T | None]:
 
 
 def _tags(cell: str) -> frozenset[str]:
-    return frozenset(tag.strip() for tag in cell.split(";") if tag.strip())
+    return frozenset(tag.strip() for tag in cell.split(";") if tag.strip()) if cell else NO_TAGS
 
 
 def _tag_problems(cell: str) -> Iterator[str]:
@@ -387,13 +388,12 @@ def _row_problems(
     `near_names`: also name the class or split that was probably meant, which takes longer.
     """
     image = row["image"]
-    path = PurePosixPath(image)
     near = did_you_mean if near_names else lambda _name, _names: ""
     if not image:
         yield "no image"
-    elif path.is_absolute():
+    elif image.startswith("/"):
         yield f"image {image!r} is an absolute path; write it relative to the root"
-    elif ".." in path.parts:
+    elif ".." in image and ".." in PurePosixPath(image).parts:
         yield f"image {image!r} leaves the root with '..'"
     elif files is not None:
         yield from files.problems(image)

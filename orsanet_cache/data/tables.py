@@ -28,20 +28,20 @@ class Header:
         stripped = [cell.strip() for cell in without_blank_end(cells)]
         self.width = len(stripped)
         self._place = [(name, at) for at, name in enumerate(stripped) if name]
-        self._nameless = [at for at, name in enumerate(stripped) if not name]
         self._further = len(cells)  # columns without a name at the end have a place too
+        nameless = (at for at, name in enumerate(stripped) if not name)
+        self._without_name = (*nameless, *range(self.width, self._further))
         self.names = [name for name, _ in self._place]
 
     def row(self, cells: Sequence[str]) -> dict[str, str]:
         """Column -> cell. Raises ValueError if the row has fewer or more cells with content than columns."""
-        if len(cells) < self.width or not is_blank(cells[self._further :]):
+        if len(cells) < self.width or (len(cells) > self._further and not is_blank(cells[self._further :])):
             raise ValueError(f"{len(cells)} cells, but the header has {self.width}")
         return {name: cells[at] for name, at in self._place}
 
     def nameless_content(self, cells: Sequence[str]) -> list[int]:
         """Numbers of columns without a name, counted from 1, in which this row has content."""
-        places = (*self._nameless, *range(self.width, self._further))
-        return [at + 1 for at in places if at < len(cells) and cells[at].strip()]
+        return [at + 1 for at in self._without_name if at < len(cells) and cells[at].strip()]
 
 
 def nameless(column: int) -> str:

@@ -26,7 +26,8 @@ def stored_values(priors: "Priors", fields: Sequence[Field]) -> dict[str, Tensor
     dtypes = {field.name: field.dtype for field in fields}
     values: dict[str, Tensor] = {}
     for name, tensor in priors._asdict().items():
-        values |= kept(name, tensor, dtypes[name])
+        if name in dtypes:  # optional ones are in some stores only
+            values |= kept(name, tensor, dtypes[name])
     return values
 
 

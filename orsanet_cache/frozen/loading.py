@@ -27,11 +27,19 @@ from orsanet_cache.reading import open_regular
 # Keys under which the published training scripts keep the tensors, innermost last.
 CONTAINERS = ("state_dict_backbone", "state_dict", "model_state_dict")
 
-# The published pickles' other contents: a Counter, and numpy scalars. The function that rebuilds
-# scalars has two names, one before and one since numpy 2.
-_SCALAR = np.float64(0).__reduce__()[0]
+
+class Recorder:
+    """Stands for the objects of POSTER V2's training script in its checkpoints, which are not used."""
+
+
+# The published pickles' other contents: a Counter, numpy scalars and arrays. The functions that
+# rebuild them have two names, one before and one since numpy 2.
+_SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
 _SAFE: list[Any] = [
     Counter,
+    *((Recorder, f"__main__.{name}") for name in ("RecorderMeter", "RecorderMeter1")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    np.ndarray,
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
@@ -159,6 +167,11 @@ def _named_tensors(path: Path, content: object, depth: int = 0) -> dict[str, Ten
                 return _named_tensors(path, content[key], depth + 1)
         if content and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
             return dict(content)
+        if content.keys() == {"state", "param_groups"}:
+            raise OrsanetError(
+                f"{path}: the state of an optimiser, not weights (POSTER V2's script writes it as model_best.pth); "
+                "pass the script's other file, which has the model of the last epoch"
+            )
         keys = ", ".join(repr(key) for key in list(content)[:8])
         raise OrsanetError(
             f"{path}: no weights found; expected tensors, or one of {', '.join(CONTAINERS)}; it has {keys}"

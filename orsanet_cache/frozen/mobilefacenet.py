@@ -100,7 +100,12 @@ class MobileFaceNet(nn.Module):
         self.output_layer = LandmarkHead(self.feature_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.conv_23(self.conv2_dw(self.conv1(image)))
-        x = self.conv_4(self.conv_34(self.conv_3(x)))
-        features: Tensor = self.conv_6_sep(self.conv_5(self.conv_45(x)))
-        return features, self.output_layer(features).unflatten(1, (LANDMARKS, 2))
+        features, landmarks, *_ = self.with_grids(image)
+        return features, landmarks
+
+    def with_grids(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `forward`, then the features of the grids before: [B, 64, 28, 28] and [B, 128, 14, 14]."""
+        grid_28 = self.conv_3(self.conv_23(self.conv2_dw(self.conv1(image))))
+        grid_14 = self.conv_4(self.conv_34(grid_28))
+        features: Tensor = self.conv_6_sep(self.conv_5(self.conv_45(grid_14)))
+        return features, self.output_layer(features).unflatten(1, (LANDMARKS, 2)), grid_28, grid_14

@@ -43,6 +43,8 @@ class Priors(NamedTuple):
     segmentation_features: Tensor  # [B, 1024, 7, 7], last Swin stage before its LayerNorm
     landmark_features: Tensor  # [B, 512, 7, 7]
     landmarks: Tensor  # float32 [B, 68, 2], x and y in units of the crop
+    landmark_features_28: Tensor  # [B, 64, 28, 28], of the landmark network's grid of 28 pixels
+    landmark_features_14: Tensor  # [B, 128, 14, 14]
 
 
 class FrozenPriors(nn.Module):
@@ -108,8 +110,12 @@ class FrozenPriors(nn.Module):
             unit = erased_unit(unit, erased)
         normalised = imagenet_normalised(unit)
         segmentation_features, logits = self.segmenter(normalised.to(dtype))
-        landmark_features, landmarks = self.landmark_network(self.landmark_crop(unit).to(dtype))
-        return Priors(map_of(logits), mean_entropy(logits), segmentation_features, landmark_features, landmarks.float())
+        crop = self.landmark_crop(unit).to(dtype)
+        landmark_features, landmarks, grid_28, grid_14 = self.landmark_network.with_grids(crop)
+        return Priors(
+            map_of(logits), mean_entropy(logits), segmentation_features, landmark_features, landmarks.float(),
+            grid_28, grid_14,
+        )  # fmt: skip
 
     def landmark_crop(self, unit: Tensor) -> Tensor:
         """Pictures [B, 3, 224, 224] in 0 … 1 -> input of the landmark network, [B, 3, 112, 112]."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.paths import StrPath
+from orsanet_cache.paths import StrPlace
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore, as_rows, as_store
 
@@ -81,7 +81,7 @@ MIRRORED = np.array(
 
 
 def prior_quality(
-    store: PriorStore | StrPath, split: str, view: str, rows: NDArray[np.integer] | Sequence[int]
+    store: PriorStore | StrPlace, split: str, view: str, rows: NDArray[np.integer] | Sequence[int]
 ) -> pd.DataFrame:
     """Judge the priors of some rows of a view.
 

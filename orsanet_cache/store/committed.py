@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.rows import Checksums
+from orsanet_cache.store.rows import MAX_METADATA_BYTES, Checksums
 from orsanet_cache.store.seal import byte_digests
 from orsanet_cache.store.units import Marker, Unit, marker_path, units_of
-from orsanet_cache.store.zarr_folder import Layout, read_whole
+from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,22 @@ def committed_rows(store: PriorStore, container: Container, split: str, view: st
     )
 
 
-def read_markers(path: Path, view: str, units: Sequence[Unit]) -> dict[Unit, Marker]:
-    """The markers of the committed units among `units`; a damaged marker counts as none."""
+def read_markers(container: Container, view: str, units: Sequence[Unit]) -> dict[Unit, Marker]:
+    """The markers of the committed units among `units`; a damaged marker counts as none, and an HDF5 file has none."""
+    if not isinstance(container, ZarrFolder):
+        return {}
+    names = {unit: marker_path(Path(), unit, view).as_posix() for unit in units}
+    container.files.expect(names.values())
     markers = {}
-    for unit in units:
+    for unit, name in names.items():
         try:
-            marker = Marker.decode(read_whole(marker_path(path, unit, view)), unit, view)
+            marker = Marker.decode(container.files.read(name, MAX_METADATA_BYTES), unit, view)
             per_row = [marker.record.image_sha256, *(shard["crc32c"] for shard in marker.shards.values())]
             if any(len(values) != unit.stop - unit.start for values in per_row):
                 raise ValueError("a marker has another number of rows than its unit")
             markers[unit] = marker
         except DAMAGE as error:
-            refuse_shortage(error, path)
+            refuse_shortage(error, container.path)
     return markers
 
 
@@ -82,7 +86,7 @@ def marked_checksums(markers: Mapping[Unit, Marker], count: int) -> dict[str, Ch
 
 def _marked_rows(store: PriorStore, container: Container, view: str, units: Sequence[Unit]) -> CommittedRows:
     split, count = units[0].split, units[-1].stop
-    markers = read_markers(store.path, view, units)
+    markers = read_markers(container, view, units)
     is_committed, image_sha256 = np.zeros(count, np.bool_), np.zeros((count, 32), np.uint8)
     rejected: dict[str, str] = {}
     try:

@@ -1,15 +1,19 @@
-"""Conversion of a sealed store from a Zarr folder to an HDF5 file, or back.
+"""Conversion of a sealed store from a Zarr folder to an HDF5 file, or back, and its copy to and from a URL.
 
     source ─ every unit against its seal ─▶ TARGET.converting/store ─ fsync, every unit read back against the seal ─▶ rename to TARGET
+    source ─ every unit against its seal ─▶ a URL: transfer.py
 
-The copy has the same seals. A kill leaves TARGET.converting, which the next try replaces, and never
-an incomplete target.
+The copy has the same seals; of a store that has grown it has all segments and states. A kill leaves
+TARGET.converting, which the next try replaces, and never an incomplete target; at a URL it leaves
+objects without the root's zarr.json, where the next try goes on.
+
+With a URL on either side the files of a Zarr store are copied as they are: upload, download, copy.
 """
 
 import hashlib
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,42 +24,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.durable import locked, make_folder, sync_folder
-from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.errors import OrsanetError, UnreachableError, listed, refuse_shortage
+from orsanet_cache.paths import StrPlace, Url, as_place
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.transfer import upload
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.schema import SAMPLE_ID_AXES, Field, encode_ids, schema
+from orsanet_cache.store.schema import OPTIONAL, SAMPLE_ID_AXES, Field, encode_ids, schema
 from orsanet_cache.store.seal import unit_digest, write_records
-from orsanet_cache.store.zarr_folder import ZarrFolder
+from orsanet_cache.store.states import State, States, has_rows, write_state
+from orsanet_cache.store.units import COMMITS
+from orsanet_cache.store.zarr_folder import METADATA, FetchedRows, ZarrFolder
 from orsanet_cache.store.zarr_writer import ZarrWriter
 
 SUFFIX = ".converting"
+HDF5_SUFFIXES = (".h5", ".hdf5")
+THREADS = 8
+MAX_FILE_BYTES = 2**40
 LOCK = "orsanet-cache-convert.lock"  # marks such a folder as one of this package
 FREE_SPACE_MARGIN = 1.05
 
+_States = dict[tuple[str, int], State]  # by split and number
 
-def convert(source: StrPath, target: StrPath) -> PriorStore:
-    """Write a copy of a store in the other format, Zarr or HDF5, and open it.
+
+def convert(source: StrPlace, target: StrPlace) -> PriorStore:
+    """Write a copy of a store and open it: in the other format, Zarr or HDF5, or as it is if one of the two is a URL.
+
+    From a URL to a path that ends with .h5 or .hdf5 the copy is an HDF5 file.
 
     Raises OrsanetError if the source is not finished or is damaged, the target exists, or the disk
     has too little space.
     """
-    source, target = as_path(source, "source"), as_path(target, "target")
+    source, target = as_place(source, "source"), as_place(target, "target")
     container = open_container(source)
     store = PriorStore(container)
-    _check_is_finished(store)
+    check_is_finished(store)
+    states = _states(store, container)
+    if isinstance(target, Url):
+        _upload(store, container, target)
+        return PriorStore.open(target)
     try:
-        with _workplace(target) as folder:
-            _check_disk(store, folder, target)
+        with workplace(target) as folder:
+            check_disk(store, folder, target)
             staged = folder / "store"
             with Progress(2 * _size(store), "convert", "B", unit_scale=True) as progress:
-                _write(store, container, staged, progress)
-                _check_copy(store, staged, target, progress)
-            _check_is_free(target)
+                if isinstance(source, Url) and target.suffix not in HDF5_SUFFIXES:
+                    _download(store, container, staged, progress)
+                else:
+                    _write(store, container, states, staged, progress)
+                _check_copy(store, states, staged, target, progress)
+            check_is_free(target)
             staged.rename(target)
             sync_folder(target.absolute().parent)
+    except UnreachableError:
+        raise
     except OSError as error:
         refuse_shortage(error, target)
         raise OrsanetError(
@@ -65,17 +89,113 @@ def convert(source: StrPath, target: StrPath) -> PriorStore:
     return PriorStore.open(target)
 
 
-def _write(store: PriorStore, container: Container, staged: Path, progress: Progress) -> None:
+def _upload(store: PriorStore, container: Container, target: Url) -> None:
+    if not isinstance(container, ZarrFolder):
+        raise OrsanetError(
+            f"{store.path}: an HDF5 file cannot be copied to a URL; convert it to a Zarr folder first, and copy that"
+        )
+    names = _files(container)
+    bucket = Bucket.open(target)
+    with Progress(_stored_bytes(container, names), "upload", "B", unit_scale=True) as progress:
+        upload(bucket, names, METADATA, _reader(store, container), progress.update)
+
+
+def _download(store: PriorStore, container: Container, staged: Path, progress: Progress) -> None:
+    """Write the files of a store at a URL into a folder."""
+    assert isinstance(container, ZarrFolder)
+    read, writer = _reader(store, container), ZarrWriter(staged, store.rows_per_unit, staged.with_name("temporary"))
+    names = [METADATA, *_files(container)]
+    share = _size(store) / max(1, _stored_bytes(container, names))  # progress counts values
+    with ThreadPoolExecutor(THREADS, "download") as pool:
+        for window in range(0, len(names), 4 * THREADS):  # what is fetched waits in memory
+            part = names[window : window + 4 * THREADS]
+            for name, content in zip(part, pool.map(read, part), strict=True):
+                writer.publish(staged / name, [content])
+                progress.update(int(len(content) * share))
+
+
+def _files(container: ZarrFolder) -> list[str]:
+    """The names of a finished store's files, without that of its root."""
+    names = (name for name in container.files.entries() if not name.startswith(f"{COMMITS}/"))
+    return [
+        name
+        for name in names
+        if name != METADATA and (last := name.rpartition("/")[2]) and (last == METADATA or last.startswith("c."))
+    ]
+
+
+def _stored_bytes(container: ZarrFolder, names: Sequence[str]) -> int:
+    entries = container.files.entries()
+    return sum(entries[name].size for name in names)
+
+
+def _reader(store: PriorStore, container: ZarrFolder) -> Callable[[str], bytes]:
+    """A function that returns the content of a file of a store, after a comparison with its seal."""
+    arrays = {
+        f"{split}/{view}/{field}": (split, view, field)
+        for split in store.splits
+        for view in store.views(split)
+        for field in store.fields(split, view)
+    }
+    digests = {array: _digests(store, *of_array) for array, of_array in arrays.items()}
+    layouts = {array: store.fields(*of_array[:2])[of_array[2]] for array, of_array in arrays.items()}
+    ranges = {split: _ranges(store, split) for split in {split for split, _, _ in arrays.values()}}
+
+    def read(name: str) -> bytes:
+        array, _, file = name.rpartition("/")
+        if array in arrays and file != METADATA:
+            unit = int(file.split(".")[1])
+            rows = container.rows(array, None)
+            part = ranges[arrays[array][0]][unit]
+            try:
+                same = unit_digest(rows, layouts[array], part.start, part.stop) == digests[array][unit]
+            except DAMAGE as error:
+                refuse_shortage(error, store.path)
+                same = False
+            if not same:
+                raise _differs(store, array, part)
+            if isinstance(rows, FetchedRows):
+                return rows.content(unit)
+        return container.files.read(name, MAX_FILE_BYTES)
+
+    return read
+
+
+def _differs(store: PriorStore, array: str, rows: slice) -> OrsanetError:
+    return OrsanetError(
+        f"{store.path}: {array}, rows {rows.start} to {rows.stop - 1}, does not match the seal; "
+        f"`orsanet-cache verify {store.path} --deep` prints all damage"
+    )
+
+
+def _states(store: PriorStore, container: Container) -> _States:
+    """The states that are indices, by split and number. Raises OrsanetError for one that is damaged."""
+    try:
+        known = States.of(container)
+        return {
+            (split, number): known.read(container, split, number)
+            for split in known.by_split
+            for number in known.numbers(split)
+        }
+    except DAMAGE as error:
+        refuse_shortage(error, store.path)
+        raise OrsanetError(
+            f"{store.path}: the index of a split is damaged ({error}); run `orsanet-cache build` with its manifest again, "
+            f"which computes no row that the store has"
+        ) from error
+
+
+def _write(store: PriorStore, container: Container, states: _States, staged: Path, progress: Progress) -> None:
     """Write the copy in a thread, because Ctrl-C inside HDF5 would crash the process."""
     stopped = Event()
 
     def write() -> None:
         if isinstance(container, ZarrFolder):
             with new_hdf5_file(staged) as file:
-                _write_all(store, container, file, progress, stopped)
+                _write_all(store, container, states, file, progress, stopped)
         else:
             folder = ZarrWriter(staged, store.rows_per_unit, staged.with_name("temporary"))
-            _write_all(store, container, folder, progress, stopped)
+            _write_all(store, container, states, folder, progress, stopped)
 
     with ThreadPoolExecutor(1, "write") as thread:
         try:
@@ -85,17 +205,26 @@ def _write(store: PriorStore, container: Container, staged: Path, progress: Prog
 
 
 def _write_all(
-    store: PriorStore, container: Container, writer: ContainerWriter, progress: Progress, stopped: Event
+    store: PriorStore,
+    container: Container,
+    states: _States,
+    writer: ContainerWriter,
+    progress: Progress,
+    stopped: Event,
 ) -> None:
     writer.group("", container.attributes(""))
     for split in store.splits:
         writer.group(split, container.attributes(split))
-        writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
+        for (of_split, number), state in states.items():
+            if of_split == split:
+                write_state(writer, split, number, state)
+        if has_rows(container, split):
+            writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
         for view in store.views(split):
             name = f"{split}/{view}"
             writer.group(name, container.attributes(name))
             write_records(writer, split, view, store.sealed(split, view))
-            for field in _schema(store, split, view):
+            for field in fields_of(store, split, view):
                 units = _counted(_units(store, split, view, field.name), progress, stopped)
                 writer.rows(name, field, len(store.sample_ids(split)), units)
 
@@ -105,10 +234,7 @@ def _units(store: PriorStore, split: str, view: str, field: str) -> Iterator[NDA
     for rows, digest in zip(_ranges(store, split), _digests(store, split, view, field), strict=True):
         values = store.read(split, view, field, rows)
         if hashlib.sha256(values.data).digest() != digest:
-            raise OrsanetError(
-                f"{store.path}: {split}/{view}/{field}, rows {rows.start} to {rows.stop - 1}, does not match the seal; "
-                f"`orsanet-cache verify {store.path} --deep` prints all damage"
-            )
+            raise _differs(store, f"{split}/{view}/{field}", rows)
         yield values
 
 
@@ -120,11 +246,16 @@ def _counted(units: Iterable[NDArray[Any]], progress: Progress, stopped: Event) 
         progress.update(values.nbytes)
 
 
-def _check_copy(store: PriorStore, staged: Path, target: Path, progress: Progress) -> None:
+def _check_copy(store: PriorStore, states: _States, staged: Path, target: Path, progress: Progress) -> None:
     """Read every value back from the disk, and compare it with the seal."""
     try:
         container = open_container(staged)
         copy = PriorStore(container)
+        copied = _states(copy, container)
+        if {place: state.sha256 for place, state in copied.items()} != {
+            place: state.sha256 for place, state in states.items()
+        }:
+            raise ValueError("an index differs")
         for split in store.splits:
             for view in store.views(split):
                 fields = copy.fields(split, view)
@@ -144,13 +275,14 @@ def _check_copy(store: PriorStore, staged: Path, target: Path, progress: Progres
         ) from error
 
 
-def _schema(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
+def fields_of(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
     """The view's fields. Raises OrsanetError if they differ from those that this version writes."""
     found = store.fields(split, view)
     expected: tuple[Field, ...] = ()
     with suppress(KeyError, IndexError):
         segmentation, landmark = found["segmentation_features"], found["landmark_features"]
-        expected = schema(segmentation.shape[1], landmark.shape[1], str(segmentation.dtype))
+        optional = OPTIONAL.keys() & found.keys()
+        expected = schema(segmentation.shape[1], landmark.shape[1], str(segmentation.dtype), optional)
     count = len(store.sample_ids(split))
     if found != {field.name: ((count, *field.shape), np.dtype(field.dtype)) for field in expected}:
         raise OrsanetError(f"{store.path}: {split}/{view} does not have the fields of this version; rebuild the store")
@@ -178,9 +310,9 @@ def _size(store: PriorStore) -> int:
 
 
 @contextmanager
-def _workplace(target: Path) -> Iterator[Path]:
+def workplace(target: Path) -> Iterator[Path]:
     """A folder beside the target, locked for this process and deleted on exit."""
-    _check_is_free(target)
+    check_is_free(target)
     folder = target.with_name(target.name + SUFFIX)
     lock = folder / LOCK
     if folder.is_symlink() or (folder.exists() and not _is_ours(folder)):
@@ -193,7 +325,7 @@ def _workplace(target: Path) -> Iterator[Path]:
             held.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             raise OrsanetError(f"another process is writing {target}; let it finish") from None
-        _check_is_free(target)  # another process may just have written it
+        check_is_free(target)  # another process may just have written it
         _empty(folder, but=lock)
         try:
             yield folder
@@ -215,12 +347,14 @@ def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and ((folder / LOCK).exists() or not any(folder.iterdir()))
 
 
-def _check_is_free(target: Path) -> None:
+def check_is_free(target: Path) -> None:
+    """Raises OrsanetError if the target exists."""
     if target.exists() or target.is_symlink():
         raise OrsanetError(f"{target}: already exists; choose another name, or move it away")
 
 
-def _check_is_finished(store: PriorStore) -> None:
+def check_is_finished(store: PriorStore) -> None:
+    """Raises OrsanetError, naming the views, if some are not finished."""
     unfinished = [
         f"{split}/{view}"
         for split in store.splits
@@ -234,7 +368,8 @@ def _check_is_finished(store: PriorStore) -> None:
         )
 
 
-def _check_disk(store: PriorStore, folder: Path, target: Path) -> None:
+def check_disk(store: PriorStore, folder: Path, target: Path) -> None:
+    """Raises OrsanetError if the disk of `folder` has too little space for a copy of the store."""
     needed, free = store.nbytes() * FREE_SPACE_MARGIN, shutil.disk_usage(folder).free
     if needed > free:
         raise OrsanetError(

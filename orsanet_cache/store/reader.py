@@ -1,4 +1,4 @@
-"""PriorStore reads a store from a Zarr folder or an HDF5 file.
+"""PriorStore reads a store from a Zarr folder, on this machine or at a URL, or from an HDF5 file.
 
     STORE/                          attributes: orsanet_store = {schema, recipe, rows_per_unit, sha256 of these}
       <split>/
@@ -11,23 +11,39 @@
 
 Row n of every array belongs to sample n. A rejected sample's rows have no meaning. A store has no
 labels: they are joined from the manifest when the store is read. A view is readable once it has its
-seal (seal.py).
+seal (seal.py). If a store has grown, its splits are indices over such rows (states.py), and `open`
+returns a store that reads them so (grown.py).
 """
 
-from collections.abc import Sequence
-from typing import Any, Self
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.data.views import KINDS
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shortage
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import Place, StrPath, StrPlace, Url, as_path, as_place
+from orsanet_cache.places.ahead import Ahead, Wanted
+from orsanet_cache.places.copies import CacheSettings
 from orsanet_cache.store.container import DAMAGE, Container, open_container
-from orsanet_cache.store.rows import Records, Rows
-from orsanet_cache.store.schema import MARK, decode_ids
-from orsanet_cache.store.seal import MisplacedViewError, SealedView, read_sealed
-from orsanet_cache.store.zarr_folder import Layout
+from orsanet_cache.store.rows import Records, Rows, shard_name
+from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, decode_ids
+from orsanet_cache.store.seal import CHECKSUMS, RECORDS, MisplacedViewError, SealedView, read_sealed
+from orsanet_cache.store.zarr_folder import FetchedRows, Layout, ZarrFolder
+
+
+class WrongStateError(OrsanetError):
+    """A store has no state in which some views had the seals that are asked for."""
+
+    def __init__(self, path: Place, places: Sequence[str]) -> None:
+        super().__init__(
+            f"{path}: has no state with the seals that {', '.join(places)} had before: other pictures or values were built there "
+            f"since, or this is another store; name the store that was used, or start anew with this one"
+        )
 
 
 class PriorStore:
@@ -37,20 +53,72 @@ class PriorStore:
     `sample_ids(split)[n]` is the sample of row n.
     """
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, cache: CacheSettings | None = None) -> None:
         self.path = container.path
+        self.cache = cache
         self._container = container
         self._root: dict[str, Any] = container.attributes("")[MARK]
         self._sealed: dict[tuple[str, str], SealedView] = {}
         self._rows: dict[tuple[str, str, str], Rows] = {}
 
-    @classmethod
-    def open(cls, path: StrPath) -> Self:
-        """Open a store.
+    @staticmethod
+    def open(path: StrPlace, cache: StrPath | None = None, cache_bytes: int | None = None) -> "PriorStore":
+        """Open a store at a path, or at a URL (s3://…, gs://…, az://…).
 
-        Raises OrsanetError if `path` is not a store, or has another schema version.
+        Its splits are those of the manifest that was built last.
+
+        Credentials and endpoint of a URL are those of the environment.
+
+        Raises OrsanetError if `path` is not a store, has another schema version, or cannot be
+        reached; and for a cache beside a path.
+
+        Args:
+            path: the store's path, or its URL as text.
+            cache: for a URL, the folder of this machine that keeps its shards, for all processes and
+                for later ones. None keeps the last few until the process ends.
+            cache_bytes: the most that the cache may have; None: most of what is free there.
         """
-        return cls(open_container(as_path(path, "store")))
+        place = as_place(path, "store")
+        if cache is None:
+            if cache_bytes is not None:
+                raise OrsanetError("a cache's size was given without its folder: give both")
+            return PriorStore.of(open_container(place))
+        if not isinstance(place, Url):
+            raise OrsanetError(f"{place}: a cache is for the URL of a store, and this is a path; leave the cache out")
+        settings = CacheSettings(as_path(cache, "cache"), cache_bytes)
+        return PriorStore.of(open_container(place, settings), settings)
+
+    @staticmethod
+    def of(container: Container, cache: CacheSettings | None = None) -> "PriorStore":
+        """The store in a container, which was opened with this cache."""
+        if container.attributes("")[MARK]["schema"] != GROWN_SCHEMA:
+            return PriorStore(container, cache)
+        from orsanet_cache.store.grown import GrownStore  # which is a PriorStore
+
+        return GrownStore(container, cache)
+
+    @staticmethod
+    def open_segments(path: StrPlace) -> "PriorStore":
+        """Open a store as the segments of rows that were sealed together, each as a split of its own.
+
+        Only in a store that has grown they differ from the splits.
+        """
+        return PriorStore(open_container(as_place(path, "store")))
+
+    def at(self, seals: Mapping[str, str]) -> "PriorStore":
+        """The store in the state in which views had these seals, by "split/view".
+
+        Raises WrongStateError if it has no such state.
+        """
+        differing = [
+            place
+            for place, seal in seals.items()
+            for split, _, view in [place.partition("/")]
+            if self.sealed(split, view).seal != seal
+        ]
+        if differing:
+            raise WrongStateError(self.path, differing)
+        return self
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -71,6 +139,11 @@ class PriorStore:
             raise OrsanetError(
                 f"{self.path}: a split's zarr.json is damaged ({error}); run the same `orsanet-cache build` again, or restore it from a copy"
             ) from error
+
+    def segments(self, split: str) -> tuple[str, ...]:
+        """The segments that a split's rows lie in: itself, unless it has grown."""
+        self._check_split(split)
+        return (split,)
 
     def views(self, split: str) -> tuple[str, ...]:
         """The sealed views of a split."""
@@ -119,6 +192,7 @@ class PriorStore:
         if (split, view) not in self._sealed:
             self._check_view(split, view)
             name = f"{split}/{view}"
+            self._expect_records(name)
             try:
                 sealed = read_sealed(self._container, self._root, split, view)
             except MisplacedViewError as error:
@@ -170,14 +244,7 @@ class PriorStore:
             raise TypeError(
                 f"out: expected C-contiguous {layout.dtype} {shape} for {field}, not {out.dtype} {out.shape}"
             )
-        try:
-            if (split, view, field) not in self._rows:
-                self._rows[split, view, field] = self._container.rows(
-                    f"{split}/{view}/{field}", self.sealed(split, view).crc32c[field]
-                )
-            self._rows[split, view, field].read(rows, out, positions)
-        except DAMAGE as error:
-            raise self._damaged(f"{split}/{view}/{field}", error) from error
+        self._read_rows(split, view, field, rows, out, positions)
         return out
 
     def check_unchanged(self, split: str | None = None) -> None:
@@ -197,17 +264,98 @@ class PriorStore:
                 except DAMAGE as error:
                     raise self._damaged(f"{of_split}/{view}/{field}", error) from error
 
+    def ahead(
+        self, split: str, views: Sequence[str], fields: Sequence[str], view: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> Ahead:
+        """Fetch the shards of a store at a URL ahead of a reader, in the order of their first use.
+
+        The reader tells with `reached(n)` that it has read the first n rows. Nothing is fetched for a
+        store on this machine.
+
+        Args:
+            split: name of the split.
+            views: names of views.
+            fields: names of the fields that will be read.
+            view: of each row that will be read, in order, its view's position in `views`, [n].
+            rows: these rows, [n].
+        """
+        wanted: list[Wanted] = []
+        if isinstance(self._container, ZarrFolder) and self._container.copies is not None:
+            segments, number, shard = self._shards(split, rows)
+            unit = _numbered(number, shard)
+            _, firsts = np.unique(view * (unit.max(initial=0) + 1) + unit, return_index=True)
+            for first in firsts.tolist():
+                for field in fields:
+                    of_field = self._rows_of(segments[number[first]], views[view[first]], field)
+                    if isinstance(of_field, FetchedRows):
+                        file = int(shard[first])
+                        wanted.append(Wanted(first, of_field.file_bytes(file), partial(of_field.fetch, file)))
+        return Ahead(wanted, self.cache_bytes / 3)
+
+    @property
+    def cache_bytes(self) -> float:
+        """Bytes that copies of shards may take on this machine; infinite for a store that is on it."""
+        copies = self._container.copies if isinstance(self._container, ZarrFolder) else None
+        return math.inf if copies is None else copies.limit
+
+    def shard_bytes(self, split: str, views: Sequence[str], fields: Sequence[str]) -> int:
+        """Bytes of the shards of a store at a URL that these fields of these views have; 0 for a store on this machine."""
+        if not isinstance(self.path, Url) or not isinstance(self._container, ZarrFolder):
+            return 0
+        entries, total = self._container.files.entries(), 0
+        for view in views:
+            layouts = self.fields(split, view)
+            segments, *places = self._shards(split, np.arange(len(self.sealed(split, view).image_sha256)))
+            for number, shard in np.unique(np.stack(places), axis=1).T.tolist():
+                for field in fields:
+                    name = f"{segments[number]}/{view}/{field}/{shard_name(shard, len(layouts[field].shape))}"
+                    total += entries[name].size if name in entries else 0
+        return total
+
+    def units(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The units that rows were committed in, as numbers, [n]: one file of each field has the rows of a unit."""
+        _, number, shard = self._shards(split, rows)
+        return _numbered(number, shard)
+
     def nbytes(self) -> int:
-        """Bytes on disk."""
-        if self.path.is_file():
-            return self.path.stat().st_size
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        """Bytes on disk, or in the object store."""
+        if isinstance(self._container, ZarrFolder):
+            return self._container.files.nbytes()
+        return os.stat(str(self.path)).st_size
+
+    def _read_rows(
+        self,
+        split: str,
+        view: str,
+        field: str,
+        rows: NDArray[np.integer],
+        out: NDArray[Any],
+        positions: NDArray[np.integer],
+    ) -> None:
+        """As `read`, with arguments that are known to fit."""
+        try:
+            self._rows_of(split, view, field).read(rows, out, positions)
+        except DAMAGE as error:
+            raise self._damaged(f"{split}/{view}/{field}", error) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "cache": self.cache}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(open_container(state["path"]))  # type: ignore[misc]
+        self.__init__(open_container(**state), state["cache"])  # type: ignore[misc]
+
+    def _rows_of(self, split: str, view: str, field: str) -> Rows:
+        if (split, view, field) not in self._rows:
+            self._rows[split, view, field] = self._container.rows(
+                f"{split}/{view}/{field}", self.sealed(split, view).crc32c[field]
+            )
+        return self._rows[split, view, field]
+
+    def _shards(
+        self, split: str, rows: NDArray[np.int64]
+    ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+        """Segments, and the shard that each row is in: its segment's position among them [n], its number there [n]."""
+        return (split,), np.zeros(len(rows), np.int64), rows // self.rows_per_unit
 
     def _layout(self, split: str, view: str, field: str) -> Layout:
         fields = self.sealed(split, view).fields
@@ -216,6 +364,18 @@ class PriorStore:
                 f"{self.path}: no field '{field}'; it has {', '.join(fields)}{did_you_mean(field, fields)}"
             )
         return fields[field]
+
+    def _expect_records(self, name: str) -> None:
+        """Let the records of a view at a URL be fetched at once: each is a request of its own."""
+        if isinstance(self.path, Url) and isinstance(self._container, ZarrFolder):
+            files = self._container.files
+            below = (f"{name}/{record}" for record in (*RECORDS, CHECKSUMS))
+            files.expect(
+                [
+                    *files.entries(f"{name.partition('/')[0]}/sample_id"),
+                    *(file for one in below for file in files.entries(one)),
+                ]
+            )
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
@@ -255,7 +415,7 @@ class PriorStore:
         )
 
 
-def as_store(given: PriorStore | StrPath) -> PriorStore:
+def as_store(given: PriorStore | StrPlace) -> PriorStore:
     """`given` as a store; a path is opened with `PriorStore.open`.
 
     Raises TypeError for any other type.
@@ -271,3 +431,8 @@ def as_rows(given: NDArray[np.integer] | Sequence[int]) -> NDArray[np.integer]:
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise TypeError(f"rows: expected a list of row numbers, not {rows.dtype} {list(rows.shape)}")
     return rows
+
+
+def _numbered(number: NDArray[np.int64], shard: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number for every shard of every segment, [n]."""
+    return number * (shard.max(initial=0) + 1) + shard

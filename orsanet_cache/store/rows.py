@@ -78,7 +78,8 @@ class _Identity(NamedTuple):
     status_changed: int  # ns, last; no program can set it, but links, names and owners change it too
 
 
-def _identity(status: os.stat_result) -> _Identity:
+def file_identity(status: os.stat_result) -> _Identity:
+    """A file's identity, of its status."""
     return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -135,8 +136,12 @@ class Records(ABC):
         self._start()
 
     @abstractmethod
-    def file_path(self, file: int) -> Path:
+    def file_path(self, file: int) -> Path | str:
         """Path of the file whose first row is file * rows_per_file."""
+
+    def open_file(self, file: int) -> int:
+        """A descriptor of that file."""
+        return open_regular(self.file_path(file))
 
     @abstractmethod
     def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
@@ -169,13 +174,13 @@ class Records(ABC):
                 block = slice(start, start + BLOCK)
                 self._read_block(rows[block], target, positions[block].tolist())
             while len(self._files) > MAX_OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
+                self._close_file(next(iter(self._files)))
 
     def close_files(self) -> None:
         """Close the files that are open between two reads. The next read opens those that it needs."""
         with self._lock:
             while self._files:
-                os.close(self._files.popitem()[1])
+                self._close_file(next(iter(self._files)))
 
     def check_unchanged(self) -> None:
         """Check that the files that rows were read from are still as they were when first read.
@@ -190,7 +195,7 @@ class Records(ABC):
             return
         with self._lock:
             for file, known in list(self._known.items()):
-                now = _identity(os.stat(self.file_path(file)))
+                now = file_identity(os.stat(self.file_path(file)))
                 if now[:-1] != known[:-1]:
                     first, end = file * self.rows_per_file, min((file + 1) * self.rows_per_file, self.shape[0])
                     raise DamagedRecordError(
@@ -215,6 +220,12 @@ class Records(ABC):
                 raise DamagedRecordError(f"{self.file_path(file)}: cut off at {offset:,}")
 
     def _read_carefully(self, row: int, descriptor: int, place: list[int], raw: NDArray[np.uint8]) -> None:
+        self._read_record(row, descriptor, place, raw)
+        if not self._verified[row]:
+            self._verify(row, raw)
+            self._verified[row] = True
+
+    def _read_record(self, row: int, descriptor: int, place: list[int], raw: NDArray[np.uint8]) -> None:
         offset, length = place
         if self.decompress is None:
             if length != self.row_bytes + CHECKSUM_BYTES or os.preadv(descriptor, [raw.data], offset) != self.row_bytes:
@@ -230,10 +241,10 @@ class Records(ABC):
             except Exception as error:  # zlib.error, zstd's RuntimeError, an unexpected size
                 refuse_shortage(error, self.name)
                 raise self._damaged(row, f"does not decompress: {error}") from error
-        if not self._verified[row]:
-            if self.checksums is not None and google_crc32c.value(raw) != self.checksums[row]:
-                raise self._damaged(row, "wrong checksum")
-            self._verified[row] = True
+
+    def _verify(self, row: int, raw: NDArray[np.uint8]) -> None:
+        if self.checksums is not None and google_crc32c.value(raw) != self.checksums[row]:
+            raise self._damaged(row, "wrong checksum")
 
     def _start(self) -> None:
         self._lock = threading.Lock()
@@ -246,9 +257,9 @@ class Records(ABC):
 
     def _open(self, file: int) -> None:
         """Open a file, and read its index unless it is known."""
-        descriptor = open_regular(self.file_path(file))
+        descriptor = self.open_file(file)
         try:
-            identity = _identity(os.fstat(descriptor))
+            identity = file_identity(os.fstat(descriptor))
             if self._known.get(file) != identity:  # opened for the first time, or replaced since
                 span = self._span(file)
                 self._index[span] = self.file_index(file, descriptor)
@@ -263,11 +274,14 @@ class Records(ABC):
         """Open a file again and verify the rows that were read of it."""
         rows = np.flatnonzero(self._verified[self._span(file)]) + file * self.rows_per_file
         if file in self._files:
-            os.close(self._files.pop(file))
+            self._close_file(file)
         self._open(file)
         raw = np.empty(self.row_bytes, np.uint8)
         for row in rows.tolist():
             self._read_carefully(row, self._files[file], self._index[row].tolist(), raw)
+
+    def _close_file(self, file: int) -> None:
+        os.close(self._files.pop(file))
 
     def _span(self, file: int) -> slice:
         return slice(file * self.rows_per_file, (file + 1) * self.rows_per_file)
@@ -292,35 +306,19 @@ class Records(ABC):
             self._close()
 
 
-class ShardedRows(Records):
-    """The rows of a Zarr array with the layout above.
+class ShardedLayout(NamedTuple):
+    """What the metadata of an array with the layout above states."""
 
-    Args:
-        folder: the array's folder.
-        shape: [N, *row shape].
-        dtype: the values' type, little-endian.
-        rows_per_shard: rows in each shard except the last.
-        compressed: whether records are compressed with zstd.
-        checksums: CRC-32C of every row, uint32 [N]; None verifies nothing.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        shape: Sequence[int],
-        dtype: np.dtype[Any],
-        rows_per_shard: int,
-        compressed: bool,
-        checksums: Checksums | None,
-    ) -> None:
-        super().__init__(str(folder), shape, dtype, rows_per_shard, _decompress_zstd if compressed else None, checksums)
-        self.folder = folder
+    shape: tuple[int, ...]  # [N, *row shape]
+    dtype: np.dtype[Any]  # little-endian
+    rows_per_shard: int
+    compressed: bool
 
     @classmethod
-    def of(cls, folder: Path, checksums: Checksums | None = None) -> Self | None:
-        """The array in `folder`, or None if it has another layout."""
+    def of(cls, document: bytes) -> Self | None:
+        """The layout that a zarr.json states, or None for any other."""
         try:
-            array = json.loads(read_limited(folder / "zarr.json", MAX_METADATA_BYTES))
+            array = json.loads(document)
             (sharding,) = array["codecs"]
             inner = sharding["configuration"]
             shape, row = array["shape"], inner["chunk_shape"]
@@ -341,13 +339,66 @@ class ShardedRows(Records):
             )
             understood = understood and type(shard[0]) is int and 1 <= shard[0] <= MAX_ROWS_PER_SHARD
             dtype = np.dtype(TYPES[array["data_type"]]).newbyteorder("<")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError):
+            return None
+        return cls(tuple(shape), dtype, shard[0], bool(compression)) if understood else None
+
+
+class ShardedRows(Records):
+    """The rows of a Zarr array with the layout above.
+
+    Args:
+        folder: the array's folder; its name alone where `open_file` and `file_path` are others.
+        shape: [N, *row shape].
+        dtype: the values' type, little-endian.
+        rows_per_shard: rows in each shard except the last.
+        compressed: whether records are compressed with zstd.
+        checksums: CRC-32C of every row, uint32 [N]; None verifies nothing.
+        first_shard: the shard that row 0 lies in.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        rows_per_shard: int,
+        compressed: bool,
+        checksums: Checksums | None,
+        first_shard: int = 0,
+    ) -> None:
+        super().__init__(str(folder), shape, dtype, rows_per_shard, _decompress_zstd if compressed else None, checksums)
+        self.folder = folder
+        self.compressed = compressed
+        self.first_shard = first_shard
+
+    def part(self, start: int, stop: int) -> Self | None:
+        """A reader of rows start to stop - 1 alone, numbered from 0; None if they are not the beginning of one shard.
+
+        It takes memory for these rows only, and many threads may each have their own.
+        """
+        shard, within = divmod(start, self.rows_per_file)
+        if within or not 0 < stop - start <= self.rows_per_file or stop > self.shape[0]:
+            return None
+        checksums = None if self.checksums is None else self.checksums[start:stop]
+        layout = ShardedLayout((stop - start, *self.shape[1:]), self.dtype, self.rows_per_file, self.compressed)
+        return self._part_of(layout, checksums, self.first_shard + shard)
+
+    def _part_of(self, layout: ShardedLayout, checksums: Checksums | None, first_shard: int) -> Self:
+        return type(self)(self.folder, *layout, checksums, first_shard)
+
+    @classmethod
+    def of(cls, folder: Path, checksums: Checksums | None = None) -> Self | None:
+        """The array in `folder`, or None if it has another layout."""
+        try:
+            layout = ShardedLayout.of(read_limited(folder / "zarr.json", MAX_METADATA_BYTES))
+        except (OSError, ValueError) as error:
             refuse_shortage(error, folder)
             return None
-        return cls(folder, shape, dtype, shard[0], bool(compression), checksums) if understood else None
+        return None if layout is None else cls(folder, *layout, checksums)
 
-    def file_path(self, file: int) -> Path:
-        return self.folder / shard_name(file, len(self.shape))
+    def file_path(self, file: int) -> Path | str:
+        return self.folder / shard_name(self.first_shard + file, len(self.shape))
 
     def file_index(self, file: int, descriptor: int) -> NDArray[np.uint64]:
         length = self.rows_per_file * 16
@@ -360,6 +411,15 @@ class ShardedRows(Records):
         if (written > start).any():
             raise DamagedRecordError(f"{self.file_path(file)}: its index points outside the file")
         return index
+
+
+def part_of(rows: Rows, start: int, stop: int) -> tuple[Rows, int]:
+    """A reader of rows start to stop - 1, and the number that it gives to row `start`.
+
+    It is a part of its own where the format has one file for them; else `rows` itself.
+    """
+    part = rows.part(start, stop) if isinstance(rows, ShardedRows) else None
+    return (rows, start) if part is None else (part, 0)
 
 
 def row_checksums(rows: NDArray[Any]) -> Checksums:

@@ -1,13 +1,14 @@
 """The schema of a store: a view's fields, shapes and types, and the encoding of sample ids."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 4  # of a store that has not grown, and of every seal
+GROWN_SCHEMA = 5  # of a store with a split that is an index over rows (states.py); older versions refuse it
 MARK = "orsanet_store"  # the root attribute that marks a folder or file as a store of this package
 ROWS_PER_UNIT = 256
 
@@ -21,6 +22,8 @@ LAPA_CLASSES = (
     "background", "face", "left brow", "right brow", "left eye", "right eye",
     "nose", "upper lip", "inner mouth", "lower lip", "hair",
 )  # fmt: skip
+# Fields that a store has on request: MobileFaceNet's earlier grids, channels and side.
+OPTIONAL = {"landmark_features_28": (64, 28), "landmark_features_14": (128, 14)}
 SCALE = "_scale"  # suffix of an int8 field's name: the field of its scales
 MAX_ROW_BYTES = 16 * 1024**2  # larger rows are refused: this package writes none
 
@@ -43,8 +46,10 @@ class Field:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def schema(segmentation_channels: int, landmark_channels: int, feature_dtype: str) -> tuple[Field, ...]:
-    """The fields of every view, in the order in which they are written.
+def schema(
+    segmentation_channels: int, landmark_channels: int, feature_dtype: str, optional: Collection[str] = ()
+) -> tuple[Field, ...]:
+    """The fields of every view, in the order in which they are written; `optional` are names from OPTIONAL.
 
     int8 features must be multiplied by their scale, one number per sample and channel.
     """
@@ -59,7 +64,14 @@ def schema(segmentation_channels: int, landmark_channels: int, feature_dtype: st
         fields.append(Field(f"{source}_features", (channels, *GRID), feature_dtype, (channel, "grid_y", "grid_x")))
         if feature_dtype == "int8":
             fields.append(Field(f"{source}_features{SCALE}", (channels,), "float32", (channel,)))
-    return (*fields, Field("landmarks", (68, 2), "float32", ("landmark", "xy")))
+    fields.append(Field("landmarks", (68, 2), "float32", ("landmark", "xy")))
+    for name, (channels, side) in OPTIONAL.items():
+        if name in optional:
+            channel, axes = f"{name}_channel", (f"{name}_y", f"{name}_x")
+            fields.append(Field(name, (channels, side, side), feature_dtype, (channel, *axes)))
+            if feature_dtype == "int8":
+                fields.append(Field(f"{name}{SCALE}", (channels,), "float32", (channel,)))
+    return tuple(fields)
 
 
 def encode_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
@@ -70,4 +82,5 @@ def encode_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
 
 def decode_ids(array: NDArray[np.uint8]) -> tuple[str, ...]:
     """The inverse of encode_ids."""
-    return tuple(row.tobytes().rstrip(b"\0").decode() for row in array)
+    texts = np.ascontiguousarray(array).view(f"S{array.shape[1]}")  # NumPy leaves out the zeros at the end
+    return tuple(text.decode() for text in texts.reshape(-1).tolist())

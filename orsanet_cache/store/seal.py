@@ -11,6 +11,7 @@ F = fields, in alphabetical order.
 import hashlib
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 
 from orsanet_cache.errors import refuse_shortage
 from orsanet_cache.progress import tracked
-from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter
+from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, sealed_mark
 from orsanet_cache.store.recipe import as_json
-from orsanet_cache.store.rows import Checksums, Rows
+from orsanet_cache.store.rows import Checksums, Rows, part_of
 from orsanet_cache.store.schema import MARK, MAX_ROW_BYTES
 from orsanet_cache.store.units import Marker, Unit, UnitRecord
 from orsanet_cache.store.zarr_folder import Layout
@@ -65,7 +66,7 @@ def view_seal(
     It does not depend on the number of parts or on the order in which they were built.
 
     Args:
-        root: the root mark of the store.
+        root: the root mark of a store that has not grown.
         place: the view's group, split/view.
         sample_id: encoded sample ids, [N, L].
         fields: the view's fields.
@@ -109,7 +110,7 @@ def read_sealed(container: Container, root: Mapping[str, Any], split: str, view:
     image_sha256, unit_sha256 = (container.small(f"{name}/{record}") for record in RECORDS)
     crc32c = {field: container.small(f"{name}/{CHECKSUMS}/{field}") for field in fields}
     rejected = attributes["rejected"]
-    seal = view_seal(root, name, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
+    seal = view_seal(sealed_mark(root), name, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
     if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
         raise ValueError("its records do not match its seal")
     return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
@@ -138,16 +139,35 @@ def write_records(writer: ContainerWriter, split: str, view: str, sealed: Sealed
         writer.small(f"{name}/{CHECKSUMS}/{field}", checksums, ("sample",))
 
 
+class Readers:
+    """The readers of a view's fields, each opened once for all units. `checksums` are those of every row, by field."""
+
+    def __init__(self, container: Container, name: str, checksums: Mapping[str, Checksums] | None = None) -> None:
+        self._container = container
+        self._name = name
+        self._checksums = checksums or {}
+        self._rows: dict[str, Rows] = {}
+        self._lock = threading.Lock()
+
+    def of(self, field: str) -> Rows:
+        """The reader of a field. Raises one of DAMAGE."""
+        with self._lock:
+            if field not in self._rows:
+                self._rows[field] = self._container.rows(f"{self._name}/{field}", self._checksums.get(field))
+            return self._rows[field]
+
+
 def unit_digest(rows: Rows, layout: Layout, start: int, stop: int) -> bytes:
     """SHA-256 over the values of rows start to stop - 1, little-endian.
 
     It is the same for every storage format.
     """
     digest = hashlib.sha256()
-    for first in range(start, stop, DIGEST_ROWS):
-        chosen = np.arange(first, min(first + DIGEST_ROWS, stop))
+    part, begin = part_of(rows, start, stop)
+    for first in range(begin, begin + stop - start, DIGEST_ROWS):
+        chosen = np.arange(first, min(first + DIGEST_ROWS, begin + stop - start))
         values = np.empty((len(chosen), *layout.shape[1:]), layout.dtype)
-        rows.read(chosen, values, np.arange(len(chosen)))
+        part.read(chosen, values, np.arange(len(chosen)))
         digest.update(values.data)
     return digest.digest()
 
@@ -164,10 +184,11 @@ def damaged_units(container: Container, view: str, markers: Mapping[Unit, Marker
         refuse_shortage(error, container.path)
         return set(markers)
 
+    readers = Readers(container, name)
+
     def is_damaged(unit: Unit, field: str, sha256: str) -> bool:
         try:
-            rows = container.rows(f"{name}/{field}", None)  # one per job: a shared one lets one thread read at a time
-            return unit_digest(rows, layouts[field], unit.start, unit.stop).hex() != sha256
+            return unit_digest(readers.of(field), layouts[field], unit.start, unit.stop).hex() != sha256
         except DAMAGE as error:
             refuse_shortage(error, container.path)
             return True
@@ -196,7 +217,7 @@ def fold(
         markers: the markers of all units, in the units' order.
         provenance: recorded with the seal, not covered by it.
     """
-    root = container.attributes("")[MARK]
+    root = sealed_mark(container.attributes("")[MARK])
     sample_id = container.small(f"{split}/sample_id")
     written = markers[0].shards
     fields = {name: layout for name, layout in container.arrays(f"{split}/{view}").items() if name in written}
@@ -234,7 +255,8 @@ def unfold(sealed: SealedView, unit: Unit, ids: Sequence[str], file_bytes: Mappi
 
 def hex_digests(digests: NDArray[np.uint8]) -> list[str]:
     """Image digests of the records, uint8 [n, 32] -> hex as in markers, empty for zeros."""
-    return [row.tobytes().hex() if row.any() else "" for row in digests]
+    text = digests.tobytes().hex()
+    return [text[64 * row : 64 * row + 64] if known else "" for row, known in enumerate(np.any(digests, axis=1))]
 
 
 def byte_digests(digests: Sequence[str]) -> NDArray[np.uint8]:

@@ -17,6 +17,9 @@ only plain Zarr is left.
 
 The store's lock, which is the lock of its root `zarr.json`, is held only while files get their
 names or are deleted, never while anything is computed.
+
+Here a split is a segment: rows that are sealed together. A store grows by further segments, and by
+a state of a split (states.py), which names rows of any of them. No file of a sealed segment changes.
 """
 
 import hashlib
@@ -37,7 +40,7 @@ from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import row_checksums
-from orsanet_cache.store.schema import MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
+from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
 from orsanet_cache.store.seal import (
     CHECKSUMS,
     byte_digests,
@@ -48,9 +51,17 @@ from orsanet_cache.store.seal import (
     unfold,
     write_records,
 )
+from orsanet_cache.store.states import FIRST, SPLITS, State, States, write_state
 from orsanet_cache.store.units import COMMITS, WHOLE, Marker, Share, Unit, UnitRecord, marker_path, units_of
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder, read_whole
 from orsanet_cache.store.zarr_writer import ZarrWriter, group_document
+
+_Stamp = tuple[int, int, int]
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    """Tells a marker's file from any other that was or will be at its place."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class StoreWriter:
@@ -67,6 +78,7 @@ class StoreWriter:
         self._container = ZarrFolder(path)
         self._ids: dict[str, tuple[str, ...]] = {}
         self._of_seal: dict[tuple[str, str], tuple[str, NDArray[np.uint8]]] = {}  # (split, view) -> seal, image digests
+        self._of_marker: dict[tuple[Unit, str], tuple[_Stamp, NDArray[np.uint8]]] = {}  # of one unit -> image digests
         self._held = ExitStack()
         self._commits = path / COMMITS
         self._parts = self._commits / "parts"
@@ -138,15 +150,18 @@ class StoreWriter:
             self._held.close()
 
     def add_split(self, split: str, ids: Sequence[str]) -> None:
-        """Record the split's samples and their order.
+        """Record the segment's samples and their order.
 
-        Raises OrsanetError if the store has other samples.
+        Raises OrsanetError if the segment has other samples.
         """
         if Path(split).name != split:
             raise ValueError(f"{split!r} is not a folder name")
         self._ids[split] = tuple(ids)
         with locked(self.path / METADATA):
-            is_new = not (self.path / split / METADATA).exists()
+            # The group of a split that is an index alone has neither samples of its own nor views.
+            is_new = not (self.path / split / METADATA).exists() or not (
+                (self.path / split / "sample_id").exists() or self.views(split)
+            )
             if is_new:
                 self._files.small(f"{split}/sample_id", encode_ids(ids), SAMPLE_ID_AXES)
             elif not any(self.is_sealed(split, view) for view in self.views(split)):
@@ -161,13 +176,9 @@ class StoreWriter:
             raise OrsanetError(
                 f"{self.path}: {split}/sample_id is damaged ({error}); delete {self.path / split} and run the same command again"
             ) from error
-        if stored != tuple(ids):
-            gone, new = sorted(set(stored) - set(ids)), sorted(set(ids) - set(stored))
-            detail = [f"only in the store: {name}" for name in gone] + [f"only in the manifest: {name}" for name in new]
+        if stored != tuple(ids):  # the plan has just read the list
             raise OrsanetError(
-                f"{self.path}: split '{split}' was built from another list of images; build into another folder with "
-                f"`--reuse {self.path}`, which copies the rows of known pictures and computes the others:\n"
-                f"{listed(detail or ['the same images in another order'])}"
+                f"{self.path}: another process builds '{split}' from another list of images; let it finish, and run the same command again"
             )
 
     def add_view(self, split: str, view: str) -> None:
@@ -203,12 +214,15 @@ class StoreWriter:
 
     def image_sha256(self, split: str, view: str) -> dict[Unit, list[str]]:
         """The image digests of each committed unit, in hex; empty for an unreadable file."""
-        with locked(self.path / METADATA):  # otherwise the view may be sealed and its markers deleted meanwhile
+        while True:
             if self.is_sealed(split, view):
-                stored = PriorStore(self._container).sealed(split, view).image_sha256
-                return {unit: hex_digests(stored[unit.rows]) for unit in self.units(split)}
+                with locked(self.path / METADATA):
+                    if self.is_sealed(split, view):  # still
+                        stored = PriorStore(self._container).sealed(split, view).image_sha256
+                        return {unit: hex_digests(stored[unit.rows]) for unit in self.units(split)}
             markers = {unit: self.marker(unit, view) for unit in self.units(split)}
-            return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
+            if not self.is_sealed(split, view):  # sealing deletes the markers, which may have happened meanwhile
+                return {unit: marker.record.image_sha256 for unit, marker in markers.items() if marker is not None}
 
     def marker(self, unit: Unit, view: str) -> Marker | None:
         """A committed unit's marker.
@@ -238,6 +252,57 @@ class StoreWriter:
                 f"delete {self.path / split / view} and run the same command again, which computes only that view"
             ) from error
 
+    def digests(self, unit: Unit) -> list[str]:
+        """The image digests of a unit in hex, from any view that has it committed; empty ones if none has."""
+        with locked(self.path / METADATA):
+            for view in self.views(unit.split):
+                known = self._committed_digests(unit, view)
+                if known is not None:
+                    return hex_digests(known)
+        return [""] * (unit.stop - unit.start)
+
+    def write_states(self, states: Mapping[str, State]) -> tuple[str, ...]:
+        """Make `states` those that count for their splits -> the splits that had others.
+
+        All their segments are sealed. Their arrays are written first, and then the root's attributes,
+        in one file. So a kill leaves the states before, of all splits.
+        """
+        with locked(self.path / METADATA):
+            root = self._container.attributes("")
+            known = before = States.of(self._container)
+            changed = []
+            for split, state in states.items():
+                number = self._number(before, split, state)
+                if number == before.current(split) and self._is_whole(before, split, number):
+                    continue
+                if number != FIRST:
+                    self._files.group(split, {})
+                    write_state(self._files, split, number, state)
+                known = known.with_state(split, number, None if number == FIRST else state)
+                changed.append(split)
+            if changed:
+                mark = root_mark(root[MARK]["recipe"], root[MARK]["rows_per_unit"], GROWN_SCHEMA)
+                self._files.group("", {**root, MARK: mark, SPLITS: known.by_split})
+            return tuple(changed)
+
+    def _number(self, known: States, split: str, state: State) -> int:
+        """The number that a state of a split has, or gets."""
+        if state.segments == (split,):
+            ids = decode_ids(self._container.small(f"{split}/sample_id"))
+            if state.ids == ids and np.array_equal(state.places[:, 1], np.arange(len(ids))):
+                return FIRST
+        numbers = known.numbers(split)
+        same = [number for number in numbers if known.by_split[split]["states"][str(number)]["sha256"] == state.sha256]
+        return same[0] if same else max(numbers, default=FIRST) + 1
+
+    def _is_whole(self, known: States, split: str, number: int) -> bool:
+        """Whether a state can be read."""
+        try:
+            return number == FIRST or bool(known.read(self._container, split, number).ids)
+        except DAMAGE as error:
+            refuse_shortage(error, self.path)
+            return False
+
     def commit(self, unit: Unit, view: str, arrays: Mapping[str, NDArray[Any]], record: UnitRecord) -> None:
         """Write a unit's shards, then its marker.
 
@@ -260,6 +325,8 @@ class StoreWriter:
             }
         marker = self._marker_path(unit, view)
         make_folder(marker.parent)
+        with suppress(OrsanetError):  # reads the other views' markers before it keeps others waiting; is repeated below
+            self._check_same_files(unit, view, record)
         with locked(self.path / METADATA):
             if self.is_sealed(unit.split, view) or self.marker(unit, view) is not None:
                 return
@@ -300,6 +367,7 @@ class StoreWriter:
                 with locked(self.path / METADATA):
                     self._discard_markers(split, view)
                 return []
+            stamps = self._marker_stamps(split, view)
             found = {unit: self.marker(unit, view) for unit in self.units(split)}
             markers = {unit: marker for unit, marker in found.items() if marker is not None}
             if len(markers) < len(found):
@@ -308,8 +376,9 @@ class StoreWriter:
             if damaged:
                 return sorted(damaged)
             with locked(self.path / METADATA):
-                # If another process uncommitted units meanwhile, that process seals the view.
-                if all(self.marker(unit, view) == marker for unit, marker in markers.items()):
+                # If another process uncommitted units meanwhile, that process seals the view. To read all
+                # markers again would keep the others waiting: a marker's file is never changed, only replaced.
+                if self._marker_stamps(split, view) == stamps:
                     sealed = fold(self._container, split, view, list(markers.values()), provenance)
                     write_records(self._files, split, view, sealed)
                     self._files.group(f"{split}/{view}", sealed_attributes(split, view, sealed))
@@ -334,8 +403,17 @@ class StoreWriter:
     def _committed_digests(self, unit: Unit, view: str) -> NDArray[np.uint8] | None:
         """The image digests [rows, 32] of a unit in a view, zeros for an unreadable file; None if not committed."""
         if not self.is_sealed(unit.split, view):
-            marker = self.marker(unit, view)
-            return None if marker is None else byte_digests(marker.record.image_sha256)
+            try:
+                stamp = _stamp(os.stat(self._marker_path(unit, view)))
+            except FileNotFoundError:
+                return None
+            if self._of_marker.get((unit, view), (None,))[0] != stamp:
+                marker = self.marker(unit, view)
+                if marker is None:
+                    return None
+                others = {of: known for of, known in self._of_marker.items() if of[0] == unit}
+                self._of_marker = {**others, (unit, view): (stamp, byte_digests(marker.record.image_sha256))}
+            return self._of_marker[unit, view][1]
         seal = self._container.attributes(f"{unit.split}/{view}")["seal"]
         if self._of_seal.get((unit.split, view), ("",))[0] != seal:
             sealed = PriorStore(self._container).sealed(unit.split, view)
@@ -404,6 +482,15 @@ class StoreWriter:
 
     def _marker_path(self, unit: Unit, view: str) -> Path:
         return marker_path(self.path, unit, view)
+
+    def _marker_stamps(self, split: str, view: str) -> dict[str, _Stamp]:
+        """The markers of a view by name, each with its stamp; empty if there are none."""
+        try:
+            with os.scandir(self._commits / split / view) as entries:
+                found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".json")]
+        except FileNotFoundError:
+            return {}
+        return {name: _stamp(status) for name, status in found}
 
     def _discard(self, marker: Path) -> None:
         with suppress(FileNotFoundError):

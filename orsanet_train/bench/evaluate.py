@@ -22,7 +22,7 @@ from orsanet_train.evaluation.forward import EVALUATION_BATCH
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.split import join
 from orsanet_train.model.checkpoint import load_weights
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.model import ExpressionModel
 
 
 class EvaluationSpeed(NamedTuple):
@@ -60,7 +60,7 @@ def bench_evaluate(
 
 
 @torch.no_grad()
-def _forward(model: ORSANet, batch: PriorBatch, images: int, device: torch.device) -> float:
+def _forward(model: ExpressionModel, batch: PriorBatch, images: int, device: torch.device) -> float:
     """Seconds for this number of images."""
     began = time.perf_counter()
     for start in range(0, images, len(batch.label)):

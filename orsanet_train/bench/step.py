@@ -32,7 +32,8 @@ from orsanet_train.engine.precision import Precision, choose_arithmetic, possibl
 from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import PriorBatch
 from orsanet_train.model.complexity import complexity
-from orsanet_train.model.orsanet import ORSANet, build_model
+from orsanet_train.model.inputs import random_inputs
+from orsanet_train.model.model import ExpressionModel, build_model
 from orsanet_train.reference.feed import OnlineBatch
 from orsanet_train.reference.network import OnlineORSANet
 from orsanet_train.reference.step import PublishedStep
@@ -224,19 +225,14 @@ class _Bench:
         }
         return [StepShare(name, spent / whole) for name, spent in shares.items()]
 
-    def _model(self, config: RunConfig) -> ORSANet:
+    def _model(self, config: RunConfig) -> ExpressionModel:
         channels = self.frozen.segmenter.feature_channels, self.frozen.landmark_network.feature_channels
         return build_model(config.model, CLASSES, *channels).to(self.device).train()
 
     def _priors(self) -> PriorBatch:
-        size, device = self.batch_size, self.device
-        if self.config.model.segmentation_prior == "map":
-            segmentation = torch.randint(11, (size, 224, 224), dtype=torch.uint8, device=device)
-        else:
-            segmentation = torch.randn(size, self.frozen.segmenter.feature_channels, 7, 7, device=device)
-        image = torch.randn(size, 3, 112, 112, device=device)
-        landmark_features = torch.randn(size, self.frozen.landmark_network.feature_channels, 7, 7, device=device)
-        return PriorBatch(image, segmentation, landmark_features, *self._label_and_draws())
+        channels = self.frozen.segmenter.feature_channels, self.frozen.landmark_network.feature_channels
+        inputs = random_inputs(self.config.model, self.batch_size, *channels, device=self.device)
+        return PriorBatch(*inputs, *self._label_and_draws())
 
     def _pictures(self) -> OnlineBatch:
         size, device = self.batch_size, self.device

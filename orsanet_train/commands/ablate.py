@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, classes_option, quiet_option
-from orsanet_train.commands.options import PRESET_HELP, resident_option
+from orsanet_cache.console import FILE, STORE, classes_option, quiet_option
+from orsanet_cache.paths import Place
+from orsanet_train.commands.options import PRESET_HELP, resident_option, store_options
 from orsanet_train.commands.run import RANDOM_START
 from orsanet_train.experiments.variants import CACHING, PARTS
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--store", required=True, type=FILE, help="A store written by `orsanet-cache build`.")
+@store_options("A store written by `orsanet-cache build`.")
 @click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
 @classes_option
 @click.option("--preset", required=True, help=PRESET_HELP)
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     "[default: all parts that the stores allow]",
 )
 @click.option(
-    "--landmark-store", type=FILE, help="A second store of the same images that differs only in --landmark-input. "
+    "--landmark-store", type=STORE, help="A second store of the same images that differs only in --landmark-input. "
     "Adds the variant native-landmarks (published-landmarks if --store is native).",
 )  # fmt: skip
 @click.option(
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
 @resident_option
 @quiet_option
 def ablate(
-    store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
-    variants: str | None, landmark_store: Path | None, seeds: str, splits: str, ir50: Path | None, segmenter: Path | None,
-    landmarks: Path | None, out: Path, device: str, resident: "Resident",
+    store: Place, cache: Path | None, cache_size: int | None, manifest: Path, classes: list[str] | None, preset: str,
+    overrides: tuple[str, ...], variants: str | None, landmark_store: Place | None, seeds: str, splits: str, ir50: Path | None,
+    segmenter: Path | None, landmarks: Path | None, out: Path, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Train with one thing changed at a time: the rows of the paper's Table 6, and the forms in
     which paper and code differ; or, with --variants caching, what the frozen networks are shown and
@@ -63,13 +64,13 @@ def ablate(
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.experiments.ablate import ablate as ablate_store
     from orsanet_train.experiments.table import write_summary
-    from orsanet_train.model.orsanet import read_backbone
+    from orsanet_train.model.model import read_backbone
     from orsanet_train.run.seeds import parse_seeds
 
     if ir50 is None:
         click.echo(RANDOM_START, err=True)
     for name in ablate_store(
-        load_manifest(manifest, classes=classes, check_files=False), PriorStore.open(store), out,
+        load_manifest(manifest, classes=classes, check_files=False), PriorStore.open(store, cache, cache_size), out,
         preset=preset, overrides=overrides,
         variants=None if variants is None else [name.strip() for name in variants.split(",")],
         landmark_store=None if landmark_store is None else PriorStore.open(landmark_store),

@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 from orsanet_cache.console import FILE, MOST_BATCH, MOST_ROUNDS, Commands, classes_option, quiet_option
+from orsanet_cache.paths import Place
+from orsanet_train.commands.options import store_options
 
 
 @click.group(cls=Commands)
@@ -71,7 +73,7 @@ def step(
 
 @bench.command()
 @click.argument("run_folder", metavar="RUN", type=FILE)
-@click.option("--store", required=True, type=FILE, help="A store with the same recipe as the run's.")
+@store_options("A store with the same recipe as the run's.")
 @click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
 @classes_option
 @click.option("--split", default="test", show_default=True, help="The split to evaluate.")
@@ -79,7 +81,15 @@ def step(
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @quiet_option
 def evaluate(
-    run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, split: str, checkpoint: str, device: str
+    run_folder: Path,
+    store: Place,
+    cache: Path | None,
+    cache_size: int | None,
+    manifest: Path,
+    classes: list[str] | None,
+    split: str,
+    checkpoint: str,
+    device: str,
 ) -> None:
     """Measure a whole evaluation of RUN beside the model's bare forward over as many images. The
     result is discarded.
@@ -91,7 +101,7 @@ def evaluate(
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     weights = run_folder / f"{checkpoint}.safetensors"
-    speed = bench_evaluate(weights, loaded, PriorStore.open(store), split, choose_device(device))
+    speed = bench_evaluate(weights, loaded, PriorStore.open(store, cache, cache_size), split, choose_device(device))
     for name, seconds in (("bare forward", speed.forward), ("evaluation", speed.evaluation)):
         click.echo(f"{name:<14} {speed.images / seconds:>9.2f} img/s")
     click.echo(f"{speed.images:,} images; an image takes {speed.evaluation / speed.forward:.3f}x the bare forward")

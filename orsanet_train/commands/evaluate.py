@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from orsanet_cache.console import FILE, classes_option, next_command, quiet_option
-from orsanet_train.commands.options import checkpoint_option, resident_option
+from orsanet_cache.paths import Place
+from orsanet_train.commands.options import checkpoint_option, resident_option, store_options
 
 if TYPE_CHECKING:
     from orsanet_train.feed.residence import Resident
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=FILE)
-@click.option("--store", required=True, type=FILE, help="A store with the same recipe as the run's.")
+@store_options("A store with the same recipe as the run's.")
 @click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
 @classes_option
 @click.option(
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 @resident_option
 @quiet_option
 def evaluate(
-    run_folder: Path, store: Path, manifest: Path, classes: list[str] | None, tag_tables: tuple[Path, ...], splits: str | None,
+    run_folder: Path, store: Place, cache: Path | None, cache_size: int | None, manifest: Path, classes: list[str] | None,
+    tag_tables: tuple[Path, ...], splits: str | None,
     checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Evaluate RUN per split, tag and view.
@@ -52,7 +54,7 @@ def evaluate(
         loaded = with_tags(loaded, table)
     folder = out or run_folder / f"evaluation-{checkpoint}"
     evaluation = evaluate_run(
-        run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store), folder,
+        run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store, cache, cache_size), folder,
         groups=None if splits is None else [name.strip() for name in splits.split(",")], device=choose_device(device),
         resident=resident,
     )  # fmt: skip

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, next_command, quiet_option
+from orsanet_cache.console import FILE, STORE, next_command, quiet_option
+from orsanet_cache.paths import Place
 from orsanet_train.commands.options import checkpoint_option
 
 
@@ -17,7 +18,7 @@ from orsanet_train.commands.options import checkpoint_option
 @click.option(
     "--images", help="Images whose attention to show, separated by commas.  [default: the most confident mistakes]"
 )
-@click.option("--store", type=FILE, help="The store, if it was moved since the evaluation.")
+@click.option("--store", type=STORE, help="The store, if it was moved since the evaluation.")
 @click.option(
     "--out",
     type=FILE,
@@ -30,7 +31,7 @@ def report(
     checkpoint: str,
     split: str | None,
     images: str | None,
-    store: Path | None,
+    store: Place | None,
     out: Path | None,
     device: str,
 ) -> None:
@@ -38,7 +39,8 @@ def report(
     report.md and report.json.
 
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. Several RUNs are
-    compared with the first.
+    compared with the first. After the first, a RUN may be a .csv file of another program's
+    predictions (docs/evaluation.md).
     """
     from orsanet_train.report.save import save_report
 
@@ -65,7 +67,9 @@ def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
     95 % interval.
 
     A RUN is a run folder, or a folder of seeds as `run --seeds` writes it. For folders of seeds the
-    comparison has mean and spread over their common seeds too.
+    comparison has mean and spread over their common seeds too. After the first, a RUN may be a .csv
+    file of another program's predictions: image, and the predicted class or p_CLASS for every
+    class.
     """
     import json
 

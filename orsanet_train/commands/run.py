@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from orsanet_cache.console import FILE, Number, classes_option, next_command, quiet_option
-from orsanet_train.commands.options import PRESET_HELP, resident_option
+from orsanet_cache.paths import Place
+from orsanet_train.commands.options import PRESET_HELP, resident_option, store_options
 
 if TYPE_CHECKING:
     from orsanet_train.feed.residence import Resident
@@ -21,7 +22,7 @@ CHOSEN_ON_TEST = (
 
 
 @click.command()
-@click.option("--store", required=True, type=FILE, help="A store written by `orsanet-cache build`.")
+@store_options("A store written by `orsanet-cache build`.")
 @click.option(
     "--manifest", required=True, type=FILE, help="The manifest with the labels (.toml, or .csv with --classes)."
 )
@@ -54,7 +55,8 @@ CHOSEN_ON_TEST = (
 @resident_option
 @quiet_option
 def run(
-    store: Path, manifest: Path, classes: list[str] | None, preset: str, overrides: tuple[str, ...],
+    store: Place, cache: Path | None, cache_size: int | None, manifest: Path, classes: list[str] | None, preset: str,
+    overrides: tuple[str, ...],
     out: Path, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
     segmenter: Path | None, landmarks: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
@@ -79,7 +81,7 @@ def run(
     from orsanet_train.evaluation.statistics import spread
     from orsanet_train.feed.residence import memory_advice
     from orsanet_train.feed.split import meant_splits
-    from orsanet_train.model.orsanet import read_backbone
+    from orsanet_train.model.model import read_backbone
     from orsanet_train.run import watch
     from orsanet_train.run.folder import held_by_main
     from orsanet_train.run.seeds import parse_seeds, train_seeds
@@ -87,7 +89,7 @@ def run(
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     config = meant_splits(config, loaded)
-    opened = PriorStore.open(store)
+    opened = PriorStore.open(store, cache, cache_size)
     chosen_device = choose_device(device)
     numbers = None if seeds is None else parse_seeds(seeds)
     if fast_dev_run and (resume or seeds is not None):
@@ -147,4 +149,5 @@ def run(
     if summary.warning is not None:
         echo(summary.warning, err=True)
     names = [] if classes is None else ["--classes", ",".join(classes)]
-    echo(next_command("orsanet-train", "evaluate", out, "--store", store, "--manifest", manifest, *names))
+    kept = [] if cache is None else ["--cache", cache]
+    echo(next_command("orsanet-train", "evaluate", out, "--store", store, *kept, "--manifest", manifest, *names))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.model import ExpressionModel
 
 BATCH = 16  # images at a time; limits the memory of the values kept for the gradient
 
@@ -24,14 +24,14 @@ class Attention(NamedTuple):
     """Each map is divided by its largest value; a map without a positive value is 0 everywhere."""
 
     with_prior: Tensor  # float32 [B, 14, 14] on the CPU, 0 … 1
-    without_prior: Tensor | None  # the same; None: the model has no segmentation prior
+    without_prior: Tensor | None  # the same; None: the model has no semantic guidance
 
 
-def attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> Attention:
-    """Grad-CAM of the class that the model predicts; inputs as for its forward, on any device.
+def attention(model: ExpressionModel, *inputs: Tensor) -> Attention:
+    """Grad-CAM of the class that the model predicts; inputs as for its forward, the image first, on any device.
 
-    `without_prior` is the map of the same class and the same weights with the SSGM bypassed: the
-    MCM gets the image tokens unchanged. It shows the effect of the prior in this model. It is not
+    `without_prior` is the map of the same class and the same weights with the semantic guidance
+    bypassed (`ExpressionModel.unguided`). It shows the effect of the prior in this model. It is not
     the attention of a model trained without the prior, with which the paper's Fig. 4 compares.
     The model runs in evaluation mode and its modes are restored. Each image's map is independent of
     the other images.
@@ -41,29 +41,31 @@ def attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_feat
     try:
         model.eval()
         parts = [
-            _attention(model, *(values.to(device) for values in inputs))
-            for inputs in zip(*(x.split(BATCH) for x in (image, segmentation, landmark_features)), strict=True)
+            _attention(model, *(values.to(device) for values in batch))
+            for batch in zip(*(x.split(BATCH) for x in inputs), strict=True)
         ]
     finally:
         for module, training in modes.items():
             module.training = training
     with_prior, without_prior = zip(*parts, strict=True)
-    bypassed = None if model.segmentation_prior == "none" else torch.cat(without_prior)
+    bypassed = None if without_prior[0] is None else torch.cat(without_prior)
     return Attention(torch.cat(with_prior), bypassed)
 
 
-def _attention(model: ORSANet, image: Tensor, segmentation: Tensor, landmark_features: Tensor) -> tuple[Tensor, Tensor]:
+def _attention(model: ExpressionModel, image: Tensor, *priors: Tensor) -> tuple[Tensor, Tensor | None]:
     """Both maps of one batch."""
     with torch.no_grad():
-        feature_map = model.ir_back(image)
+        maps = model.maps(image)
     with torch.enable_grad():
         # The feature map is a leaf of the graph, so the backbone's parameters get no gradient.
-        feature_map.requires_grad_()
-        tokens = model.tokens(feature_map)
-        logits = model.expression(model.guided(tokens, segmentation), landmark_features).logits
-        bypassed = model.expression(tokens, landmark_features).logits
+        feature_map = maps[-1].requires_grad_()
+        logits = model.from_maps(maps, *priors).logits
         predicted = logits.argmax(dim=1, keepdim=True)
-        return grad_cam(feature_map, logits.gather(1, predicted)), grad_cam(feature_map, bypassed.gather(1, predicted))
+        guided = grad_cam(feature_map, logits.gather(1, predicted))
+        bypassed = model.unguided(maps, *priors)
+        if bypassed is None:
+            return guided, None
+        return guided, grad_cam(feature_map, bypassed.logits.gather(1, predicted))
 
 
 def grad_cam(feature_map: Tensor, logit: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from orsanet_train.engine.distributed import Ranks, data_parallel, synchronised
 from orsanet_train.engine.graph import GraphedStep
 from orsanet_train.engine.precision import choose_arithmetic
 from orsanet_train.engine.step import Batch, TrainingStep, below
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.model import ExpressionModel
 
 
 class Companion(Protocol):
@@ -60,7 +60,7 @@ class Engine(NamedTuple):
 
 def build_engine(
     network: nn.Module,
-    model: ORSANet,
+    model: ExpressionModel,
     config: RunConfig,
     device: torch.device,
     ranks: Ranks,
@@ -88,7 +88,8 @@ def build_engine(
     if device.type == "cpu":
         keep_freed_memory()
     if compiled:
-        if device.type == "cpu" and any(channels % 16 for channels in config.model.backbone_channels):
+        channels, _ = config.model.backbone or ((), ())
+        if device.type == "cpu" and any(width % 16 for width in channels):
             raise OrsanetError(
                 "--compile on a CPU needs model.backbone_channels in multiples of 16, as the published ones are: "
                 "for others PyTorch's compiler writes beyond the end of its buffers (pytorch #196681)"
@@ -109,12 +110,11 @@ def build_engine(
     return Engine(step, step, ", ".join(chosen), companion)
 
 
-def compile_parts(model: ORSANet) -> None:
+def compile_parts(model: ExpressionModel) -> None:
     """Compile the repeated parts of the model with torch.compile, one by one.
 
     Each kind of part is then compiled once, not in dozens of copies.
     """
     torch._dynamo.config.recompile_limit = 64  # one for every kind of unit and every size of batch
-    levels = () if model.pyramid_fuse is None else tuple(model.pyramid_fuse.blocks)
-    for part in (model.ir_back.input_layer, *model.ir_back.body, *levels):
+    for part in model.repeated_parts():
         part.compile(dynamic=False)

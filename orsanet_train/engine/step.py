@@ -31,10 +31,10 @@ class Batch(Protocol):
     def label(self) -> Tensor: ...  # int64 [B]
 
     @property
-    def pictures(self) -> Tensor: ...  # uint8 [B, 112, 112, 3], the backbone's images for display
+    def pictures(self) -> Tensor: ...  # uint8 [B, 112, 112, 3], the images of a model that reads them, for display
 
     @property
-    def drop_path(self) -> Tensor: ...  # float32 [B, 2, levels, scales, 2]
+    def drop_path(self) -> Tensor: ...  # float32 [B, 2, *ModelConfig.drop_path_shape]
 
 
 class Sums(NamedTuple):

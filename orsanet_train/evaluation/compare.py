@@ -6,12 +6,13 @@ Both models are evaluated on the same images, so what they have in common cancel
 exactly one of them predicts correctly distinguish them (exact McNemar test). The test compares two
 trained models. To compare two methods, train each with several seeds.
 
-    RUN/evaluation-<checkpoint>/, or RUN/seed-<n>/evaluation-<checkpoint>/ ─▶ Comparison
+    RUN/evaluation-<checkpoint>/, or RUN/seed-<n>/evaluation-<checkpoint>/ ─┐
+    predictions.csv of another program (outside.py) ────────────────────────┴─▶ Comparison
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import pandas as pd
 
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.paths import StrPath, as_paths
-from orsanet_train.evaluation.differing import Compared, Differing, differing
+from orsanet_train.evaluation.differing import CONFIGURATION, NOT_RECORDED, Compared, Differing, differing
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport, baseline_names, not_beaten
+from orsanet_train.evaluation.outside import SUFFIX, Outside, read_outside
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
 from orsanet_train.evaluation.statistics import Estimate, Paired, mean_over_seeds, paired
 from orsanet_train.model.checkpoint import how_chosen
@@ -85,30 +87,51 @@ def run_names(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
+def is_outside(run: Path) -> bool:
+    """Whether a run to compare is a file of predictions that another program made."""
+    return run.suffix == SUFFIX and not run.is_dir()
+
+
 def compare(runs: Sequence[StrPath], checkpoint: str = "best") -> Comparison:
     """Compare every further run with the first, on the groups that both were evaluated on.
 
     The folders evaluation-<checkpoint> of the runs are read. `runs` are all run folders, or all
-    folders of seeds. Raises OrsanetError for a mixture of the two, for a run without an evaluation,
-    for runs without a common group or seed, and if classes, images or labels differ.
+    folders of seeds. Beside run folders, after the first one, may be .csv files of predictions that
+    another program made for the first run's images. Raises OrsanetError for a mixture of the two,
+    for a run without an evaluation, for runs without a common group or seed, if classes, images or
+    labels differ, and for a file that `read_outside` refuses.
     """
     first, *others = read = _read(as_paths(runs, "runs"), checkpoint)
     notes: list[str] = []
     for run in read:
         _check_same(first, run)
-        notes += [*_left_out(first, run), *_trained_on(run), *_not_beaten(run)]
+        notes += [*_left_out(first, run), *_trained_on(run), *_not_beaten(run), *run.notes]
     accuracies = tuple(_accuracy(run, group) for group in first.groups for run in read if group in run.groups)
     if any(one.chose_checkpoint for one in accuracies):
         notes.append("* the checkpoint was chosen on these images, so the number is optimistic")
     return Comparison(
         runs=tuple(run.name for run in read),
         protocols=tuple(run.protocol for run in read),
-        differing=tuple(differing([Compared(run.name, bool(run.seeds), run.by_folder) for run in read])),
+        differing=_differing(read),
         accuracies=accuracies,
         differences=tuple(
             _difference(first, run, group) for group in first.groups for run in others if group in run.groups
         ),
         notes=tuple(notes),
+    )
+
+
+def _differing(runs: Sequence["_Run"]) -> tuple[Differing, ...]:
+    """What differs between the runs; of another program's predictions no setting is known."""
+    found = list(differing([Compared(run.name, bool(run.seeds), run.by_folder) for run in runs if run.by_folder]))
+    unknown = [run.name for run in runs if not run.by_folder]
+    if not unknown:
+        return tuple(found)
+    recorded = {run.name: "recorded" if run.by_folder else NOT_RECORDED for run in runs}
+    blank = dict.fromkeys(unknown, NOT_RECORDED)
+    return (
+        Differing(CONFIGURATION, "all settings", recorded),
+        *(replace(one, values={**one.values, **blank}) for one in found),
     )
 
 
@@ -118,15 +141,9 @@ class _Run:
 
     name: str
     folder: Path
-    by_seed: dict[int | None, Evaluation]  # None: a single run
-
-    @property
-    def by_folder(self) -> dict[Path, Evaluation]:
-        """The evaluations by run folder."""
-        return {
-            self.folder if seed is None else self.folder / f"seed-{seed}": evaluation
-            for seed, evaluation in self.by_seed.items()
-        }
+    by_seed: Mapping[int | None, Evaluation | Outside]  # None: a single run
+    by_folder: Mapping[Path, Evaluation]  # the evaluations by run folder; none of another program's predictions
+    notes: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -141,7 +158,9 @@ class _Run:
     @property
     def protocol(self) -> str:
         """How its checkpoints were chosen."""
-        return how_chosen(*(evaluation.checkpoint for evaluation in self.by_seed.values()))
+        if not self.by_folder:
+            return f"predictions of another program ({self.folder}): how it was trained and chosen is not known"
+        return how_chosen(*(evaluation.checkpoint for evaluation in self.by_folder.values()))
 
     def reports(self, group: str) -> list[GroupReport]:
         """The reports of one group, by seed."""
@@ -154,6 +173,8 @@ class _Run:
 
 
 def _read(runs: Sequence[Path], checkpoint: str) -> list[_Run]:
+    if is_outside(runs[0]):
+        raise OrsanetError(f"{runs[0]}: name an evaluated run first, which has the images and their labels")
     found = [seed_folders(run) for run in runs]
     several = [run for run, seeds in zip(runs, found, strict=True) if seeds]
     single = [run for run, seeds in zip(runs, found, strict=True) if not seeds]
@@ -163,11 +184,16 @@ def _read(runs: Sequence[Path], checkpoint: str) -> list[_Run]:
         )
     if len(single) == 1:
         raise OrsanetError(f"{single[0]}: name another run to compare it with")
-    read = []
+    read: list[_Run] = []
     for name, run, seeds in zip(run_names(runs), runs, found, strict=True):
+        if is_outside(run):
+            outside = read_outside(run, next(iter(read[0].by_folder.values())))
+            read.append(_Run(name, run, {None: outside}, {}, outside.notes))
+            continue
         folders: list[tuple[int | None, Path]] = [*seeds.items()] or [(None, run)]
-        by_seed = {seed: read_evaluation(folder, checkpoint) for seed, folder in folders}
-        read.append(_Run(name, run, by_seed))
+        evaluations = [(seed, folder, read_evaluation(folder, checkpoint)) for seed, folder in folders]
+        by_seed = {seed: evaluation for seed, _, evaluation in evaluations}
+        read.append(_Run(name, run, by_seed, {folder: evaluation for _, folder, evaluation in evaluations}))
     return read
 
 

@@ -18,7 +18,7 @@ from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.outputs import output_folder
-from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_names, as_path
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
@@ -32,7 +32,7 @@ from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, join
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.model import ExpressionModel
 
 PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")  # whose versions an evaluation records
 
@@ -40,7 +40,7 @@ PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")  # whose versions an ev
 def evaluate(
     weights: StrPath,
     manifest: Manifest | StrPath,
-    store: PriorStore | StrPath,
+    store: PriorStore | StrPlace,
     out: StrPath | None = None,
     *,
     groups: Sequence[str] | None = None,
@@ -78,7 +78,7 @@ def evaluate(
 
 
 def _evaluated(
-    model: ORSANet, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
+    model: ExpressionModel, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
     device: torch.device, resident: Resident,
 ) -> Evaluation:  # fmt: skip
     named = None if groups is None else [Group.parse(group).among(manifest.splits) for group in groups]
@@ -132,7 +132,7 @@ def _evaluated(
         )  # fmt: skip
     notes += [*_notes(reports, splits, identity), *why_not]
     return Evaluation(
-        identity.model_copy(update={"images": None}), weights.name, manifest.name, str(store.path.absolute()),
+        identity.model_copy(update={"images": None}), weights.name, manifest.name, str(store.path.absolute() if isinstance(store.path, Path) else store.path),
         {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits},
         tuple(notes), tuple(reports), table, np.concatenate(features),
         datetime.now(UTC).isoformat(timespec="seconds"), {package: version(package) for package in PACKAGES},

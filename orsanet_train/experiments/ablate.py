@@ -24,7 +24,7 @@ from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.outputs import held
-from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_names, as_path
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, load_config
@@ -48,7 +48,7 @@ from orsanet_train.run.train import train
 
 def ablate(
     manifest: Manifest | StrPath,
-    store: PriorStore | StrPath,
+    store: PriorStore | StrPlace,
     out: StrPath,
     *,
     preset: str,
@@ -57,7 +57,7 @@ def ablate(
     seeds: Sequence[int] = (0, 1, 2),
     groups: Sequence[str] = ("test", "test:occluded"),
     device: torch.device | str = "auto",
-    landmark_store: PriorStore | StrPath | None = None,
+    landmark_store: PriorStore | StrPlace | None = None,
     frozen_weights: tuple[StrPath | None, StrPath | None] = (None, None),
     ir50: Weights | StrPath | None = None,
     resident: Resident = "auto",
@@ -89,7 +89,8 @@ def ablate(
     landmark_store = None if landmark_store is None else as_store(landmark_store)
     segmenter, landmarks = (None if path is None else as_path(path, "frozen_weights") for path in frozen_weights)
     overrides, groups = as_names(overrides, "overrides"), as_names(groups, "groups")
-    variants = chosen_variants(None if variants is None else as_names(variants, "variants"), store, landmark_store)
+    names = None if variants is None else as_names(variants, "variants")
+    variants = chosen_variants(names, load_config(preset, overrides).model, store, landmark_store)
     stores = dict.fromkeys(variants, store)
     if landmark_store is not None and landmark_variant(store) in variants:
         stores[landmark_variant(store)] = landmark_store

@@ -16,6 +16,7 @@ from orsanet_cache.errors import OrsanetError, did_you_mean
 
 if TYPE_CHECKING:
     from orsanet_cache.store.reader import PriorStore
+    from orsanet_train.model_config import ModelConfig
 
 Settings = tuple[str, ...]  # overrides, KEY=VALUE
 
@@ -37,6 +38,8 @@ PARTS: dict[str, Settings] = {
     "paper-spade": ("model.spade=paper",),
     "projected-query": ("model.query=projected",),
     "paper-dare": ("loss.dare=paper",),
+    "no-mixing": ("model.mixing=false",),  # of POSTER
+    "plain-residual": ("model.residual=plain",),  # of POSTER V2
 }
 CACHING: dict[str, Settings] = {
     "cached-clean": (),
@@ -72,20 +75,29 @@ def reference_of(variants: Sequence[str]) -> str:
     return next(iter(SETS[set_of(variants[0])]))
 
 
-def chosen_variants(names: Sequence[str] | None, store: "PriorStore", landmark_store: "PriorStore | None") -> list[str]:
-    """The variants of these names, of which one may be that of a set; None: all parts that the stores allow.
+def fits(variant: str, model: "ModelConfig") -> bool:
+    """Whether the kind of model has the keys that the variant changes."""
+    tables = (setting.partition("=")[0].rpartition(".") for setting in settings_of(variant))
+    return all(table != "model" or leaf in type(model).model_fields for table, _, leaf in tables)
 
-    Raises OrsanetError for an unknown variant, for one without its store, and for variants of two
+
+def chosen_variants(
+    names: Sequence[str] | None, model: "ModelConfig", store: "PriorStore", landmark_store: "PriorStore | None"
+) -> list[str]:
+    """The variants of these names, of which one may be that of a set.
+
+    None means all parts that the stores allow and the kind of model has. Raises OrsanetError for an
+    unknown variant, for one without its store, and for variants of two
     sets.
     """
     possible = landmark_variant(store)
     if names is None:
-        return [*PARTS, *(() if landmark_store is None else (possible,))]
-    chosen = [variant for name in names for variant in SETS.get(name, (name,))]
-    known = (*PARTS, possible, *CACHING, *SETS)
+        return [*(name for name in PARTS if fits(name, model)), *(() if landmark_store is None else (possible,))]
+    chosen = [variant for name in names for variant in _of_set(name, model)]
+    known = [name for name in (*PARTS, possible, *CACHING, *SETS) if fits(name, model)]
     if unknown := [variant for variant in chosen if variant not in known]:
         raise OrsanetError(
-            f"no variant {', '.join(unknown)} with {store.path}; choose from {', '.join(known)}{did_you_mean(unknown[0], known)}"
+            f'no variant {", ".join(unknown)} with {store.path} and model.kind = "{model.kind}"; choose from {", ".join(known)}{did_you_mean(unknown[0], known)}'
         )
     if possible in chosen and landmark_store is None:
         fed = next(fed for fed, variant in LANDMARK_VARIANTS.items() if variant == possible)
@@ -100,6 +112,11 @@ def chosen_variants(names: Sequence[str] | None, store: "PriorStore", landmark_s
             f"ablate each set with an --out of its own"
         )
     return list(dict.fromkeys(chosen))
+
+
+def _of_set(name: str, model: "ModelConfig") -> Sequence[str]:
+    """The variants of a set that the kind of model has; of another name the name itself."""
+    return [variant for variant in SETS[name] if fits(variant, model)] if name in SETS else [name]
 
 
 def varied_keys(name: str) -> set[str]:

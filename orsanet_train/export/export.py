@@ -25,6 +25,7 @@ from orsanet_cache.frozen.features import kept
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.outputs import output_folder
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.store.schema import OPTIONAL, schema
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of
 from orsanet_train.export.onnx_graph import (
@@ -41,8 +42,8 @@ from orsanet_train.export.onnx_graph import (
 )
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import frozen_priors
-from orsanet_train.model.inputs import model_inputs
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.inputs import FEATURES, IMAGE, model_inputs
+from orsanet_train.model.model import ExpressionModel
 
 ExportedPart = Literal["pipeline", "trainable", "both"]
 
@@ -135,9 +136,11 @@ def stored_rows(identity: Identity, frozen: FrozenPriors, pixels: Tensor) -> dic
     parts: list[dict[str, Tensor]] = []
     for batch in pixels.split(PYTORCH_BATCH):
         priors = frozen(batch)
-        row = {"image": batch[:, ::2, ::2], "segmentation_map": priors.segmentation_map}
-        for name in ("segmentation_features", "landmark_features"):
-            row |= kept(name, getattr(priors, name), feature_dtype)
+        row = {"image": batch[:, ::2, ::2]}
+        for name in identity.model.fields:
+            if name != IMAGE:
+                value = getattr(priors, name)
+                row |= kept(name, value, feature_dtype) if FEATURES in name else {name: value}
         parts.append(row)
     return {name: torch.cat([row[name] for row in parts]).contiguous() for name in stored_inputs(identity)}
 
@@ -147,22 +150,23 @@ def random_rows(identity: Identity, pixels: Tensor) -> dict[str, Tensor]:
     feature_dtype = str(identity.store_recipe["feature_dtype"])
     generator, count = torch.Generator().manual_seed(0), len(pixels)
     row = {"image": pixels[:, ::2, ::2].contiguous()}
-    row["segmentation_map"] = torch.randint(0, 11, (count, 224, 224), generator=generator, dtype=torch.uint8)
-    for name, channels in (
-        ("segmentation_features", identity.segmentation_channels),
-        ("landmark_features", identity.landmark_channels),
-    ):
-        row |= kept(name, torch.randn(count, channels, 7, 7, generator=generator), feature_dtype)
+    for field in schema(identity.segmentation_channels, identity.landmark_channels, "float32", OPTIONAL):
+        if field.compressed:  # the map
+            row[field.name] = torch.randint(0, 11, (count, *field.shape), generator=generator, dtype=torch.uint8)
+        elif FEATURES in field.name:
+            row |= kept(field.name, torch.randn(count, *field.shape, generator=generator), feature_dtype)
+        elif field.name != IMAGE:
+            row[field.name] = torch.rand(count, *field.shape, generator=generator)
     return {name: row[name] for name in stored_inputs(identity)}
 
 
-def probabilities(model: ORSANet, identity: Identity, stored: Mapping[str, Tensor]) -> NDArray[np.float32]:
+def probabilities(model: ExpressionModel, identity: Identity, stored: Mapping[str, Tensor]) -> NDArray[np.float32]:
     """PyTorch's probabilities for a store's rows, [N, K], computed as in an evaluation."""
     parts = []
     with torch.no_grad():
-        for start in range(0, len(stored["image"]), PYTORCH_BATCH):
+        for start in range(0, len(next(iter(stored.values()))), PYTORCH_BATCH):
             row = {name: values[start : start + PYTORCH_BATCH] for name, values in stored.items()}
-            parts.append(model(*model_inputs(row)).logits.softmax(dim=1))
+            parts.append(model(*model_inputs(identity.model, row)).logits.softmax(dim=1))
     return torch.cat(parts).numpy()
 
 

@@ -17,7 +17,7 @@ from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.weights.networks import NAMES, SOURCE
 from orsanet_cache.weights.sources import SOURCES
-from orsanet_train.config import ModelConfig, RunConfig, load_config
+from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
@@ -26,13 +26,12 @@ from orsanet_train.export.check_pictures import BATCHES
 from orsanet_train.export.onnx_graph import IR_VERSION, MEANINGS, OPSET
 from orsanet_train.model.checkpoint import Identity, how_chosen
 from orsanet_train.model.frozen import demo_backbone_digest, is_demo
+from orsanet_train.model_config import SIZES, ModelConfig
 from orsanet_train.report.text import between, markdown_text, percent
 
 CARD = "MODEL_CARD.md"
 ONNX_PACKAGES = ("onnx", "onnxruntime")
 PUBLISHED_CHANNELS = (1024, 512)  # of SegFace's and MobileFaceNet's features
-PUBLISHED_DEPTHS = {4: "small", 6: "base", 8: "large"}
-SIZES = ("depth", "width", "backbone_channels", "backbone_units")  # of ModelConfig; its other fields are forms
 VIEWS = {
     HFLIP: "the picture mirrored",
     AUGMENTED: "the picture as in training: perhaps mirrored, perhaps with a rectangle erased",
@@ -148,6 +147,7 @@ def model_card(
         chosen=how_chosen(identity),
         recipe=identity.store_recipe,
         size=size_said(identity),
+        sizes=sizes_said(identity.model),
         parameters=parameters(identity),
         forms=_forms(identity.model),
         training=training,
@@ -182,12 +182,25 @@ def size_said(identity: Identity) -> str:
 
     A published size includes the channels of the frozen networks' features.
     """
-    published, ours = ModelConfig(), identity.model
-    alike = all(getattr(ours, name) == getattr(published, name) for name in SIZES if name != "depth")
-    channels = (identity.segmentation_channels, identity.landmark_channels)
-    if alike and channels == PUBLISHED_CHANNELS and ours.depth in PUBLISHED_DEPTHS:
-        return f"the published {PUBLISHED_DEPTHS[ours.depth]} size"
+    config = identity.model
+    published, ours = type(config)().model_dump(), config.model_dump()
+    same = (identity.segmentation_channels, identity.landmark_channels) == PUBLISHED_CHANNELS
+    others = [name for name in SIZES if name in ours and name != "depth" and ours[name] != published[name]]
+    if same and not others and ours.get("depth") in config.published_sizes:
+        return f"the published {config.published_sizes[ours['depth']]}size"
     return "not a published size"
+
+
+def sizes_said(config: ModelConfig) -> str:
+    """The sizes of a model, in brackets; nothing if it has none."""
+    said = []
+    if config.backbone is not None:
+        channels, units = (", ".join(map(str, part)) for part in config.backbone)
+        said.append(f"backbone {units} units of {channels} channels")
+    values = config.model_dump()
+    if rest := ", ".join(f"{name} {values[name]}" for name in SIZES if isinstance(values.get(name), int)):
+        said.append(rest)
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def licences(identity: Identity) -> list[str]:
@@ -213,7 +226,7 @@ def licences(identity: Identity) -> list[str]:
             f"{start.network}: trained from weights given with --ir50; licence of the published weights: {start.licence}"
         )
     owner = "the checkpoint's authors" if identity.selection == "published" else "the person who trained them"
-    lines.append(f"trained weights (ORSANet): no licence stated; it is decided by {owner}")
+    lines.append(f"trained weights ({identity.model.title}): no licence stated; it is decided by {owner}")
     lines.append(f"data set '{identity.data_set}': its terms apply to models trained on it")
     return lines
 
@@ -257,8 +270,8 @@ def _views(reports: Sequence[GroupReport]) -> dict[str, str]:
 
 
 def _forms(model: ModelConfig) -> list[str]:
-    """The settings in which the model differs from the published one, except those of its size."""
-    published = ModelConfig().model_dump()
+    """The settings in which the model differs from the published one of its kind, except those of its size."""
+    published = type(model)().model_dump()
     return [
         f"{name} = {value}"
         for name, value in model.model_dump().items()

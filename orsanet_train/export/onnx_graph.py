@@ -1,7 +1,7 @@
 """A trained model as ONNX graphs, in evaluation mode and float32, for any number of images at a time.
 
-    trainable.onnx   a store's rows ─ ORSANet ─▶ probabilities, logits, features
-    pipeline.onnx    pixels ─ frozen networks ─ the store's rounding ─ ORSANet ─▶ these, landmarks, segmentation_map, segmentation_entropy
+    trainable.onnx   a store's rows ─ the model ─▶ probabilities, logits, features
+    pipeline.onnx    pixels ─ frozen networks ─ the store's rounding ─ the model ─▶ these, landmarks, segmentation_map, segmentation_entropy
 
 Inputs and outputs have the names and types of a store's fields, so arrays from `PriorStore.read`
 can be passed unchanged.
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.pixels import imagenet_normalised
 from orsanet_cache.frozen.priors import FrozenPriors
-from orsanet_cache.store.schema import LAPA_CLASSES, SCALE
+from orsanet_cache.store.schema import LAPA_CLASSES, OPTIONAL, SCALE
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.fusion import SpectralConv
-from orsanet_train.model.inputs import model_inputs, seen_by_the_model
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.inputs import FEATURES, model_inputs, seen_by_the_model
+from orsanet_train.model.model import ExpressionModel
 
 TRAINABLE, PIPELINE = "trainable.onnx", "pipeline.onnx"
 OPSET = 18  # the lowest that torch writes; later ones were not faster
@@ -42,6 +42,8 @@ MEANINGS = {
     "segmentation_features_scale": "factor of the int8 segmentation_features, per channel",
     "landmark_features": "MobileFaceNet's last grid",
     "landmark_features_scale": "factor of the int8 landmark_features, per channel",
+    **{name: f"MobileFaceNet's grid of {side} pixels" for name, (_, side) in OPTIONAL.items()},
+    **{f"{name}{SCALE}": f"factor of the int8 {name}, per channel" for name in OPTIONAL},
     "probabilities": "0 … 1, of the classes in label order; they sum to 1",
     "logits": "input of the softmax that gives the probabilities",
     "features": "input of the last layer",
@@ -59,47 +61,43 @@ def onnx_installed() -> bool:
 class TrainablePart(nn.Module):
     """A store's rows -> EXPRESSION. The inputs are those of `stored_inputs`, in its order."""
 
-    def __init__(self, model: ORSANet, identity: Identity) -> None:
+    def __init__(self, model: ExpressionModel, identity: Identity) -> None:
         super().__init__()
         self.model = spectral_norm_folded(model)
+        self.config = identity.model
         self.names = stored_inputs(identity)
 
     def forward(self, image: Tensor, *priors: Tensor) -> tuple[Tensor, ...]:
-        logits, features = self.model(*model_inputs(dict(zip(self.names, (image, *priors), strict=True))))
+        stored = dict(zip(self.names, (image, *priors), strict=True))
+        logits, features = self.model(*model_inputs(self.config, stored))
         return logits.softmax(dim=1), logits, features
 
 
 class WholePipeline(nn.Module):
     """pixels uint8 [B, 224, 224, 3] -> EXPRESSION and PRIORS."""
 
-    def __init__(self, model: ORSANet, identity: Identity, frozen: FrozenPriors) -> None:
+    def __init__(self, model: ExpressionModel, identity: Identity, frozen: FrozenPriors) -> None:
         super().__init__()
         self.frozen = frozen
         self.model = spectral_norm_folded(model)
+        self.config = identity.model
         self.feature_dtype = str(identity.store_recipe["feature_dtype"])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         priors = self.frozen(pixels)
-        logits, features = self.model(
-            *seen_by_the_model(pixels, priors, self.model.segmentation_prior, self.feature_dtype)
-        )
+        logits, features = self.model(*seen_by_the_model(self.config, pixels, priors, self.feature_dtype))
         expression = (logits.softmax(dim=1), logits, features)
         return *expression, priors.landmarks, priors.segmentation_map, priors.segmentation_entropy
 
 
 def stored_inputs(identity: Identity) -> tuple[str, ...]:
     """The store's fields that the model reads, in the order of the graph's inputs."""
-    kept = identity.store_recipe["feature_dtype"]
-    priors = {"features": ["segmentation_features"], "map": ["segmentation_map"], "none": []}
-    names = ["image", *priors[identity.model.segmentation_prior]]
-    if identity.model.reads_landmarks:
-        names.append("landmark_features")
-    if kept == "int8":
-        names += [f"{name}{SCALE}" for name in names if name.endswith("_features")]
-    return tuple(names)
+    names = identity.model.fields
+    rounded = identity.store_recipe["feature_dtype"] == "int8"
+    return (*names, *(f"{name}{SCALE}" for name in names if rounded and FEATURES in name))
 
 
-def spectral_norm_folded(model: ORSANet) -> ORSANet:
+def spectral_norm_folded(model: ExpressionModel) -> ExpressionModel:
     """A copy with plain instead of spectrally normalised convolutions.
 
     Their weights are those that evaluation mode computes.

@@ -19,7 +19,7 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, did_you_mean
 from orsanet_cache.frozen.features import given_back
-from orsanet_cache.paths import StrPath, as_names
+from orsanet_cache.paths import StrPath, StrPlace, as_names
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.schema import SCALE
 from orsanet_train.config import RunConfig
@@ -55,7 +55,7 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        store: PriorStore | StrPath,
+        store: PriorStore | StrPlace,
         manifest: Manifest | StrPath,
         split: str,
         views: Sequence[str] = (CLEAN,),
@@ -163,7 +163,7 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
 
 
 def prior_feed(
-    store: PriorStore | StrPath,
+    store: PriorStore | StrPlace,
     manifest: Manifest | StrPath,
     split: str,
     config: RunConfig,
@@ -176,8 +176,8 @@ def prior_feed(
     `feed.epoch(config, n)` yields the batches of the training split's n-th epoch. They are drawn
     and augmented with the settings of `config`, and the same on every machine.
     `feed.in_order(batch_size)` yields every image of any split once. A batch's tensors are on
-    `device`: `image`, `segmentation` (the field that `config.model` requires), `landmark_features`,
-    `label`, `drop_path`; `batch.inputs` are the arguments of ORSANet's forward. Only one loop at a
+    `device`: `batch.inputs` are the arguments of the model's forward (`config.model.reads`), then
+    come `label` and `drop_path`. Only one loop at a
     time can read a feed; leaving the loop ends its thread.
 
     Args:

@@ -9,7 +9,7 @@ The bits of a batch do not depend on where the data is kept.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,42 +18,53 @@ from torch import Tensor
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.frozen.pixels import displayable
-from orsanet_cache.progress import Progress
+from orsanet_cache.places.ahead import Ahead
+from orsanet_cache.progress import Progress, as_bytes
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import SCALE
-from orsanet_train.config import ModelConfig, RunConfig
+from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
 from orsanet_train.feed.residence import Resident, choose_residence
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
-from orsanet_train.feed.split import LabelledSplit
+from orsanet_train.feed.split import LabelledSplit, check_fields
 from orsanet_train.model.inputs import model_inputs
+from orsanet_train.model_config import ModelConfig
 
 LOAD_ROWS = 256  # read at a time when everything is loaded
 
 
-class PriorBatch(NamedTuple):
-    """One batch on the model's device.
+class PriorBatch(tuple[Tensor, ...]):
+    """One batch on the model's device: the model's inputs, then label and drop_path.
 
-    Names are the store's; `segmentation` is the one of its two segmentation fields that the model
-    takes.
+    The inputs are the arguments of the model's forward, in the order of `ModelConfig.reads`. For
+    ORSANet they are the image float32 [B, 3, 112, 112], ImageNet-normalised and erased; the
+    segmentation, float32 features [B, C, 7, 7] or a uint8 map [B, 224, 224], as configured; and
+    landmark features float32 [B, 512, 7, 7].
     """
 
-    image: Tensor  # float32 [B, 3, 112, 112], ImageNet-normalised, erased
-    segmentation: Tensor  # float32 [B, C, 7, 7] features, or uint8 [B, 224, 224] map, as the model is configured
-    landmark_features: Tensor  # float32 [B, 512, 7, 7]
-    label: Tensor  # int64 [B]
-    drop_path: Tensor  # float32 [B, 2, levels, scales, 2] in training, uniform in 0 … 1, of both passes; else [B, 0]
+    def __new__(cls, *tensors: Tensor) -> Self:
+        return super().__new__(cls, tensors)
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self) -> tuple[Tensor, ...]:
         """The arguments of the model's forward."""
-        return self.image, self.segmentation, self.landmark_features
+        return self[:-2]
+
+    @property
+    def label(self) -> Tensor:
+        """int64 [B]."""
+        return self[-2]
+
+    @property
+    def drop_path(self) -> Tensor:
+        """In training float32 [B, 2, *ModelConfig.drop_path_shape], uniform in 0 … 1, of both passes; else [B, 0]."""
+        return self[-1]
 
     @property
     def pictures(self) -> Tensor:
-        """uint8 [B, 112, 112, 3]: the backbone's images for display."""
-        return displayable(self.image)
+        """uint8 [B, 112, 112, 3]: the images of a model that reads them, for display."""
+        return displayable(self[0])
 
 
 class Feed:
@@ -65,14 +76,14 @@ class Feed:
     Args:
         store: the opened store.
         split: the samples and their rows in the store.
-        model: decides which segmentation field is read.
+        model: names the fields that are read.
         device: the batches' device.
         resident: where the data is kept; "auto": in a GPU's memory if the data takes at most half
             of the free memory, otherwise streamed.
         ranks: the processes that share every batch.
 
-    Raises OrsanetError for a damaged store, and for data that does not fit into the requested
-    memory.
+    Raises OrsanetError for a damaged store, for one that lacks a field, and for data that does not
+    fit into the requested memory.
     """
 
     def __init__(
@@ -88,14 +99,13 @@ class Feed:
         self.store = store
         self.split = split
         self.device = device
-        # Without a semantic prior the map is read: it is the smallest field, and the model ignores
-        # it.
-        self.segmentation = "segmentation_features" if model.segmentation_prior == "features" else "segmentation_map"
+        self.model = model
+        check_fields(store, split.name, split.views[0], model)
         stored = store.fields(split.name, split.views[0])
-        names = ("image", self.segmentation, "landmark_features")
         self._fields = {
             name: (stored[name].shape[1:], stored[name].dtype)
-            for name in (*names, *(f"{name}{SCALE}" for name in names))
+            for field in model.fields
+            for name in (field, f"{field}{SCALE}")
             if name in stored
         }
         row_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._fields.values())
@@ -133,7 +143,14 @@ class Feed:
     @property
     def reason(self) -> str:
         """A sentence on where the data is."""
-        return self.residence.reason
+        if not self.shard_bytes or self._loaded:
+            return self.residence.reason
+        return f"{as_bytes(self.shard_bytes)} of shards from {self.store.path}, with {as_bytes(self.store.cache_bytes)} for their copies"
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of the shards that this feed reads from a store at a URL; 0 for a store on this machine."""
+        return self.store.shard_bytes(self.split.name, self.split.views, [*self._fields])
 
     @property
     def own_labels(self) -> NDArray[np.int64]:
@@ -154,8 +171,26 @@ class Feed:
             carried = {name: (values.shape[1:], values.dtype) for name, values in draws.along.items()}
             largest = max((batch.stop - batch.start for batch in batches), default=0)
             slots = [Slot({**self._fields, **carried}, largest, self.device) for _ in range(RING)]
-            yield from ahead_in_ring((draws.part(batch) for batch in batches), slots, self._fill, self._taken)
+            with self._ahead(draws, batches) as ahead:
+
+                def fill(number: int, slot: Slot) -> None:
+                    ahead.reached(ends[number])
+                    self._fill(parts[number], slot)
+
+                parts = [draws.part(batch) for batch in batches]
+                ends = np.cumsum([0, *(len(part.sample) for part in parts)]).tolist()
+                yield from ahead_in_ring(
+                    range(len(parts)), slots, fill, lambda number, slot: self._taken(parts[number], slot)
+                )
             self.check_unchanged()
+
+    def _ahead(self, draws: Draws, batches: Sequence[slice]) -> Ahead:
+        """The fetching of a store's shards from a URL, in the order in which these batches read them."""
+        mine = np.concatenate([np.arange(batch.start, batch.stop) for batch in batches]) if batches else np.arange(0)
+        view, rows = draws.view[mine], self.split.rows[draws.sample[mine]]
+        if self._loaded:
+            view, rows = view[:0], rows[:0]
+        return self.store.ahead(self.split.name, self.split.views, [*self._fields], view, rows)
 
     def _fill(self, draws: Draws, slot: "Slot") -> None:
         """Fill a slot; runs in the background thread."""
@@ -181,7 +216,8 @@ class Feed:
 
         Float32 features and maps are not copied.
         """
-        return PriorBatch(*model_inputs(stored, stored["erased"]), stored["label"], stored["drop_path"])
+        inputs = model_inputs(self.model, stored, stored["erased"])
+        return PriorBatch(*inputs, stored["label"], stored["drop_path"])
 
     def _places(self, draws: Draws) -> NDArray[np.int64]:
         """The rows of the draws in the loaded fields."""
@@ -192,14 +228,16 @@ class Feed:
         with Progress(total, f"load {self.split.name}", "B", unit_scale=True, leave=False) as progress:
             for name, (shape, dtype) in self._fields.items():
                 buffer = np.empty((LOAD_ROWS, *shape), dtype)
-                values = torch.empty(
-                    (len(self.split.views) * len(rows), *shape), dtype=torch.from_numpy(buffer).dtype, device=home
-                )
-                for number, view in enumerate(self.split.views):
-                    for start in range(0, len(rows), LOAD_ROWS):
-                        part = rows[start : start + LOAD_ROWS]
-                        read = self.store.read(self.split.name, view, name, part, out=buffer[: len(part)])
-                        first = number * len(rows) + start
-                        values[first : first + len(part)].copy_(torch.from_numpy(read))
-                        progress.update(read.nbytes)
+                views = len(self.split.views)
+                values = torch.empty((views * len(rows), *shape), dtype=torch.from_numpy(buffer).dtype, device=home)
+                view_of, row_of = np.repeat(np.arange(views), len(rows)), np.tile(rows, views)
+                with self.store.ahead(self.split.name, self.split.views, [name], view_of, row_of) as ahead:
+                    for number, view in enumerate(self.split.views):
+                        for start in range(0, len(rows), LOAD_ROWS):
+                            part = rows[start : start + LOAD_ROWS]
+                            first = number * len(rows) + start
+                            ahead.reached(first)
+                            read = self.store.read(self.split.name, view, name, part, out=buffer[: len(part)])
+                            values[first : first + len(part)].copy_(torch.from_numpy(read))
+                            progress.update(read.nbytes)
                 self._loaded[name] = values

@@ -19,6 +19,7 @@ from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE
 
 VIEW_STREAM = 5  # epoch_plan draws from the streams before, and reference/feed.py from the fourth
+WINDOW_STREAM = 6
 
 
 class EpochPlan(NamedTuple):
@@ -30,11 +31,17 @@ class EpochPlan(NamedTuple):
     drop_path: NDArray[np.float32]  # [N, 2, levels, scales, 2] uniform in 0 … 1, of both passes of a step
 
 
-def epoch_plan(labels: NDArray[np.int64], config: RunConfig, epoch: int) -> EpochPlan:
+def epoch_plan(
+    labels: NDArray[np.int64], config: RunConfig, epoch: int, units: NDArray[np.int64] | None = None
+) -> EpochPlan:
     """Draw an epoch (counted from 0).
 
-    `labels` [N] are the split's; balanced sampling weighs each sample by 1 / the number of samples
-    of its class.
+    Args:
+        labels: the split's, [N]; balanced sampling weighs each sample by 1 / the number of samples
+            of its class.
+        config: seed, sampling, order and augmentation.
+        epoch: counted from 0.
+        units: the store's unit of each sample, [N]; order = "windowed" needs them.
     """
     count = len(labels)
     order_rng, flip_rng, erase_rng, drop_rng = (
@@ -45,9 +52,27 @@ def epoch_plan(labels: NDArray[np.int64], config: RunConfig, epoch: int) -> Epoc
         order = order_rng.choice(count, size=count, p=weight / weight.sum())
     else:
         order = order_rng.permutation(count)
+    if config.order == "windowed":
+        if units is None:
+            raise TypeError("units: order = windowed needs the unit of each sample")
+        order = in_windows(
+            order, units, config.window_units, np.random.default_rng([config.seed, epoch, WINDOW_STREAM])
+        )
     flipped = flip_rng.random(count) < config.augmentation.hflip
     drop_path = drop_rng.random((count, 2, *config.model.drop_path_shape), dtype=np.float32)
     return EpochPlan(order, flipped, erased_rectangles(erase_rng, count, config.augmentation), drop_path)
+
+
+def in_windows(
+    order: NDArray[np.int64], units: NDArray[np.int64], window_units: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The same draws, sorted by windows of units; in a window they keep their order, which is random.
+
+    All units are shuffled and cut into windows of `window_units`.
+    """
+    known, unit = np.unique(units, return_inverse=True)
+    window = rng.permutation(len(known)) // window_units
+    return order[np.argsort(window[unit[order]], kind="stable")]
 
 
 def batch_spans(count: int, batch_size: int) -> list[tuple[int, int]]:
@@ -95,7 +120,7 @@ def training_draws(
         start: number of the first batch, counted from 0.
         ranks: the processes that share every batch.
     """
-    plan = epoch_plan(split.labels, config, epoch)
+    plan = epoch_plan(split.labels, config, epoch, split.units)
     places = np.array([split.views.index(name) for name in config.augmentation.views])
     view = places[drawn_views(len(plan.order), config, epoch)]
     if CLEAN in split.views and plan.flipped.any():

@@ -11,8 +11,12 @@ import torch
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.progress import as_bytes
+from orsanet_train.config import RunConfig
 
 Resident = Literal["auto", "device", "host", "stream"]
+WINDOWS = (
+    3  # of shards that a cache holds: one is read, the next one is fetched, and one is of other ranks or left over
+)
 AUTO_SHARE = 0.5  # of a GPU's free memory that the data may take with "auto"; the model is loaded later
 
 
@@ -45,6 +49,34 @@ def choose_residence(resident: Resident, needed: int, device: torch.device) -> R
             f"--resident {resident}: the data takes {size}, with {found}; use --resident stream, which needs memory for a few batches only"
         )
     return Residence(resident, f"{size} resident on {home}, as requested")
+
+
+def check_cache(config: RunConfig, cache_bytes: float, training: int, selection: int, units: int) -> None:
+    """Check that a run reads a store at a URL without fetching its shards again and again.
+
+    Args:
+        config: the order of an epoch's draws.
+        cache_bytes: bytes that copies of shards may take.
+        training: bytes of the shards that an epoch reads, 0 for a store on this machine.
+        selection: bytes of the shards that the selection reads.
+        units: number of units of the training split.
+
+    Raises OrsanetError if they do not fit, and are not read in windows that do.
+    """
+    needed = training + selection
+    if needed <= cache_bytes:
+        return
+    has = f"this run reads {as_bytes(needed)} of shards, and the cache may have {as_bytes(int(cache_bytes))}"
+    if config.order == "global":
+        raise OrsanetError(
+            f"{has}: in the global order nearly every step would fetch shards again; give --cache with --cache-size "
+            f"{needed / 1e9:.3f}GB or more, or read them in windows with --set order=windowed"
+        )
+    of_unit = training / units
+    if WINDOWS * config.window_units * of_unit > cache_bytes:
+        most = int(cache_bytes / WINDOWS / of_unit)
+        advice = f"window_units={most} with --set, or a larger --cache-size" if most else "a larger --cache-size"
+        raise OrsanetError(f"{has}, less than {WINDOWS} windows of {config.window_units} units; give {advice}")
 
 
 def free_memory(device: torch.device) -> int:

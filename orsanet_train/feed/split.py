@@ -24,6 +24,7 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import HELD_OUT, RunConfig
+from orsanet_train.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class LabelledSplit:
     views: tuple[str, ...]  # all samples can be used in each of them
     samples: tuple[Sample, ...]
     rows: NDArray[np.int64]
+    units: NDArray[np.int64]  # the store's unit of each sample: its rows are in one file of each field
     labels: NDArray[np.int64]
     rejected: dict[str, str]  # image -> the reason why the build could not use it
     # Augmented view -> [N, 4], the rectangle on the 224-pixel grid that each sample has lost in it.
@@ -52,6 +54,7 @@ class LabelledSplit:
             self,
             samples=tuple(self.samples[place] for place in places.tolist()),
             rows=self.rows[places],
+            units=self.units[places],
             labels=self.labels[places],
             rectangles={view: of_view[places] for view, of_view in self.rectangles.items()},
         )
@@ -110,8 +113,8 @@ def join(
     missing = [sample.image for sample in samples if sample.image not in row_of]
     if missing:
         raise OrsanetError(
-            f"{store.path} lacks {len(missing)} image(s) of split '{split}'; build a store of this manifest "
-            f"with `orsanet-cache build … --out NEW.zarr --reuse {store.path}`, which computes only new pictures:\n{listed(missing)}"
+            f"{store.path} lacks {len(missing)} image(s) of split '{split}'; run `orsanet-cache build` with this manifest and "
+            f"`--out {store.path}`, which computes only new pictures:\n{listed(missing)}"
         )
     usable = tuple(sample for sample in samples if accepted[row_of[sample.image]])
     rows = np.array([row_of[sample.image] for sample in usable], dtype=np.int64)
@@ -122,10 +125,21 @@ def join(
         views=tuple(views),
         samples=usable,
         rows=rows,
+        units=store.units(split, rows),
         labels=np.array([sample.label for sample in usable], dtype=np.int64),
         rejected={sample.image: reasons[sample.image] for sample in samples if sample.image in reasons},
         rectangles={view: rectangles for view, rectangles in drawn.items() if rectangles is not None},
     )
+
+
+def check_fields(store: PriorStore, split: str, view: str, model: ModelConfig) -> None:
+    """Raises OrsanetError if a view of the store lacks a field that the model reads."""
+    absent = [field for field in model.fields if field not in store.fields(split, view)]
+    if absent:
+        raise OrsanetError(
+            f"{store.path}: '{split}' ({view}) has no {' and no '.join(absent)}, which model.kind = \"{model.kind}\" reads; "
+            f"build a store that has: `orsanet-cache build MANIFEST --out NEW.zarr --fields {','.join(absent)}`"
+        )
 
 
 def image_digests(store: PriorStore, split: LabelledSplit) -> NDArray[np.uint8]:

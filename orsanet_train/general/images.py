@@ -107,7 +107,8 @@ class ImageTask:
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """AdamW without decay of vectors, positions and class tokens, as timm groups them."""
-        decayed, plain = list[nn.Parameter](), list[nn.Parameter]()
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
             token = name.startswith(("position", "pos_embed", "cls_token"))
             (plain if parameter.ndim < 2 or token else decayed).append(parameter)
@@ -148,7 +149,7 @@ class ImageTask:
             self.pictures.train, self.pictures.train_labels, np.concatenate(steps), (seed, epoch), self.recipe
         )
         size = self.recipe.batch_size
-        positions = [[*range(step * size, (step + 1) * size)] for step in range(done, len(steps))]
+        positions = [list(range(step * size, (step + 1) * size)) for step in range(done, len(steps))]
         loader = DataLoader(
             dataset, batch_sampler=positions, num_workers=self.workers, pin_memory=self.device.type == "cuda"
         )  # fmt: skip

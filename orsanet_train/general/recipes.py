@@ -10,9 +10,10 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
-from orsanet_train.config import BatchSize, Probability, Strict, Weight, set_key
+from orsanet_train.config import BatchSize, Probability, Weight, set_key
 from orsanet_train.general.arms import DareLabels
 from orsanet_train.general.spectralformer import Fusion
+from orsanet_train.model_config import Strict
 
 Odd = Annotated[int, Field(ge=1, le=101)]
 Rate = Annotated[float, Field(gt=0, le=100)]

@@ -56,12 +56,10 @@ class Task(Protocol):
     identity: dict[str, Any]  # of data and network, for run.json
 
     @property
-    def recipe(self) -> SpectralRecipe | ImageRecipe:
-        """Its settings."""
+    def recipe(self) -> SpectralRecipe | ImageRecipe: ...
 
     @property
-    def measures(self) -> tuple[str, ...]:
-        """Names of measures.py; the first one chooses the best epoch."""
+    def measures(self) -> tuple[str, ...]: ...  # names of measures.py
 
     def network(self) -> nn.Module:
         """The network with random weights, on the CPU."""

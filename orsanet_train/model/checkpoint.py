@@ -21,9 +21,9 @@ from orsanet_cache.errors import OrsanetError, listed, refuse_shortage, validati
 from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_digest
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.reading import check_regular
-from orsanet_train.config import ModelConfig
 from orsanet_train.model.known_images import KnownImages
-from orsanet_train.model.orsanet import ORSANet, build_model
+from orsanet_train.model.model import ExpressionModel, build_model
+from orsanet_train.model_config import AnyModelConfig
 
 MAX_CHANNELS = 65536  # of a feature map: far above every network's
 HEADER = "orsanet"  # of a weights file: Identity as JSON
@@ -38,7 +38,7 @@ class Identity(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in label order
-    model: ModelConfig
+    model: AnyModelConfig
     segmentation_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
     landmark_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
     store_recipe: dict[str, Any]
@@ -58,7 +58,7 @@ class Identity(BaseModel):
         """How a published checkpoint was chosen, according to its authors."""
         return f"published checkpoint, according to its authors the best epoch on split '{self.selection_split}' of '{self.data_set}'"
 
-    def build(self) -> ORSANet:
+    def build(self) -> ExpressionModel:
         return build_model(self.model, len(self.classes), self.segmentation_channels, self.landmark_channels)
 
 
@@ -103,7 +103,7 @@ def save_weights(path: Path, model: nn.Module, identity: Identity) -> None:
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
-def load_weights(path: StrPath) -> tuple[ORSANet, Identity]:
+def load_weights(path: StrPath) -> tuple[ExpressionModel, Identity]:
     """Read the model of a weights file, in evaluation mode, and its header.
 
     Raises OrsanetError for any other file.

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
-from orsanet_train.config import ModelConfig
-from orsanet_train.model.orsanet import build_model, published_unused
+from orsanet_train.model.inputs import random_inputs
+from orsanet_train.model.model import build_model
+from orsanet_train.model_config import ModelConfig
 
-DECODER = "SegFace decoder"
+DECODER, LANDMARK_NETWORK = "SegFace decoder", "MobileFaceNet"
 
 
 class PartCost(NamedTuple):
@@ -29,27 +30,28 @@ class PartCost(NamedTuple):
 
 
 def complexity(config: ModelConfig, classes: int) -> list[PartCost]:
-    """The parts in the order of the data flow, frozen networks first, at their published sizes."""
+    """The parts in the order of the data flow, the frozen networks that the model reads first, at published sizes."""
     with torch.device("meta"):
         segmenter, landmark_network = SegFace(SegFaceConfig()).eval(), MobileFaceNet().eval()
         model = build_model(config, classes).eval()
         image, crop = torch.empty(1, 3, 224, 224), torch.empty(1, 3, 112, 112)
-        features = torch.empty(1, 1024, 7, 7)
-        segmentation = torch.empty(1, 224, 224, dtype=torch.uint8) if config.segmentation_prior == "map" else features
-        landmark_features = torch.empty(1, 512, 7, 7)
 
-    encoder = _multiply_adds(lambda: segmenter.encode(image))
-    whole = _multiply_adds(lambda: segmenter(image))
-    parts = [
-        PartCost("SegFace encoder", 0, _parameters(segmenter.backbone), encoder),
-        PartCost(DECODER, 0, _parameters(segmenter) - _parameters(segmenter.backbone), whole - encoder),
-        PartCost("MobileFaceNet", 0, _parameters(landmark_network), _multiply_adds(lambda: landmark_network(crop))),
-    ]
+    parts = []
+    if any(name.startswith("segmentation") for name in config.fields):
+        encoder = _multiply_adds(lambda: segmenter.encode(image))
+        whole = _multiply_adds(lambda: segmenter(image))
+        parts += [
+            PartCost("SegFace encoder", 0, _parameters(segmenter.backbone), encoder),
+            PartCost(DECODER, 0, _parameters(segmenter) - _parameters(segmenter.backbone), whole - encoder),
+        ]
+    if any(name.startswith("landmark") for name in config.fields):
+        arithmetic = _multiply_adds(lambda: landmark_network(crop))
+        parts.append(PartCost(LANDMARK_NETWORK, 0, _parameters(landmark_network), arithmetic))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(crop, segmentation, landmark_features)
-    flops = counter.get_flop_counts()
+        model(*random_inputs(config, 1, device="meta"))
+    flops, network = counter.get_flop_counts(), type(model).__name__
     for name, module in model.named_children():
-        parts.append(PartCost(name, _parameters(module), 0, sum(flops.get(f"ORSANet.{name}", {}).values()) // 2))
+        parts.append(PartCost(name, _parameters(module), 0, sum(flops.get(f"{network}.{name}", {}).values()) // 2))
     return parts
 
 
@@ -57,9 +59,8 @@ def complexity_table(config: ModelConfig, classes: int) -> str:
     """The table that `orsanet-train complexity` prints, with the cost of an image's forward pass.
 
     Multiply-adds are in GMAC (1e9); GFLOP counts each as two operations. "As published" is the cost
-    of the published code, which runs the frozen encoder and the landmark network in every pass,
-    because the model uses their outputs, but not the segmenter's decoder, whose maps the model does
-    not use.
+    of the published code, which runs the frozen networks in every pass, because the model uses
+    their outputs, but not the segmenter's decoder, whose maps the model does not use.
     """
     parts = complexity(config, classes)
     rows = [
@@ -74,9 +75,10 @@ def complexity_table(config: ModelConfig, classes: int) -> str:
     ]
     table = pd.DataFrame(rows, columns=["part", "trainable", "frozen", "GMAC", "GFLOP"]).to_string(index=False)
     used = sum(part.trainable for part in parts)
-    unused = sum(tensor.numel() for tensor in published_unused().values())
+    with torch.device("meta"):
+        unused = sum(tensor.numel() for tensor in build_model(config, classes).published_unread().values())
     lines = [table, "", f"trainable, used by the forward pass: {used:,}"]
-    if config == ModelConfig():
+    if config == type(config)() and unused:
         lines += [
             f"in the published checkpoint, never used: {unused:,}",
             f"trainable in the published checkpoint:  {used + unused:,}",
@@ -86,10 +88,16 @@ def complexity_table(config: ModelConfig, classes: int) -> str:
     lines += [
         "one forward pass of an image (GFLOP = 2 x GMAC):",
         f"  from the store, trained part alone: {trained / 1e9:.1f} GMAC",
-        f"  as published, with encoder and MobileFaceNet in every pass, without the decoder: "
-        f"{(trained + sum(frozen.values()) - frozen[DECODER]) / 1e9:.1f} GMAC",
-        f"  for the store, computed once per view, with the decoder: {sum(frozen.values()) / 1e9:.1f} GMAC",
     ]
+    if frozen:
+        decoder = frozen.get(DECODER, 0)
+        encoder, without = ("encoder and ", ", without the decoder") if decoder else ("", "")
+        lines += [
+            f"  as published, with {encoder}{LANDMARK_NETWORK} in every pass{without}: "
+            f"{(trained + sum(frozen.values()) - decoder) / 1e9:.1f} GMAC",
+            f"  for the store, computed once per view{', with the decoder' if decoder else ''}: "
+            f"{sum(frozen.values()) / 1e9:.1f} GMAC",
+        ]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.weights.networks import NAMES, in_weights_folder, network_with_digest
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity
-from orsanet_train.model.orsanet import backbone_weights, read_backbone
+from orsanet_train.model.model import backbone_weights, read_backbone
 
 
 def frozen_priors(

@@ -6,14 +6,15 @@ SSGM, a SPADE residual block on the 7x7 grid, with x the image tokens and s the 
 
 (As published in code. The paper's Eq. 5 has no "1 +", which is the form "paper".)
 
-MCM treats the 100 tokens (mean + 49 of the image, mean + 49 of the landmark features) as the
-channels of 1-d convolutions, which make two narrower scales of them, w/2 and w/4. In every level
-each scale runs a cross-fusion block, then s is added to m and m to l. The output is the image's
+MCM and POSTER's pyramid treat the 100 tokens (mean + 49 of the image, mean + 49 of the landmark
+features) as the channels of 1-d convolutions, which make two narrower scales of them, w/2 and w/4.
+In every level each scale runs a block, then s is added to m and m to l. The output is the image's
 mean token of the widest scale.
 
 Shapes: B batch, D token width (512 as published), w a scale's width, T = 49 grid tokens.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn.functional import conv2d, leaky_relu, normalize, scaled_dot_produc
 
 Spade = Literal["published", "paper"]
 Query = Literal["published", "projected"]
+BlockOfWidth = Callable[[int], nn.Module]
 
 GRID_TOKENS = 49
 TOKENS = 2 * (GRID_TOKENS + 1)  # image and landmark tokens, each with its mean in front
@@ -122,26 +124,28 @@ class CrossAttention(nn.Module):
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, [B, heads, T, w / heads] each.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention, [B, heads, T, w / heads] each; `bias` [heads, T, T] is added to the products.
 
     It is computed in float32 on a CPU, where the half-precision kernel is far slower.
     """
     if q.shape[0] == 0:  # of a rank without rows; on a GPU Flash and cuDNN refuse it (pytorch #133780)
         return q + k + v  # carries their gradients, which other ranks wait for
     if q.is_cuda:
-        return scaled_dot_product_attention(q, k, v)
+        return scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype))
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
-        return scaled_dot_product_attention(q.to(wide), k.to(wide), v.to(wide))
+        return scaled_dot_product_attention(q.to(wide), k.to(wide), v.to(wide), None if bias is None else bias.to(wide))
 
 
 class MLP(nn.Module):
-    def __init__(self, width: int) -> None:
+    """Linear, GELU, linear on tokens [B, T, w]; `ratio` times as wide inside."""
+
+    def __init__(self, width: int, ratio: int = 2) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 2 * width)
+        self.fc1 = nn.Linear(width, ratio * width)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(2 * width, width)
+        self.fc2 = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -179,21 +183,19 @@ class CrossFusionBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """One cross-fusion block per scale, then the narrower scales are added into the wider ones."""
+    """One block per scale, then the narrower scales are added into the wider ones."""
 
-    def __init__(
-        self, width: int, multi_scale: bool, cross_interaction: bool, reintegration: bool, query: Query = "published"
-    ) -> None:
+    def __init__(self, width: int, multi_scale: bool, block: BlockOfWidth) -> None:
         super().__init__()
-        self.block_l = CrossFusionBlock(width, cross_interaction, reintegration, query)
+        self.block_l = block(width)
         if multi_scale:
-            self.block_m = CrossFusionBlock(width // 2, cross_interaction, reintegration, query)
-            self.block_s = CrossFusionBlock(width // 4, cross_interaction, reintegration, query)
+            self.block_m = block(width // 2)
+            self.block_s = block(width // 4)
             self.upsample_m = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
             self.upsample_s = nn.ConvTranspose1d(TOKENS, TOKENS, kernel_size=2, stride=2)
 
     def forward(self, scales: list[Tensor], kept: Tensor) -> list[Tensor]:
-        """`kept` [S, 2, B, 1, 1]: factors of the branches of every scale."""
+        """`kept` [S, branches, B, 1, 1]: factors of the branches of every scale."""
         if len(scales) == 1:
             return [self.block_l(scales[0], kept[0])]
         large, middle, small = (
@@ -205,8 +207,47 @@ class Level(nn.Module):
         return [large, middle, small]
 
 
-class MCM(nn.Module):
+class TokenPyramid(nn.Module):
     """Image tokens [B, 49, D] and landmark tokens [B, 49, D] -> expression feature [B, D].
+
+    Args:
+        width: D, a multiple of 32.
+        depth: number of levels.
+        multi_scale: whether to use three scales (D, D/2, D/4) or only D.
+        branches: of a block, each of which may be dropped.
+        block: makes the block of a scale's width, called with its tokens [B, 100, w] and the
+            factors of its branches [branches, B, 1, 1].
+    """
+
+    def __init__(self, width: int, depth: int, multi_scale: bool, branches: int, block: BlockOfWidth) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(1, GRID_TOKENS + 1, width))
+        self.multi_scale = multi_scale
+        self.branches = branches
+        if multi_scale:
+            self.downsample_m = nn.Conv1d(TOKENS, TOKENS, kernel_size=2, stride=2)
+            self.downsample_s = nn.Conv1d(TOKENS, TOKENS, kernel_size=4, stride=4)
+        self.blocks = nn.ModuleList(Level(width, multi_scale, block) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+
+    def forward(self, image: Tensor, landmark: Tensor, drop_path: Tensor | None = None) -> Tensor:
+        """`drop_path` [B, levels, scales, branches], uniform in 0 … 1, decides which branches are dropped; None drops none."""
+        image = _with_mean(image) + self.pos_embed
+        large = torch.cat([image, _with_mean(landmark)], dim=1)
+        scales = [large, self.downsample_m(large), self.downsample_s(large)] if self.multi_scale else [large]
+        depth = len(self.blocks)
+        for index, level in enumerate(self.blocks):
+            rate = DROP_PATH * index / max(depth - 1, 1)
+            if drop_path is None:
+                kept = large.new_ones(len(scales), self.branches, 1, 1, 1)
+            else:
+                kept = (drop_path[:, index] >= rate).movedim(0, -1)[..., None, None] / (1 - rate)
+            scales = level(scales, kept)
+        return self.norm(scales[0][:, 0])
+
+
+class MCM(TokenPyramid):
+    """ORSANet's pyramid, of CrossFusionBlocks.
 
     Args:
         width: D, a multiple of 32.
@@ -226,31 +267,9 @@ class MCM(nn.Module):
         reintegration: bool,
         query: Query = "published",
     ) -> None:
-        super().__init__()
-        self.pos_embed = nn.Parameter(torch.zeros(1, GRID_TOKENS + 1, width))
-        self.multi_scale = multi_scale
-        if multi_scale:
-            self.downsample_m = nn.Conv1d(TOKENS, TOKENS, kernel_size=2, stride=2)
-            self.downsample_s = nn.Conv1d(TOKENS, TOKENS, kernel_size=4, stride=4)
-        self.blocks = nn.ModuleList(
-            Level(width, multi_scale, cross_interaction, reintegration, query) for _ in range(depth)
+        super().__init__(
+            width, depth, multi_scale, 2, lambda w: CrossFusionBlock(w, cross_interaction, reintegration, query)
         )
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-
-    def forward(self, image: Tensor, landmark: Tensor, drop_path: Tensor | None = None) -> Tensor:
-        """`drop_path` [B, levels, scales, 2], uniform in 0 … 1, decides which branches are dropped; None drops none."""
-        image = _with_mean(image) + self.pos_embed
-        large = torch.cat([image, _with_mean(landmark)], dim=1)
-        scales = [large, self.downsample_m(large), self.downsample_s(large)] if self.multi_scale else [large]
-        depth = len(self.blocks)
-        for index, level in enumerate(self.blocks):
-            rate = DROP_PATH * index / max(depth - 1, 1)
-            if drop_path is None:
-                kept = large.new_ones(len(scales), 2, 1, 1, 1)
-            else:
-                kept = (drop_path[:, index] >= rate).movedim(0, -1)[..., None, None] / (1 - rate)
-            scales = level(scales, kept)
-        return self.norm(scales[0][:, 0])
 
 
 def _with_mean(tokens: Tensor) -> Tensor:

@@ -1,59 +1,92 @@
 """The model's inputs, from a store's rows or from pixels and priors, erased in training.
 
 a store's rows ─────── model_inputs ───┐
-pixels and priors ─ seen_by_the_model ─┴▶ image, segmentation, landmark_features ─▶ ORSANet.forward
+pixels and priors ─ seen_by_the_model ─┴▶ the arguments of the model's forward (ModelConfig.reads)
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from orsanet_cache.frozen.features import as_stored, given_back
 from orsanet_cache.frozen.pixels import imagenet_normalised, inside, unit_range
+from orsanet_cache.store.schema import LAPA_CLASSES, OPTIONAL, schema
+from orsanet_train.model_config import ModelConfig
 
 if TYPE_CHECKING:  # torchvision, which priors.py needs, takes seconds to import
     from orsanet_cache.frozen.priors import Priors
 
 INPUT_SIZE = 224  # RandomErasing acts on this grid in the published pipeline
+FEATURES = "_features"  # in the name of a field that a store may round
+IMAGE = "image"
 
 
-def model_inputs(stored: Mapping[str, Tensor], erased: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def model_inputs(config: ModelConfig, stored: Mapping[str, Tensor], erased: Tensor | None = None) -> tuple[Tensor, ...]:
     """A store's rows, field by field -> the arguments of the model's forward.
 
-    `erased` are the rectangles to erase, as in `model_image`. The segmentation prior is the one of
-    its two fields that `stored` has. In place of a prior that `stored` does not have, the image is
-    passed, which the model ignores. Float32 features and maps are not copied.
+    `erased` are the rectangles to erase, as in `model_image`. Float32 features, maps and landmarks
+    are not copied.
     """
-    image = model_image(stored["image"], erased)
-    segmentation = stored.get("segmentation_map", image)
-    if "segmentation_features" in stored:
-        segmentation = given_back(stored, "segmentation_features")
-    landmarks = given_back(stored, "landmark_features") if "landmark_features" in stored else image
-    return image, segmentation, landmarks
+    return arguments(
+        config,
+        {
+            name: model_image(stored[IMAGE], erased, config.image_channels)
+            if name == IMAGE
+            else (given_back(stored, name) if FEATURES in name else stored[name])
+            for name in config.fields
+        },
+    )
 
 
-def seen_by_the_model(
-    pixels: Tensor, priors: "Priors", segmentation_prior: str, feature_dtype: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def seen_by_the_model(config: ModelConfig, pixels: Tensor, priors: "Priors", feature_dtype: str) -> tuple[Tensor, ...]:
     """Clean views uint8 [B, 224, 224, 3] and their priors -> the arguments of the model's forward.
 
     They equal those that `model_inputs` returns for a store with features of type `feature_dtype`.
-    Without a semantic prior the segmentation map takes its place.
     """
-    image = model_image(pixels[:, ::2, ::2])
-    segmentation = priors.segmentation_map
-    if segmentation_prior == "features":
-        segmentation = as_stored(priors.segmentation_features, feature_dtype)
-    return image, segmentation, as_stored(priors.landmark_features, feature_dtype)
+    values = {}
+    for name in config.fields:
+        if name == IMAGE:
+            values[name] = model_image(pixels[:, ::2, ::2], channels=config.image_channels)
+        else:
+            prior: Tensor = getattr(priors, name)
+            values[name] = as_stored(prior, feature_dtype) if FEATURES in name else prior
+    return arguments(config, values)
 
 
-def model_image(pixels: Tensor, erased: Tensor | None = None) -> Tensor:
+def arguments(config: ModelConfig, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Fields by name, as the model takes them -> the arguments of its forward, in order."""
+    return tuple(values[field] for field in config.reads.values())
+
+
+def random_inputs(
+    config: ModelConfig,
+    count: int,
+    segmentation_channels: int = 1024,
+    landmark_channels: int = 512,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, ...]:
+    """Arguments of the model's forward for `count` images: of the right shapes and types, without meaning."""
+    values = {}
+    for field in schema(segmentation_channels, landmark_channels, "float32", OPTIONAL):
+        if field.name == IMAGE:
+            values[IMAGE] = torch.randn(count, 3, *field.shape[:2], device=device)
+        elif field.name in config.fields and field.dtype == "uint8":
+            classes = len(LAPA_CLASSES)
+            values[field.name] = torch.randint(classes, (count, *field.shape), dtype=torch.uint8, device=device)
+        elif field.name in config.fields:
+            values[field.name] = torch.randn(count, *field.shape, device=device)
+    return arguments(config, values)
+
+
+def model_image(pixels: Tensor, erased: Tensor | None = None, channels: Literal["rgb", "bgr"] = "rgb") -> Tensor:
     """Every second pixel of a view -> the backbone's image.
 
-    uint8 [B, 112, 112, 3] -> float32 [B, 3, 112, 112], ImageNet-normalised, then `erase`d.
+    uint8 [B, 112, 112, 3] -> float32 [B, 3, 112, 112], ImageNet-normalised, then `erase`d. "bgr"
+    exchanges the colours before they are normalised with the numbers of rgb.
     """
-    image = imagenet_normalised(unit_range(pixels))
+    image = imagenet_normalised(unit_range(pixels if channels == "rgb" else pixels.flip(-1)))
     if erased is not None:
         image = erase(image, erased)
     # With channels last, torch 2.15 on a CPU corrupts memory or crashes in the gradients of small

@@ -1,6 +1,6 @@
 """IR50, the trainable backbone: three stages of an improved-residual network, with the published parameter names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -37,23 +37,71 @@ class IR50(nn.Module):
 
     def __init__(self, channels: Sequence[int], units: Sequence[int]) -> None:
         super().__init__()
-        self.input_layer = nn.Sequential(
-            nn.Conv2d(3, channels[0], 3, 1, 1, bias=False), nn.BatchNorm2d(channels[0]), nn.PReLU(channels[0])
-        )
-        body: list[Unit] = []
-        inputs = channels[0]
-        for outputs, count in zip(channels, units, strict=True):
-            for index in range(count):
-                body.append(Unit(inputs, outputs, stride=2 if index == 0 else 1))
-                inputs = outputs
-        self.body = nn.Sequential(*body)
+        self.input_layer = _stem(channels[0])
+        self.body = nn.Sequential(*(unit for stage in _stages(channels, units) for unit in stage))
+
+    def own_name(self, name: str) -> str:
+        """The name here of a tensor of IR50's weights file."""
+        return name
+
+    def units(self) -> Iterator[nn.Module]:
+        """The stem and the residual units."""
+        yield self.input_layer
+        yield from self.body
 
     def forward(self, image: Tensor) -> Tensor:
         return self.body(self.input_layer(image))
 
 
+class StagedIR50(nn.Module):
+    """The same network with the maps of all three stages: [B, 3, 112, 112] -> grids of 56, 28 and 14 pixels.
+
+    Its units are named by stage (`body1.0` …), as POSTER V2's are.
+    """
+
+    def __init__(self, channels: Sequence[int], units: Sequence[int]) -> None:
+        super().__init__()
+        self.input_layer = _stem(channels[0])
+        self.body1, self.body2, self.body3 = (nn.Sequential(*stage) for stage in _stages(channels, units))
+
+    def own_name(self, name: str) -> str:
+        """The name here of a tensor of IR50's weights file."""
+        part, _, rest = name.partition(".")
+        number, _, leaf = rest.partition(".")
+        if part != "body" or not number.isdecimal():
+            return name
+        index = int(number)
+        for stage, body in enumerate((self.body1, self.body2, self.body3), start=1):
+            if index < len(body):
+                return f"body{stage}.{index}.{leaf}"
+            index -= len(body)
+        return name  # of no unit: reported as an extra tensor
+
+    def units(self) -> Iterator[nn.Module]:
+        """The stem and the residual units."""
+        yield self.input_layer
+        for body in (self.body1, self.body2, self.body3):
+            yield from body
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first = self.body1(self.input_layer(image))
+        second = self.body2(first)
+        return first, second, self.body3(second)
+
+
+def _stem(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.PReLU(channels))
+
+
+def _stages(channels: Sequence[int], units: Sequence[int]) -> Iterator[list[Unit]]:
+    inputs = channels[0]
+    for outputs, count in zip(channels, units, strict=True):
+        yield [Unit(outputs if index else inputs, outputs, stride=1 if index else 2) for index in range(count)]
+        inputs = outputs
+
+
 def published_output_layer() -> nn.Module:
-    """The published IR50's face-recognition output layer: in its weights, unused by ORSANet."""
+    """The published IR50's face-recognition output layer: in its weights, unused by every model here."""
     return nn.Sequential(
         nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(), nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512)
     )

@@ -2,45 +2,32 @@
 
     image ─ IR50 ─ tokens ─ SSGM(· , segmentation prior) ─ MCM(· , landmark features) ─ gate ─ logits
 
-Parameter names are the published checkpoint's. Its tensors that no forward uses are dropped by name
-when it is loaded (`published_unused`).
+Parameter names are the published checkpoint's.
 
 Shapes: B batch, D token width (512), K classes.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from orsanet_cache.errors import OrsanetError
-from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
-from orsanet_cache.frozen.shipped import TRAINING_KEY, weights_path
-from orsanet_cache.paths import StrPath, as_path
-from orsanet_cache.reading import json_of
 from orsanet_cache.store.schema import LAPA_CLASSES
-from orsanet_train.config import ModelConfig
 from orsanet_train.model.fusion import MCM, SSGM
-from orsanet_train.model.ir50 import IR50, published_output_layer
-
-FROZEN_PREFIXES = ("face_segment.", "face_landback.")  # the frozen networks inside a published checkpoint
-UNUSED_PREFIXES = ("ir_back.output_layer.", "pyramid_fuse.cls_token")
-
-
-class Expression(NamedTuple):
-    """The model's outputs for a batch."""
-
-    logits: Tensor  # [B, K]
-    features: Tensor  # [B, D], gated: the head's input
+from orsanet_train.model.ir50 import IR50
+from orsanet_train.model.model import OUTPUT_LAYER, Expression, ExpressionModel, output_layer_parameters
+from orsanet_train.model_config import ORSANetConfig
 
 
-class ORSANet(nn.Module):
+class ORSANet(ExpressionModel):
     """Build with `build_model`; `segmentation_channels` is the width of the store's segmentation features."""
 
-    def __init__(self, config: ModelConfig, classes: int, segmentation_channels: int, landmark_channels: int) -> None:
-        super().__init__()
+    frozen_prefixes = ("face_segment.", "face_landback.")
+    unread_prefixes = (OUTPUT_LAYER, "pyramid_fuse.cls_token")
+
+    def __init__(self, config: ORSANetConfig, classes: int, segmentation_channels: int, landmark_channels: int) -> None:
+        super().__init__(config)
         width = config.width
         self.reads_landmarks = config.reads_landmarks
         if landmark_channels != width and config.reads_landmarks:
@@ -82,11 +69,30 @@ class ORSANet(nn.Module):
         segmentation map uint8 [B, 224, 224], as configured; landmark_features [B, 512, 7, 7]. A prior
         that the configuration leaves out is ignored.
 
-        drop_path [B, *ModelConfig.drop_path_shape], uniform in 0 … 1, decides which branches of the
-        MCM are dropped (None: no branch, in training mode too).
+        drop_path [B, *ORSANetConfig.drop_path_shape], uniform in 0 … 1, decides which branches of
+        the MCM are dropped (None: no branch, in training mode too).
         """
-        tokens = self.guided(self.tokens(self.ir_back(image)), segmentation)
-        return self.expression(tokens, landmark_features, drop_path)
+        return self.from_maps(self.maps(image), segmentation, landmark_features, drop_path=drop_path)
+
+    def maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (self.ir_back(image),)
+
+    def from_maps(self, maps: tuple[Tensor, ...], *priors: Tensor, drop_path: Tensor | None = None) -> Expression:
+        segmentation, landmark_features = priors
+        return self.expression(self.guided(self.tokens(maps[-1]), segmentation), landmark_features, drop_path)
+
+    def unguided(self, maps: tuple[Tensor, ...], *priors: Tensor) -> Expression | None:
+        """The SSGM is bypassed: the MCM gets the image tokens unchanged."""
+        return None if self.segmentation_prior == "none" else self.expression(self.tokens(maps[-1]), priors[1])
+
+    def repeated_parts(self) -> Iterator[nn.Module]:
+        yield from self.ir_back.units()
+        yield from () if self.pyramid_fuse is None else self.pyramid_fuse.blocks
+
+    @classmethod
+    def published_unread(cls) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            return {**output_layer_parameters(), "pyramid_fuse.cls_token": torch.empty(1, 1, 512)}
 
     def tokens(self, feature_map: Tensor) -> Tensor:
         """The backbone's [B, C, 14, 14] -> [B, 49, D]."""
@@ -174,57 +180,3 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear(features)
-
-
-def build_model(
-    config: ModelConfig, classes: int, segmentation_channels: int = 1024, landmark_channels: int = 512
-) -> ORSANet:
-    """Build the model for these sizes. Channels are those of the store's features."""
-    return ORSANet(config, classes, segmentation_channels, landmark_channels)
-
-
-def published_unused() -> dict[str, Tensor]:
-    """The parameters of a published checkpoint that no forward reads, on the meta device: name -> tensor."""
-    with torch.device("meta"):
-        layer = {f"ir_back.output_layer.{name}": value for name, value in published_output_layer().named_parameters()}
-        return {**layer, "pyramid_fuse.cls_token": torch.empty(1, 1, 512)}
-
-
-def trainable_weights(weights: Weights) -> Weights:
-    """A published checkpoint's trainable tensors.
-
-    The frozen networks and the tensors that no forward uses are left out.
-    """
-    return _kept(weights, lambda name: not name.startswith((*FROZEN_PREFIXES, *UNUSED_PREFIXES)))
-
-
-def backbone_weights(weights: Weights) -> Weights:
-    """The tensors of IR50's own weights file, without the output layer."""
-    return _kept(weights, lambda name: not f"ir_back.{name}".startswith(UNUSED_PREFIXES))
-
-
-def read_backbone(path: StrPath) -> Weights:
-    """Read IR50's weights: published ones, those of `orsanet-train pretrain`, or `demo`, the shipped ones."""
-    return read_weights(weights_path(as_path(path, "ir50"), "backbone"))
-
-
-def load_backbone(model: ORSANet, weights: Weights, config: ModelConfig) -> None:
-    """Put IR50's weights into the model's backbone, in place.
-
-    Raises OrsanetError for weights of another size, and for others than IR50's.
-    """
-    if TRAINING_KEY in weights.metadata:
-        trained = json_of(weights.metadata[TRAINING_KEY].encode())
-        sizes = [trained.get("channels"), trained.get("units")] if isinstance(trained, dict) else None
-        ours = [list(config.backbone_channels), list(config.backbone_units)]
-        if sizes != ours:
-            raise OrsanetError(
-                f"{weights.path}: a backbone with channels and units {sizes}, the configuration has {ours}; "
-                "choose the preset that it was trained for (the demo's backbone: small or demo), or train one with `orsanet-train pretrain`"
-            )
-    load_strictly(model.ir_back, backbone_weights(weights))
-
-
-def _kept(weights: Weights, keep: Callable[[str], bool]) -> Weights:
-    tensors = {name: tensor for name, tensor in weights.tensors.items() if keep(name)}
-    return Weights(weights.path, tensors, weights.metadata)

@@ -23,7 +23,7 @@ from orsanet_train.drawing.attention import attention
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import frozen_priors
 from orsanet_train.model.inputs import seen_by_the_model
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.model import ExpressionModel
 
 QUALITY = ("part_plausibility", "landmark_agreement", "segmentation_entropy")  # as in docs/prior-quality.md
 
@@ -37,13 +37,13 @@ class Prediction(NamedTuple):
     segmentation_map: NDArray[np.uint8]  # [224, 224]
     landmarks: NDArray[np.float32]  # [68, 2], in units of the crop
     reason: str  # why the probabilities are not valid; empty: they are
-    inputs: tuple[Tensor, Tensor, Tensor]  # arguments of the model's forward, without the batch axis
+    inputs: tuple[Tensor, ...]  # arguments of the model's forward, without the batch axis
 
 
 class CropPredictor:
     """A trained model with the frozen networks of its training."""
 
-    def __init__(self, model: ORSANet, identity: Identity, frozen: FrozenPriors, device: torch.device) -> None:
+    def __init__(self, model: ExpressionModel, identity: Identity, frozen: FrozenPriors, device: torch.device) -> None:
         self.identity = identity
         self.device = device
         self.reading = image_reading(identity.store_recipe)  # of image files, as in the run's store
@@ -103,10 +103,15 @@ class CropPredictor:
                 "segmentation_entropy": float(entropy[n]),
             } if usable else {}  # fmt: skip
             reason = "" if usable else "the networks' outputs for this face are not finite"
-            one = tuple(values[n] for values in inputs)
             predictions.append(
                 Prediction(
-                    probability, quality, seen[n], segmentation_map[n], landmarks[n], reason, (one[0], one[1], one[2])
+                    probability,
+                    quality,
+                    seen[n],
+                    segmentation_map[n],
+                    landmarks[n],
+                    reason,
+                    tuple(values[n] for values in inputs),
                 )
             )
         return predictions
@@ -118,7 +123,7 @@ class CropPredictor:
         """
         with self._enough_memory(f"the attention of {len(predictions)} faces does not fit", "pass --overlays none"):
             inputs = [torch.stack(values) for values in zip(*(one.inputs for one in predictions), strict=True)]
-            return attention(self._model, inputs[0], inputs[1], inputs[2]).with_prior.numpy()
+            return attention(self._model, *inputs).with_prior.numpy()
 
     @contextmanager
     def _enough_memory(self, finding: str, advice: str) -> Iterator[None]:
@@ -127,13 +132,14 @@ class CropPredictor:
         except torch.OutOfMemoryError as error:
             raise OrsanetError(f"{finding} in the memory of {self.device}; {advice}") from error
 
-    def _inputs(self, pixels: NDArray[np.uint8]) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    def _inputs(self, pixels: NDArray[np.uint8]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The model's inputs; map, landmarks, entropy, and bool [B]: stored values are finite."""
         views = torch.from_numpy(pixels).to(self.device)
         priors, dtype = self._frozen(views), self.identity.store_recipe["feature_dtype"]
-        inputs = seen_by_the_model(views, priors, self._model.segmentation_prior, dtype)
+        inputs = seen_by_the_model(self.identity.model, views, priors, dtype)
         finite = priors.segmentation_entropy.isfinite()
-        for values in (as_stored(priors.segmentation_features, dtype), inputs[2], priors.landmarks):
+        features = (as_stored(values, dtype) for values in (priors.segmentation_features, priors.landmark_features))
+        for values in (*features, priors.landmarks):
             finite = finite & values.isfinite().flatten(1).all(dim=1)
         return inputs, (
             priors.segmentation_map, priors.landmarks, priors.segmentation_entropy, finite,

@@ -27,7 +27,7 @@ from orsanet_cache.frozen.trained import Part, check_weights, restore_state, sav
 from orsanet_cache.outputs import lock_file
 from orsanet_cache.paths import StrPath, as_path
 from orsanet_cache.progress import Progress
-from orsanet_train.config import ModelConfig
+from orsanet_train.model_config import ModelConfig, Sizes
 from orsanet_train.pretrain.network import Recogniser, margin_loss, rank_one
 from orsanet_train.pretrain.people import People
 
@@ -69,6 +69,8 @@ def pretrain(manifest: Manifest | StrPath, out: StrPath, model: ModelConfig, rec
     in both, if `out` has a training of another recipe or files of another origin, and if another
     process trains there.
     """
+    if model.backbone is None:
+        raise OrsanetError(f'model.kind = "{model.kind}" has no backbone to train; choose another preset or kind')
     manifest, out = as_manifest(manifest, check_files=True), as_path(out, "out")
     trained, unseen = People(manifest, "train"), People(manifest, "valid")
     both = {sample.label for sample in manifest.split("train")} & {sample.label for sample in manifest.split("valid")}
@@ -93,23 +95,24 @@ def pretrain(manifest: Manifest | StrPath, out: StrPath, model: ModelConfig, rec
             held.enter_context(lock_file(out / ".backbone.orsanet-lock"))
         except BlockingIOError:
             raise OrsanetError(f"{out}: another command is training a backbone in this folder") from None
-        return _train(manifest, trained, unseen, out, model, recipe)
+        return _train(manifest, trained, unseen, out, model.backbone, recipe)
 
 
 def _train(
-    manifest: Manifest, trained: People, unseen: People, out: Path, model: ModelConfig, recipe: Recipe
+    manifest: Manifest, trained: People, unseen: People, out: Path, backbone: tuple[Sizes, Sizes], recipe: Recipe
 ) -> tuple[Path, Quality]:
+    channels, units = backbone
     described: dict[str, Any] = {
         "network": "backbone",
-        "channels": list(model.backbone_channels),
-        "units": list(model.backbone_units),
+        "channels": list(channels),
+        "units": list(units),
         "data_set": manifest.name,
         "people": trained.count,
         "pictures": len(trained.paths),
         **{key: value for key, value in asdict(recipe).items() if key != "steps"},
     }
     torch.manual_seed(recipe.seed)
-    network = Recogniser(model.backbone_channels, model.backbone_units, trained.count)
+    network = Recogniser(channels, units, trained.count)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     # The rate rises for a tenth of the steps, then falls. In a trial of a few steps it only rises.
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(recipe.cycle, 19) + 1, pct_start=0.1)

@@ -2,7 +2,7 @@
 
 They run on the image files in every pass, instead of once for a store.
 
-    OnlineBatch (feed.py): pixels, rectangles ─ frozen networks ─▶ priors ─ ORSANet ─▶ logits
+    OnlineBatch (feed.py): pixels, rectangles ─ frozen networks ─▶ priors ─ the model ─▶ logits
 
 The modes measure the costs and gains of caching. The backbone's image is erased in all of them. The
 input of the frozen networks is
@@ -39,16 +39,17 @@ from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.plan import batch_spans
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.frozen import check_recipe
-from orsanet_train.model.inputs import model_image
-from orsanet_train.model.orsanet import Expression, ORSANet
+from orsanet_train.model.inputs import IMAGE, arguments, model_image
+from orsanet_train.model.model import Expression, ExpressionModel
 
 OnlineMode = Literal["clean", "erased", "published"]
 
+LANDMARK_FIELDS = ("landmark_features", "landmarks", "landmark_features_28", "landmark_features_14")
 SWIN_STOCHASTIC_DEPTH = 0.5  # of swin_b's last block, as torchvision and so the published code builds it
 
 
 class OnlineORSANet(nn.Module):
-    """ORSANet behind frozen networks: pixels and rectangles -> expression logits.
+    """A model behind frozen networks: pixels and rectangles -> expression logits.
 
     An optimiser, a checkpoint and DistributedDataParallel get the parameters and the state of
     `model`, under the same names. The frozen networks move to another device together with the
@@ -56,7 +57,7 @@ class OnlineORSANet(nn.Module):
     runs in the same process.
     """
 
-    def __init__(self, model: ORSANet, frozen: FrozenPriors, mode: OnlineMode) -> None:
+    def __init__(self, model: ExpressionModel, frozen: FrozenPriors, mode: OnlineMode) -> None:
         super().__init__()
         self.model = model
         self.mode = mode
@@ -82,29 +83,34 @@ class OnlineORSANet(nn.Module):
         """Pixels and rectangles -> expression.
 
         pixels uint8 [B, 224, 224, 3]; erased int64 [B, 4] as in OnlineBatch; drop_path
-        [B, levels, scales, 2] as in ORSANet.
+        as in the model.
         """
         unit = unit_range(pixels)
         if self.mode != "clean":
             unit = erased_unit(unit, erased)
-        segmentation, landmark_features = self._priors(unit)
-        return self.model(model_image(pixels[:, ::2, ::2], erased), segmentation, landmark_features, drop_path)
+        config = self.model.config
+        image = model_image(pixels[:, ::2, ::2], erased, config.image_channels)
+        return self.model(*arguments(config, {IMAGE: image, **self._priors(unit)}), drop_path)
 
-    def _priors(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, 224, 224] in 0 … 1 -> the priors that the model takes.
+    def _priors(self, unit: Tensor) -> dict[str, Tensor]:
+        """Pictures [B, 3, 224, 224] in 0 … 1 -> the fields that the model reads, and those that come with them.
 
         They have the memory layout of a store's rows, so that the model adds up the same numbers in
         the same order as from a cache.
         """
         segmenter, landmark_network = self.frozen.segmenter, self.frozen.landmark_network
+        fields = self.model.config.fields
+        priors: dict[str, Tensor] = {}
         with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
-            landmark_features = landmark_network(self.frozen.landmark_crop(unit))[0].contiguous()
-            if self.model.segmentation_prior == "none":
-                return unit.new_empty(0), landmark_features
-            stages = segmenter.encode(imagenet_normalised(unit))
-            if self.model.segmentation_prior == "features":
-                return stages[-1].movedim(-1, 1).contiguous(), landmark_features
-            return map_of(segmenter.decode(stages)), landmark_features
+            if any(name.startswith("landmark") for name in fields):
+                found = landmark_network.with_grids(self.frozen.landmark_crop(unit))
+                priors |= {name: value.contiguous() for name, value in zip(LANDMARK_FIELDS, found, strict=True)}
+            if any(name.startswith("segmentation") for name in fields):
+                stages = segmenter.encode(imagenet_normalised(unit))
+                priors["segmentation_features"] = stages[-1].movedim(-1, 1).contiguous()
+                if "segmentation_map" in fields:
+                    priors["segmentation_map"] = map_of(segmenter.decode(stages))
+        return priors
 
     def frozen_state(self) -> dict[str, Tensor]:
         """A copy of the landmark network's state dict in published mode.

@@ -20,7 +20,8 @@ from orsanet_train.evaluation.statistics import Estimate
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.checkpoint import load_weights
-from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model.inputs import IMAGE
+from orsanet_train.model.model import ExpressionModel
 from orsanet_train.report.contents import Source
 from orsanet_train.report.paper import published
 from orsanet_train.report.report import store_rows
@@ -203,9 +204,12 @@ def _chosen(
 
 
 def _attention(
-    source: Source, model: ORSANet, rows: NDArray[np.int64], labels: NDArray[np.int64], device: torch.device
+    source: Source, model: ExpressionModel, rows: NDArray[np.int64], labels: NDArray[np.int64], device: torch.device
 ) -> Attention:
-    split = LabelledSplit(source.group.split, (source.group.view,), (), rows, labels, {})
-    feed = Feed(source.store, split, source.evaluation.checkpoint.model, device, "stream")
+    if IMAGE not in model.config.fields:
+        raise plots.NotDrawable("the model reads no image")
+    name = source.group.split
+    split = LabelledSplit(name, (source.group.view,), (), rows, source.store.units(name, rows), labels, {})
+    feed = Feed(source.store, split, model.config, device, "stream")
     (batch,) = feed.in_order(len(rows), source.group.view)
     return attention(model.to(device), *batch.inputs)

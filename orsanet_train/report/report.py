@@ -23,11 +23,11 @@ from orsanet_cache.durable import read_json
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.inspection.fonts import legend, notice
 from orsanet_cache.inspection.quality import prior_quality
-from orsanet_cache.paths import StrPath, as_path, as_paths
-from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.paths import Place, StrPath, StrPlace, as_paths, as_place
+from orsanet_cache.store.reader import PriorStore, WrongStateError
 from orsanet_cache.store.recipe import recipe_differences
-from orsanet_train.config import load_config
-from orsanet_train.evaluation.compare import compare, run_names, seed_folders
+from orsanet_train.config import RunConfig, load_config
+from orsanet_train.evaluation.compare import compare, is_outside, run_names, seed_folders
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.history import class_counts, read_history, read_versions
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
@@ -50,19 +50,23 @@ WORST = 12  # images with the worst priors to name
 
 
 def make_report(
-    runs: Sequence[StrPath], checkpoint: str = "best", split: str | None = None, store: StrPath | None = None
+    runs: Sequence[StrPath], checkpoint: str = "best", split: str | None = None, store: StrPlace | None = None
 ) -> tuple[Report, list[Source]]:
     """The report of run folders, or of folders of seeds (whose first seed is shown in detail).
+
+    Files of predictions among `runs`, after the first one, are compared with it (`compare`).
 
     `split` is shown in detail; None: `test` if it was evaluated, otherwise the first evaluated
     split. `store` is the store's present path; None: its path at evaluation. Raises OrsanetError
     for a run without an evaluation, and if the store is not the evaluated one.
     """
-    runs, store = as_paths(runs, "runs"), None if store is None else as_path(store, "store")
+    runs, store = as_paths(runs, "runs"), None if store is None else as_place(store, "store")
     seeds = [seed_folders(run) for run in runs]
     comparison = compare(runs, checkpoint) if len(runs) > 1 or seeds[0] else None
     sources = []
     for name, run, of_run in zip(run_names(runs), runs, seeds, strict=True):
+        if is_outside(run):  # predictions alone: they are in the comparison
+            continue
         if of_run:
             shown = min(of_run)
             name, run = f"{name}, seed {shown} (one of {len(of_run)} seeds)", of_run[shown]
@@ -71,7 +75,7 @@ def make_report(
     return Report(tuple(source.report for source in sources), comparison, today, version("orsanet")), sources
 
 
-def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Path | None) -> Source:
+def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Place | None) -> Source:
     evaluation = read_evaluation(run, checkpoint)
     group = _detailed_group(evaluation, split, run)
     opened = _evaluated_store(evaluation, group, store)
@@ -92,7 +96,7 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
         name=name,
         stamp=stamp(evaluation, detailed, history),
         protocol=evaluation.protocol,
-        warnings=(*warnings(evaluation, detailed), *([note] if note else [])),
+        warnings=(*warnings(evaluation, detailed), *_windowed(config), *([note] if note else [])),
         weights=evaluation.weights,
         weights_sha256=evaluation.checkpoint.tensors_sha256,
         manifest=evaluation.manifest,
@@ -121,6 +125,16 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pat
     return Source(run, evaluation, opened, group, rows, quality, history, report)
 
 
+def _windowed(config: RunConfig) -> list[str]:
+    """A sentence on the order of training, unless it was the usual one."""
+    if config.order == "global":
+        return []
+    return [
+        f"an epoch's images were read in windows of {config.window_units} of the store's units (order = windowed): "
+        f"batches are less mixed than in the usual order"
+    ]
+
+
 def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Group:
     plain = [group for report in evaluation.groups if (group := Group.parse(report.name)).tag is None]
     splits = list(dict.fromkeys(group.split for group in plain if group.view == CLEAN))
@@ -134,22 +148,24 @@ def _detailed_group(evaluation: Evaluation, split: str | None, run: Path) -> Gro
     return Group(split or ("test" if "test" in splits else splits[0]), None, CLEAN)
 
 
-def _evaluated_store(evaluation: Evaluation, group: Group, moved: Path | None) -> PriorStore:
+def _evaluated_store(evaluation: Evaluation, group: Group, moved: Place | None) -> PriorStore:
     """Open the evaluated store. Raises OrsanetError if its recipe or seal differs."""
-    path = Path(evaluation.store) if moved is None else moved
-    if moved is None and not path.exists():
+    path = as_place(evaluation.store, "store") if moved is None else moved
+    if moved is None and isinstance(path, Path) and not path.exists():
         raise OrsanetError(
             f"{path}: the store that was evaluated does not exist any more; give its new path with --store"
         )
     store = PriorStore.open(path)
     if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
-    if store.sealed(group.split, group.view).seal != evaluation.seals.get(f"{group.split}/{group.view}"):
+    place = f"{group.split}/{group.view}"
+    try:
+        return store.at({place: evaluation.seals.get(place, "")})  # it may have grown since
+    except WrongStateError as error:
         raise OrsanetError(
             f"{store.path}: split '{group.split}' is not the one that was evaluated (its seal differs); name the evaluated store with --store, or "
             f"run `orsanet-train evaluate` again"
-        )
-    return store
+        ) from error
 
 
 def store_rows(store: PriorStore, split: str, table: pd.DataFrame) -> NDArray[np.int64]:

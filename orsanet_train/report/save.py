@@ -6,7 +6,7 @@ import torch
 
 from orsanet_cache.device import as_device
 from orsanet_cache.outputs import output_folder
-from orsanet_cache.paths import StrPath, as_names, as_path, as_paths
+from orsanet_cache.paths import StrPath, StrPlace, as_names, as_path, as_paths
 from orsanet_train.report.album import album
 from orsanet_train.report.contents import Report
 from orsanet_train.report.page import FOLDER, check_same_runs, write_report
@@ -20,7 +20,7 @@ def save_report(
     checkpoint: str = "best",
     split: str | None = None,
     images: Sequence[str] | None = None,
-    store: StrPath | None = None,
+    store: StrPlace | None = None,
     device: torch.device | str = "auto",
 ) -> Report:
     """Write the report of evaluated runs, as `orsanet-train report` does, and return its contents.

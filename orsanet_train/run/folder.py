@@ -22,6 +22,7 @@ import safetensors.torch
 from orsanet_cache.durable import is_temporary, read_json, write_whole
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.outputs import entries, held
+from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
@@ -32,6 +33,7 @@ from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.run.watch import tensorboard_installed, write_events
 
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
+SEALS = "seals"  # of run.json: the seals of the views that the run reads, by "split/view": the store's state
 IMAGE_FILES = "image_files_sha256"  # of run.json: identifies the contents of the images of training and choice
 
 
@@ -65,7 +67,7 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
         before = load_config(str(out / "config.toml")).model_dump(mode="json")
         if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
             raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
-        added = {name: data.get(name) for name in (IMAGE_FILES, CLASS_COUNTS)}  # older runs do not have them
+        added = {name: data.get(name) for name in (IMAGE_FILES, CLASS_COUNTS, SEALS)}  # older runs do not have them
         begun = {**added, **read_json(out / "run.json")}
         if changed := list(recipe_differences(begun, data)):
             raise OrsanetError(
@@ -80,6 +82,21 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
     elif out.exists() and any(name != "config.toml" and not is_temporary(name) for name in entries(out)):
         # These names are all that a kill before run.json can leave.
         raise OrsanetError(f"{out}: already exists; continue with --resume, or choose another --out")
+
+
+def begun_store(out: Path, store: PriorStore) -> PriorStore:
+    """The store in the state in which the run in `out` began, also if it has grown since.
+
+    Raises OrsanetError if the store has no such state. A run of a version that recorded none takes
+    the store as it is, and so does a store of another recipe, which `check_folder` refuses.
+    """
+    if not (out / "run.json").exists():
+        return store
+    begun = read_json(out / "run.json")
+    seals = begun.get(SEALS)
+    if not isinstance(seals, dict) or list(recipe_differences(begun.get("store"), store.recipe)):
+        return store
+    return store.at(seals)
 
 
 def begin_folder(out: Path, config: RunConfig, data: dict[str, Any]) -> None:

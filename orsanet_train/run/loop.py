@@ -158,7 +158,7 @@ class Loop:
             return
         number = int(sums.steps)
         first, end = batch_spans(len(feed.split.rows), self.config.batch_size)[number]
-        order = epoch_plan(feed.split.labels, self.config, epoch).order[first:end]
+        order = epoch_plan(feed.split.labels, self.config, epoch, feed.split.units).order[first:end]
         images = [feed.split.samples[index].image for index in order]
         raise OrsanetError(
             f"the loss was not finite in epoch {epoch + 1}, step {number + 1}; this step changed no weight, and earlier states are kept. "

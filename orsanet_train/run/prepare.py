@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,12 +25,12 @@ from orsanet_train.engine.engine import Companion, Engine, build_engine
 from orsanet_train.evaluation.history import CLASS_COUNTS
 from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.feed import Feed
-from orsanet_train.feed.residence import Resident
+from orsanet_train.feed.residence import Resident, check_cache
 from orsanet_train.feed.split import LabelledSplit, image_digests, selection_split, training_split
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.known_images import KnownImages
-from orsanet_train.model.orsanet import backbone_weights, load_backbone
-from orsanet_train.run.folder import IMAGE_FILES, check_folder
+from orsanet_train.model.model import backbone_weights, load_backbone
+from orsanet_train.run.folder import IMAGE_FILES, SEALS, begun_store, check_folder
 from orsanet_train.run.state import TrainingState, load_state
 
 
@@ -79,6 +80,7 @@ def prepare(
 
     Raises OrsanetError for arguments that do not fit.
     """
+    store = begun_store(out, store) if resume else store
     training = training_split(config, manifest, store)
     selection = selection_split(config, manifest, store)
     if images is not None:
@@ -94,6 +96,11 @@ def prepare(
         "store": store.recipe,
         "training_images_sha256": training.sha256(),
         "selection_images_sha256": selection.sha256(),
+        SEALS: {
+            f"{split.name}/{view}": store.sealed(split.name, view).seal
+            for split in (training, selection)
+            for view in split.views
+        },
         IMAGE_FILES: known.sha256,
         CLASS_COUNTS: training.class_counts(manifest.classes),
         "ir50_sha256": identity.ir50_sha256,
@@ -122,7 +129,11 @@ def prepare(
     else:
         batches = partial(Feed, store, model=config.model, device=device, resident=resident, ranks=ranks)
     engine = build_engine(network, model, config, device, ranks, compiled=compiled, companion=companion)
-    return Prepared(network, engine, batches(training), batches(selection), identity, data, state)
+    feeds = batches(training), batches(selection)
+    if isinstance(feeds[0], Feed) and isinstance(feeds[1], Feed) and feeds[0].residence.mode == "stream":
+        units = len(np.unique(training.units))
+        check_cache(config, store.cache_bytes, feeds[0].shard_bytes, feeds[1].shard_bytes, units)
+    return Prepared(network, engine, *feeds, identity, data, state)
 
 
 def _identity(

@@ -20,7 +20,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.inspection.fonts import legend, notice
 from orsanet_cache.outputs import temporary_folder
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_path
 from orsanet_cache.progress import say, warn
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_train.config import RunConfig
@@ -32,7 +32,8 @@ from orsanet_train.evaluation.statistics import share_interval
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import meant_splits
 from orsanet_train.model.checkpoint import load_weights
-from orsanet_train.model.orsanet import read_backbone
+from orsanet_train.model.inputs import IMAGE
+from orsanet_train.model.model import read_backbone
 from orsanet_train.run.folder import begin_folder, held_by_main, record_versions
 from orsanet_train.run.loop import Loop
 from orsanet_train.run.prepare import prepare
@@ -79,7 +80,7 @@ class RunSummary:
 def train(
     config: RunConfig,
     manifest: Manifest | StrPath,
-    store: PriorStore | StrPath,
+    store: PriorStore | StrPlace,
     out: StrPath,
     *,
     device: torch.device | str = "auto",
@@ -156,7 +157,8 @@ def _train(
             write_whole(out / MOSAIC_NAMES, lambda path: path.write_text(f"{numbers}\n", encoding="utf-8"))
         if note := notice([numbers, legend([config.selection_split])]):
             warn(note)
-        for number, batch in enumerate(islice(run.training.epoch(config, 0), MOSAICS)):
+        mosaics = MOSAICS if IMAGE in config.model.fields else 0
+        for number, batch in enumerate(islice(run.training.epoch(config, 0), mosaics)):
             write_picture(batch_mosaic(batch, manifest.classes), out / f"train_batch{number}.png")
     selected = run.selection.split
     baseline = commonest_class(selected.labels, manifest.classes)

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import resource
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,13 +71,18 @@ def faults(call: str, at: int = 0, number: int = errno.EIO, lasting: bool = Fals
 
 @contextmanager
 def full_disk(limit: int) -> Iterator[None]:
-    """Writes beyond `limit` bytes of a file fail with an OSError, as on a full disk (Python ignores the signal)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    """Writes beyond `limit` bytes of a file fail with an OSError, as on a full disk (Python ignores the signal).
+
+    Python itself would leave bytecode that is cut off (cpython#126606), so it writes none meanwhile.
+    """
+    (soft, hard), bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = bytecode
 
 
 FAULTS = {  # kind of call -> what goes wrong, does it last, how many calls a build has at least

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from orsanet_train.config import ModelConfig
-from orsanet_train.model.orsanet import (
-    ORSANet,
-    build_model,
-)
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 CLASSES = 5
 SEGMENTATION_CHANNELS = 24
@@ -16,18 +14,18 @@ TOKENS = ("published", "spatial")
 PRIORS = ("features", "map", "none")
 
 
-def small(**changes: object) -> ModelConfig:
+def small(**changes: object) -> ORSANetConfig:
     sizes = {"depth": 2, "width": 64, "backbone_channels": (4, 8, 16), "backbone_units": (1, 1, 1)}
-    return ModelConfig.model_validate({**sizes, **changes})
+    return ORSANetConfig.model_validate({**sizes, **changes})
 
 
-def small_model(config: ModelConfig, landmark_channels: int = LANDMARK_CHANNELS, seed: int = 0) -> ORSANet:
+def small_model(config: ORSANetConfig, landmark_channels: int = LANDMARK_CHANNELS, seed: int = 0) -> ORSANet:
     torch.manual_seed(seed)
     return build_model(config, CLASSES, SEGMENTATION_CHANNELS, landmark_channels)
 
 
 def inputs(
-    config: ModelConfig, count: int, landmark_channels: int = LANDMARK_CHANNELS
+    config: ORSANetConfig, count: int, landmark_channels: int = LANDMARK_CHANNELS
 ) -> tuple[Tensor, Tensor, Tensor]:
     """image, segmentation as configured, landmark features."""
     generator = torch.Generator().manual_seed(1)
@@ -39,12 +37,12 @@ def inputs(
     return image, segmentation, torch.randn(count, landmark_channels, 7, 7, generator=generator)
 
 
-def names(config: ModelConfig, landmark_channels: int = LANDMARK_CHANNELS) -> set[str]:
+def names(config: ORSANetConfig, landmark_channels: int = LANDMARK_CHANNELS) -> set[str]:
     with torch.device("meta"):
         return set(build_model(config, CLASSES, SEGMENTATION_CHANNELS, landmark_channels).state_dict())
 
 
-def shapes(config: ModelConfig) -> dict[str, torch.Size]:
+def shapes(config: ORSANetConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
         model = build_model(config, CLASSES, SEGMENTATION_CHANNELS, LANDMARK_CHANNELS)
     return {name: tensor.shape for name, tensor in model.state_dict().items()}

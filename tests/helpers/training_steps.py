@@ -15,7 +15,8 @@ from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.precision import Arithmetic
 from orsanet_train.engine.step import Sums, TrainingStep
 from orsanet_train.feed.feed import PriorBatch
-from orsanet_train.model.orsanet import Expression, ORSANet, build_model
+from orsanet_train.model.model import Expression, build_model
+from orsanet_train.model.orsanet import ORSANet
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CLASSES, CHANNELS = 5, 8
@@ -48,11 +49,11 @@ def settings(*more: str) -> RunConfig:
 def random_batch(config: RunConfig, size: int, seed: int) -> PriorBatch:
     generator = torch.Generator().manual_seed(seed)
     return PriorBatch(
-        image=torch.randn(size, 3, 112, 112, generator=generator),
-        segmentation=torch.randn(size, CHANNELS, 7, 7, generator=generator),
-        landmark_features=torch.randn(size, CHANNELS, 7, 7, generator=generator),
-        label=torch.randint(CLASSES, (size,), generator=generator),
-        drop_path=torch.rand(size, 2, *config.model.drop_path_shape, generator=generator),
+        torch.randn(size, 3, 112, 112, generator=generator),
+        torch.randn(size, CHANNELS, 7, 7, generator=generator),
+        torch.randn(size, CHANNELS, 7, 7, generator=generator),
+        torch.randint(CLASSES, (size,), generator=generator),
+        torch.rand(size, 2, *config.model.drop_path_shape, generator=generator),
     )
 
 
@@ -61,7 +62,7 @@ def schedule(config: RunConfig) -> Iterator[tuple[int, PriorBatch]]:
     for epoch, sizes in enumerate(EPOCHS):
         for index, size in enumerate(sizes):
             again, fresh = random_batch(config, size, index), random_batch(config, size, 100 * (epoch + 1) + index)
-            yield epoch, again._replace(drop_path=fresh.drop_path)
+            yield epoch, PriorBatch(*again.inputs, again.label, fresh.drop_path)
 
 
 def new_model(config: RunConfig, device: torch.device = CPU) -> ORSANet:

@@ -17,7 +17,8 @@ from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.plan import batch_spans
 from orsanet_train.feed.split import join
-from orsanet_train.model.orsanet import Expression, ORSANet, build_model
+from orsanet_train.model.model import Expression, build_model
+from orsanet_train.model.orsanet import ORSANet
 
 torch.set_num_threads(1)
 

@@ -18,13 +18,14 @@ from orsanet_cache.builder.pipeline import computed_values
 from orsanet_cache.frozen.features import as_stored
 from orsanet_cache.frozen.priors import in_half_precision
 from orsanet_cache.store.schema import schema
-from orsanet_train.config import LossConfig, ModelConfig, RunConfig
+from orsanet_train.config import LossConfig, RunConfig
 from orsanet_train.engine.losses import training_loss
 from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
 from orsanet_train.model.inputs import seen_by_the_model
-from orsanet_train.model.orsanet import build_model
+from orsanet_train.model.model import build_model
+from orsanet_train.model_config import ORSANetConfig
 from orsanet_train.reference.network import OnlineORSANet
 
 PLAIN = {
@@ -94,7 +95,7 @@ def test_half_precision_reaches_convolutions_and_products_and_leaves_the_spectra
 
 def feed_of(world: Any, resident: str, views: tuple[str, ...] = ("clean", "hflip")) -> Feed:
     store: PriorStore = world.open_store()
-    return Feed(store, join(world.load_manifest(), store, "train", views), ModelConfig(), GPU, resident)  # type: ignore[arg-type]
+    return Feed(store, join(world.load_manifest(), store, "train", views), ORSANetConfig(), GPU, resident)  # type: ignore[arg-type]
 
 
 def test_resident_data_needs_no_copy_for_a_batch(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +203,8 @@ def test_what_predict_gives_the_model_is_made_on_the_device(world: Any) -> None:
         frozen(pixels)  # makes the constants
         begun = len(gpu.copies)
         priors = frozen(pixels)
-        seen = [seen_by_the_model(pixels, priors, prior, "float16") for prior in ("features", "map", "none")]
+        configs = [ORSANetConfig(segmentation_prior=prior) for prior in ("features", "map", "none")]
+        seen = [seen_by_the_model(config, pixels, priors, "float16") for config in configs]
         assert on_gpu(
             *priors, *(values for one in seen for values in one), as_stored(priors.segmentation_features, "int8")
         )

@@ -641,3 +641,19 @@ def test_the_time_of_many_tags_grows_with_their_number(world, tmp_path: Path) ->
     (tmp_path / "tags.csv").write_text("image,tags\n" + "".join(f"{image},t{number}\n" for number in range(MANY)))
     assert len(with_tags(manifest, tmp_path / "tags.csv").samples[0].tags - manifest.samples[0].tags) == MANY
     assert time.process_time() < until
+
+
+def test_the_check_of_many_files_lists_their_folder_and_asks_for_none_of_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"sub/{number}.jpg" for number in range(300)]
+    for name in names:
+        (root / name).touch()
+    asked: list[str] = []
+    for call in ("stat", "lstat"):
+        real = getattr(os, call)
+        monkeypatch.setattr(
+            os, call, lambda path, *rest, real=real, **more: (asked.append(path), real(path, *rest, **more))[1]
+        )
+    assert len(load_table(root, HEADER + "".join(f"{name},anger,train,\n" for name in names)).samples) == len(names)
+    assert len(asked) < 30

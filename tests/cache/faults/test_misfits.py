@@ -1,7 +1,6 @@
-"""What does not fit the store: changed images, another recipe, another list of images, priors that are no numbers."""
+"""What does not fit the store: changed images, another recipe, priors that are no numbers."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,26 +170,6 @@ def test_another_recipe_is_refused_field_by_field_and_changes_nothing(
     after = content(out)
     assert {name: data for name, data in after.items() if not name.startswith(".commits/")} == before
     assert finished or content(out / ".commits" / "train") == markers
-
-
-@pytest.mark.parametrize(
-    ("samples", "finding"),
-    [
-        (lambda samples: samples[:5], "only in the store: images/5.png"),
-        (lambda samples: samples[::-1], "the same images in another order"),
-        (lambda samples: (*samples, samples[0]), "images"),
-    ],
-)
-def test_another_list_of_images_is_refused_and_changes_nothing(
-    small: Small, tmp_path: Path, samples: Callable[[tuple[Sample, ...]], tuple[Sample, ...]], finding: str
-) -> None:
-    out = small.copy(tmp_path)
-    other = Manifest("small", small.manifest.classes, small.manifest.root, samples(small.manifest.samples))
-    with pytest.raises(
-        OrsanetError, match=f"another list of images; build into another folder with `--reuse [^$]*{finding}"
-    ):
-        build(other, out, small.priors, ["clean"], device=CPU)
-    assert content(out) == content(small.store)
 
 
 @pytest.mark.parametrize("way", ["the same name", "another name of the same file"])

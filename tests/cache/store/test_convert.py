@@ -268,7 +268,8 @@ def start(source: Path, target: Path, most_bytes: int | None = None) -> "subproc
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    command = [sys.executable, "-c", CONVERT, source, target]
+    # Under such a limit Python would leave bytecode that is cut off (cpython#126606).
+    command = [sys.executable, "-B", "-c", CONVERT, source, target]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=limit)
 

@@ -12,7 +12,7 @@ from orsanet_cache.frozen.loading import load_strictly, read_weights, tensors_di
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.weights.convert import ORIGIN_KEY, IR50Layout, convert_weights
 from orsanet_train.model.ir50 import IR50, published_output_layer
-from orsanet_train.model.orsanet import backbone_weights
+from orsanet_train.model.model import backbone_weights
 
 
 def test_a_store_built_from_converted_weights_has_the_recipe_of_one_built_from_the_originals(tmp_path: Path) -> None:

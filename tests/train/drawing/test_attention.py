@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orsanet_train.config import ModelConfig
 from orsanet_train.drawing.attention import BATCH, attention, grad_cam
-from orsanet_train.model.orsanet import ORSANet, build_model
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 CLASSES = 5
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -20,7 +21,7 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 def tiny(prior: str = "features", tokens: str = "published") -> ORSANet:
     """In float64, so that only the rounding of the maps to float32 is left to tell results apart."""
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = ORSANetConfig(
         depth=1, width=32, multi_scale=False, backbone_channels=(4, 4, 8), backbone_units=(1, 1, 1),
         segmentation_prior=prior, tokens=tokens,
     )  # fmt: skip

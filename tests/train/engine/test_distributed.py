@@ -92,13 +92,11 @@ def small_network() -> nn.Module:
 
 
 def orsanet() -> nn.Module:
-    from orsanet_train.config import ModelConfig
-    from orsanet_train.model.orsanet import (
-        build_model,
-    )  # loads much, for which the processes that need none of it should not wait
+    from orsanet_train.model.model import build_model
+    from orsanet_train.model_config import ORSANetConfig
 
     torch.manual_seed(0)
-    config = ModelConfig(depth=2, width=64, backbone_channels=(8, 16, 32), backbone_units=(1, 1, 1))
+    config = ORSANetConfig(depth=2, width=64, backbone_channels=(8, 16, 32), backbone_units=(1, 1, 1))
     return build_model(config, CLASSES, segmentation_channels=16, landmark_channels=24).double()
 
 

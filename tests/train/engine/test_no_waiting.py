@@ -14,7 +14,7 @@ from training_steps import ARITHMETICS, CHANNELS, CLASSES, FLOAT32, new_step, ra
 from orsanet_train.engine.precision import Arithmetic
 from orsanet_train.engine.sam import Pass
 from orsanet_train.engine.step import Batch, Sums, TrainingStep
-from orsanet_train.model.orsanet import Expression
+from orsanet_train.model.model import Expression
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)

@@ -8,7 +8,7 @@ import torch
 from orsanet_cache import OrsanetError
 from orsanet_cache.device import allow_tf32
 from orsanet_train.config import RunConfig
-from orsanet_train.engine.precision import choose_arithmetic
+from orsanet_train.engine.precision import choose_arithmetic, possible_precisions
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -57,6 +57,14 @@ def test_fast_is_refused_on_a_processor_without_bfloat16(monkeypatch: pytest.Mon
         choose_arithmetic(config("fast"), CPU)
     for precision in ("exact", "parity"):
         choose_arithmetic(config(precision), CPU)
+    assert possible_precisions(CPU) == ("exact",)  # what `bench step` measures there
+
+
+def test_the_modes_of_a_device_are_those_that_differ_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert possible_precisions(CPU) == ("exact", "fast")
+    assert possible_precisions(CUDA) == ("exact", "parity", "fast")
 
 
 @pytest.mark.usefixtures("_switches_restored")

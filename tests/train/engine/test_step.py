@@ -42,7 +42,7 @@ from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.precision import Arithmetic
 from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import PriorBatch
-from orsanet_train.model.orsanet import build_model
+from orsanet_train.model.model import build_model
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +201,15 @@ def test_the_correct_predictions_of_both_passes_are_counted(rho: float) -> None:
 
 def test_each_pass_has_its_own_draws_of_drop_path() -> None:
     config = settings()
-    batch = random_batch(config, 4, 0)._replace(drop_path=torch.ones(4, 2, *config.model.drop_path_shape))
+    *tensors, _ = random_batch(config, 4, 0)
+    batch = PriorBatch(*tensors, torch.ones(4, 2, *config.model.drop_path_shape))
     seen = []
     for index in (None, 0, 1):
         drop_path = batch.drop_path.clone()
         if index is not None:
             drop_path[:, index] = 0.0
         step = new_step(config)
-        step(batch._replace(drop_path=drop_path), 4)
+        step(PriorBatch(*tensors, drop_path), 4)
         seen.append(said(step))
     kept, first_dropped, second_dropped = seen
     assert first_dropped.loss != kept.loss

@@ -26,7 +26,7 @@ from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.precision import Arithmetic
 from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import PriorBatch
-from orsanet_train.model.orsanet import Expression
+from orsanet_train.model.model import Expression
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -38,7 +38,7 @@ def test_a_loss_that_is_not_finite_stops_the_weights_and_the_counting_for_good(a
     before, counted = everything(step), said(step)
     assert any(name.startswith("optimizer/exp_avg/") for name in before)
     broken = random_batch(config, 4, 1)
-    broken.image[2, 0, 5, 5] = math.nan
+    broken[0][2, 0, 5, 5] = math.nan
     for batch in (broken, random_batch(config, 4, 2), random_batch(config, 4, 3)):
         step(batch, 4)
         assert_same_tensors(everything(step), before)
@@ -49,7 +49,7 @@ def test_a_loss_that_is_not_finite_in_the_very_first_step_leaves_the_weights_as_
     config = settings()
     step = new_step(config)
     broken = random_batch(config, 4, 1)
-    broken.image[0] = math.inf
+    broken[0][0] = math.inf
     step(broken, 4)
     begun = new_model(config).get_parameter
     assert all(torch.equal(p, begun(name)) for name, p in step.parameters.items())
@@ -125,7 +125,7 @@ def test_on_a_gpu_a_recorded_step_stops_at_a_loss_that_is_not_finite() -> None:
     engine = new_engine(config, CUDA)
     engine.step.begin_epoch(0, Sums())
     batches = [PriorBatch(*(tensor.to(CUDA) for tensor in random_batch(config, 4, seed))) for seed in range(3)]
-    batches[1].image[0] = math.nan
+    batches[1][0][0] = math.nan
     engine.take(batches[0], 4)
     before, counted = everything(engine.step), said(engine.step)
     for batch in batches[1:]:

@@ -15,23 +15,23 @@ from scipy.stats import ttest_rel
 
 from orsanet_cache import OrsanetError
 from orsanet_train.cli import main
-from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.compare import compare, seed_folders
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, probability_columns
 from orsanet_train.evaluation.statistics import Estimate, paired
 from orsanet_train.model.checkpoint import Identity, save_weights
+from orsanet_train.model_config import ORSANetConfig
 
 CLASSES = ("surprise", "fear", "anger")
-SMALL_MODEL = ModelConfig(depth=1, width=32, backbone_channels=(4, 8, 16), backbone_units=(1, 1, 1))
+SMALL_MODEL = ORSANetConfig(depth=1, width=32, backbone_channels=(4, 8, 16), backbone_units=(1, 1, 1))
 IMAGES = 60
 
 
 def identity(classes: Sequence[str] = CLASSES, selection: str = "last", epoch: int = 20) -> Identity:
     return Identity.model_validate(
         {
-            "classes": tuple(classes), "model": ModelConfig(), "segmentation_channels": 8, "landmark_channels": 8,
+            "classes": tuple(classes), "model": ORSANetConfig(), "segmentation_channels": 8, "landmark_channels": 8,
             "store_recipe": {}, "ir50_sha256": None, "epoch": epoch, "data_set": "small", "train_split": "train", "selection": selection,
             "selection_split": "test", "selection_accuracy": 0.5,
         }

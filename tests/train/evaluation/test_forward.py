@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from orsanet_cache import OrsanetError
-from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
-from orsanet_train.model.orsanet import ORSANet, build_model
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 CPU = torch.device("cpu")
-SMALL = ModelConfig(depth=1, width=32, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
+SMALL = ORSANetConfig(depth=1, width=32, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from orsanet_cache import OrsanetError, Sample
-from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns
 from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model_config import ORSANetConfig
 
 CLASSES = ("anger", "happiness", "neutral")
 
@@ -27,7 +27,7 @@ CLASSES = ("anger", "happiness", "neutral")
 def evaluation() -> Evaluation:
     """Six images of split `test`, every second of which is occluded, predicted at random."""
     identity = Identity(
-        classes=CLASSES, model=ModelConfig(), segmentation_channels=8, landmark_channels=8, store_recipe={"precision": "fp32"},
+        classes=CLASSES, model=ORSANetConfig(), segmentation_channels=8, landmark_channels=8, store_recipe={"precision": "fp32"},
         ir50_sha256=None, epoch=2, data_set="small", train_split="train", selection="best", selection_split="valid",
         selection_accuracy=2 / 3,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.experiments.ablate import ablate
 from orsanet_train.experiments.table import collect, summary, write_summary
-from orsanet_train.experiments.variants import CACHING, PARTS, chosen_variants
+from orsanet_train.experiments.variants import CACHING, PARTS, chosen_variants, fits
 from orsanet_train.run.train import train
 
 CPU = torch.device("cpu")
@@ -241,7 +241,7 @@ def test_the_help_names_every_variant() -> None:
 def test_an_unknown_variant_is_named_before_anything_is_trained(world, tmp_path: Path) -> None:
     with pytest.raises(
         OrsanetError,
-        match=r"no variant fulll, dare with .*store\.zarr; choose from full, no-segmentation, .*; did you mean 'full'\?",
+        match=r"no variant fulll, dare with .*store\.zarr and model\.kind = \"orsanet\"; choose from full, no-segmentation, .*; did you mean 'full'\?",
     ):
         run_all(world, tmp_path / "out", ["full", "fulll", "dare"])
     assert not (tmp_path / "out").exists()
@@ -254,14 +254,19 @@ def test_an_unknown_group_is_named_before_anything_is_trained(world, tmp_path: P
     assert not list(tmp_path.rglob("metrics.csv"))
 
 
+@pytest.mark.parametrize("kind", ["orsanet", "poster", "poster-v2"])
 @pytest.mark.parametrize("variants", [PARTS, CACHING], ids=["parts", "caching"])
-def test_every_variant_is_a_valid_configuration_of_its_own_and_the_first_changes_nothing(
-    variants: dict[str, tuple[str, ...]],
+def test_every_variant_of_a_kind_is_a_valid_configuration_of_its_own_and_the_first_changes_nothing(
+    variants: dict[str, tuple[str, ...]], kind: str
 ) -> None:
     for preset in ("rafdb", "small"):
-        configs = [load_config(preset, settings) for settings in variants.values()]
+        chosen = f"model.kind={kind}"
+        model = load_config(preset, [chosen]).model
+        configs = [load_config(preset, [chosen, *changes]) for name, changes in variants.items() if fits(name, model)]
         assert all(one != other for number, one in enumerate(configs) for other in configs[:number])
     assert [name for name, settings in variants.items() if settings == ()] == [next(iter(variants))]
+    own = {"orsanet": "no-mcm", "poster": "no-mixing", "poster-v2": "plain-residual"}
+    assert {name for name in own.values() if fits(name, model)} == {own[kind]}
 
 
 # --- what the landmark network is fed: a second store ---
@@ -332,9 +337,11 @@ def test_runs_of_the_landmark_variant_with_other_weights_are_refused(
 
 def test_all_variants_are_those_that_there_is_a_store_for(world, native: Path) -> None:
     store, other = world.open_store(), PriorStore.open(native)
-    assert chosen_variants(None, store, None) == [*PARTS]
-    assert chosen_variants(None, store, other) == [*PARTS, "native-landmarks"]
-    assert chosen_variants(None, other, store) == [*PARTS, "published-landmarks"]
+    model = load_config("small").model
+    own = [name for name in PARTS if fits(name, model)]
+    assert chosen_variants(None, model, store, None) == own
+    assert chosen_variants(None, model, store, other) == [*own, "native-landmarks"]
+    assert chosen_variants(None, model, other, store) == [*own, "published-landmarks"]
 
 
 def test_beside_a_native_store_the_other_is_the_published(world, native: Path, tmp_path: Path) -> None:
@@ -342,7 +349,10 @@ def test_beside_a_native_store_the_other_is_the_published(world, native: Path, t
     assert said == ["published-landmarks, seed 0"]
     recipe = read_json(tmp_path / "out" / "published-landmarks" / "seed-0" / "run.json")["store"]
     assert recipe == world.open_store().recipe
-    with pytest.raises(OrsanetError, match=r"no variant native-landmarks with .*native\.zarr; choose from full, "):
+    with pytest.raises(
+        OrsanetError,
+        match=r"no variant native-landmarks with .*native\.zarr and model\.kind = \"orsanet\"; choose from full, ",
+    ):
         run_all(world, tmp_path / "out", ["native-landmarks"], [0], store=native, landmark_store=world.store)
 
 

@@ -145,13 +145,13 @@ def test_an_arm_without_its_views_is_refused_before_anything_is_trained(world: A
 def test_two_sets_are_not_mixed(world: Any, store: Path, tmp_path: Path) -> None:
     opened = PriorStore.open(store)
     with pytest.raises(OrsanetError, match="variants full and cached-clean are of two sets"):
-        chosen_variants(["full", "cached-clean"], opened, None)
+        chosen_variants(["full", "cached-clean"], load_config("small").model, opened, None)
     begun = tmp_path / "cached-augmented-4" / "seed-0"
     begun.mkdir(parents=True)
     (begun / "run.json").write_text("{}")
     with pytest.raises(OrsanetError, match=r"cached-augmented-4/seed-0: .* no variant has this name \(set 'parts'\)"):
         run_all(world, store, tmp_path, ["full"])
-    assert chosen_variants(["caching", "no-erasing"], opened, None) == [*CACHING]
+    assert chosen_variants(["caching", "no-erasing"], load_config("small").model, opened, None) == [*CACHING]
     assert [set_of("native-landmarks"), set_of("no-erasing")] == ["parts", "caching"]
     assert reference_of(["no-erasing", "online-erased"]) == "cached-clean"
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from orsanet_cache import FrozenPriors
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.frozen.shipped import weights_path
-from orsanet_train.config import ModelConfig
 from orsanet_train.export.check_pictures import check_pictures
 from orsanet_train.export.export import MAX_DIFFERENCE, largest_difference, probabilities, stored_rows
 from orsanet_train.export.onnx_graph import EXPRESSION, PRIORS, TrainablePart, WholePipeline, write_graph
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 DEMO = Path("demo")
-TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
+TINY = ORSANetConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,16 @@ from card_examples import examples, printed
 from orsanet_cache import PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.data.views import ERASED, PLACED, UNSEEDED
-from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.export.export import Exported, export_onnx, largest_difference
 from orsanet_train.export.model_card import VIEWS, WrittenGraph, evaluation_of, licences, model_card, size_said
 from orsanet_train.model.checkpoint import Identity, save_weights
+from orsanet_train.model_config import ORSANetConfig
 from orsanet_train.report.text import between, percent
 
 CPU = torch.device("cpu")
-TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
+TINY = ORSANetConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
 GRAPH = WrittenGraph("trainable.onnx", "0" * 64, 1, (), (), 0.0, 20)
 
 
@@ -140,7 +140,7 @@ def test_the_size_is_called_published_where_it_is(run: Path) -> None:
     assert f"Size: {count:,} trained parameters, not a published size" in card
     assert "Differences from the published model: multi\\_scale = False." in card
     channels = {"segmentation_channels": 1024, "landmark_channels": 512}
-    base = tiny.model_copy(update={"model": ModelConfig(depth=6), **channels})
+    base = tiny.model_copy(update={"model": ORSANetConfig(depth=6), **channels})
     assert size_said(base) == "the published base size"
     assert size_said(base.model_copy(update={"segmentation_channels": 128})) == "not a published size"
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.features import as_stored
-from orsanet_train.config import ModelConfig
 from orsanet_train.export.export import largest_difference, probabilities, stored_rows
 from orsanet_train.export.onnx_graph import (
     EXPRESSION,
@@ -24,7 +23,8 @@ from orsanet_train.export.onnx_graph import (
 )
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.inputs import model_inputs
-from orsanet_train.model.orsanet import build_model
+from orsanet_train.model.model import build_model
+from orsanet_train.model_config import ORSANetConfig
 
 CPU = torch.device("cpu")
 TINY = {"depth": 1, "width": 32, "multi_scale": False, "backbone_channels": (8, 8, 16), "backbone_units": (1, 1, 1)}
@@ -43,7 +43,7 @@ def frozen(world) -> FrozenPriors:
 
 def identity_of(recipe: dict[str, object], **changes: object) -> Identity:
     return Identity(
-        classes=("a", "b", "c"), model=ModelConfig.model_validate({**TINY, **changes}), segmentation_channels=128,
+        classes=("a", "b", "c"), model=ORSANetConfig.model_validate({**TINY, **changes}), segmentation_channels=128,
         landmark_channels=512, store_recipe=recipe, ir50_sha256=None, epoch=1, data_set="small", train_split="train",
         selection="best", selection_split="valid", selection_accuracy=0.5,
     )  # fmt: skip
@@ -99,7 +99,7 @@ def test_in_the_whole_pipeline_the_model_gets_what_a_store_would_give_it_to_the_
             pipeline(pixels)
         return tuple(inputs)
 
-    stored = model_inputs(stored_rows(identity, frozen, pixels))
+    stored = model_inputs(identity.model, stored_rows(identity, frozen, pixels))
     assert [torch.equal(ours, theirs) for ours, theirs in zip(seen(identity), stored, strict=True)] == [True] * 3
     # Without rounding only the picture is the same.
     assert [torch.equal(ours, theirs) for ours, theirs in zip(seen(exact), stored, strict=True)] == [True, False, False]
@@ -130,7 +130,7 @@ def test_a_graph_rounds_features_as_a_store_does_to_the_last_bit(tmp_path: Path,
 
 
 def test_folding_the_spectral_norm_changes_no_bit_of_what_pytorch_computes() -> None:
-    model = build_model(ModelConfig.model_validate(TINY), 3, 128, 512).eval()
+    model = build_model(ORSANetConfig.model_validate(TINY), 3, 128, 512).eval()
     folded = spectral_norm_folded(model)
     inputs = torch.randn(2, 3, 112, 112), torch.randn(2, 128, 7, 7), torch.randn(2, 512, 7, 7)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_folding_the_spectral_norm_changes_no_bit_of_what_pytorch_computes() -> 
 
 def test_a_network_too_large_for_one_file_is_refused_before_it_is_traced(tmp_path: Path) -> None:
     with torch.device("meta"):
-        huge = build_model(ModelConfig(width=8192), 3)
+        huge = build_model(ORSANetConfig(width=8192), 3)
     assert sum(value.nbytes for value in huge.state_dict().values()) > LARGEST
     with pytest.raises(OrsanetError, match=r"GiB of weights, but an ONNX file is limited to 2 GiB"):
         write_graph(huge, {}, EXPRESSION, {}, tmp_path / "huge.onnx")

@@ -18,13 +18,13 @@ from hub_server import COMMIT, DENIED, REFUSED, ModelHub, model_hub
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.frozen.shipped import weights_path
 from orsanet_train import load
-from orsanet_train.config import ModelConfig
 from orsanet_train.export.push import frozen_networks, push, terms
 from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.model.frozen import demo_backbone_digest
+from orsanet_train.model_config import ORSANetConfig
 from orsanet_train.predict.hub import NAME, local_run, repository_name
 
-TINY = ModelConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
+TINY = ORSANetConfig(depth=1, width=32, multi_scale=False, backbone_channels=(8, 8, 16), backbone_units=(1, 1, 1))
 # Both command lines, and the predictions of a loaded run, in one process that loads torch once.
 CHILD = """
 import json, os, sys

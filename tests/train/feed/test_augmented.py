@@ -22,7 +22,7 @@ from orsanet_train.feed.dataset import PriorDataset, prior_feed
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.plan import drawn_views, epoch_plan, training_draws
 from orsanet_train.feed.split import LabelledSplit, join, training_split
-from orsanet_train.model.orsanet import build_model
+from orsanet_train.model.model import build_model
 from orsanet_train.reference.feed import OnlineBatch, OnlineFeed
 from orsanet_train.reference.network import OnlineORSANet
 
@@ -136,7 +136,7 @@ def test_the_backbones_image_is_exactly_zero_in_the_rectangle_and_erased_nowhere
     draws, batches = training_draws(split, config, 0, 0, ONE)
     erased = 0
     for batch, part in zip(feed.epoch(config, 0), batches, strict=True):
-        zeros = (batch.image == 0).all(dim=1).sum(dim=(1, 2))
+        zeros = (batch.inputs[0] == 0).all(dim=1).sum(dim=(1, 2))
         sizes = [
             len(range(-(-top // 2), -(-(top + height) // 2))) * len(range(-(-left // 2), -(-(left + width) // 2)))
             for top, left, height, width in draws.along["erased"][part].tolist()
@@ -152,7 +152,7 @@ def test_in_order_and_as_a_data_set_the_picture_is_the_same(world: Any, rich: Pa
     feed = Feed(store, split, run_config("clean").model, CPU)
     items = PriorDataset(store, manifest, "train", list(AUGMENTED))
     for number, view in enumerate(AUGMENTED):
-        images = torch.cat([batch.image for batch in feed.in_order(5, view)])
+        images = torch.cat([batch.inputs[0] for batch in feed.in_order(5, view)])
         mine = torch.stack([items[number * 14 + row]["image"] for row in range(14)])
         assert torch.equal(images, mine)
         rectangle = split.rectangles[view]

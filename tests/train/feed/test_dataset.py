@@ -97,8 +97,8 @@ def test_an_item_has_what_a_batch_of_the_feed_has(world, rounded: PriorStore) ->
     (batch,) = feed.in_order(64)
     items = dataset.__getitems__(range(len(dataset)))
     for ours, theirs in (
-        ("image", batch.image), ("segmentation_features", batch.segmentation),
-        ("landmark_features", batch.landmark_features), ("label", batch.label),
+        ("image", batch.inputs[0]), ("segmentation_features", batch.inputs[1]),
+        ("landmark_features", batch.inputs[2]), ("label", batch.label),
     ):  # fmt: skip
         assert torch.equal(torch.stack([item[ours] for item in items]), theirs)
 

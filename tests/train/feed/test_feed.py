@@ -27,12 +27,13 @@ from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.convert import convert
-from orsanet_train.config import AugmentationConfig, ModelConfig, RunConfig
+from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.plan import epoch_plan
 from orsanet_train.feed.residence import Resident, choose_residence, free_memory
 from orsanet_train.feed.ring import RING, ahead_in_ring
 from orsanet_train.feed.split import join
+from orsanet_train.model_config import ORSANetConfig
 
 CPU = torch.device("cpu")
 
@@ -58,7 +59,7 @@ def test_an_epochs_batches_hold_exactly_the_rows_views_and_rectangles_of_the_pla
 ) -> None:
     config = RunConfig.model_validate({"sampling": sampling, "batch_size": 4, "seed": 2})
     joined = join(reordered, store, "train", ["clean", "hflip"])
-    feed = Feed(store, joined, ModelConfig.model_validate({"segmentation_prior": prior}), CPU)
+    feed = Feed(store, joined, ORSANetConfig.model_validate({"segmentation_prior": prior}), CPU)
     batches = list(feed.epoch(config, 5))
     assert [len(batch.label) for batch in batches] == [4, 4, 4, 2]
 
@@ -75,9 +76,9 @@ def test_an_epochs_batches_hold_exactly_the_rows_views_and_rectangles_of_the_pla
             torch.from_numpy(store.read("train", view, name, np.array([row]))[0])
             for name in (field, "landmark_features")
         )
-        assert torch.equal(whole.image[position], expected_image(store, "train", view, row, rectangle))
-        assert torch.equal(whole.segmentation[position].to(segmentation.dtype), segmentation)
-        assert torch.equal(whole.landmark_features[position], landmark_features.float())
+        assert torch.equal(whole.inputs[0][position], expected_image(store, "train", view, row, rectangle))
+        assert torch.equal(whole.inputs[1][position].to(segmentation.dtype), segmentation)
+        assert torch.equal(whole.inputs[2][position], landmark_features.float())
         assert whole.label[position] == sample.label
 
 
@@ -86,17 +87,17 @@ def test_an_epochs_batches_hold_exactly_the_rows_views_and_rectangles_of_the_pla
     [
         ("features", torch.float32, (14, 128, 7, 7)),
         ("map", torch.uint8, (14, 224, 224)),
-        ("none", torch.uint8, (14, 224, 224)),
+        ("none", torch.float32, (14, 3, 112, 112)),  # the image in its place, which the model ignores
     ],
 )
 def test_a_batch_has_the_types_and_shapes_that_the_model_takes(
     prior: str, dtype: torch.dtype, shape: tuple[int, ...], manifest: Manifest, store: PriorStore
 ) -> None:
     joined = join(manifest, store, "train", ["clean"])
-    (batch,) = Feed(store, joined, ModelConfig.model_validate({"segmentation_prior": prior}), CPU).in_order(20)
-    assert (batch.segmentation.dtype, tuple(batch.segmentation.shape)) == (dtype, shape)
-    assert (batch.image.dtype, tuple(batch.image.shape)) == (torch.float32, (14, 3, 112, 112))
-    assert (batch.landmark_features.dtype, tuple(batch.landmark_features.shape)) == (torch.float32, (14, 512, 7, 7))
+    (batch,) = Feed(store, joined, ORSANetConfig.model_validate({"segmentation_prior": prior}), CPU).in_order(20)
+    assert (batch.inputs[1].dtype, tuple(batch.inputs[1].shape)) == (dtype, shape)
+    assert (batch.inputs[0].dtype, tuple(batch.inputs[0].shape)) == (torch.float32, (14, 3, 112, 112))
+    assert (batch.inputs[2].dtype, tuple(batch.inputs[2].shape)) == (torch.float32, (14, 512, 7, 7))
     assert (batch.label.dtype, tuple(batch.label.shape)) == (torch.int64, (14,))
 
 
@@ -106,12 +107,12 @@ def test_in_order_is_every_sample_once_in_the_manifests_order_unaugmented(
     view: str, batch_size: int, reordered: Manifest, store: PriorStore
 ) -> None:
     joined = join(reordered, store, "train", ["clean", "hflip"])
-    batches = list(Feed(store, joined, ModelConfig(), CPU).in_order(batch_size, view))
+    batches = list(Feed(store, joined, ORSANetConfig(), CPU).in_order(batch_size, view))
     assert max(len(batch.label) for batch in batches) <= batch_size
     samples, ids = reordered.split("train"), store.sample_ids("train")
     stored = store.read("train", view, "image", np.array([ids.index(sample.image) for sample in samples]))
     expected = imagenet_normalised(unit_range(torch.from_numpy(stored)))
-    assert torch.equal(torch.cat([batch.image for batch in batches]), expected)
+    assert torch.equal(torch.cat([batch.inputs[0] for batch in batches]), expected)
     assert torch.cat([batch.label for batch in batches]).tolist() == [sample.label for sample in samples]
 
 
@@ -122,26 +123,28 @@ def test_a_batch_of_an_erased_view_holds_that_views_rows_in_every_field(world: A
     build(manifest, tmp_path / "store.zarr", world.load_priors(), ["erase-30"], device=CPU, splits=["test"])
     store = PriorStore.open(tmp_path / "store.zarr")
     joined = join(manifest, store, "test", ["erase-30"])
-    batches = list(Feed(store, joined, ModelConfig(), CPU).in_order(4, "erase-30"))
+    batches = list(Feed(store, joined, ORSANetConfig(), CPU).in_order(4, "erase-30"))
     whole = PriorBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
     for view, same in (("erase-30", True), ("clean", False)):
         image, segmentation, landmark_features = (
             torch.from_numpy(store.read("test", view, name, joined.rows))
             for name in ("image", "segmentation_features", "landmark_features")
         )
-        assert torch.equal(whole.image, imagenet_normalised(unit_range(image))) == same
-        assert torch.equal(whole.segmentation, segmentation.float()) == same
-        assert torch.equal(whole.landmark_features, landmark_features.float()) == same
+        assert torch.equal(whole.inputs[0], imagenet_normalised(unit_range(image))) == same
+        assert torch.equal(whole.inputs[1], segmentation.float()) == same
+        assert torch.equal(whole.inputs[2], landmark_features.float()) == same
 
 
 def test_an_epoch_can_be_drawn_again_without_the_ones_before(manifest: Manifest, store: PriorStore, world: Any) -> None:
     joined = join(manifest, store, "train", ["clean", "hflip"])
-    feed = Feed(store, joined, ModelConfig(), CPU)
+    feed = Feed(store, joined, ORSANetConfig(), CPU)
     config = RunConfig(batch_size=5)
     for epoch in range(2):
         earlier = list(feed.epoch(config, epoch))
     fresh_store = world.open_store()
-    fresh = Feed(fresh_store, join(world.load_manifest(), fresh_store, "train", ["clean", "hflip"]), ModelConfig(), CPU)
+    fresh = Feed(
+        fresh_store, join(world.load_manifest(), fresh_store, "train", ["clean", "hflip"]), ORSANetConfig(), CPU
+    )
     for one, other in zip(earlier, fresh.epoch(config, 1), strict=True):
         assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
 
@@ -150,7 +153,7 @@ def test_without_flips_the_flipped_view_is_not_needed(damaged: Any) -> None:
     store = PriorStore.open(damaged.clean)
     joined = join(damaged.manifest, store, "train", ["clean"])
     config = RunConfig(batch_size=3, augmentation=AugmentationConfig(hflip=0.0))
-    batches = list(Feed(store, joined, ModelConfig(), CPU).epoch(config, 0))
+    batches = list(Feed(store, joined, ORSANetConfig(), CPU).epoch(config, 0))
     assert [len(batch.label) for batch in batches] == [3, 1]
 
 
@@ -177,7 +180,7 @@ def joined_feed(
     store: PriorStore, manifest: Manifest, resident: Resident, prior: str = "features", device: torch.device = CPU
 ) -> Feed:
     joined = join(manifest, store, "train", ["clean", "hflip"])
-    return Feed(store, joined, ModelConfig.model_validate({"segmentation_prior": prior}), device, resident)
+    return Feed(store, joined, ORSANetConfig.model_validate({"segmentation_prior": prior}), device, resident)
 
 
 def drawn(feed: Feed) -> list[PriorBatch]:
@@ -213,8 +216,8 @@ def test_features_are_float32_whatever_they_are_kept_as(
     for view in ("clean", "hflip"):
         (batch,) = feed.in_order(14, view)
         for name, values in (
-            ("segmentation_features", batch.segmentation),
-            ("landmark_features", batch.landmark_features),
+            ("segmentation_features", batch.inputs[1]),
+            ("landmark_features", batch.inputs[2]),
         ):
             expected = kept_as.read("train", view, name, feed.split.rows).astype(np.float32)
             if f"{name}_scale" in kept_as.fields("train", view):
@@ -257,9 +260,9 @@ def test_resident_data_needs_the_store_no_more(mode: Resident, world: Any, manif
 def test_rejected_images_have_no_place_in_any_batch(mode: Resident, damaged: Any) -> None:
     store = PriorStore.open(damaged.both)
     joined = join(damaged.manifest, store, "train", ["clean", "hflip"])
-    (batch,) = Feed(store, joined, ModelConfig(), CPU, mode).in_order(9, "hflip")
+    (batch,) = Feed(store, joined, ORSANetConfig(), CPU, mode).in_order(9, "hflip")
     expected = torch.from_numpy(store.read("train", "hflip", "landmark_features", np.array([0, 2, 4]))).float()
-    assert torch.equal(batch.landmark_features, expected)
+    assert torch.equal(batch.inputs[2], expected)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -269,7 +272,7 @@ def test_a_split_without_usable_images_has_no_batches(
     manifest = rewrite_manifest(world.manifest, tmp_path, lambda lines: lines[:2])
     images = [sample.image for sample in manifest.split("train")]
     store = PriorStore.open(write_store(tmp_path / "store.zarr", manifest, {"clean": images}))
-    assert list(Feed(store, join(manifest, store, "train", ["clean"]), ModelConfig(), CPU, mode).in_order(4)) == []
+    assert list(Feed(store, join(manifest, store, "train", ["clean"]), ORSANetConfig(), CPU, mode).in_order(4)) == []
 
 
 # --- whether the data fits ---
@@ -299,11 +302,11 @@ def test_more_than_the_memory_is_refused_at_once_with_both_sizes_and_the_alterna
     few = join(manifest, store, "train", ["clean", "hflip"])
     many = replace(few, rows=np.broadcast_to(few.rows[:1], 10**8))
     with pytest.raises(OrsanetError) as caught:
-        Feed(store, many, ModelConfig(), CPU, mode)
+        Feed(store, many, ORSANetConfig(), CPU, mode)
     row_bytes = 112 * 112 * 3 + (128 + 512) * 7 * 7 * 2
     for part in (f"--resident {mode}", f"{2 * row_bytes / 1e4:.1f}TB", "free on cpu", "--resident stream"):
         assert part in str(caught.value)
-    assert Feed(store, many, ModelConfig(), CPU, "stream").residence.mode == "stream"
+    assert Feed(store, many, ORSANetConfig(), CPU, "stream").residence.mode == "stream"
 
 
 def test_free_memory_is_a_part_of_the_machines() -> None:
@@ -500,8 +503,8 @@ def test_on_a_gpu_stored_values_arrive_unchanged(kept_as: PriorStore, manifest: 
     """Pictures and features that no arithmetic touches, and the label."""
     cuda, on_cpu = torch.device("cuda", 0), joined_feed(kept_as, manifest, "stream")
     for here, there in zip(drawn(joined_feed(kept_as, manifest, "stream", device=cuda)), drawn(on_cpu), strict=True):
-        assert torch.equal(here.segmentation.cpu(), there.segmentation)
-        assert torch.equal(here.landmark_features.cpu(), there.landmark_features)
+        assert torch.equal(here.inputs[1].cpu(), there.inputs[1])
+        assert torch.equal(here.inputs[2].cpu(), there.inputs[2])
         assert torch.equal(here.label.cpu(), there.label)
 
 

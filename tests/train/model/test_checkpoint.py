@@ -20,14 +20,14 @@ from torch.optim import Adam
 
 from orsanet_cache import OrsanetError
 from orsanet_cache.durable import write_whole
-from orsanet_train.config import ModelConfig
 from orsanet_train.model.checkpoint import HEADER, Identity, how_chosen, load_weights, save_weights
 from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 CLASSES = ("surprise", "fear", "anger")
 IDENTITY = Identity(
     classes=CLASSES,
-    model=ModelConfig(depth=1, width=64, backbone_channels=(4, 8, 16), backbone_units=(1, 1, 1), tokens="spatial"),
+    model=ORSANetConfig(depth=1, width=64, backbone_channels=(4, 8, 16), backbone_units=(1, 1, 1), tokens="spatial"),
     segmentation_channels=24,
     landmark_channels=32,
     ir50_sha256=None,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orsanet_train.config import ModelConfig
 from orsanet_train.model.complexity import PartCost, complexity, complexity_table
+from orsanet_train.model_config import ORSANetConfig
 
 # forward GFLOP (2 x MAC) of the reference table, which has two decimals
 PUBLISHED_GFLOP = {
@@ -14,12 +14,12 @@ PUBLISHED_GFLOP = {
 
 @pytest.fixture(scope="module")
 def published() -> list[PartCost]:
-    return complexity(ModelConfig(), classes=7)
+    return complexity(ORSANetConfig(), classes=7)
 
 
 @pytest.fixture(scope="module")
 def table() -> str:
-    return complexity_table(ModelConfig(), classes=7)
+    return complexity_table(ORSANetConfig(), classes=7)
 
 
 def test_the_published_arithmetic(published: list[PartCost]) -> None:
@@ -35,7 +35,7 @@ def test_the_published_arithmetic(published: list[PartCost]) -> None:
 def test_the_table_says_both_totals(table: str) -> None:
     assert "47,441,447" in table
     assert "60,289,575" in table
-    assert "published checkpoint" not in complexity_table(ModelConfig(depth=1), classes=7)
+    assert "published checkpoint" not in complexity_table(ORSANetConfig(depth=1), classes=7)
 
 
 def test_the_table_says_what_a_forward_pass_costs_as_published_and_from_the_store(table: str) -> None:
@@ -50,5 +50,5 @@ def test_the_table_says_what_a_forward_pass_costs_as_published_and_from_the_stor
 
 
 def test_more_classes_cost_their_row_of_the_head(published: list[PartCost]) -> None:
-    seven, eight = (sum(part.trainable for part in parts) for parts in (published, complexity(ModelConfig(), 8)))
+    seven, eight = (sum(part.trainable for part in parts) for parts in (published, complexity(ORSANetConfig(), 8)))
     assert eight - seven == 513

@@ -11,14 +11,12 @@ from small_models import (
 )
 from torch import Tensor, nn
 
-from orsanet_train.config import ModelConfig
 from orsanet_train.model.fusion import MCM
-from orsanet_train.model.orsanet import (
-    ORSANet,
-)
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 
-def draws(config: ModelConfig, count: int, value: float = 1.0) -> Tensor:
+def draws(config: ORSANetConfig, count: int, value: float = 1.0) -> Tensor:
     return torch.full((count, *config.drop_path_shape), value)
 
 
@@ -27,7 +25,7 @@ def rates(depth: int) -> list[float]:
     return [0.1 * level / (depth - 1) for level in range(depth)]
 
 
-def factors_seen(config: ModelConfig, drop_path: Tensor | None, training: bool = False) -> Tensor:
+def factors_seen(config: ORSANetConfig, drop_path: Tensor | None, training: bool = False) -> Tensor:
     """[levels, scales, branches, B or 1] by which the MCM multiplied its branches."""
     mcm = MCM(config.width, config.depth, config.multi_scale, True, True).train(training)
     seen: list[Tensor] = []

@@ -10,9 +10,9 @@ from orsanet_cache import FrozenPriors, OrsanetError
 from orsanet_cache.data.images import PREPROCESSING
 from orsanet_cache.frozen.priors import load_landmark_network
 from orsanet_cache.frozen.shipped import weights_path
-from orsanet_train.config import ModelConfig
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.frozen import frozen_priors, is_demo
+from orsanet_train.model_config import ORSANetConfig
 
 DEMO = Path("demo")
 
@@ -21,7 +21,7 @@ def identity_of(frozen: FrozenPriors, **changes: object) -> Identity:
     recipe = {**frozen.recipe(), "preprocessing": PREPROCESSING, "precision": "fp32", "feature_dtype": "float16"}
     return Identity.model_validate(
         {
-            "classes": ("a", "b"), "model": ModelConfig(), "segmentation_channels": 128, "landmark_channels": 512,
+            "classes": ("a", "b"), "model": ORSANetConfig(), "segmentation_channels": 128, "landmark_channels": 512,
             "store_recipe": recipe, "ir50_sha256": None, "epoch": 1, "data_set": "small", "train_split": "train",
             "selection": "best", "selection_split": "valid", "selection_accuracy": 0.5, **changes,
         }

@@ -17,10 +17,7 @@ from torch.nn.utils import spectral_norm
 from torch.optim import SGD
 
 from orsanet_train.model.fusion import SPADE, CrossAttention, SpectralConv, attend
-from orsanet_train.model.orsanet import (
-    published_tokens,
-    spatial_tokens,
-)
+from orsanet_train.model.orsanet import published_tokens, spatial_tokens
 
 
 def spectral_pair(width: int = 8) -> tuple[SpectralConv, nn.Module]:

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from orsanet_train.config import ModelConfig
-from orsanet_train.model.orsanet import build_model, published_output_layer
+from orsanet_train.model.ir50 import published_output_layer
+from orsanet_train.model.model import build_model
+from orsanet_train.model_config import ORSANetConfig
 
 ABSENT = "pyramid_fuse.cls_token"  # no forward reads it, and our model does not have it
 
@@ -28,7 +29,7 @@ def laws(shared: Path) -> dict[str, tuple[str, float]]:
 def ours() -> dict[str, Tensor]:
     """The model as a run begins it, and the layer that no forward reads."""
     torch.manual_seed(0)
-    model, layer = build_model(ModelConfig(), 7), published_output_layer()
+    model, layer = build_model(ORSANetConfig(), 7), published_output_layer()
     unused = {f"ir_back.output_layer.{name}": tensor for name, tensor in layer.state_dict().items()}
     return {**model.state_dict(), **unused}
 

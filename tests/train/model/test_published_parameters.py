@@ -12,15 +12,10 @@ from torch import Tensor, nn
 
 from orsanet_cache import OrsanetError
 from orsanet_cache.frozen.loading import Weights, load_strictly, read_weights
-from orsanet_train.config import ModelConfig
 from orsanet_train.model.ir50 import IR50
-from orsanet_train.model.orsanet import (
-    ORSANet,
-    backbone_weights,
-    build_model,
-    published_unused,
-    trainable_weights,
-)
+from orsanet_train.model.model import backbone_weights, build_model, trainable_weights
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 
 
 def published_shapes(shared: Path) -> dict[str, tuple[list[int], str]]:
@@ -53,12 +48,12 @@ def checkpoint(shared: Path, filled: dict[str, Tensor], tmp_path_factory: pytest
 
 def meta_model() -> ORSANet:
     with torch.device("meta"):
-        return build_model(ModelConfig(), 7)
+        return build_model(ORSANetConfig(), 7)
 
 
 def test_the_parameters_of_the_published_model_count_as_published() -> None:
     used = sum(parameter.numel() for parameter in meta_model().parameters())
-    unused = sum(tensor.numel() for tensor in published_unused().values())
+    unused = sum(tensor.numel() for tensor in ORSANet.published_unread().values())
     assert (used, used + unused) == (47_441_447, 60_289_575)
 
 
@@ -75,14 +70,14 @@ def test_names_shapes_and_types_are_the_published_checkpoints(shared: Path) -> N
 
 def test_unused_parameters_are_those_of_the_published_checkpoint(shared: Path) -> None:
     published = published_shapes(shared)
-    unused = {name: list(tensor.shape) for name, tensor in published_unused().items()}
+    unused = {name: list(tensor.shape) for name, tensor in ORSANet.published_unread().items()}
     assert unused == {name: published[name][0] for name in unused}
     left_out = {name for name in published if name.startswith(("ir_back.output_layer.", "pyramid_fuse.cls_token"))}
     assert {name for name in left_out if not re.search(r"running_|num_batches", name)} == unused.keys()
 
 
 def test_trainable_weights_drop_the_frozen_and_unread_tensors_and_keep_the_rest(checkpoint: Weights) -> None:
-    trainable = trainable_weights(checkpoint)
+    trainable = trainable_weights(checkpoint, ORSANet)
     assert trainable.tensors.keys() == {name for name in checkpoint.tensors if is_trainable(name)}
     dropped = {".".join(name.split(".")[:1]) for name in checkpoint.tensors.keys() - trainable.tensors.keys()}
     assert dropped == {"face_segment", "face_landback", "ir_back", "pyramid_fuse"}
@@ -91,7 +86,7 @@ def test_trainable_weights_drop_the_frozen_and_unread_tensors_and_keep_the_rest(
 
 def test_a_published_checkpoint_loads_strictly(checkpoint: Weights, filled: dict[str, Tensor]) -> None:
     model = meta_model()
-    load_strictly(model, trainable_weights(checkpoint))
+    load_strictly(model, trainable_weights(checkpoint, ORSANet))
     state = model.state_dict()
     assert state.keys() == filled.keys()
     assert [name for name, tensor in filled.items() if not torch.equal(state[name], tensor)] == []
@@ -103,23 +98,23 @@ def test_missing_and_extra_tensors_of_a_checkpoint_are_refused_by_name(checkpoin
     extra = ("head.linear.scale", "face_segmenter.weight", "pyramid_fuse.blocks.8.block_l.scale")
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in missing}
     with pytest.raises(OrsanetError) as caught:
-        load_strictly(meta_model(), trainable_weights(replace(checkpoint, tensors=tensors)))
+        load_strictly(meta_model(), trainable_weights(replace(checkpoint, tensors=tensors), ORSANet))
     findings = re.findall(r"(missing|extra|misshapen|not finite): (\S+)", str(caught.value))
     assert sorted(findings) == sorted(("missing", name) for name in missing)
     tensors = {**checkpoint.tensors, **dict.fromkeys(extra, torch.zeros(1))}
     with pytest.raises(OrsanetError) as caught:
-        load_strictly(meta_model(), trainable_weights(replace(checkpoint, tensors=tensors)))
+        load_strictly(meta_model(), trainable_weights(replace(checkpoint, tensors=tensors), ORSANet))
     findings = re.findall(r"(missing|extra|misshapen|not finite): (\S+)", str(caught.value))
     assert sorted(findings) == sorted(("extra", name) for name in extra)
 
 
 def test_a_checkpoint_of_another_depth_or_number_of_classes_is_refused(checkpoint: Weights) -> None:
     with torch.device("meta"):
-        base, eight = build_model(ModelConfig(depth=6), 7), build_model(ModelConfig(), 8)
+        base, eight = build_model(ORSANetConfig(depth=6), 7), build_model(ORSANetConfig(), 8)
     with pytest.raises(OrsanetError, match=re.escape("extra: pyramid_fuse.blocks.6.")):
-        load_strictly(base, trainable_weights(checkpoint))
+        load_strictly(base, trainable_weights(checkpoint, ORSANet))
     with pytest.raises(OrsanetError, match=re.escape("misshapen: head.linear.weight")):
-        load_strictly(eight, trainable_weights(checkpoint))
+        load_strictly(eight, trainable_weights(checkpoint, ORSANet))
 
 
 def test_the_backbones_own_file_of_304_entries_loads_strictly(checkpoint: Weights) -> None:

@@ -21,7 +21,7 @@ from orsanet_cache.frozen.shipped import TRAINING_KEY
 from orsanet_cache.synthetic.dataset import write_people
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
-from orsanet_train.model.orsanet import build_model, load_backbone, read_backbone
+from orsanet_train.model.model import build_model, load_backbone, read_backbone
 from orsanet_train.pretrain.people import People
 from orsanet_train.pretrain.pretrain import Recipe, pretrain
 

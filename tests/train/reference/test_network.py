@@ -19,13 +19,15 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.frozen.priors import load_landmark_network
 from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.store.recipe import recipe_differences
-from orsanet_train.config import ModelConfig, RunConfig
+from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
 from orsanet_train.engine.losses import training_loss
 from orsanet_train.engine.sam import Pass, sam_gradient
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import LabelledSplit, join
-from orsanet_train.model.orsanet import ORSANet, build_model
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet
+from orsanet_train.model_config import ORSANetConfig
 from orsanet_train.reference.feed import OnlineBatch, OnlineFeed
 from orsanet_train.reference.network import (
     OnlineMode,
@@ -42,9 +44,9 @@ SIGMAS = 5  # the seeds are fixed; five make one on which a correct draw fails a
 MODES: tuple[OnlineMode, ...] = ("clean", "erased", "published")
 
 
-def model_config(**changes: Any) -> ModelConfig:
+def model_config(**changes: Any) -> ORSANetConfig:
     small = {"depth": 2, "width": 64, "backbone_channels": (8, 16, 32), "backbone_units": (1, 1, 1)}
-    return ModelConfig.model_validate({**small, **changes})
+    return ORSANetConfig.model_validate({**small, **changes})
 
 
 def run_config(**changes: Any) -> RunConfig:
@@ -120,7 +122,7 @@ def test_batches_are_those_of_the_cached_feed(
     for mode in MODES:
         assembled = network(frozen, mode).eval()
         for ours, theirs in zip(online, cached, strict=True):
-            assert torch.equal(seen_by_model(assembled, ours)[0], theirs.image)
+            assert torch.equal(seen_by_model(assembled, ours)[0], theirs.inputs[0])
             assert torch.equal(ours.label, theirs.label)
             assert torch.equal(ours.drop_path, theirs.drop_path)
 
@@ -132,7 +134,7 @@ def test_evaluation_takes_every_image_once_in_the_manifests_order_unerased(
     assembled = network(frozen, "erased").eval()
     for view in ("clean", "hflip"):
         for ours, theirs in zip(feed.in_order(5, view), cached.in_order(5, view), strict=True):
-            assert torch.equal(seen_by_model(assembled, ours)[0], theirs.image)
+            assert torch.equal(seen_by_model(assembled, ours)[0], theirs.inputs[0])
             assert torch.equal(ours.label, theirs.label)
             assert ours.drop_path.numel() == 0
 
@@ -157,7 +159,7 @@ def test_clean_meets_a_float16_store_within_its_rounding(
     assembled = network(frozen, "clean")
     for ours, theirs in zip(feed.epoch(config, 0), Feed(store, split, config.model, CPU).epoch(config, 0), strict=True):
         _, *priors = seen_by_model(assembled, ours)
-        for online, cached in zip(priors, (theirs.segmentation, theirs.landmark_features), strict=True):
+        for online, cached in zip(priors, (theirs.inputs[1], theirs.inputs[2]), strict=True):
             # Half a unit in the last of float16's 11 bits, or of its smallest steps; and 1e-5 for float32 sums over other batches.
             rounding = online.abs() * 2**-11 + 2**-25
             assert ((online - cached).abs() <= rounding + 1e-5 * online.abs().max()).all()

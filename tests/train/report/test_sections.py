@@ -10,11 +10,11 @@ from orsanet_cache import Sample
 from orsanet_cache.frozen.loading import tensors_digest
 from orsanet_cache.frozen.priors import load_landmark_network, load_segmenter
 from orsanet_cache.frozen.shipped import DEMO, NetworkName, weights_path
-from orsanet_train.config import ModelConfig
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import group_report
 from orsanet_train.evaluation.predictions import Evaluation, labels_of, predictions_table, probability_columns, right
 from orsanet_train.model.checkpoint import Identity
+from orsanet_train.model_config import ORSANetConfig
 from orsanet_train.report.sections import choices, networks, quartiles, robustness, stamp, warnings
 
 CLASSES = ("surprise", "fear", "anger")
@@ -26,7 +26,7 @@ def evaluation(selection: str = "best", *, chose: bool = False) -> Evaluation:
     """24 images of split `test` in four views, predicted at random; every third is tagged occluded."""
     identity = Identity.model_validate(
         {
-            "classes": CLASSES, "model": ModelConfig(), "segmentation_channels": 8, "landmark_channels": 8, "store_recipe": RECIPE,
+            "classes": CLASSES, "model": ORSANetConfig(), "segmentation_channels": 8, "landmark_channels": 8, "store_recipe": RECIPE,
             "ir50_sha256": None, "epoch": 7, "data_set": "small", "train_split": "train", "selection": selection,
             "selection_split": "test", "selection_accuracy": 0.5,
         }

@@ -10,7 +10,7 @@ import pytest
 from orsanet_cache import OrsanetError
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.history import CLASS_COUNTS
-from orsanet_train.run.folder import IMAGE_FILES, begin_folder, check_folder, record_versions
+from orsanet_train.run.folder import IMAGE_FILES, SEALS, begin_folder, check_folder, record_versions
 
 CONFIG = load_config("small")
 DATA: dict[str, Any] = {"classes": ["a", "b"], "store": {"precision": "fp32"}, IMAGE_FILES: "00ff"}
@@ -35,9 +35,9 @@ def test_a_run_is_resumed_with_the_same_images(folder: Path) -> None:
         check_folder(folder, CONFIG, {**DATA, IMAGE_FILES: "other"}, resume=True)
 
 
-@pytest.mark.parametrize("added", [IMAGE_FILES, CLASS_COUNTS])
+@pytest.mark.parametrize("added", [IMAGE_FILES, CLASS_COUNTS, SEALS])
 def test_a_run_from_before_a_value_was_recorded_is_resumed(folder: Path, added: str) -> None:
-    now = {**DATA, CLASS_COUNTS: {"anger": 3}}
+    now = {**DATA, CLASS_COUNTS: {"anger": 3}, SEALS: {"train/clean": "00ff"}}
     (folder / "run.json").write_text(json.dumps({key: value for key, value in now.items() if key != added}))
     check_folder(folder, CONFIG, now, resume=True)
 

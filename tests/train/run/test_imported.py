@@ -31,7 +31,8 @@ from orsanet_train.evaluation.compare import compare
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.model.checkpoint import Identity, load_weights
-from orsanet_train.model.orsanet import ORSANet, build_model, published_tokens, spatial_tokens
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet, published_tokens, spatial_tokens
 from orsanet_train.report.report import make_report
 from orsanet_train.run.folder import check_folder
 from orsanet_train.run.imported import import_checkpoint
@@ -285,7 +286,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(
 ) -> None:
     own = refusal(lambda: imported(published, tmp_path / "run", run / "best.safetensors"))
     assert own == (
-        f"{run}/best.safetensors: not a checkpoint of the published code, which has the whole network; "
+        f"{run}/best.safetensors: not a checkpoint of ORSANet's published code, which has the whole network; "
         "it lacks face_segment.*, face_landback.*"
     )
     (tmp_path / "notes.pth").write_text("lr 4e-5\n")
@@ -319,7 +320,7 @@ def test_classes_that_do_not_fit_the_head_are_refused(published: Published, tmp_
 def test_another_depth_is_refused_with_the_option_that_mends_it(published: Published, tmp_path: Path) -> None:
     deeper = load_config("rafdb", (*SIZES, "model.depth=8"))
     message = refusal(lambda: imported(published, tmp_path / "run", config=deeper))
-    assert "its MCM has 1 levels, the configuration has 8" in message
+    assert "it has 1 levels (pyramid_fuse.blocks.), the configuration has 8" in message
     assert "pass --set model.depth=1" in message
     assert list(tmp_path.iterdir()) == []
 

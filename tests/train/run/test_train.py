@@ -22,7 +22,8 @@ from orsanet_cache.outputs import entries, held
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.frozen import demo_backbone_digest
-from orsanet_train.model.orsanet import build_model, published_unused
+from orsanet_train.model.model import build_model
+from orsanet_train.model.orsanet import ORSANet
 from orsanet_train.run.state import load_state, save_state
 from orsanet_train.run.train import RunSummary, train
 
@@ -283,7 +284,9 @@ def test_ir50_weights_are_where_training_starts(world, tmp_path: Path) -> None:
     torch.manual_seed(5)
     backbone = build_model(config().model, 3, 128, 512).ir_back.state_dict()
     unused = {
-        name: torch.zeros(value.shape) for name, value in published_unused().items() if name.startswith("ir_back.")
+        name: torch.zeros(value.shape)
+        for name, value in ORSANet.published_unread().items()
+        if name.startswith("ir_back.")
     }
     tensors = {**backbone, **{name.removeprefix("ir_back."): value for name, value in unused.items()}}
     torch.save(tensors, tmp_path / "ir50.pth")

@@ -5,7 +5,6 @@ import errno
 import io
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_disk import full_disk
 from small_states import PATIENCE, content, everything, names, refused, small
 
 from orsanet_train.run.state import load_state, save_state
@@ -152,13 +152,9 @@ def test_a_stop_while_saving_leaves_the_states_before_and_no_temporary(two: Path
 def test_a_file_that_may_not_grow_leaves_the_states_before_whole(two: Path) -> None:
     """The operating system's own refusal, of short writes and then of any."""
     state, before = small(1, 15, values=5000), content(two)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for size in (0, 1, 100, 4096, 20_000):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
+        with full_disk(size):
             said = refused(lambda: save_state(two, state))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert said == (
             f"{two / '00000001-000015'}: the training state cannot be saved (File too large); make room there, then continue with --resume"
         )

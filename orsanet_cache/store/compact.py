@@ -1,0 +1,132 @@
+"""A store that has grown, copied without its history: the rows of the current manifest, in its order.
+
+    current state ─ row by row against its checksum ─▶ TARGET.converting/store ─ every unit read back ─▶ rename to TARGET
+
+The copy is the store that a build of this manifest makes from nothing: with the same values it has
+the same seals. Rows that the manifest no longer names, earlier states and the many small units of a
+store that grew often are left behind. The source is only read.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from orsanet_cache.data.views import CLEAN
+from orsanet_cache.durable import sync_folder
+from orsanet_cache.errors import OrsanetError, refuse_shortage
+from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.progress import Progress
+from orsanet_cache.store.container import DAMAGE, open_container, root_mark
+from orsanet_cache.store.convert import check_disk, check_is_finished, check_is_free, fields_of, workplace
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import MARK, SAMPLE_ID_AXES, encode_ids
+from orsanet_cache.store.seal import SealedView, sealed_attributes, unit_digest, view_seal, write_records
+from orsanet_cache.store.units import units_of
+from orsanet_cache.store.zarr_writer import ZarrWriter
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+def compact(source: StrPath, target: StrPath) -> PriorStore:
+    """Write a compact copy of a store as a Zarr folder, and open it.
+
+    Raises OrsanetError if the source is not finished or is damaged, the target exists or has the
+    suffix of an HDF5 file, or the disk has too little space.
+    """
+    source, target = as_path(source, "source"), as_path(target, "target")
+    if target.suffix.lower() in HDF5_SUFFIXES:
+        raise OrsanetError(
+            f"{target}: a compact copy is a Zarr folder; choose a name such as {target.with_suffix('.zarr')}, and make an HDF5 file "
+            f"of it with `orsanet-cache convert`"
+        )
+    store = PriorStore.open(source)
+    check_is_finished(store)
+    views = [(split, view) for split in store.splits for view in _clean_first(store.views(split))]
+    try:
+        with workplace(target) as folder:
+            check_disk(store, folder, target)
+            staged = folder / "store"
+            writer = ZarrWriter(staged, store.rows_per_unit, staged.with_name("temporary"))
+            mark = root_mark(store.recipe, store.rows_per_unit)
+            writer.group("", {MARK: mark})
+            for split in store.splits:
+                writer.group(split, {})
+                writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
+            with Progress(sum(len(store.sample_ids(split)) for split, _ in views), "compact", "view") as progress:
+                clean: dict[str, str] = {}  # split -> the seal of its clean view, which places others
+                for split, view in views:
+                    sealed = _copied(store, split, view, writer, mark, clean.get(split, ""), progress)
+                    clean |= {split: sealed.seal} if view == CLEAN else {}
+                    _check(staged, split, view, sealed, target)
+            check_is_free(target)
+            staged.rename(target)
+            sync_folder(target.absolute().parent)
+    except OSError as error:
+        refuse_shortage(error, target)
+        raise OrsanetError(
+            f"{target}: cannot be written ({error.strerror or error}), and the incomplete copy was deleted; "
+            f"free some space or choose another place, and run the same command again"
+        ) from error
+    return PriorStore.open(target)
+
+
+def _clean_first(views: tuple[str, ...]) -> list[str]:
+    return sorted(views, key=lambda view: (view != CLEAN, view))
+
+
+def _copied(
+    store: PriorStore,
+    split: str,
+    view: str,
+    writer: ZarrWriter,
+    mark: dict[str, object],
+    clean: str,
+    progress: Progress,
+) -> SealedView:
+    """Copy a view as its state has it -> its records. `clean` is the seal of the clean view of the copy."""
+    before = store.sealed(split, view)
+    ids = store.sample_ids(split)
+    units = units_of(split, len(ids), store.rows_per_unit)
+    group = f"{split}/{view}"
+    fields = fields_of(store, split, view)
+    digests = np.zeros((len(units), len(fields), 32), np.uint8)
+    order = sorted(before.fields)
+    for unit in units:
+        for field in fields:
+            values = store.read(split, view, field.name, unit.rows)
+            writer.publish(writer.shard_path(group, field, unit.index), writer.shard_content(field, values))
+            sha256 = hashlib.sha256(values.data).digest()
+            digests[unit.index, order.index(field.name)] = np.frombuffer(sha256, np.uint8)
+        progress.update(unit.stop - unit.start)
+    for field in fields:
+        writer.field(group, field, len(ids))
+    provenance = before.provenance | ({"placed_by": clean} if "placed_by" in before.provenance else {})
+    seal = view_seal(
+        mark, group, encode_ids(ids), before.fields, before.rejected, before.image_sha256, digests, before.crc32c
+    )
+    sealed = SealedView(seal, provenance, before.rejected, before.image_sha256, digests, before.crc32c, before.fields)
+    write_records(writer, split, view, sealed)
+    writer.group(group, sealed_attributes(split, view, sealed))
+    return sealed
+
+
+def _check(staged: Path, split: str, view: str, sealed: SealedView, target: Path) -> None:
+    """Read a view back from the disk. Raises OrsanetError if it differs from what was written."""
+    try:
+        container = open_container(staged)
+        copy = PriorStore(container)
+        same = copy.sealed(split, view).seal == sealed.seal
+        units = units_of(split, len(sealed.image_sha256), copy.rows_per_unit)
+        for position, field in enumerate(sorted(sealed.fields)):
+            rows = container.rows(f"{split}/{view}/{field}", None)
+            for unit in units:
+                digest = unit_digest(rows, sealed.fields[field], unit.start, unit.stop)
+                same &= digest == sealed.unit_sha256[unit.index, position].tobytes()
+        if not same:
+            raise ValueError(f"{split}/{view} differs")
+    except (OrsanetError, *DAMAGE) as error:
+        refuse_shortage(error, target)
+        raise OrsanetError(
+            f"{target}: data read back from disk differs from what was written ({error}); choose another place"
+        ) from error
