@@ -15,6 +15,7 @@ from orsanet_cache.cli import main as cache
 from orsanet_cache.console import Number
 from orsanet_train.cli import main as train
 from orsanet_train.config import RunConfig, load_config
+from orsanet_train.model_config import ORSANetConfig
 from orsanet_train.run.seeds import parse_seeds
 from orsanet_train.run.train import train as train_run
 
@@ -100,7 +101,7 @@ def numeric_keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
             yield f"{path}{name}"
 
 
-KEYS = [*numeric_keys(RunConfig)]
+KEYS = [*numeric_keys(RunConfig), *numeric_keys(ORSANetConfig, "model.")]
 
 
 def test_the_keys_are_found() -> None:

@@ -16,6 +16,7 @@ from orsanet_cache import load_manifest
 from orsanet_train.config import PRESETS, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
+DESCRIBING = [ROOT / "README.md", ROOT / "docs" / "fidelity.md", ROOT / "docs" / "models.md"]  # presets and keys
 PER_CLASS_AND_SPLIT = 3
 STARTED = ("info", "report")  # as a user does; the others are processes that find the libraries loaded
 
@@ -98,7 +99,7 @@ def test_files_the_documents_point_to_exist() -> None:
 
 
 def test_presets_and_keys_named_in_the_documents_exist() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "fidelity.md"))
+    text = "".join(path.read_text(encoding="utf-8") for path in DESCRIBING)
     assert all(f"`{preset}`" in text or f"--preset {preset}" in text for preset in PRESETS)
     config = load_config("rafdb").model_dump()
     for key in re.findall(r"`((?:model|loss|augmentation)\.\w+)", text):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from orsanet_cache.store.schema import OPTIONAL
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "store-format.md").read_text(encoding="utf-8")
 
@@ -42,5 +44,5 @@ def test_the_tree_names_every_array_and_no_other(world) -> None:
     tree = PAGE.split("## What is where")[1].split("```")[1]
     drawn = set(re.findall(r"^ +(\w+) +(?:uint8|float\d+) ", tree, flags=re.MULTILINE))
     view = world.store / "train" / "clean"
-    assert drawn == {"sample_id", *(path.parent.name for path in view.glob("*/zarr.json"))} - {"crc32c"}
+    assert drawn == {"sample_id", *OPTIONAL, *(path.parent.name for path in view.glob("*/zarr.json"))} - {"crc32c"}
     assert "crc32c/<field>        uint32" in tree

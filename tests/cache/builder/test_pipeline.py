@@ -160,7 +160,7 @@ def test_the_benchmarks_networks_have_the_published_sizes() -> None:
 def test_rows_that_could_not_be_read_stay_black(world) -> None:
     samples = world.load_manifest().split("valid")
     pixels = np.zeros((6, 224, 224, 3), np.uint8)
-    unit = DecodedUnit(samples, {"clean": pixels}, ["aa"] * 6, {samples[2].image: "torn"})
+    unit = DecodedUnit(samples, {"clean": pixels}, ["aa" * 32] * 6, {samples[2].image: "torn"})
     with pipeline(world, world.load_priors()) as running:
         result = running.start_networks(unit, "clean").result()
     assert result.rejected == {samples[2].image: "torn"}

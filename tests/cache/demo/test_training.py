@@ -232,8 +232,8 @@ def test_the_files_are_fp16_load_strictly_and_say_how_they_were_trained(trained:
 def test_training_feeds_a_network_what_the_build_will_feed_it(trained: Path, name: str) -> None:
     priors = FrozenPriors.load(trained / FILES[0], trained / FILES[1])
     seen: list[torch.Tensor] = []
-    network = priors.segmenter if name == "segmenter" else priors.landmark_network
-    network.register_forward_pre_hook(lambda _network, inputs: seen.append(inputs[0]))
+    first = priors.segmenter if name == "segmenter" else next(priors.landmark_network.children())
+    first.register_forward_pre_hook(lambda _network, inputs: seen.append(inputs[0]))
     index = np.array([5, 0, RECIPE.images - 1])
     views = np.stack([view_pixels(read_image(trained / "faces" / image_name(i)).rgb, "clean") for i in index.tolist()])
     priors(torch.from_numpy(views))

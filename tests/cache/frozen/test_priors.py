@@ -111,5 +111,7 @@ def test_names_shapes_and_types(world) -> None:
         "segmentation_features": ((2, 128, 7, 7), torch.float32),
         "landmark_features": ((2, 512, 7, 7), torch.float32),
         "landmarks": ((2, 68, 2), torch.float32),
+        "landmark_features_28": ((2, 64, 28, 28), torch.float32),
+        "landmark_features_14": ((2, 128, 14, 14), torch.float32),
     }
     assert int(said.segmentation_map.max()) < 11

@@ -222,6 +222,8 @@ SCHEDULES: dict[str, tuple[int, float, Form]] = {
     "paper": (0, 0.1, "paper"),
     "small": (2, 0.1, "published"),
     "demo": (2, 0.1, "published"),
+    **{f"poster-{data}": (1_000_000, 0.0, "published") for data in ("rafdb", "affectnet")},  # always the warm-up's
+    **{f"poster-v2-{data}": (0, 0.0, "published") for data in ("rafdb", "affectnet", "caer-s")},  # cross-entropy alone
 }
 
 

@@ -11,7 +11,7 @@ from card_examples import examples, printed
 
 from orsanet_cache import PriorStore
 from orsanet_cache.builder.build import build
-from orsanet_cache.data.views import ERASED, PLACED, UNSEEDED
+from orsanet_cache.data.views import AUGMENTED, ERASED, PLACED, UNSEEDED
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.export.export import Exported, export_onnx, largest_difference
@@ -128,7 +128,7 @@ def test_the_card_has_every_class_and_names_those_that_are_never_predicted(run: 
 
 
 def test_every_view_that_there_is_has_a_meaning_and_the_card_has_those_evaluated(exported: Exported) -> None:
-    assert set(VIEWS) == {*UNSEEDED, *ERASED, *PLACED} - {"clean"}
+    assert set(VIEWS) == {*UNSEEDED, *ERASED, *PLACED, AUGMENTED} - {"clean"}
     card = (exported.folder / "MODEL_CARD.md").read_text()
     assert [line for line in card.splitlines() if line.startswith("- @")] == [f"- @erase-20: {VIEWS['erase-20']}."]
 
