@@ -14,6 +14,7 @@ from PIL import Image
 
 from orsanet_cache import load_manifest
 from orsanet_train.config import PRESETS, load_config
+from orsanet_train.model_config import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 DESCRIBING = [ROOT / "README.md", ROOT / "docs" / "fidelity.md", ROOT / "docs" / "models.md"]  # presets and keys
@@ -102,6 +103,7 @@ def test_presets_and_keys_named_in_the_documents_exist() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in DESCRIBING)
     assert all(f"`{preset}`" in text or f"--preset {preset}" in text for preset in PRESETS)
     config = load_config("rafdb").model_dump()
+    config["model"] = {name for kind in kinds().values() for name in kind.model_fields}
     for key in re.findall(r"`((?:model|loss|augmentation)\.\w+)", text):
         table, name = key.split(".")
         assert name in config[table], key
