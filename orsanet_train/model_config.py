@@ -1,7 +1,7 @@
 """The configuration of the trainable network: one class for each kind of model.
 
-`[model]` of a run configuration is one of the classes in `AnyModelConfig`, and its key `kind` says
-which. A key of another kind is an unknown key. Without `kind` it is ORSANet, the only kind of
+`[model]` of a run configuration is one of the classes in `AnyModelConfig`, chosen by its key `kind`.
+A key of another kind is an unknown key. Without `kind` it is ORSANet, the only kind of
 earlier versions. Each class names its network as text, so that a configuration is read without
 torch.
 """

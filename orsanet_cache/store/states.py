@@ -8,9 +8,9 @@
 
 A split that is not named there has not grown: its samples are the rows of the segment of its name,
 which is its state 1. A state may point into the segments of other splits, name a row twice, and leave
-rows out. States are only added. `state` says which one counts, for all splits in one file, which is
-written last. So a reader has the manifest before or the manifest after, and a run can go on in the
-states that it began in.
+rows out. States are only added. `state` is the number of the one that counts, for all splits in one
+file, which is written last. So a reader has the manifest before or the manifest after, and a run can
+go on in the states that it began in.
 """
 
 import hashlib

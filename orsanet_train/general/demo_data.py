@@ -9,7 +9,7 @@ edges, and every pixel is a mixture of its surroundings' materials, under light 
 noise. Its label is the material with the largest share. Picture: a shape on a plain ground, both of
 random colours, place and size, under noise; its label is the shape.
 
-The same arguments give the same values. Neither says anything about real scenes or pictures.
+The same arguments give the same values. Nothing follows from them for real scenes or pictures.
 """
 
 import hashlib
