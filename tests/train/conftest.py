@@ -15,7 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
+import orsanet_train.run.train
+from orsanet_train.drawing import plots
 from orsanet_train.run.state import load_state
 
 PATIENCE = 120.0  # seconds that no command needs; one that hangs fails its test
@@ -153,6 +156,15 @@ def runner(world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def blank_pictures() -> Iterator[None]:
+    """Runs write blank curves and one mosaic, for modules that train often and look at neither: they took half of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves", lambda *_: Image.new("RGB", (100, 120), "white"))
+        patch.setattr(orsanet_train.run.train, "MOSAICS", 1)
+        yield
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from orsanet_train.report.report import make_report
 from orsanet_train.run.imported import import_checkpoint
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 CPU = torch.device("cpu")
 SIZES = {
     "depth": "model.depth=1", "width": "model.width=32", "backbone_channels": "model.backbone_channels=[8,8,16]",
@@ -60,7 +61,7 @@ class Tried:
 @pytest.fixture(scope="module")
 def store(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
     out = tmp_path_factory.mktemp("fields") / "store.zarr"
-    build(world.load_manifest(), out, world.load_priors(), ["clean", "hflip"], fields=list(OPTIONAL), device=CPU)
+    build(world.load_manifest(), out, world.priors, ["clean", "hflip"], fields=list(OPTIONAL), device=CPU)
     return PriorStore.open(out)
 
 
@@ -97,7 +98,7 @@ def test_its_values_are_the_landmark_networks_grids(world, store: PriorStore) ->
 
 
 def test_a_field_is_not_added_to_a_begun_store_and_an_unknown_one_is_refused(world, store: PriorStore) -> None:
-    manifest, priors = world.load_manifest(), world.load_priors()
+    manifest, priors = world.load_manifest(), world.priors
     with pytest.raises(OrsanetError, match=r"no landmark_features_28, and a field can be added only to a new store"):
         build(manifest, world.store, priors, fields=["landmark_features_28"], device=CPU)
     with pytest.raises(OrsanetError, match=r"no optional field 'landmark_features_7'; choose from .*did you mean"):
