@@ -67,7 +67,7 @@ def one_thread() -> None:
 def tried(world, programs: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Tried:
     folder = tmp_path_factory.mktemp("export")
     run, manifest = folder / "run", world.load_manifest()
-    build(manifest, folder / "store", world.load_priors(), ["clean", "hflip"], device=CPU, feature_dtype="int8")
+    build(manifest, folder / "store", world.priors, ["clean", "hflip"], device=CPU, feature_dtype="int8")
     store = PriorStore.open(folder / "store")
     train(load_config("small", TINY), manifest, store, run, device=CPU)
     evaluation = evaluate(run / "best.safetensors", manifest, store, run / "evaluation-best", groups=None, device=CPU)
@@ -114,7 +114,7 @@ def test_pytorch_is_given_what_the_store_has_to_the_last_bit(world, tried: Tried
     )
     assert stored_inputs(tried.evaluation.checkpoint) == names
     assert tuple(port.name for port in tried.session("trainable.onnx").get_inputs()) == names
-    given = stored_rows(tried.evaluation.checkpoint, world.load_priors(), torch.from_numpy(tried.pixels))
+    given = stored_rows(tried.evaluation.checkpoint, world.priors, torch.from_numpy(tried.pixels))
     for name in names:
         assert np.array_equal(given[name].numpy(), tried.store.read("test", "clean", name, slice(None))), name
 
