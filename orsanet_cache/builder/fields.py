@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orsanet_cache.errors import OrsanetError, did_you_mean
+from orsanet_cache.reading import matching
 from orsanet_cache.store.schema import OPTIONAL
 from orsanet_cache.store.zarr_folder import METADATA
 
@@ -22,7 +23,7 @@ def optional_fields(out: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
             raise OrsanetError(
                 f"no optional field '{name}'; choose from {', '.join(OPTIONAL)}{did_you_mean(name, OPTIONAL)}"
             )
-    views = [folder.parent for folder in out.glob(f"*/*/{METADATA}")] if out.is_dir() else []
+    views = [file.parent for file in matching(out, f"*/*/{METADATA}")] if out.is_dir() else []
     views = [view for view in views if (view / "image").is_dir()]
     here = tuple(name for name in OPTIONAL if any((view / name).is_dir() for view in views))
     if not views or asked is None:

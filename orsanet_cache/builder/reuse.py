@@ -16,11 +16,13 @@ in those that it has. The other store is only read. What was copied is noted in
 until the view is sealed, and then in its provenance.
 """
 
+import fnmatch
 import hashlib
 import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -338,8 +340,12 @@ def kept_rows(plan: Plan) -> tuple[int, int]:
 
 def reused_rows(out: Path, split: str, view: str) -> dict[str, Any]:
     """The provenance entry of a view with copied rows: where they are from. Empty if it has none."""
-    notes = sorted((out / COMMITS / split / view).glob(NOTES))
-    entries = {as_json(entry): entry for note in notes for entry in json.loads(read_whole(note))}
+    entries = {}
+    # Not found: the view has no notes, or another process has sealed it meanwhile, and deleted them.
+    with suppress(FileNotFoundError):
+        folder = out / COMMITS / split / view
+        notes = sorted(fnmatch.filter(os.listdir(folder), NOTES))
+        entries = {as_json(entry): entry for note in notes for entry in json.loads(read_whole(folder / note))}
     return {"reused": list(entries.values())} if entries else {}
 
 

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.durable import check_excludes, locked, make_folder, publish_new, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
+from orsanet_cache.reading import matching
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
@@ -517,7 +518,7 @@ def _is_new(path: Path) -> bool:
 def _refuse_links(path: Path) -> None:
     """Raises OrsanetError for a link in the store, so that only the store is deleted or written."""
     for level in (COMMITS, f"{COMMITS}/*", f"{COMMITS}/*/*", "*", "*/*", "*/*/*", "*/*/*/*.json", f"*/*/{CHECKSUMS}/*"):
-        for entry in path.glob(level):
+        for entry in matching(path, level):
             if entry.is_symlink():
                 raise OrsanetError(
                     f"{entry} is a link, and a build creates none; remove it and run the same command again"
