@@ -115,7 +115,7 @@ def test_pytorch_is_given_what_the_store_has_to_the_last_bit(world, tried: Tried
     )
     assert stored_inputs(tried.evaluation.checkpoint) == names
     assert tuple(port.name for port in tried.session("trainable.onnx").get_inputs()) == names
-    given = stored_rows(tried.evaluation.checkpoint, world.priors, torch.from_numpy(tried.pixels))
+    given = stored_rows(tried.evaluation.checkpoint, world.load_priors(), torch.from_numpy(tried.pixels))
     for name in names:
         assert np.array_equal(given[name].numpy(), tried.store.read("test", "clean", name, slice(None))), name
 
