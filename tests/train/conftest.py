@@ -15,9 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
-import orsanet_train.run.train
 from orsanet_train.drawing import plots
 from orsanet_train.run.state import load_state
 
@@ -159,11 +157,10 @@ def runner(world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 
 @pytest.fixture(scope="module")
-def blank_pictures() -> Iterator[None]:
-    """Runs write blank curves and one mosaic, for modules that train often and look at neither: they took half of a small run."""
+def without_matplotlib() -> Iterator[None]:
+    """Runs as where the extra `plots` is not installed, for modules that train often and look at no curves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves", lambda *_: Image.new("RGB", (100, 120), "white"))
-        patch.setattr(orsanet_train.run.train, "MOSAICS", 1)
+        patch.setattr(plots, "matplotlib_installed", lambda: False)
         yield
 
 

@@ -28,7 +28,7 @@ from orsanet_train.feed.split import join
 from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SMALL = (
     "epochs=2", "batch_size=6", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",

@@ -30,7 +30,7 @@ from orsanet_train.export.onnx_graph import (
 from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 TINY = (
     "epochs=1", "batch_size=6", "model.depth=1", "model.width=32", "model.multi_scale=false", "model.backbone_channels=[8,8,16]",

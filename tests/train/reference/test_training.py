@@ -13,7 +13,7 @@ from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.run.train import RunSummary, train
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 PUBLISHED = ("priors=online", "online=published")
 

@@ -20,7 +20,7 @@ from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.run.train import train
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SMALL = (
     "batch_size=6", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]", "model.backbone_units=[1,1,1]",

@@ -37,7 +37,7 @@ from orsanet_train.report.report import make_report
 from orsanet_train.run.folder import check_folder
 from orsanet_train.run.imported import import_checkpoint
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 CLASSES = ("anger", "happiness", "neutral")  # of the small world
 SIZES = ("model.depth=1", "model.width=64", "model.backbone_channels=[8,8,16]", "model.backbone_units=[1,1,1]")

@@ -37,7 +37,7 @@ from orsanet_train.report.report import make_report
 from orsanet_train.run.imported import import_checkpoint
 from orsanet_train.run.train import train
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SIZES = {
     "depth": "model.depth=1", "width": "model.width=32", "backbone_channels": "model.backbone_channels=[8,8,16]",
