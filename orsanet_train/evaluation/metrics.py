@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.paths import as_names
@@ -165,11 +166,9 @@ def group_report(
             f"group '{name}': labels must be whole numbers from 0 to {len(classes) - 1}: indices of the classes"
         )
     best, second = np.argsort(-probabilities, axis=1, kind="stable")[:, :2].T
-    count = len(classes)
-    # int64: smaller labels would overflow
-    confusion = np.bincount(labels.astype(np.int64) * count + best, minlength=count**2).reshape(count, count)
-    right = confusion.diagonal().tolist()
-    images, predicted = (confusion.sum(axis=axis).tolist() for axis in (1, 0))
+    every = list(range(len(classes)))
+    confusion = confusion_matrix(labels, best, labels=every)
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, best, labels=every, zero_division=np.nan)
     bins = _reliability(probabilities.max(axis=1), best == labels)
     return GroupReport(
         name=name,
@@ -179,11 +178,7 @@ def group_report(
         calibration_error=sum(part.images * abs(part.confidence - part.accuracy) for part in bins) / len(labels),
         classes={
             label: ClassReport(
-                images[k],
-                predicted[k],
-                precision=_share(right[k], predicted[k]),
-                recall=_share(right[k], images[k]),
-                f1=_share(2 * right[k], images[k] + predicted[k]),
+                int(confusion[k].sum()), int(confusion[:, k].sum()), *map(_or_none, (precision[k], recall[k], f1[k]))
             )
             for k, label in enumerate(classes)
         },
@@ -213,8 +208,8 @@ def _reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]
     ]
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _or_none(score: float) -> float | None:
+    return None if np.isnan(score) else float(score)
 
 
 def not_beaten(reports: Sequence[GroupReport]) -> Iterator[str]:

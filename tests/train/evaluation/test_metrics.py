@@ -73,16 +73,6 @@ def test_metrics_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
         assert part.f1 == (by_class[name]["f1-score"] if name in true + predicted else None)
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint64])
-def test_labels_of_any_whole_type_give_the_same(kind: type) -> None:
-    """Of twenty classes, so that a label times their number does not fit into eight bits."""
-    labels, probabilities = np.arange(20), np.roll(np.eye(20), 1, axis=1)
-    classes = [f"class {k}" for k in range(20)]
-    assert group_report("test", labels.astype(kind), probabilities, classes) == group_report(
-        "test", labels, probabilities, classes
-    )
-
-
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
 def test_top_2_accuracy_is_scikit_learns(seed: int) -> None:
