@@ -41,6 +41,7 @@ from orsanet_train.report.report import make_report
 from orsanet_train.run.imported import import_checkpoint
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SIZES = {
     "depth": "model.depth=1", "width": "model.width=32", "backbone_channels": "model.backbone_channels=[8,8,16]",
@@ -66,7 +67,7 @@ def store(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
     """The small world's store, to which the optional fields were added."""
     out = tmp_path_factory.mktemp("fields") / "store.zarr"
     shutil.copytree(world.store, out)
-    build(world.load_manifest(), out, world.load_priors(), ["clean", "hflip"], fields=list(OPTIONAL), device=CPU)
+    build(world.load_manifest(), out, world.priors, ["clean", "hflip"], fields=list(OPTIONAL), device=CPU)
     return PriorStore.open(out)
 
 
@@ -103,7 +104,7 @@ def test_its_values_are_the_landmark_networks_grids(world, store: PriorStore) ->
 
 
 def test_an_unknown_field_is_refused_and_those_that_there_are_need_no_name(world, store: PriorStore) -> None:
-    manifest, priors = world.load_manifest(), world.load_priors()
+    manifest, priors = world.load_manifest(), world.priors
     with pytest.raises(OrsanetError, match=r"no optional field 'landmark_features_7'; choose from .*did you mean"):
         build(manifest, world.store, priors, fields=["landmark_features_7"], device=CPU)
     again = build(manifest, store.path, priors, device=CPU)
