@@ -10,9 +10,11 @@ import re
 import shutil
 import signal
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
+from object_server import Proxy
 
 EVERY_STEP = ("--save-minutes", 0)
 SEED = int(os.environ.get("ORSANET_SEED", random.SystemRandom().randrange(10**6)))
@@ -76,6 +78,34 @@ def test_killed_at_random_moments_until_it_is_done_it_ends_the_same(runner, whol
         kills += 1
         patience *= 1.2  # on a busy machine too, a process gets beyond its start before long
     assert kills > 0
+    assert runner.differences(out, whole.out) == [], f"ORSANET_SEED={SEED}, {kills} kills"
+
+
+def test_killed_at_random_requests_and_resumed_in_another_folder_it_ends_the_same(
+    runner, whole, bucket: Proxy, url: str, tmp_path: Path
+) -> None:
+    """Each process begins in an empty folder, as on another machine, and is killed before one of its next PUTs."""
+    chance, kills, folders = random.Random(SEED), 0, count()
+    running, left = 0, 0
+
+    def kill(line: str) -> None:
+        nonlocal left
+        left -= line.startswith("PUT")
+        if left == 0:
+            os.kill(running, signal.SIGKILL)
+
+    bucket.before = kill
+    at_url = ("--out", url, *EVERY_STEP)
+    code = -signal.SIGKILL
+    while code:
+        out = tmp_path / f"run-{next(folders)}"
+        left = chance.randint(2, 25) if kills < 4 else 10**6
+        running = runner.start(out, "--work", out, *at_url, *(["--resume"] if kills else []), environment=os.environ)
+        ended = runner.wait(running)
+        code = ended.code
+        assert code in (0, -signal.SIGKILL), ended.err
+        kills += code != 0
+    assert kills > 1
     assert runner.differences(out, whole.out) == [], f"ORSANET_SEED={SEED}, {kills} kills"
 
 
