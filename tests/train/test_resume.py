@@ -100,7 +100,14 @@ def test_killed_at_random_requests_and_resumed_in_another_folder_it_ends_the_sam
     while code:
         out = tmp_path / f"run-{next(folders)}"
         left = chance.randint(2, 25) if kills < 4 else 10**6
-        running = runner.start(out, "--work", out, *at_url, *(["--resume"] if kills else []), environment=os.environ)
+        running = runner.start(
+            out,
+            "--work",
+            out,
+            *at_url,
+            *(["--resume"] if kills else []),
+            environment={**bucket.environment, "ORSANET_PATIENCE": "6"},
+        )
         ended = runner.wait(running)
         code = ended.code
         assert code in (0, -signal.SIGKILL), ended.err
