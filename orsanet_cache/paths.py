@@ -40,6 +40,11 @@ class Url:
         """The last part, as a path's."""
         return self.text.rpartition("/")[2]
 
+    @property
+    def parent(self) -> "Url":
+        """The place above it."""
+        return Url(self.text.rpartition("/")[0])
+
 
 StrPath = str | os.PathLike[str]
 Place = Path | Url  # of a store or a run

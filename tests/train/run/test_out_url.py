@@ -99,6 +99,15 @@ def test_a_lost_connection_is_one_sentence_and_the_same_command_goes_on(
     assert "wrote there last and has not ended in order; taken over" in ended.stderr
     assert "next: orsanet-train evaluate run --store" in ended.stdout
     assert objects_at(objects, run_url) == files(tmp_path / "run")
+    data = ["--store", in_units.store, "--manifest", in_units.manifest, "--splits", "test", "--device", "cpu"]
+    ended = in_process(main, "evaluate", run_url, *data)
+    assert f"{run_url}/best.safetensors: the evaluation of a run at a URL needs a folder" in ended.stderr
+    tables = []
+    for run in ("run", run_url):
+        ended = in_process(main, "evaluate", run, *data, "--out", f"evaluation-{len(tables)}")
+        assert ended.returncode == 0, ended.stderr
+        tables.append((tmp_path / f"evaluation-{len(tables)}" / "predictions.csv").read_bytes())
+    assert tables[0] == tables[1]
     for wrong, sentence in (
         ([run_url, "--seeds", "1,2"], "--seeds needs a folder as --out"),
         (["run", "--work", "elsewhere"], "a working folder is for the URL of a run"),
@@ -108,5 +117,5 @@ def test_a_lost_connection_is_one_sentence_and_the_same_command_goes_on(
         ended = in_process(main, *command, *wrong)
         assert ended.returncode != 0
         assert sentence in ended.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "evaluation-0", "evaluation-1"}
     assert SECRET not in json.dumps([tried, ended])
