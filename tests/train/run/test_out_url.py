@@ -13,6 +13,7 @@ from orsanet_cache import OrsanetError
 from orsanet_cache.outputs import IN_USE
 from orsanet_train.cli import main
 from orsanet_train.config import RunConfig, load_config
+from orsanet_train.drawing import plots
 from orsanet_train.run.train import RunSummary, train
 
 CPU = torch.device("cpu")
@@ -28,10 +29,12 @@ def config(epochs: int) -> RunConfig:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+    before, dpi = torch.get_num_threads(), plots.DPI
     torch.set_num_threads(1)
+    plots.DPI = 20  # of curves, which nobody looks at
     yield
     torch.set_num_threads(before)
+    plots.DPI = dpi
 
 
 @pytest.fixture
@@ -57,8 +60,7 @@ def test_the_weights_are_the_local_runs_also_in_another_folder(
             config(epochs), in_units.manifest, in_units.store, out, work=work, device=CPU, save_minutes=0, resume=resume
         )
 
-    trained(1, tmp_path / "here")
-    here = trained(2, tmp_path / "here", resume=True)
+    here = trained(2, tmp_path / "here")
     trained(1, run_url, tmp_path / "one")
     assert objects_at(objects, run_url) == files(tmp_path / "one")
     there = trained(2, run_url, tmp_path / "two", resume=True)
