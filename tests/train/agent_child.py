@@ -1,7 +1,7 @@
-"""One of the two agents of `torchrun --nnodes 2`, whose process of `orsanet-train` is a fork: torchrun's own would load torch for longer
-than it trains.
+"""One of the two agents of `torchrun --nnodes 2`, whose process of `orsanet-train` is a fork of it: torchrun's own would load torch for
+longer than it trains.
 
-Not a test: test_torchrun.py calls `main` with PORT ARGUMENT…, in the agent's working folder.
+Not a test: run_child.py calls `main`.
 """
 
 import os
@@ -12,14 +12,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from orsanet_train.cli import main as command
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(port: int, arguments: Sequence[str]) -> None:
     os.setpgid(0, 0)  # so that the agent is killed with its process
-    port, *rest = arguments
     config = LaunchConfig(
         min_nodes=2, max_nodes=2, nproc_per_node=1, run_id="runs", rdzv_backend="c10d", rdzv_endpoint=f"127.0.0.1:{port}",
         local_addr="127.0.0.1", start_method="fork", max_restarts=0, monitor_interval=0.05,
     )  # fmt: skip
-    elastic_launch(config, train)(*rest)
+    elastic_launch(config, train)(*arguments)
 
 
 def train(*arguments: str) -> None:

@@ -1,23 +1,16 @@
-"""Two processes under torchrun train as one does: the same losses and weights, each reading its own rows, and one run folder.
+"""Two processes under torchrun train as one does: the same losses and weights, each reading its own rows, and one run folder."""
 
-Also on machines without a common disk, killed and started again on others.
-"""
-
-import os
 import runpy
-import signal
 import socket
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from forks import Fork, ForkServer
-from object_server import BUCKET, Objects, Proxy
+from forks import ForkServer
 from safetensors.torch import load_file
 
 CHILD = str(Path(__file__).with_name("ranks_child.py"))
-AGENT = str(Path(__file__).with_name("agent_child.py"))
 PATIENCE = 240
 BATCH_SIZES = ("6", "13")
 
@@ -30,12 +23,6 @@ def as_torchrun_tells(rank: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def epochs(world, programs: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ranks_child.py writes alone, and as one of two processes, with both batch sizes.
@@ -44,7 +31,9 @@ def epochs(world, programs: ForkServer, tmp_path_factory: pytest.TempPathFactory
     """
     out = tmp_path_factory.mktemp("epochs")
     runpy.run_path(CHILD)["main"]([str(world.store), str(world.manifest), str(out / "one"), *BATCH_SIZES])
-    port = free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     two = [
         programs.start(
             CHILD, world.store, world.manifest, out / "two", *BATCH_SIZES, environment=as_torchrun_tells(rank, port)
@@ -99,54 +88,3 @@ def test_the_command_shares_a_run_between_two_processes(world, programs: ForkSer
     for column in ("loss", "perturbed_loss"):
         assert one[column].iloc[0] == pytest.approx(two[column].iloc[0], rel=1e-4)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
-
-
-def test_two_agents_with_one_bucket_are_killed_and_go_on_in_other_folders(
-    world, programs: ForkServer, bucket: Proxy, objects: Objects, url: str, tmp_path: Path
-) -> None:
-    """The agents of `torchrun --nnodes 2`, each in a working folder of its own; both are killed at the run's second state."""
-    arguments = (
-        "run", "--store", world.store, "--manifest", world.manifest, "--preset", "small", "--save-minutes", 0,
-        "--set", "epochs=1", "--set", "batch_size=6", "--set", "model.depth=1", "--set", "model.width=32", "--set", "model.multi_scale=false",
-        "--set", "model.backbone_channels=[8,8,16]", "--set", "model.backbone_units=[1,1,1]", "--device", "cpu", "--out",
-    )  # fmt: skip
-
-    def agents(*names: str, out: str, resume: bool = False) -> list[Fork]:
-        port, more = free_port(), ["--resume"] if resume else []
-        for name in names:
-            (tmp_path / name).mkdir()
-        return [
-            programs.start(
-                AGENT, port, *arguments, out, *more, folder=tmp_path / name,
-                environment={**bucket.environment, "ORSANET_PATIENCE": "6"},
-            )
-            for name in names
-        ]  # fmt: skip
-
-    def ends(*agents: Fork) -> None:
-        for agent in agents:
-            said, _ = agent.communicate(PATIENCE)
-            assert agent.returncode == 0, said
-
-    states = 0
-
-    def kill(line: str) -> None:
-        nonlocal states
-        states += "PUT" in line and "state.json" in line
-        if states == 2:
-            for agent in killed:
-                os.killpg(agent.pid, signal.SIGKILL)
-
-    ends(*agents("a", "b", out="run"))
-    bucket.before = kill
-    killed = agents("c", "d", out=url)
-    for agent in killed:
-        agent.communicate(PATIENCE)
-        assert agent.returncode == -signal.SIGKILL
-    bucket.before = lambda _: None
-    ends(*agents("e", "f", out=url, resume=True))
-    for pair, name in (("ab", "run"), ("cd", "store.zarr"), ("ef", "store.zarr")):
-        assert sum((tmp_path / folder / name).exists() for folder in pair) == 1
-    (whole,) = tmp_path.glob("[ab]/run/last.safetensors")
-    there, _, _ = objects.found[f"{url.removeprefix(f's3://{BUCKET}/')}/last.safetensors"]
-    assert there == whole.read_bytes()
