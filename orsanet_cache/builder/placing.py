@@ -25,6 +25,7 @@ from orsanet_cache.data.views import CLEAN, View
 from orsanet_cache.durable import make_folder, publish_new
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import COMMITS, Unit
 from orsanet_cache.store.zarr_folder import METADATA, read_whole
 
@@ -37,8 +38,8 @@ class Placement(NamedTuple):
 
 
 def is_placed(view: str) -> bool:
-    """Whether the view of this name needs the clean view's landmarks."""
-    return View.parse(view).is_placed
+    """Whether the view of this name, or that of a group of added fields, needs the clean view's landmarks."""
+    return View.parse(view_and_addition(view)[0]).is_placed
 
 
 def placement(store: PriorStore, unit: Unit) -> Placement:

@@ -20,6 +20,8 @@ names or are deleted, never while anything is computed.
 
 Here a split is a segment: rows that are sealed together. A store grows by further segments, and by
 a state of a split (states.py), which names rows of any of them. No file of a sealed segment changes.
+Fields that are added to a view have a group of their own beside it, `<view>.<addition>`, which is
+written, marked and sealed as a view is.
 """
 
 import hashlib
@@ -41,7 +43,18 @@ from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import row_checksums
-from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
+from orsanet_cache.store.schema import (
+    GROWN_SCHEMA,
+    MARK,
+    NETWORK,
+    ROWS_PER_UNIT,
+    SAMPLE_ID_AXES,
+    Addition,
+    Field,
+    decode_ids,
+    encode_ids,
+    view_and_addition,
+)
 from orsanet_cache.store.seal import (
     CHECKSUMS,
     byte_digests,
@@ -71,11 +84,14 @@ class StoreWriter:
     A context manager that holds its part's lock.
     """
 
-    def __init__(self, path: Path, fields: Sequence[Field], part: Share, rows_per_unit: int) -> None:
+    def __init__(
+        self, path: Path, fields: Sequence[Field], part: Share, rows_per_unit: int, additions: Sequence[Addition] = ()
+    ) -> None:
         self.path = path
         self.part = part
         self.rows_per_unit = rows_per_unit
         self._fields = {field.name: field for field in fields}
+        self._additions = {addition.name: addition for addition in additions}
         self._container = ZarrFolder(path)
         self._ids: dict[str, tuple[str, ...]] = {}
         self._of_seal: dict[tuple[str, str], tuple[str, NDArray[np.uint8]]] = {}  # (split, view) -> seal, image digests
@@ -94,6 +110,7 @@ class StoreWriter:
         fields: Sequence[Field],
         part: Share = WHOLE,
         rows_per_unit: int | None = None,
+        additions: Sequence[Addition] = (),
     ) -> Self:
         """Create the store, or continue one with the same recipe, and lock the part.
 
@@ -106,6 +123,7 @@ class StoreWriter:
             fields: the fields of every view.
             part: this process's share of the units.
             rows_per_unit: rows of a unit in a new store; an existing store keeps its own.
+            additions: fields that are added to views, among them all that the store has.
         """
         if path.exists() and not path.is_dir():
             raise OrsanetError(
@@ -127,7 +145,7 @@ class StoreWriter:
                 f"{path} was built with another recipe; pass its options again, or build into another folder:\n"
                 f"{listed(differences)}"
             )
-        writer = cls(path, fields, part, int(written["rows_per_unit"]))
+        writer = cls(path, fields, part, int(written["rows_per_unit"]), additions)
         with locked(path / METADATA):
             check_excludes(path / METADATA)
             writer._take_part()
@@ -191,9 +209,9 @@ class StoreWriter:
         with locked(self.path / METADATA):
             if self.is_sealed(split, view):  # checked under the lock: another process may just have sealed it
                 return
-            for field in self._fields.values():
+            for field in self._fields_of(view).values():
                 self._files.field(f"{split}/{view}", field, count)
-            self._files.group(f"{split}/{view}", {})
+            self._files.group(f"{split}/{view}", self._unsealed(view))
 
     def units(self, split: str) -> list[Unit]:
         """All units of a split."""
@@ -201,7 +219,7 @@ class StoreWriter:
         return units_of(split, count, self.rows_per_unit)
 
     def views(self, split: str) -> tuple[str, ...]:
-        """The views of a split, finished or not.
+        """The views of a split and its groups of added fields (VIEW.NAME), finished or not.
 
         Raises OrsanetError if a view's metadata is damaged.
         """
@@ -232,7 +250,7 @@ class StoreWriter:
         """
         try:
             marker = Marker.decode(read_whole(self._marker_path(unit, view)), unit, view)
-            if marker.shards.keys() == self._fields.keys() and all(
+            if marker.shards.keys() == self._fields_of(view).keys() and all(
                 self._shard_path(unit, view, name).stat().st_size == shard["bytes"]
                 for name, shard in marker.shards.items()
             ):
@@ -314,7 +332,7 @@ class StoreWriter:
         """
         shards: dict[str, dict[str, Any]] = {}
         written: dict[Path, Path] = {}
-        for name, field in self._fields.items():
+        for name, field in self._fields_of(view).items():
             content = self._files.shard_content(field, arrays[name])
             temporary = self._temporary / f"{name}.shard"
             written[temporary] = self._shard_path(unit, view, name)
@@ -476,10 +494,20 @@ class StoreWriter:
                 file_bytes = {field: path.stat().st_size for field, path in shards.items() if path.exists()}
                 marker = unfold(sealed, unit, self._ids[split][unit.rows], file_bytes)
                 self._files.publish(self._marker_path(unit, view), [marker.encode(unit, view)])
-        self._files.group(f"{split}/{view}", {})
+        self._files.group(f"{split}/{view}", self._unsealed(view))
 
     def _shard_path(self, unit: Unit, view: str, field: str) -> Path:
-        return self._files.shard_path(f"{unit.split}/{view}", self._fields[field], unit.index)
+        return self._files.shard_path(f"{unit.split}/{view}", self._fields_of(view)[field], unit.index)
+
+    def _fields_of(self, view: str) -> Mapping[str, Field]:
+        """The fields of a view, or of a group of added ones."""
+        _, name = view_and_addition(view)
+        return {field.name: field for field in self._additions[name].fields} if name else self._fields
+
+    def _unsealed(self, view: str) -> dict[str, Any]:
+        """The attributes of a view without a seal."""
+        _, name = view_and_addition(view)
+        return {NETWORK: self._additions[name].described()} if name else {}
 
     def _marker_path(self, unit: Unit, view: str) -> Path:
         return marker_path(self.path, unit, view)
