@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from orsanet_cache.errors import OrsanetError, shortage
-from orsanet_cache.paths import Url, as_place, path_problem, place_problem
+from orsanet_cache.paths import Kind, Url, as_place, path_problem, place_problem
 from orsanet_cache.streams import prepare_streams, printable
 
 SENTENCE = 500  # characters; a longer one would be cut off
@@ -42,21 +42,25 @@ class _FileType(click.Path):
         return super().convert(value, param, ctx)
 
 
-class _StoreType(_FileType):
-    """The place of a store: a path of this machine, or the URL of an object store."""
+class _PlaceType(_FileType):
+    """The place of a store or a run: a path of this machine, or the URL of an object store."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(path_type=Path)
+        self.kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
-        if (problem := place_problem(value)) is not None:
+        if (problem := place_problem(value, self.kind)) is not None:
             self.fail(problem, param, ctx)
-        place = as_place(value, "store")
+        place = as_place(value, self.kind, self.kind)
         return place if isinstance(place, Url) else super().convert(value, param, ctx)
 
 
 FILE = _FileType(path_type=Path)  # type of an argument or option that names a file or folder, existing or not
 FOLDER = _FileType(path_type=Path, exists=True, file_okay=False)
-STORE = _StoreType(path_type=Path)
+STORE, RUN = _PlaceType("store"), _PlaceType("run")
 
 
 class Number(click.FloatRange):

@@ -1,8 +1,8 @@
-"""Arguments that are a path, the URL of a store, several paths or several names.
+"""Arguments that are a path, the URL of a store or of a run, several paths or several names.
 
 Text is accepted as a path. An argument of a wrong type raises a TypeError that names the argument.
 
-    s3://bucket/faces.zarr ─ as_place ─▶ Url        where a store is meant
+    s3://bucket/faces.zarr ─ as_place ─▶ Url        where a store or a run is meant
                            ─ as_path  ─▶ refused    everywhere else: no file is opened and no folder `s3:` is made
 """
 
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from orsanet_cache.errors import OrsanetError
 
@@ -20,7 +21,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/{1,2})(.*)", re.DOTALL)  # pathl
 
 @dataclass(frozen=True)
 class Url:
-    """The place of a store in an object store. It never has credentials: those are in the environment."""
+    """The place of a store or of a run in an object store. It never has credentials: those are in the environment."""
 
     text: str  # without a slash at the end
 
@@ -39,9 +40,15 @@ class Url:
         """The last part, as a path's."""
         return self.text.rpartition("/")[2]
 
+    @property
+    def parent(self) -> "Url":
+        """The place above it."""
+        return Url(self.text.rpartition("/")[0])
+
 
 StrPath = str | os.PathLike[str]
-Place = Path | Url  # of a store
+Place = Path | Url  # of a store or a run
+Kind = Literal["store", "run"]  # what may have a URL
 StrPlace = StrPath | Url
 
 
@@ -60,8 +67,8 @@ def as_path(given: object, what: str) -> Path:
     raise TypeError(f"{what}: expected a path (str or os.PathLike), not {_called(given)}")
 
 
-def as_place(given: object, what: str) -> Place:
-    """The place of a store: a path, or the URL of an object store as text.
+def as_place(given: object, what: str, kind: Kind = "store") -> Place:
+    """The place of a store or a run: a path, or the URL of an object store as text.
 
     Raises TypeError, which names the argument `what`, for any other type, and OrsanetError for
     other URLs, and for URLs with credentials or parameters.
@@ -69,7 +76,7 @@ def as_place(given: object, what: str) -> Place:
     if isinstance(given, Url):
         return given
     if isinstance(given, str) and (match := _URL.fullmatch(given)) and match[2] == "//":
-        if (problem := place_problem(given)) is not None:
+        if (problem := place_problem(given, kind)) is not None:
             raise OrsanetError(f"{what}: {problem}")
         return Url(given.rstrip("/"))
     return as_path(given, what)
@@ -82,22 +89,23 @@ def path_problem(text: str) -> str | None:
     return f"{_shown(match)}: a URL is not supported here; give the path of a file or folder of this machine"
 
 
-def place_problem(text: str) -> str | None:
-    """Why a text is no place of a store. None for a path, and for the URL of a place in an object store."""
+def place_problem(text: str, kind: Kind = "store") -> str | None:
+    """Why a text is no place of a store or a run. None for a path, and for the URL of a place in an object store."""
     match = _URL.fullmatch(text)
     if match is None:
         return None
     scheme, slashes, rest = match.groups()
+    name = "NAME.zarr" if kind == "store" else "NAME"
     if scheme not in SCHEMES or slashes != "//":
-        return f"{_shown(match)}: not supported; a store is a folder, or has a URL such as s3://BUCKET/NAME.zarr ({', '.join(SCHEMES[:-1])})"
+        return f"{_shown(match)}: not supported; a {kind} is a folder, or has a URL such as s3://BUCKET/{name} ({', '.join(SCHEMES[:-1])})"
     if re.search("[@?#]", rest):
         return (
             f"{_shown(match)}: give the URL without credentials and parameters; "
             f"they are taken from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL …)"
         )
-    bucket, _, name = rest.rstrip("/").partition("/")
-    if not bucket or not name or any(part in ("", ".", "..") for part in name.split("/")):
-        return f"{_shown(match)}: not the place of a store; write {scheme}://BUCKET/NAME.zarr"
+    bucket, _, below = rest.rstrip("/").partition("/")
+    if not bucket or not below or any(part in ("", ".", "..") for part in below.split("/")):
+        return f"{_shown(match)}: not the place of a {kind}; write {scheme}://BUCKET/{name}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""A URL is the place of a store, or it is refused: by every command, in one sentence, and no folder `s3:` is ever made."""
+"""A URL is the place of a store or a run, or it is refused: by every command, in one sentence, and no folder `s3:` is ever made."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from command_lines import in_process
 from orsanet_cache import OrsanetError, PriorStore, load_manifest
 from orsanet_cache.builder.build import build
 from orsanet_cache.cli import main as cache_main
-from orsanet_cache.console import STORE
+from orsanet_cache.console import RUN, STORE
 from orsanet_cache.paths import Url, as_path, as_place
 from orsanet_cache.store.convert import convert
 from orsanet_train.cli import main as train_main
@@ -65,7 +65,10 @@ def test_every_command_refuses_a_url_where_a_file_is_meant(
     found = paths_of(group)
     assert len(found) > 20
     for number, (path, parameter) in enumerate(found):
-        kinds = (REFUSED[number % len(REFUSED)], "ftp://host/a" if parameter.type is STORE else "s3://bucket/a.zarr")
+        kinds = (
+            REFUSED[number % len(REFUSED)],
+            "ftp://host/a" if parameter.type in (STORE, RUN) else "s3://bucket/a.zarr",
+        )
         for url in kinds:
             ended = in_process(group, *words(path, parameter, of_path[path], url))
             assert ended.returncode == 2, (path, parameter.name, url, ended)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, classes_option, next_command, quiet_option
-from orsanet_cache.paths import Place
+from orsanet_cache.console import FILE, RUN, classes_option, next_command, quiet_option
+from orsanet_cache.paths import Place, Url
 from orsanet_train.commands.options import checkpoint_option, resident_option, store_options
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.argument("run_folder", metavar="RUN", type=RUN)
 @store_options("A store with the same recipe as the run's.")
 @click.option("--manifest", required=True, type=FILE, help="The manifest with the labels.")
 @classes_option
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @resident_option
 @quiet_option
 def evaluate(
-    run_folder: Path, store: Place, cache: Path | None, cache_size: int | None, manifest: Path, classes: list[str] | None,
+    run_folder: Place, store: Place, cache: Path | None, cache_size: int | None, manifest: Path, classes: list[str] | None,
     tag_tables: tuple[Path, ...], splits: str | None,
     checkpoint: str, out: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
@@ -52,7 +52,7 @@ def evaluate(
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     for table in tag_tables:
         loaded = with_tags(loaded, table)
-    folder = out or run_folder / f"evaluation-{checkpoint}"
+    folder = out if out is not None or isinstance(run_folder, Url) else run_folder / f"evaluation-{checkpoint}"
     evaluation = evaluate_run(
         run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store, cache, cache_size), folder,
         groups=None if splits is None else [name.strip() for name in splits.split(",")], device=choose_device(device),

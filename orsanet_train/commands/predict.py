@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, Number, quiet_option
+from orsanet_cache.console import FILE, MOST_BATCH, RUN, Number, quiet_option
+from orsanet_cache.paths import Place
 from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
 from orsanet_train.predict.names import ANNOTATED, MARGIN
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.argument("run_folder", metavar="RUN", type=RUN)
 @click.argument("given", metavar="IMAGE|FOLDER|PATTERN|VIDEO|WEBCAM...", type=FILE, nargs=-1, required=True)
 @click.option(
     "--out",
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @quiet_option
 def predict(
-    run_folder: Path, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, seconds: float | None,
+    run_folder: Place, given: tuple[Path, ...], out: Path, checkpoint: str, crop: "Crop", margin: float | None, fps: float, seconds: float | None,
     annotate: bool, overlays: str, segmenter: Path | None, landmarks: Path | None, batch_size: int | None, device: str,
 ) -> None:  # fmt: skip
     """Predict the expression of every face in your own pictures and videos, or before a webcam:

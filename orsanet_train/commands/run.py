@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, Number, classes_option, next_command, quiet_option
-from orsanet_cache.paths import Place
+from orsanet_cache.console import FILE, RUN, Number, classes_option, next_command, quiet_option
+from orsanet_cache.paths import Place, Url
 from orsanet_train.commands.options import PRESET_HELP, resident_option, store_options
 
 if TYPE_CHECKING:
@@ -35,7 +35,13 @@ CHOSEN_ON_TEST = (
     metavar="KEY=VALUE",
     help="Override a key, e.g. epochs=3 or precision=fast; `orsanet-train config PRESET` lists them all.",
 )
-@click.option("--out", required=True, type=FILE, help="The run folder to write.")
+@click.option(
+    "--out", required=True, type=RUN, help="The run folder to write, or the URL of a copy that follows it: s3://BUCKET/NAME."
+)  # fmt: skip
+@click.option(
+    "--work", type=FILE,
+    help="For the URL of a run: the folder of this machine in which it works.  [default: NAME in the current folder]",
+)  # fmt: skip
 @click.option(
     "--ir50", type=FILE, help="IR50 face-recognition weights to start from, as the published runs do, or demo."
 )
@@ -57,7 +63,7 @@ CHOSEN_ON_TEST = (
 def run(
     store: Place, cache: Path | None, cache_size: int | None, manifest: Path, classes: list[str] | None, preset: str,
     overrides: tuple[str, ...],
-    out: Path, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
+    out: Place, work: Path | None, ir50: Path | None, resume: bool, seeds: str | None, fast_dev_run: bool, compiled: bool, save_minutes: float,
     segmenter: Path | None, landmarks: Path | None, device: str, resident: "Resident",
 ) -> None:  # fmt: skip
     """Train on a store. The run folder gets config.toml, metrics.csv, curves, labelled batches, and
@@ -77,7 +83,7 @@ def run(
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.store.reader import PriorStore
     from orsanet_train.drawing import plots
-    from orsanet_train.engine.distributed import process_group
+    from orsanet_train.engine.distributed import from_main, process_group
     from orsanet_train.evaluation.statistics import spread
     from orsanet_train.feed.residence import memory_advice
     from orsanet_train.feed.split import meant_splits
@@ -85,13 +91,18 @@ def run(
     from orsanet_train.run import watch
     from orsanet_train.run.folder import held_by_main
     from orsanet_train.run.seeds import parse_seeds, train_seeds
-    from orsanet_train.run.train import RunSummary, dev_run, train
+    from orsanet_train.run.train import RunSummary, dev_run, train, work_folder
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     config = meant_splits(config, loaded)
     opened = PriorStore.open(store, cache, cache_size)
     chosen_device = choose_device(device)
     numbers = None if seeds is None else parse_seeds(seeds)
+    folder = work_folder(out, work)
+    if isinstance(out, Url) and seeds is not None:
+        raise OrsanetError(
+            f"--seeds needs a folder as --out; at {out.scheme}:// train one run per seed, with --set seed=N"
+        )
     if fast_dev_run and (resume or seeds is not None):
         raise OrsanetError("--fast-dev-run leaves no run behind: leave out --resume and --seeds")
     if seeds is not None and any(override.partition("=")[0].strip() == "seed" for override in overrides):
@@ -123,15 +134,15 @@ def run(
 
         ended: dict[int, RunSummary] = {}  # by seed
 
-        def train_into(folder: Path, seed: int) -> RunSummary:
-            begun = resume and (numbers is None or (folder / "run.json").is_file())
+        def train_into(seed_folder: Path, seed: int) -> RunSummary:
+            begun = resume and from_main(lambda: (seed_folder / "run.json").is_file(), ranks)
             seeded = config.model_copy(update={"seed": seed})
-            ended[seed] = start(seeded, out=folder, resume=begun, save_minutes=save_minutes)
+            ended[seed] = start(seeded, out=seed_folder, resume=begun, save_minutes=save_minutes)
             return ended[seed]
 
         if numbers is not None:
-            with held_by_main(out, ranks):
-                table = train_seeds(numbers, out, lambda seed, folder: train_into(folder, seed), main=ranks.main)
+            with held_by_main(folder, ranks):
+                table = train_seeds(numbers, folder, lambda seed, each: train_into(each, seed), main=ranks.main)
             echo(table.to_string(index=False))
             echo(
                 f"{out}: {len(table)} seeds; accuracy on '{config.selection_split}': last {spread(table['last_accuracy'])}, "
@@ -141,7 +152,7 @@ def run(
                 if summary.warning is not None:
                     echo(f"seed {seed}: {summary.warning}", err=True)
             return
-        summary = train_into(out, config.seed)
+        summary = start(config, out=out, work=work, resume=resume, save_minutes=save_minutes)
     echo(
         f"{out}: {summary.epochs} epochs; accuracy on '{config.selection_split}': last {summary.last_accuracy:.2%}, "
         f"best {summary.best_accuracy:.2%} (epoch {summary.best_epoch}); {summary.beside}"
@@ -150,4 +161,4 @@ def run(
         echo(summary.warning, err=True)
     names = [] if classes is None else ["--classes", ",".join(classes)]
     kept = [] if cache is None else ["--cache", cache]
-    echo(next_command("orsanet-train", "evaluate", out, "--store", store, *kept, "--manifest", manifest, *names))
+    echo(next_command("orsanet-train", "evaluate", folder, "--store", store, *kept, "--manifest", manifest, *names))

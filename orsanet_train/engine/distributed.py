@@ -15,9 +15,9 @@ communication among the ranks is matched by its order only.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from orsanet_cache.errors import OrsanetError
 from orsanet_train.engine.torch_versions import all_gather_single
+
+Answer = TypeVar("Answer")
 
 
 class Ranks(NamedTuple):
@@ -98,6 +100,40 @@ def any_rank(flag: bool, ranks: Ranks) -> bool:
     answer = torch.tensor(flag, dtype=torch.uint8)
     dist.all_reduce(answer, dist.ReduceOp.MAX)
     return bool(answer)
+
+
+def from_main(answer: Callable[[], Answer], ranks: Ranks) -> Answer:
+    """What `answer` returns on the main rank, on all ranks; the other ranks do not call it.
+
+    So they need not see the main rank's files. The value is pickled. An OrsanetError of the call is
+    raised on all ranks.
+    """
+    if ranks.world == 1:
+        return answer()
+    raised: OrsanetError | None = None
+    sent: list[Any] = [None, None]  # the value, and the message of an error
+    if ranks.main:
+        try:
+            sent[0] = answer()
+        except OrsanetError as error:
+            raised, sent[1] = error, str(error)
+    dist.broadcast_object_list(sent, device=torch.device("cpu"))
+    if sent[1] is not None:
+        raise raised or OrsanetError(sent[1])
+    return sent[0]
+
+
+def tensors_from_main(own: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """The main rank's tensors on all ranks, each in its own memory on the CPU; `own` of other ranks is not used."""
+    if ranks.world == 1:
+        return dict(own)
+    forms = from_main(lambda: [(name, tensor.dtype, tensor.shape) for name, tensor in own.items()], ranks)
+    received = {}
+    for name, dtype, shape in forms:
+        received[name] = own[name] if ranks.main else torch.empty(shape, dtype=dtype)
+        if received[name].nbytes:
+            dist.broadcast(received[name].reshape(-1).view(torch.uint8), 0)  # bytes: gloo lacks some types
+    return received
 
 
 def summed(values: Tensor, ranks: Ranks) -> Tensor:

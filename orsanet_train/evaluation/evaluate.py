@@ -18,7 +18,7 @@ from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.outputs import output_folder
-from orsanet_cache.paths import StrPath, StrPlace, as_names, as_path
+from orsanet_cache.paths import StrPath, StrPlace, Url, as_names, as_path, as_place
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
@@ -32,13 +32,14 @@ from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, join
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
+from orsanet_train.model.fetched import local_files
 from orsanet_train.model.model import ExpressionModel
 
 PACKAGES = ("orsanet", "torch", "numpy", "scikit-learn")  # whose versions an evaluation records
 
 
 def evaluate(
-    weights: StrPath,
+    weights: StrPlace,
     manifest: Manifest | StrPath,
     store: PriorStore | StrPlace,
     out: StrPath | None = None,
@@ -54,7 +55,8 @@ def evaluate(
     named group is empty, and if `out` has anything but an evaluation or another command writes it.
 
     Args:
-        weights: A weights file, or a run folder, whose best.safetensors is then evaluated.
+        weights: A weights file, or a run folder, whose best.safetensors is then evaluated. Either may
+            have a URL; `out` must then be given.
         manifest: The manifest of the images, or its path.
         store: A store with their priors, or its path.
         out: The folder to write. None: evaluation-best or evaluation-last beside the weights.
@@ -65,7 +67,16 @@ def evaluate(
         resident: Where the data is kept during the evaluation. "auto" streams it from the store,
             because every row is read once.
     """
-    weights, manifest, store = as_path(weights, "weights"), as_manifest(manifest), as_store(store)
+    weights, manifest, store = as_place(weights, "weights", "run"), as_manifest(manifest), as_store(store)
+    if isinstance(weights, Url):
+        if out is None:
+            raise OrsanetError(
+                f"{weights}: the evaluation of a run at a URL needs a folder of this machine; name it with --out"
+            )
+        run, name = weights.parent if weights.name.endswith(".safetensors") else weights, weights.name
+        name = name if run != weights else "best.safetensors"
+        with local_files(run, name) as folder:
+            return evaluate(folder / name, manifest, store, out, groups=groups, device=device, resident=resident)
     weights = weights / "best.safetensors" if weights.is_dir() else weights
     out = weights.with_name(f"evaluation-{weights.stem}") if out is None else as_path(out, "out")
     groups, device = None if groups is None else as_names(groups, "groups"), as_device(device)

@@ -22,7 +22,9 @@ from PIL import Image
 from orsanet_cache.data.images import MAX_PIXELS, MIN_SIDE, NO_WARNINGS, ImageReading, RejectedImage, image_pixels
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, refuse_shortage
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, Url, as_path, as_place
+from orsanet_train.model.checkpoint import LANDMARKS_FILE
+from orsanet_train.model.fetched import local_files
 from orsanet_train.predict.hub import local_run
 from orsanet_train.predict.names import MARGIN
 from orsanet_train.predict.pictures import InputPicture, is_video, pictures
@@ -51,7 +53,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        run: StrPath,
+        run: StrPlace,
         *,
         checkpoint: str = "best",
         crop: Crop = "auto",
@@ -62,8 +64,10 @@ class Predictor:
     ) -> Self:
         """See the function `load`, which has the same arguments."""
         _check(crop, margin)
-        folder = local_run(as_path(run, "run"))
-        return cls(CropPredictor.load(folder, checkpoint, segmenter, landmarks, as_device(device)), crop, margin)
+        place = as_place(run, "run", "run")
+        names = f"{checkpoint}.safetensors", [f"{checkpoint}-{LANDMARKS_FILE}"]
+        with local_files(place if isinstance(place, Url) else local_run(place), *names) as folder:
+            return cls(CropPredictor.load(folder, checkpoint, segmenter, landmarks, as_device(device)), crop, margin)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -168,7 +172,7 @@ class Predictor:
 
 
 def load(
-    run: StrPath,
+    run: StrPlace,
     *,
     checkpoint: str = "best",
     crop: Crop = "auto",
@@ -183,7 +187,7 @@ def load(
     frozen networks are not found or are not the run's.
 
     Args:
-        run: The run folder; or OWNER/NAME or OWNER/NAME@REVISION, a run that `orsanet-train push`
+        run: The run folder, or the URL of a run; or OWNER/NAME or OWNER/NAME@REVISION, a run that `orsanet-train push`
             brought to the Hugging Face hub, if there is no folder OWNER here.
         checkpoint: "best" or "last".
         crop: "auto" finds and crops every face of a picture; "none" takes each picture as the crop

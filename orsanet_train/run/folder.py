@@ -26,12 +26,14 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, config_toml, load_config
 from orsanet_train.drawing import plots
-from orsanet_train.engine.distributed import Ranks, any_rank
+from orsanet_train.engine.distributed import Ranks, from_main
 from orsanet_train.engine.engine import Engine
 from orsanet_train.evaluation.history import CLASS_COUNTS, HISTORY, VERSIONS, best_epoch, read_history, read_versions
 from orsanet_train.model.checkpoint import Identity, save_weights
 from orsanet_train.run.watch import tensorboard_installed, write_events
 
+SETTINGS, RUN = "config.toml", "run.json"
+STATES = "checkpoints"
 PACKAGES = ("orsanet", "torch", "numpy")  # whose versions may change what training computes
 SEALS = "seals"  # of run.json: the seals of the views that the run reads, by "split/view": the store's state
 IMAGE_FILES = "image_files_sha256"  # of run.json: identifies the contents of the images of training and choice
@@ -44,14 +46,7 @@ def held_by_main(out: Path, ranks: Ranks) -> Iterator[None]:
     Raises OrsanetError on every rank if another command holds it.
     """
     with ExitStack() as stack:
-        refused = None
-        if ranks.main:
-            try:
-                stack.enter_context(held(out))
-            except OrsanetError as error:
-                refused = error
-        if any_rank(refused is not None, ranks):
-            raise refused or OrsanetError(f"{out}: cannot be written; the first process prints the reason")
+        from_main(lambda: stack.enter_context(held(out)), ranks)
         yield
 
 
@@ -62,13 +57,13 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
     settings and data; only the number of epochs may change.
     """
     if resume:
-        if not (out / "run.json").exists():
+        if not (out / RUN).exists():
             raise OrsanetError(f"{out}: no run to resume (no run.json there); start it without --resume")
-        before = load_config(str(out / "config.toml")).model_dump(mode="json")
+        before = load_config(str(out / SETTINGS)).model_dump(mode="json")
         if changed := list(recipe_differences({**before, "epochs": config.epochs}, config.model_dump(mode="json"))):
             raise OrsanetError(f"{out}: resumed with another configuration; pass the same:\n{listed(changed)}")
         added = {name: data.get(name) for name in (IMAGE_FILES, CLASS_COUNTS, SEALS)}  # older runs do not have them
-        begun = {**added, **read_json(out / "run.json")}
+        begun = {**added, **read_json(out / RUN)}
         if changed := list(recipe_differences(begun, data)):
             raise OrsanetError(
                 f"{out}: resumed with other data, weights or options; pass the same, or start a new run:\n{listed(changed)}"
@@ -79,20 +74,22 @@ def check_folder(out: Path, config: RunConfig, data: dict[str, Any], resume: boo
             raise OrsanetError(
                 f"{out}: already trained for {finished} epochs, not {config.epochs}; set epochs to at least {finished}, or start a new run"
             )
-    elif out.exists() and any(name != "config.toml" and not is_temporary(name) for name in entries(out)):
+    elif out.exists() and any(name != SETTINGS and not is_temporary(name) for name in entries(out)):
         # These names are all that a kill before run.json can leave.
         raise OrsanetError(f"{out}: already exists; continue with --resume, or choose another --out")
 
 
-def begun_store(out: Path, store: PriorStore) -> PriorStore:
-    """The store in the state in which the run in `out` began, also if it has grown since.
+def begun_data(out: Path) -> dict[str, Any]:
+    """run.json of the run in `out`; empty if there is no run, which `check_folder` refuses."""
+    return read_json(out / RUN) if (out / RUN).exists() else {}
+
+
+def begun_store(begun: dict[str, Any], store: PriorStore) -> PriorStore:
+    """The store in the state in which a run began, also if it has grown since; `begun` is its run.json.
 
     Raises OrsanetError if the store has no such state. A run of a version that recorded none takes
     the store as it is, and so does a store of another recipe, which `check_folder` refuses.
     """
-    if not (out / "run.json").exists():
-        return store
-    begun = read_json(out / "run.json")
     seals = begun.get(SEALS)
     if not isinstance(seals, dict) or list(recipe_differences(begun.get("store"), store.recipe)):
         return store
@@ -102,8 +99,8 @@ def begun_store(out: Path, store: PriorStore) -> PriorStore:
 def begin_folder(out: Path, config: RunConfig, data: dict[str, Any]) -> None:
     """Create the run folder, with the run's settings and data."""
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "config.toml", lambda path: path.write_text(config_toml(config), encoding="utf-8"))
-    write_whole(out / "run.json", lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
+    write_whole(out / SETTINGS, lambda path: path.write_text(config_toml(config), encoding="utf-8"))
+    write_whole(out / RUN, lambda path: path.write_text(json.dumps(data, indent=2), encoding="utf-8"))
 
 
 def record_versions(out: Path, epoch: int) -> str | None:

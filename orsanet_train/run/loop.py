@@ -5,6 +5,7 @@ state ─▶ epoch: step, step, … ─▶ evaluation ─▶ row of metrics.csv 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.feed.batches import Batches
 from orsanet_train.feed.plan import batch_spans, epoch_plan
 from orsanet_train.model.checkpoint import Identity
-from orsanet_train.run.folder import write_epoch, write_last
+from orsanet_train.run.folder import STATES, write_epoch, write_last
 from orsanet_train.run.state import TrainingState, save_state
 from orsanet_train.run.stop import StopSignals
 from orsanet_train.run.watch import Waited, Watch
@@ -38,6 +39,7 @@ class Loop:
         signals: report whether the run must stop.
         save_minutes: the longest time between saved states.
         ranks: the processes that share every batch.
+        keep: called on the main rank after each saved state and each epoch.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Loop:
         signals: StopSignals,
         save_minutes: float,
         ranks: Ranks,
+        keep: Callable[[], object],
     ) -> None:
         self.config = config
         self.network = network
@@ -57,6 +60,7 @@ class Loop:
         self.signals = signals
         self.save_seconds = 60 * save_minutes
         self.ranks = ranks
+        self.keep = keep
         self.last_save = self.last_epoch_save = time.monotonic()  # of any state; of one at an epoch's end
 
     def run(
@@ -93,6 +97,8 @@ class Loop:
                     write_last(self.out, self.engine, now, history)
                     self._save(state)
                     self.last_epoch_save = time.monotonic()
+                else:
+                    self.keep()
             restart = False
         return history
 
@@ -149,7 +155,8 @@ class Loop:
 
     def _save(self, state: TrainingState) -> None:
         if self.ranks.main:
-            save_state(self.out / "checkpoints", replace(state, tensors=self.engine.state()))
+            save_state(self.out / STATES, replace(state, tensors=self.engine.state()))
+            self.keep()
         self.last_save = time.monotonic()
 
     def _check_finite(self, sums: Sums, feed: Batches, epoch: int) -> None:

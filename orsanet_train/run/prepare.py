@@ -20,7 +20,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights, tensors_digest
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
-from orsanet_train.engine.distributed import Ranks
+from orsanet_train.engine.distributed import Ranks, from_main
 from orsanet_train.engine.engine import Companion, Engine, build_engine
 from orsanet_train.evaluation.history import CLASS_COUNTS
 from orsanet_train.feed.batches import Batches
@@ -30,8 +30,8 @@ from orsanet_train.feed.split import LabelledSplit, image_digests, selection_spl
 from orsanet_train.model.checkpoint import Identity
 from orsanet_train.model.known_images import KnownImages
 from orsanet_train.model.model import backbone_weights, load_backbone
-from orsanet_train.run.folder import IMAGE_FILES, SEALS, begun_store, check_folder
-from orsanet_train.run.state import TrainingState, load_state
+from orsanet_train.run.folder import IMAGE_FILES, SEALS, STATES, begun_data, begun_store, check_folder
+from orsanet_train.run.state import TrainingState, load_shared_state
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def prepare(
         config: the settings of the run.
         manifest: the labels.
         store: the priors.
-        out: the run folder.
+        out: the run folder; only the main rank reads it.
         device: where to train.
         ir50: initial weights of the backbone; None: random weights.
         resume: whether to resume the run in `out`.
@@ -80,7 +80,8 @@ def prepare(
 
     Raises OrsanetError for arguments that do not fit.
     """
-    store = begun_store(out, store) if resume else store
+    if resume:
+        store = begun_store(from_main(lambda: begun_data(out), ranks), store)
     training = training_split(config, manifest, store)
     selection = selection_split(config, manifest, store)
     if images is not None:
@@ -107,9 +108,9 @@ def prepare(
         "ir50_sha256": identity.ir50_sha256,
         "compiled": compiled,
     }
+    from_main(lambda: check_folder(out, config, data, resume), ranks)
     # Without a state no step is finished yet, and resuming starts from the beginning.
-    state = load_state(out / "checkpoints") if resume else None
-    check_folder(out, config, data, resume)
+    state = load_shared_state(out / STATES, ranks) if resume else None
     if len(selection.rows) < ranks.world:
         raise OrsanetError(
             f"split '{config.selection_split}' has fewer images than the run has processes; start fewer processes"

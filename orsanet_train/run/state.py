@@ -17,9 +17,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from orsanet_cache.durable import make_folder, sync_folder, write_temporary
 from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.progress import warn
 from orsanet_cache.reading import MAX_JSON_BYTES, open_regular, read_limited
+from orsanet_train.engine.distributed import Ranks, from_main, tensors_from_main
 
 TENSORS = "tensors.safetensors"
 NUMBERS = "state.json"
@@ -130,26 +131,91 @@ def load_state(folder: Path) -> TrainingState | None:
     return None
 
 
+def load_shared_state(folder: Path, ranks: Ranks) -> TrainingState | None:
+    """As `load_state`, read by the main rank and sent to the others, who need not see the folder."""
+    state: TrainingState | None = None
+
+    def without_tensors() -> TrainingState | None:
+        nonlocal state
+        state = load_state(folder)
+        return None if state is None else replace(state, tensors={})
+
+    sent = from_main(without_tensors, ranks)
+    if sent is None:
+        return None
+    own = {} if state is None else state.tensors
+    return replace(sent, tensors=tensors_from_main(own, ranks))
+
+
+def newest_position(folder: Path) -> tuple[int, int]:
+    """Epoch and step of the newest whole state; (-1, -1) without one. No tensor is kept in memory."""
+    with _told(f"{folder}: the training states cannot be read"):
+        paths = _states(folder) if folder.exists() else []
+    for path in paths:
+        try:
+            _check(path)
+            return _position(path)
+        except OrsanetError:
+            continue
+    return -1, -1
+
+
+def receive_state(folder: Path, name: str, files: Mapping[str, bytes]) -> bool:
+    """Write a state that comes from elsewhere. Returns False, and keeps nothing, if it is damaged."""
+    final, temporary = folder / name, folder / f".{name}.tmp"
+    with _told(f"{final}: the training state cannot be written"):
+        make_folder(folder)
+        _remove_temporaries(folder)
+        try:
+            temporary.mkdir()
+            for file, content in files.items():
+                write_temporary(temporary / file, [content])
+            sync_folder(temporary)
+            try:
+                _check(temporary, name)
+            except OrsanetError:
+                return False
+            _remove(final)
+            os.rename(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync_folder(folder)
+    return True
+
+
 def _read(path: Path) -> TrainingState:
     """Read a state.
 
     Raises OrsanetError unless it is, to the last bit, the state that was saved under this name.
     """
+    numbers = _check(path)
     try:
-        numbers, checksum = _checked_numbers(read_limited(path / NUMBERS, MAX_JSON_BYTES))
-        if _file_crc32c(path / TENSORS) != checksum:
-            raise ValueError(f"{TENSORS} does not match its checksum")
         # Copies, not views of the file: torch aligns its own memory, and kernels may round
         # differently with another alignment.
         with safetensors.safe_open(path / TENSORS, framework="pt") as file:
-            state = TrainingState(**numbers, tensors={name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
-        if state.name != path.name.removesuffix(".replaced"):
-            raise ValueError(f"it contains the state {state.name}")
+            return TrainingState(**numbers, tensors={name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
     except (OSError, RuntimeError, ValueError, TypeError, safetensors.SafetensorError) as error:
         # RuntimeError: torch maps the file itself
         refuse_shortage(error, path)
         raise OrsanetError(f"{path}: damaged ({error})") from error
-    return state
+
+
+def _check(path: Path, name: str | None = None) -> dict[str, Any]:
+    """The numbers of a state whose checksums are right. `name` is the state's, if not the path's.
+
+    Raises OrsanetError for a damaged state.
+    """
+    try:
+        numbers, checksum = _checked_numbers(read_limited(path / NUMBERS, MAX_JSON_BYTES))
+        if _file_crc32c(path / TENSORS) != checksum:
+            raise ValueError(f"{TENSORS} does not match its checksum")
+        found = TrainingState(**numbers, tensors={}).name
+        if found != (name or path.name.removesuffix(".replaced")):
+            raise ValueError(f"it contains the state {found}")
+    except (OSError, ValueError, TypeError) as error:
+        refuse_shortage(error, path)
+        raise OrsanetError(f"{path}: damaged ({error})") from error
+    return numbers
 
 
 def _checked_numbers(content: bytes) -> tuple[dict[str, Any], int]:

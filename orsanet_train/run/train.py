@@ -20,7 +20,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.loading import Weights
 from orsanet_cache.inspection.fonts import legend, notice
 from orsanet_cache.outputs import temporary_folder
-from orsanet_cache.paths import StrPath, StrPlace, as_path
+from orsanet_cache.paths import Place, StrPath, StrPlace, Url, as_path, as_place
 from orsanet_cache.progress import say, warn
 from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_train.config import RunConfig
@@ -36,6 +36,7 @@ from orsanet_train.model.inputs import IMAGE
 from orsanet_train.model.model import read_backbone
 from orsanet_train.run.folder import begin_folder, held_by_main, record_versions
 from orsanet_train.run.loop import Loop
+from orsanet_train.run.mirror import Copied, copied
 from orsanet_train.run.prepare import prepare
 from orsanet_train.run.stop import StopSignals
 
@@ -81,8 +82,9 @@ def train(
     config: RunConfig,
     manifest: Manifest | StrPath,
     store: PriorStore | StrPlace,
-    out: StrPath,
+    out: StrPlace,
     *,
+    work: StrPath | None = None,
     device: torch.device | str = "auto",
     ir50: Weights | StrPath | None = None,
     resume: bool = False,
@@ -101,7 +103,9 @@ def train(
         config: the settings of the run.
         manifest: a loaded manifest or its path.
         store: an opened store or its path.
-        out: the run folder.
+        out: the run folder, or its URL in an object store.
+        work: for a URL: the folder of this machine in which the run works, and which the URL follows.
+            None: the folder with the last name of the URL, in the current one.
         device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
         ir50: initial weights of the backbone, their file, or demo; None: random weights.
         resume: whether to resume the run in `out`.
@@ -120,27 +124,41 @@ def train(
         raise OrsanetError(f"save_minutes {save_minutes!r}: give a finite number of minutes, 0 or more")
     if images is not None and images < 1:
         raise OrsanetError(f"images {images!r}: give 1 or more, or None for all images")
-    manifest, store, out, device = as_manifest(manifest), as_store(store), as_path(out, "out"), as_device(device)
+    manifest, store, device = as_manifest(manifest), as_store(store), as_device(device)
+    place = as_place(out, "out", "run")
+    folder = work_folder(place, None if work is None else as_path(work, "work"))
     if ir50 is not None and not isinstance(ir50, Weights):
         ir50 = read_backbone(ir50)
     config = meant_splits(config, manifest)
     segmenter, landmarks = (None if path is None else as_path(path, "frozen_weights") for path in frozen_weights)
-    with held_by_main(out, ranks):
+    with held_by_main(folder, ranks), copied(place, folder, resume, ranks) as copy:
         return _train(
-            config, manifest, store, out,
-            device=device, ir50=ir50, resume=resume, resident=resident, compiled=compiled,
+            config, manifest, store, folder, copy,
+            device=device, ir50=ir50, resident=resident, compiled=compiled,
             frozen_weights=(segmenter, landmarks), save_minutes=save_minutes, images=images, ranks=ranks,
         )  # fmt: skip
 
 
+def work_folder(place: Place, work: Path | None) -> Path:
+    """The folder of this machine in which the run at a place works.
+
+    Raises OrsanetError if `work` is given for a run that is a folder itself.
+    """
+    if isinstance(place, Url):
+        return Path(place.name) if work is None else work
+    if work is not None:
+        raise OrsanetError(f"{place}: a working folder is for the URL of a run; this run works in its own folder")
+    return place
+
+
 def _train(
-    config: RunConfig, manifest: Manifest, store: PriorStore, out: Path, *, device: torch.device, ir50: Weights | None, resume: bool,
+    config: RunConfig, manifest: Manifest, store: PriorStore, out: Path, copy: Copied, *, device: torch.device, ir50: Weights | None,
     resident: Resident, compiled: bool, frozen_weights: tuple[Path | None, Path | None], save_minutes: float, images: int | None,
     ranks: Ranks,
 ) -> RunSummary:  # fmt: skip
     run = prepare(
         config, manifest, store, out,
-        device=device, ir50=ir50, resume=resume, resident=resident, compiled=compiled,
+        device=device, ir50=ir50, resume=copy.resume, resident=resident, compiled=compiled,
         frozen_weights=frozen_weights, images=images, ranks=ranks,
     )  # fmt: skip
     if ranks.main:
@@ -150,6 +168,7 @@ def _train(
         begin_folder(out, config, run.data)
         if note := record_versions(out, 1 if run.state is None else run.state.epoch + 1):
             warn(f"note: {note}")
+        copy.keep()
     if run.state is not None:
         run.engine.load(run.state.tensors)
     elif ranks.main:
@@ -166,7 +185,7 @@ def _train(
     if ranks.main:
         say(f"'{selected.name}': {len(selected.labels)} images; {baseline.meaning}: {commonest:.2%}")
     with StopSignals(ranks) as signals:
-        loop = Loop(config, run.engine, run.network, out, signals, save_minutes, ranks)
+        loop = Loop(config, run.engine, run.network, out, signals, save_minutes, ranks, copy.keep)
         history = loop.run(run.training, run.selection, run.identity, run.state)
     best = max(history, key=lambda row: row["selection_accuracy"])
     return RunSummary(
@@ -183,13 +202,12 @@ def _train(
 def dev_run(config: RunConfig, train: Callable[..., RunSummary], ranks: Ranks) -> None:
     """Do everything that `train` does, in two epochs on a few images, in a temporary folder.
 
-    A single process resumes the second epoch from the state after the first. Several processes have
-    no temporary folder in common, and train both epochs at once.
+    The second epoch is resumed from the state after the first.
     """
     with temporary_folder("orsanet-dev-run-") as folder:
         out = folder / "run"
-        for epochs in (1, 2) if ranks.world == 1 else (2,):
+        for epochs in (1, 2):
             short = config.model_copy(update={"epochs": epochs})
-            train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2, resume=(out / "run.json").exists())
+            train(short, out=out, save_minutes=0, images=2 * config.batch_size + 2, resume=epochs > 1)
         if ranks.main:
             load_weights(out / "last.safetensors")

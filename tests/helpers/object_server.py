@@ -40,6 +40,7 @@ class Objects:
 
     def __init__(self) -> None:
         self.found: dict[str, tuple[bytes, str, str]] = {}  # key -> content, e_tag, time
+        self.parts: dict[str, dict[int, bytes]] = {}  # uploads that are under way
         self.lock = threading.Lock()
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Response:
@@ -49,10 +50,14 @@ class Objects:
             return 404, _XML, b"<Error><Code>NoSuchBucket</Code></Error>"
         if method == "GET" and not key:
             return 200, _XML, self.listing(dict(parse_qsl(query)))
+        if key and ("uploads" in query or "uploadId" in query):
+            return self.in_parts(method, key, query, body)
         with self.lock:
             known = self.found.get(key)
             if method == "PUT":
-                if known is not None and headers.get("if-none-match") == "*":
+                expected = headers.get("if-match")
+                exists = known is not None and headers.get("if-none-match") == "*"
+                if exists or (expected is not None and (known is None or known[1] != expected)):
                     return 412, _XML, b"<Error><Code>PreconditionFailed</Code></Error>"
                 e_tag = f'"{hashlib.md5(body).hexdigest()}"'
                 self.found[key] = body, e_tag, formatdate(usegmt=True)
@@ -72,6 +77,31 @@ class Objects:
         start = int(part[1]) if part[1] else max(0, len(content) - int(part[2]))
         stop = min(int(part[2]) + 1, len(content)) if part[1] and part[2] else len(content)
         return 206, {**about, "Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}, content[start:stop]
+
+    def in_parts(self, method: str, key: str, query: str, body: bytes) -> Response:
+        """An upload of several parts."""
+        told = dict(parse_qsl(query))
+        with self.lock:
+            if method == "POST" and "uploadId" not in told:
+                name = f"upload-{len(self.parts)}"
+                self.parts[name] = {}
+                return (
+                    200,
+                    _XML,
+                    f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>".encode(),
+                )
+            parts = self.parts[told["uploadId"]]
+            if method == "PUT":
+                parts[int(told["partNumber"])] = body
+                return 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b""
+            if method == "POST":
+                content = b"".join(parts[number] for number in sorted(parts))
+                e_tag = f'"{hashlib.md5(content).hexdigest()}-{len(parts)}"'
+                self.found[key] = content, e_tag, formatdate(usegmt=True)
+                answer = f"<CompleteMultipartUploadResult><Key>{escape(key)}</Key><ETag>{escape(e_tag)}</ETag></CompleteMultipartUploadResult>"
+                return 200, _XML, answer.encode()
+            parts.clear()
+            return 204, {}, b""
 
     def listing(self, query: dict[str, str]) -> bytes:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
@@ -136,7 +166,7 @@ class Proxy:
     log: list[str] = field(default_factory=list)  # "METHOD path" of every request
     before: Callable[[str], object] = lambda _: None  # called with "METHOD path" before a request is passed on
     port: int = 0
-    without_conditions: bool = False  # whether If-None-Match is taken away
+    without_conditions: bool = False  # whether If-None-Match and If-Match are taken away
 
     def rule(self, pattern: str, what: What, times: int = 10**9, seconds: float = 0.0) -> Rule:
         self.rules.append(Rule(pattern, what, times, seconds))
@@ -195,6 +225,7 @@ def proxy_to(server: Objects | Moto) -> Iterator[Proxy]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             if proxy.without_conditions:
                 headers.pop("if-none-match", None)
+                headers.pop("if-match", None)
             status, found, content = proxy.server.answer(self.command, self.path, headers, body)
             if what == "lose answer":
                 self.close_connection = True

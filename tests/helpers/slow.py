@@ -23,7 +23,7 @@ LONGEST = (
     "train/run/test_imported.py", "train/reference/test_network.py", "train/engine/test_step.py",
     "train/report/test_report.py", "cache/weights/test_fetch.py", "train/predict/test_predict.py",
     "train/reference/test_training.py", "cache/builder/test_reuse.py", "cache/builder/test_placing.py",
-    "cache/store/test_verify.py", "train/run/test_url.py", "cache/store/test_url.py", "cache/places/test_bucket.py", "train/run/test_stop.py", "train/export/test_onnx_graph.py",
+    "cache/store/test_verify.py", "train/run/test_url.py", "train/run/test_out_url.py", "cache/store/test_url.py", "cache/places/test_bucket.py", "train/run/test_stop.py", "train/export/test_onnx_graph.py",
     "cache/faults/test_unfinished.py", "train/evaluation/test_evaluate.py", "test_python_page.py", "cache/test_cli.py",
     "cache/synthetic/test_picture.py", "train/evaluation/test_statistics.py", "train/pretrain/test_pretrain.py",
     "cache/store/hdf5/test_deceiving.py", "cache/builder/test_build.py", "cache/builder/test_occluders.py",

@@ -67,10 +67,12 @@ class Runner:
         linger: float = 0,
         memory: int | None = None,
         environment: dict[str, str] | None = None,
+        agent: int | None = None,
     ) -> int:
         """Its process. Before the point `at` comes for the `number`-th time, it sleeps for `linger` seconds and sends itself `sent`.
 
         `memory`: how many bytes it may allocate beyond what it begins with. `environment`: variables besides those of this process.
+        `agent`: the port at which two agents of torchrun meet; the process is one of them.
         """
         log = self.logs / f"{next(self.numbers)}"
         for suffix in (".out", ".err"):  # a kill may come before the process opens them
@@ -78,7 +80,7 @@ class Runner:
         log.with_suffix(".tmp").mkdir()
         pid = self._ask(
             log=str(log), out=str(out), at=at, number=number, sent=sent, linger=linger, memory=memory,
-            environment=environment or {}, arguments=self.arguments(out, *options),
+            environment=environment or {}, agent=agent, arguments=self.arguments(out, *options),
         )  # fmt: skip
         self.running[pid] = log
         return pid

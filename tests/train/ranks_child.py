@@ -1,17 +1,20 @@
 """An epoch of a small model in float64, alone or as one of torchrun's processes: losses step by step and the weights at its end.
 
-Not a test: test_torchrun.py calls `main` with STORE MANIFEST OUT BATCH_SIZE…, for an epoch with each batch size.
+Also what the first process tells the others. Not a test: test_torchrun.py calls `main` with STORE MANIFEST OUT BATCH_SIZE…, for an epoch
+with each batch size.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from orsanet_cache import Manifest, PriorStore, load_manifest
+from orsanet_cache import Manifest, OrsanetError, PriorStore, load_manifest
 from orsanet_train.config import load_config
-from orsanet_train.engine.distributed import Ranks, process_group
+from orsanet_train.engine.distributed import Ranks, from_main, process_group, tensors_from_main
 from orsanet_train.engine.engine import build_engine
 from orsanet_train.engine.step import Sums
 from orsanet_train.feed.feed import Feed
@@ -23,6 +26,10 @@ from orsanet_train.model.orsanet import ORSANet
 torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
+SENT = {
+    "bool": torch.tensor([True, False]), "bfloat16": torch.arange(5).bfloat16(), "none": torch.empty(0, 3),
+    "step": torch.tensor(7, dtype=torch.int64), "float64": torch.rand(2, 3, dtype=torch.float64),
+}  # fmt: skip
 
 
 class InDouble(nn.Module):
@@ -42,6 +49,15 @@ def main(arguments: Sequence[str]) -> None:
         for batch_size in batch_sizes:
             content = epoch(PriorStore.open(store), load_manifest(manifest), batch_size, ranks)
             save_file(content, f"{out}-{batch_size}-{ranks.rank}.safetensors")
+        save_file(tensors_from_main(SENT if ranks.main else {}, ranks), f"{out}-received-{ranks.rank}.safetensors")
+        try:
+            from_main(refuse, ranks)
+        except OrsanetError as error:
+            Path(f"{out}-refused-{ranks.rank}").write_text(str(error))
+
+
+def refuse() -> None:
+    raise OrsanetError(f"refused by process {os.environ.get('RANK', 0)}")
 
 
 def epoch(store: PriorStore, manifest: Manifest, batch_size: str, ranks: Ranks) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import agent_child
 import PIL.Image
 import torch
 from tqdm.auto import tqdm
@@ -196,7 +197,11 @@ def run_and_leave(order: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     code = 70
     try:
-        orsanet_train.cli.main(args=order["arguments"], prog_name="orsanet-train")
+        if order["agent"]:
+            agent_child.main(order["agent"], order["arguments"])
+        else:
+            orsanet_train.cli.main(args=order["arguments"], prog_name="orsanet-train")
+        code = 0
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 0
     except BaseException:

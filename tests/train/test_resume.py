@@ -9,10 +9,13 @@ import random
 import re
 import shutil
 import signal
+import socket
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
+from object_server import BUCKET, Objects, Proxy
 
 EVERY_STEP = ("--save-minutes", 0)
 SEED = int(os.environ.get("ORSANET_SEED", random.SystemRandom().randrange(10**6)))
@@ -77,6 +80,85 @@ def test_killed_at_random_moments_until_it_is_done_it_ends_the_same(runner, whol
         patience *= 1.2  # on a busy machine too, a process gets beyond its start before long
     assert kills > 0
     assert runner.differences(out, whole.out) == [], f"ORSANET_SEED={SEED}, {kills} kills"
+
+
+def test_killed_at_random_requests_and_resumed_in_another_folder_it_ends_the_same(
+    runner, whole, bucket: Proxy, url: str, tmp_path: Path
+) -> None:
+    """Each process begins in an empty folder, as on another machine, and is killed before one of its next PUTs."""
+    chance, kills, folders = random.Random(SEED), 0, count()
+    running, left = 0, 0
+
+    def kill(line: str) -> None:
+        nonlocal left
+        left -= line.startswith("PUT")
+        if left == 0:
+            os.kill(running, signal.SIGKILL)
+
+    bucket.before = kill
+    at_url = ("--out", url, *EVERY_STEP)
+    code = -signal.SIGKILL
+    while code:
+        out = tmp_path / f"run-{next(folders)}"
+        left = chance.randint(2, 25) if kills < 3 else 10**6
+        running = runner.start(
+            out,
+            "--work",
+            out,
+            *at_url,
+            *(["--resume"] if kills else []),
+            environment={**bucket.environment, "ORSANET_PATIENCE": "6"},
+        )
+        ended = runner.wait(running)
+        code = ended.code
+        assert code in (0, -signal.SIGKILL), ended.err
+        kills += code != 0
+    assert kills > 0
+    assert runner.differences(out, whole.out) == [], f"ORSANET_SEED={SEED}, {kills} kills"
+
+
+def test_two_agents_with_one_bucket_are_killed_and_go_on_in_other_folders(
+    runner, bucket: Proxy, objects: Objects, url: str, tmp_path: Path
+) -> None:
+    """The agents of `torchrun --nnodes 2`, each with a folder of its own; both are killed at the run's second state."""
+
+    def agents(folders: str, *options: object) -> list[int]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        work = "--work" if url in options else "--out"
+        return [
+            runner.start(
+                tmp_path / name, "--set", "epochs=1", *EVERY_STEP, *options, work, tmp_path / name,
+                environment={**bucket.environment, "ORSANET_PATIENCE": "6"}, agent=port,
+            )
+            for name in folders
+        ]  # fmt: skip
+
+    def ends(agents: list[int]) -> None:
+        for ended in map(runner.wait, agents):
+            assert ended.code == 0, ended.err
+
+    states = 0
+
+    def kill(line: str) -> None:
+        nonlocal states
+        states += "PUT" in line and "state.json" in line
+        if states == 2:
+            for agent in killed:
+                os.killpg(agent, signal.SIGKILL)
+
+    ends(agents("ab"))
+    bucket.before = kill
+    killed = agents("cd", "--out", url)
+    assert [runner.wait(agent).code for agent in killed] == [-signal.SIGKILL] * 2
+    bucket.before = lambda _: None
+    ends(agents("ef", "--out", url, "--resume"))
+    for pair in ("ab", "cd", "ef"):
+        assert sum((tmp_path / folder).exists() for folder in pair) == 1
+    (whole,) = tmp_path.glob("[ab]/last.safetensors")
+    there, _, _ = objects.found[f"{url.removeprefix(f's3://{BUCKET}/')}/last.safetensors"]
+    assert there == whole.read_bytes()
 
 
 def test_only_the_step_under_way_is_trained_again(runner, whole, tmp_path: Path) -> None:

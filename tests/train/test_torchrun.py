@@ -59,6 +59,16 @@ def test_an_epoch_on_two_processes_is_that_of_one(epochs: Path, batch_size: str,
     assert one["sums"][-1][0] == 14
 
 
+def test_what_the_first_process_knows_all_know(epochs: Path) -> None:
+    sent = load_file(epochs / "two-received-0.safetensors")
+    received = load_file(epochs / "two-received-1.safetensors")
+    assert sent.keys() == received.keys() == load_file(epochs / "one-received-0.safetensors").keys()
+    for name, tensor in sent.items():
+        assert received[name].dtype == tensor.dtype, name
+        assert torch.equal(received[name], tensor), name
+    assert [(epochs / f"two-refused-{rank}").read_text() for rank in range(2)] == ["refused by process 0"] * 2
+
+
 def test_the_command_shares_a_run_between_two_processes(world, programs: ForkServer, tmp_path: Path) -> None:
     """In float32 the losses of an epoch agree to rounding as Adam enlarges it: less than 1e-4 in three steps."""
     arguments = (

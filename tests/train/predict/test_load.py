@@ -1,14 +1,18 @@
 """`load(run)` gives from Python what the predict command writes, for pictures in any form."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from object_server import Proxy
 from PIL import Image, ImageOps
 
 from orsanet_cache import OrsanetError
+from orsanet_cache.paths import Url
+from orsanet_cache.places.bucket import Bucket
 from orsanet_cache.synthetic.picture import draw
 from orsanet_train.config import load_config
 from orsanet_train.model.checkpoint import Identity, save_weights
@@ -63,6 +67,28 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shares(result) -> np.ndarray:
     return np.array([list(face.probability.values()) for face in result.faces])
+
+
+def test_a_run_at_a_url_predicts_the_same(
+    world,
+    run: Path,
+    model: Predictor,
+    group: Path,
+    bucket: Proxy,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OrsanetError, match=rf"{url}/best.safetensors: no such file; there is no run at this URL"):
+        load(url, device="cpu")
+    Bucket.open(Url(url)).write("best.safetensors", (run / "best.safetensors").read_bytes())
+    with pytest.raises(OrsanetError) as raised:
+        load(url, device="cpu", segmenter="demo", landmarks=world.landmarks)
+    assert f"{url} was trained on priors of other frozen networks" in str(raised.value)
+    there = load(url, device="cpu", segmenter=world.segmenter, landmarks=world.landmarks)
+    assert np.array_equal(shares(there(group / "two.png")), shares(model(group / "two.png")))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_has_what_the_command_writes(model: Predictor, group: Path, tmp_path: Path) -> None:
