@@ -4,14 +4,14 @@ All views of a store have the same fields.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from orsanet_cache.errors import OrsanetError, did_you_mean
+from orsanet_cache.paths import Place, Url
+from orsanet_cache.places.bucket import Bucket
 from orsanet_cache.store.schema import OPTIONAL
-from orsanet_cache.store.zarr_folder import METADATA
 
 
-def optional_fields(out: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
+def optional_fields(out: Place, asked: Sequence[str] | None) -> tuple[str, ...]:
     """The optional fields with which to build `out`, in the schema's order.
 
     `asked` are names from OPTIONAL; None: those that the store has. Raises OrsanetError for another
@@ -22,9 +22,9 @@ def optional_fields(out: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
             raise OrsanetError(
                 f"no optional field '{name}'; choose from {', '.join(OPTIONAL)}{did_you_mean(name, OPTIONAL)}"
             )
-    views = [folder.parent for folder in out.glob(f"*/*/{METADATA}")] if out.is_dir() else []
-    views = [view for view in views if (view / "image").is_dir()]
-    here = tuple(name for name in OPTIONAL if any((view / name).is_dir() for view in views))
+    found = _folders(out)
+    views = [view for view in found if view.count("/") == 1 and f"{view}/image" in found]
+    here = tuple(name for name in OPTIONAL if any(f"{view}/{name}" in found for view in views))
     if not views or asked is None:
         return tuple(name for name in OPTIONAL if name in (here if asked is None else asked))
     if absent := [name for name in asked if name not in here]:
@@ -33,3 +33,13 @@ def optional_fields(out: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
             f"build into another folder with --fields {','.join((*here, *absent))}"
         )
     return here
+
+
+def _folders(out: Place) -> set[str]:
+    """The folders of fields, split/view/field, and those above them that a place has."""
+    if isinstance(out, Url):
+        names = (name.split("/")[:-1] for name in Bucket.open(out).entries())
+        found = {"/".join(folders[:3]) for folders in names if len(folders) >= 3}
+    else:
+        found = {path.relative_to(out).as_posix() for path in out.glob("*/*/*") if path.is_dir()}
+    return found | {folder.rpartition("/")[0] for folder in found}

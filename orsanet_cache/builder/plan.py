@@ -19,7 +19,6 @@ from orsanet_cache.builder.placing import begin, check_sealed, is_placed
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.units import Unit
 from orsanet_cache.store.writer import StoreWriter
 
@@ -153,9 +152,9 @@ def _wanted(
 
 def _check_drawing(writer: StoreWriter, split: str, view: str) -> None:
     if writer.is_sealed(split, view):
-        check_sealed(PriorStore.open_segments(writer.path), split, view)
+        check_sealed(writer.segments(), split, view)
     else:
-        begin(writer.path, split, view)
+        begin(writer, split, view)
 
 
 def _lacking(writer: StoreWriter, own: Sequence[Unit], views: ViewsOf) -> list[Work]:

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, classes_option, next_command, parse_part, quiet_option
+from orsanet_cache.console import FILE, MOST_BATCH, STORE, classes_option, next_command, parse_part, quiet_option
 from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
+from orsanet_cache.paths import Place
 
 
 @click.command()
 @click.argument("manifest", type=FILE)
 @classes_option
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
-@click.option("--out", required=True, type=FILE, help="The store to write or continue.")
+@click.option(
+    "--out", required=True, type=STORE, help="The store to write or continue: a folder, or a URL such as s3://BUCKET/NAME.zarr."
+)
 @click.option(
     "--segmenter",
     type=FILE,
@@ -84,15 +87,15 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
 @quiet_option
 @click.option(
     "--reuse",
-    type=FILE,
+    type=STORE,
     metavar="STORE",
     help="Copy the rows of pictures that this store of the same recipe has, whatever their names, order and splits; compute the others.",
 )
 def build(
-    manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
+    manifest: Path, root: Path | None, classes: list[str] | None, out: Place, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, image_reading: str | None, views: str, fields: str | None, splits: str | None, device: str, precision: str, features: str,
     batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool,
-    reuse: Path | None,
+    reuse: Place | None,
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
 
@@ -150,7 +153,7 @@ def build(
     written = schema(*channels, features, optional_fields(out, asked))
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), written) / 1e9:.2f} GB on disk"
+        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), written) / 1e9:.2f} GB {'on disk' if isinstance(out, Path) else 'in the object store'}"
     )
 
     sources = str(out if reuse is None else reuse)

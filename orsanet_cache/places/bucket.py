@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from orsanet_cache.errors import OrsanetError, UnreachableError
 from orsanet_cache.paths import Url
@@ -99,24 +99,58 @@ class Bucket:
         """Put a whole object, in place of an earlier one. It is there completely, or not at all."""
         return self._put(name, content, "overwrite")
 
-    def create(self, name: str, content: bytes) -> bool:
-        """Put an object only if there is none of this name -> whether it is this one.
+    def create(self, name: str, content: bytes) -> Entry | None:
+        """Put an object only if there is none of this name -> its entry; None if there is one with another content.
 
         If the answer was lost, and the request is repeated or fails, the object that is there
-        decides: the content must differ from that of every other writer, as with an attempt id.
+        decides. So where it matters who has created it, the content must differ from that of every
+        other writer, as with an attempt id.
         """
         try:
-            self._put(name, content, "create")
-            return True
+            return self._put(name, content, "create")
         except FileExistsError:
-            return self.read(name)[0] == content
+            return self._same(name, content)
         except UnreachableError as error:
             if error.errno != errno.EHOSTUNREACH:
                 raise
             try:  # the outcome is unknown: applied and its answer lost, or never received
-                return self.read(name)[0] == content
+                return self._same(name, content)
             except FileNotFoundError:
                 raise error from None
+
+    def exchange(self, name: str, before: bytes, content: bytes) -> bool:
+        """Put an object in place of one with the content `before` -> False if it has another one now.
+
+        A server that knows no such condition (If-Match) replaces the object in any case.
+        """
+        import obstore
+
+        def get() -> tuple[bytes, Any]:
+            result = obstore.get(self.handle, name)
+            return bytes(result.bytes()), result.meta
+
+        while True:
+            there, meta = self._ask(name, get)
+            if there != before:
+                return there == content
+            version = {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
+            try:
+                self._put(name, content, version)
+                return True
+            except FileExistsError:  # replaced meanwhile; or by this request, whose answer was lost
+                continue
+
+    def folders(self, below: str) -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        import obstore
+
+        found = self._ask(below, lambda: obstore.list_with_delimiter(self.handle, below or None))
+        return sorted(prefix.rpartition("/")[2] for prefix in found["common_prefixes"])
+
+    def _same(self, name: str, content: bytes) -> Entry | None:
+        """The entry of an object if it has this content."""
+        there, entry = self.read(name)
+        return entry if there == content else None
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; those that do not exist are passed over."""
@@ -147,7 +181,8 @@ class Bucket:
             f"the same unit; build into a folder and upload it with `orsanet-cache convert FOLDER {self.url}`"
         )
 
-    def _put(self, name: str, content: bytes, mode: Literal["overwrite", "create"]) -> Entry:
+    def _put(self, name: str, content: bytes, mode: Any) -> Entry:
+        """`mode` as obstore's: "overwrite", "create", or what it tells of the version to replace."""
         import obstore
 
         # In one request: an interrupted multipart upload would leave parts that no listing shows.
@@ -212,10 +247,11 @@ class BucketFiles(Files):
     A file that was replaced since is refused, so that no reader mixes two states of a store.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, below: Iterable[str] = ("",)) -> None:
+        """`below` are the folders to list: all."""
         self.bucket = bucket
         self.place = bucket.url
-        self._entries = bucket.entries()
+        self._entries = {name: entry for folder in below for name, entry in bucket.entries(folder).items()}
         self._held: dict[str, bytes] = {}
 
     def read(self, name: str, limit: int) -> bytes:
@@ -266,7 +302,51 @@ class BucketFiles(Files):
         wanted = [name for name in names if name in self._entries and name not in self._held]
         if len(wanted) > 1:
             with ThreadPoolExecutor(THREADS, "fetch") as pool:
-                self._held.update(zip(wanted, pool.map(self.fetch, wanted), strict=True))
+                found = zip(wanted, pool.map(self._fetched, wanted), strict=True)
+                self._held.update((name, content) for name, content in found if content is not None)
+
+    def _fetched(self, name: str) -> bytes | None:
+        """As `fetch`; None for a file that is not there any more, of which its reader is told."""
+        try:
+            return self.fetch(name)
+        except FileNotFoundError:
+            return None
+        except UnreachableError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return None
+
+
+class CurrentFiles(Files):
+    """The files of a bucket as they are now: every question is a request."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.place = bucket.url
+
+    def read(self, name: str, limit: int) -> bytes:
+        return self.bucket.read(name, limit)[0]
+
+    def fetch(self, name: str) -> bytes:
+        return self.bucket.read(name)[0]
+
+    def entries(self, below: str = "") -> dict[str, Entry]:
+        return self.bucket.entries(below)
+
+    def entry(self, name: str) -> Entry:
+        if (entry := self.bucket.entry(name)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.place / name))
+        return entry
+
+    def subfolders(self, folder: str, having: str) -> list[str]:
+        names = self.bucket.folders(folder)
+        with ThreadPoolExecutor(THREADS, "look") as pool:
+            found = pool.map(lambda name: self.bucket.entry(f"{folder}/{name}/{having}".lstrip("/")), names)
+            return [name for name, entry in zip(names, found, strict=True) if entry is not None]
+
+    def folders(self, having: str, depth: int = 3) -> set[str]:
+        found = (name.rpartition("/") for name in self.entries())
+        return {folder for folder, _, name in found if name == having and folder and folder.count("/") < depth}
 
 
 def _entry(meta: Any) -> Entry:

@@ -1,7 +1,8 @@
-"""The files of a store, by their names, whatever the place: `open_files(place)`.
+"""The files of a store, by their names, whatever the place.
 
     Path  ─▶ FolderFiles      a folder of this machine
-    Url   ─▶ BucketFiles      an object store (bucket.py)
+    Url   ─▶ BucketFiles      an object store as one listing found it (bucket.py)
+          ─▶ CurrentFiles     the same as it is now
 
 A name is relative, with slashes: "train/clean/zarr.json". Reading raises OSError or ValueError for
 anything missing or damaged, as for files of a folder.
@@ -42,6 +43,10 @@ class Files(ABC):
         """The files below a folder, at any depth, sorted by name."""
 
     @abstractmethod
+    def entry(self, name: str) -> Entry:
+        """What a listing says of one file. Raises FileNotFoundError if there is none."""
+
+    @abstractmethod
     def subfolders(self, folder: str, having: str) -> list[str]:
         """Names of the folders in a folder that have a file named `having`, sorted.
 
@@ -78,6 +83,9 @@ class FolderFiles(Files):
         found = ((path, path.stat()) for path in sorted((self.path / below).rglob("*")) if path.is_file())
         return {path.relative_to(self.path).as_posix(): Entry(status.st_size) for path, status in found}
 
+    def entry(self, name: str) -> Entry:
+        return Entry((self.path / name).stat().st_size)
+
     def subfolders(self, folder: str, having: str) -> list[str]:
         with os.scandir(self.path / folder) as entries:  # not glob, which passes over folders that it cannot open
             return sorted(entry.name for entry in entries if os.path.exists(os.path.join(entry.path, having)))
@@ -87,10 +95,10 @@ class FolderFiles(Files):
         return {path.parent.relative_to(self.path).as_posix() for path in found}
 
 
-def open_files(place: Place) -> Files:
-    """The files at a place. Raises OrsanetError for an object store that cannot be read."""
+def has_file(place: Place, name: str) -> bool:
+    """Whether there is a file of this name. Raises OrsanetError for an object store that cannot be asked."""
     if isinstance(place, Url):
-        from orsanet_cache.places.bucket import Bucket, BucketFiles
+        from orsanet_cache.places.bucket import Bucket
 
-        return BucketFiles(Bucket.open(place))
-    return FolderFiles(place)
+        return Bucket.open(place).entry(name) is not None
+    return (place / name).is_file()
