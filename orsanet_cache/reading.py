@@ -11,6 +11,7 @@ import json
 import math
 import os
 import stat
+from contextlib import suppress
 from errno import EFBIG, EINVAL, EISDIR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,13 @@ def below(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts or os.path.commonpath([root, target]) != root:
         raise ValueError(f"{name!r} leads out of the folder {folder}")
     return path
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """What matches a pattern in a folder from which another process may be deleting, in order."""
+    while True:
+        with suppress(FileNotFoundError):  # a folder that was deleted during the search
+            return sorted(folder.glob(pattern))
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:

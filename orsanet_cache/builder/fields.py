@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from orsanet_cache.errors import OrsanetError, did_you_mean
 from orsanet_cache.paths import Place, Url
 from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.reading import matching
 from orsanet_cache.store.schema import OPTIONAL
 
 
@@ -41,5 +42,5 @@ def _folders(out: Place) -> set[str]:
         names = (name.split("/")[:-1] for name in Bucket.open(out).entries())
         found = {"/".join(folders[:3]) for folders in names if len(folders) >= 3}
     else:
-        found = {path.relative_to(out).as_posix() for path in out.glob("*/*/*") if path.is_dir()}
+        found = {path.relative_to(out).as_posix() for path in matching(out, "*/*/*") if path.is_dir()}
     return found | {folder.rpartition("/")[0] for folder in found}

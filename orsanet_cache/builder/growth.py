@@ -222,6 +222,7 @@ class _Split:
         added: dict[str, int] = {}  # image -> row of the new segment
         twice: dict[bytes, int] = {}  # digest -> that row
         name = self._new_name()
+        self.stored.to_have |= dict.fromkeys((name, *begun), frozenset((*self.views, *self.known_by)))
         places: Places = []
         kept = 0
         for image, digest, *known in zip(self.images, digests, before, in_own, in_others, strict=True):
@@ -238,7 +239,6 @@ class _Split:
         if added:
             self.stored.ids[name] = tuple(added)
             self.stored.views.setdefault(name, {})
-        self.stored.to_have |= dict.fromkeys((name, *begun), frozenset((*self.views, *self.known_by)))
         segments = tuple(
             sorted({segment for segment, _ in places}, key=lambda one: (split_of(one)[0] != self.split, *split_of(one)))
         )
@@ -311,7 +311,7 @@ class _Split:
         return segment_of(self.split, max(numbers, default=0) + 1)
 
     def _planned(self, digest: NDArray[np.uint8]) -> tuple[str, int] | None:
-        """The row of a picture that this build computes for another split, in all views that are needed here."""
+        """The row of a picture that this build computes anyway, in all views that are needed here."""
         there = self.stored.planned.get(digest.tobytes())
         return there if there is not None and self.stored.to_have[there[0]] >= set(self.known_by) else None
 

@@ -12,11 +12,12 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from orsanet_cache.paths import Place, Url
-from orsanet_cache.reading import read_limited
+from orsanet_cache.reading import matching, read_limited
 
 
 class Entry(NamedTuple):
@@ -80,8 +81,12 @@ class FolderFiles(Files):
             raise
 
     def entries(self, below: str = "") -> dict[str, Entry]:
-        found = ((path, path.stat()) for path in sorted((self.path / below).rglob("*")) if path.is_file())
-        return {path.relative_to(self.path).as_posix(): Entry(status.st_size) for path, status in found}
+        entries = {}
+        for path in matching(self.path / below, "**/*"):
+            with suppress(FileNotFoundError):  # deleted by another process meanwhile
+                if path.is_file():
+                    entries[path.relative_to(self.path).as_posix()] = Entry(path.stat().st_size)
+        return entries
 
     def entry(self, name: str) -> Entry:
         return Entry((self.path / name).stat().st_size)
@@ -91,7 +96,7 @@ class FolderFiles(Files):
             return sorted(entry.name for entry in entries if os.path.exists(os.path.join(entry.path, having)))
 
     def folders(self, having: str, depth: int = 3) -> set[str]:
-        found = (path for level in range(1, depth + 1) for path in self.path.glob("*/" * level + having))
+        found = (path for level in range(1, depth + 1) for path in matching(self.path, "*/" * level + having))
         return {path.parent.relative_to(self.path).as_posix() for path in found}
 
 

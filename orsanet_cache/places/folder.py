@@ -30,6 +30,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.places.copies import Copies
 from orsanet_cache.places.destination import Destination, Staging
 from orsanet_cache.places.files import Entry, Files, FolderFiles
+from orsanet_cache.reading import matching
 
 
 class FolderOutput:
@@ -217,7 +218,7 @@ class FolderDestination(FolderOutput, Destination):
         """Raises OrsanetError for a link in the store, so that only the store is deleted or written."""
         commits = self._commits.name
         levels = (commits, f"{commits}/*", f"{commits}/*/*", "*", "*/*", "*/*/*", "*/*/*/*.json", "*/*/crc32c/*")
-        for entry in (entry for level in levels for entry in self.path.glob(level)):
+        for entry in (entry for level in levels for entry in matching(self.path, level)):
             if entry.is_symlink():
                 raise OrsanetError(
                     f"{entry} is a link, and a build creates none; remove it and run the same command again"

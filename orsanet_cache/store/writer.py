@@ -445,8 +445,10 @@ class StoreWriter:
     def notes(self, split: str, view: str, begin: str) -> list[bytes]:
         """The notes of a view whose names begin with `begin`, sorted by name."""
         folder = marker_folder(split, view)
-        names = sorted(name for name in self._to.names(folder) if name.startswith(begin))
-        return [self._to.files.read(f"{folder}/{name}", MAX_METADATA_BYTES) for name in names]
+        with suppress(FileNotFoundError):  # another process has sealed the view meanwhile, and deleted them
+            names = sorted(name for name in self._to.names(folder) if name.startswith(begin))
+            return [self._to.files.read(f"{folder}/{name}", MAX_METADATA_BYTES) for name in names]
+        return []
 
     def _is_committed(self, unit: Unit, view: str, shards: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether another process has committed a unit.

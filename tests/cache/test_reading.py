@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import shutil
 import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from orsanet_cache.reading import (
     below,
     check_regular,
     json_of,
+    matching,
     open_regular,
     read_limited,
 )
@@ -136,3 +139,24 @@ def header(text: str) -> bytes:
 def test_an_array_whose_header_lies_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         array_of(content)
+
+
+def test_what_another_deletes_meanwhile_disturbs_no_search(tmp_path: Path) -> None:
+    """A search goes on while its folders come and go, and finds what stays."""
+    (tmp_path / "stays" / "here").mkdir(parents=True)
+    (tmp_path / "stays" / "here" / "a.json").touch()
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            (tmp_path / "goes" / "away").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "goes")
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(500):
+            assert matching(tmp_path, "*/*/*.json") == [tmp_path / "stays" / "here" / "a.json"]
+    finally:
+        ended.set()
+        other.join()

@@ -149,6 +149,20 @@ def test_of_a_reordered_shortened_resplit_or_renamed_manifest_nothing_is_compute
     faces.assert_says(old, lists)
 
 
+def test_a_new_picture_of_two_names_is_computed_once(faces: Faces, tmp_path: Path) -> None:
+    """In one growth, and where the growth that began with one of the names was not finished."""
+    before = {"train": [*"cdefg"], "test": ["m", "n"]}
+    longer = {**before, "train": [*"cdefg", "a", "a-again"]}
+    at_once, begun = tmp_path / "at-once.zarr", tmp_path / "begun.zarr"
+    for out in (at_once, begun):
+        shutil.copytree(faces.whole(before), out)
+    assert faces.build(longer, at_once).computed == len(VIEWS)
+    faces.build({**before, "train": [*"cdefghijkl", "a"]}, begun, part=Share(1, 2))
+    faces.build({**longer, "train": [*"cdefghijkl", "a", "a-again"]}, begun)
+    faces.assert_says(at_once, longer)
+    faces.assert_says(begun, {**longer, "train": [*"cdefghijkl", "a", "a-again"]})
+
+
 def test_a_picture_in_a_split_with_more_views_is_copied_in_those_that_the_store_has(faces: Faces, old: Path) -> None:
     faces.build(OLD, old, ["erase-30"], splits=["train"])
     views = (*VIEWS, "erase-30")
