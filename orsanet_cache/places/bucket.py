@@ -323,9 +323,11 @@ class CurrentFiles(Files):
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         self.place = bucket.url
+        self._found: dict[str, bytes] = {}  # by `subfolders`, to be read once
 
     def read(self, name: str, limit: int) -> bytes:
-        return self.bucket.read(name, limit)[0]
+        content = self._found.pop(name, None)
+        return self.bucket.read(name, limit)[0] if content is None else content
 
     def fetch(self, name: str) -> bytes:
         return self.bucket.read(name)[0]
@@ -339,10 +341,17 @@ class CurrentFiles(Files):
         return entry
 
     def subfolders(self, folder: str, having: str) -> list[str]:
-        names = self.bucket.folders(folder)
+        names = {name: f"{folder}/{name}/{having}".lstrip("/") for name in self.bucket.folders(folder)}
+
+        def fetched(name: str) -> bytes | None:
+            with suppress(FileNotFoundError):
+                return self.bucket.read(name)[0]
+            return None
+
         with ThreadPoolExecutor(THREADS, "look") as pool:
-            found = pool.map(lambda name: self.bucket.entry(f"{folder}/{name}/{having}".lstrip("/")), names)
-            return [name for name, entry in zip(names, found, strict=True) if entry is not None]
+            found = zip(names.values(), pool.map(fetched, names.values()), strict=True)
+            self._found = {name: content for name, content in found if content is not None}
+        return [name for name, file in names.items() if file in self._found]
 
     def folders(self, having: str, depth: int = 3) -> set[str]:
         found = (name.rpartition("/") for name in self.entries())

@@ -52,6 +52,7 @@ from orsanet_cache.store.seal import (
     byte_digests,
     damaged_units,
     fold,
+    SealedView,
     hex_digests,
     sealed_attributes,
     unfold,
@@ -91,7 +92,7 @@ class StoreWriter:
         self._container = ZarrFolder(to.files)
         self._files = ZarrWriter(to, rows_per_unit)
         self._ids: dict[str, tuple[str, ...]] = {}
-        self._of_seal: dict[tuple[str, str], tuple[str, NDArray[np.uint8]]] = {}  # (split, view) -> seal, image digests
+        self._of_seal: dict[tuple[str, str], SealedView] = {}  # by (split, view)
         self._of_marker: dict[tuple[Unit, str], tuple[Hashable, NDArray[np.uint8]]] = {}  # of one unit -> image digests
 
     @classmethod
@@ -473,7 +474,7 @@ class StoreWriter:
         if self.is_sealed(unit.split, view):
             if self._to.excludes:
                 return {}
-            sealed = self.segments().sealed(unit.split, view)
+            sealed = self._sealed(unit.split, view)
             digests = zip(sorted(sealed.fields), sealed.unit_sha256[unit.index], strict=True)
             return {name: digest.tobytes().hex() for name, digest in digests}
         marker = self.marker(unit, view)
@@ -585,11 +586,14 @@ class StoreWriter:
                     return None
                 self._remember(unit, view, stamp, marker)
             return self._of_marker[unit, view][1]
-        seal = self._container.attributes(f"{unit.split}/{view}")["seal"]
-        if self._of_seal.get((unit.split, view), ("",))[0] != seal:
-            sealed = self.segments().sealed(unit.split, view)
-            self._of_seal[unit.split, view] = sealed.seal, sealed.image_sha256
-        return self._of_seal[unit.split, view][1][unit.rows]
+        return self._sealed(unit.split, view).image_sha256[unit.rows]
+
+    def _sealed(self, split: str, view: str) -> SealedView:
+        """The records of a sealed view, which are read again only if it was sealed again."""
+        seal = self._container.attributes(f"{split}/{view}")["seal"]
+        if (split, view) not in self._of_seal or self._of_seal[split, view].seal != seal:
+            self._of_seal[split, view] = self.segments().sealed(split, view)
+        return self._of_seal[split, view]
 
     def _remember(self, unit: Unit, view: str, stamp: Hashable, marker: Marker) -> None:
         """Keep the image digests of a unit's views, until those of another unit are needed."""

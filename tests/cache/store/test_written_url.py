@@ -1,0 +1,180 @@
+"""Stores written to an object store: whatever interrupts or disturbs a writer, the same command ends in the store of a folder.
+
+Objects in memory have e_tags that count writes, so two PUTs of the same bytes have different ones; those of the server are MD5.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from object_server import SECRET, Proxy
+
+from orsanet_cache import OrsanetError, PriorStore, verify
+from orsanet_cache.bench.random_store import Arrays, RandomSplit, random_arrays, write_random_store
+from orsanet_cache.paths import Url
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.store.schema import Field
+from orsanet_cache.store.units import Share, Unit, UnitRecord
+from orsanet_cache.store.writer import StoreWriter
+
+FIELDS = (Field("narrow", (3,), "float16", ("c",)), Field("map", (4, 4), "uint8", ("y", "x"), compressed=True))
+SPLITS = {"train": RandomSplit(["a.png", "b.png", "c.png"], ["clean"]), "test": RandomSplit(["d.png"], ["clean"])}
+ROWS_PER_UNIT = 2
+
+
+def values(unit: Unit, seed: int = 0) -> Arrays:
+    return random_arrays(np.random.default_rng([seed, unit.index, len(unit.split)]), unit.stop - unit.start, FIELDS)
+
+
+def write(place: str | Path, seed: int = 0, part: Share = Share(1, 1)) -> None:
+    """What a build does: commit what is missing, seal, compute again what differs."""
+    with StoreWriter.open(place, {"benchmark": True}, FIELDS, part, ROWS_PER_UNIT) as writer:
+        for split, of_split in SPLITS.items():
+            writer.add_split(split, of_split.ids)
+            for view in of_split.views:
+                writer.add_view(split, view)
+        own = [unit for split in SPLITS for unit in writer.units(split)]
+        own = [unit for position, unit in enumerate(own) if part.has(position)]
+        for _ in range(2):
+            for split, of_split in SPLITS.items():
+                for view in of_split.views:
+                    missing = writer.missing(split, view)
+                    for unit in [unit for unit in own if unit in missing]:
+                        writer.commit(unit, view, values(unit, seed), UnitRecord(["01" * 32] * len(values(unit)["map"]), {}))
+            damaged = [
+                (units, split, view)
+                for split, of_split in SPLITS.items()
+                for view in of_split.views
+                if (units := writer.seal(split, view, {}))
+            ]
+            for units, _, view in damaged:
+                writer.uncommit(units, view)
+
+
+def seals(place: str | Path) -> dict[str, str]:
+    store = PriorStore.open(place)
+    return {f"{split}/{view}": store.sealed(split, view).seal for split in store.splits for view in store.views(split)}
+
+
+def objects_at(url: str) -> dict[str, bytes]:
+    objects = Bucket.open(Url(url))
+    return {name: objects.read(name)[0] for name in objects.entries()}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("here") / "store.zarr"
+    write(folder)
+    return folder
+
+
+@pytest.fixture
+def files(here: Path) -> dict[str, bytes]:
+    """The files of the store of a folder."""
+    return {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()}
+
+
+class Killed(BaseException):
+    """The process is dead."""
+
+
+class Changes:
+    """The requests of this process that change the object store; something may happen at one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        self.at: dict[int, Callable[[], None]] = {}  # before the request of this number
+        self.dead = False
+        for method in ("_put", "delete"):
+            self._watch(monkeypatch, method)
+
+    def _watch(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        original = getattr(Bucket, method)
+
+        def watched(bucket: Bucket, name: Any, *arguments: Any) -> Any:
+            self.pass_by(f"{method} {name}")
+            return original(bucket, name, *arguments)
+
+        monkeypatch.setattr(Bucket, method, watched)
+
+    def pass_by(self, name: str) -> None:
+        if self.dead:
+            raise Killed
+        self.names.append(name)
+        happens = self.at.pop(len(self.names) - 1, None)
+        if happens is not None:
+            happens()
+
+    def kill(self) -> None:
+        self.dead = True
+        raise Killed
+
+
+@pytest.fixture
+def changes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Changes]:
+    # One after the other, so that points have the same numbers.
+    monkeypatch.setattr("orsanet_cache.places.objects.THREADS", 1)
+    yield Changes(monkeypatch)
+
+
+def fresh(number: int) -> str:
+    return f"memory://written/{os.getpid()}/{number}.zarr"
+
+
+def test_a_store_is_written_to_the_server_as_to_a_folder(bucket: Proxy, url: str, files: dict[str, bytes]) -> None:
+    write(url)
+    writes = [line for line in bucket.log if line.startswith("PUT") and "/c." in line]
+    assert len(writes) == len({*writes})  # each file once
+    # With the e_tags of their markers no shard is read back.
+    assert bucket.requests("GET .*/clean/(narrow|map)/c[.]") == []
+    bucket.log.clear()
+    write(url)
+    assert [line for line in bucket.requests("PUT") if not line.endswith("store.zarr/zarr.json")] == []
+    assert objects_at(url) == files
+    assert not any(SECRET.encode() in content for content in objects_at(url).values())
+
+
+def test_a_writer_killed_at_any_request_goes_on(changes: Changes, files: dict[str, bytes]) -> None:
+    write(fresh(0))
+    points = len(changes.names)
+    assert points > 40
+    for at in range(points):
+        url = fresh(1 + at)
+        changes.names.clear()
+        changes.at = {at: changes.kill}
+        with pytest.raises(Killed):
+            write(url)
+        changes.dead = False
+        for part in (Share(2, 2), Share(1, 2)):
+            write(url, part=part)
+        assert objects_at(url) == files, (at, changes.names[at])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_same_part_twice_is_one_result_or_names_the_units(
+    changes: Changes, files: dict[str, bytes], here: Path, seed: int
+) -> None:
+    """Another process writes the same part, with the same values or others, between any two requests of this one."""
+    write(fresh(1000 * (1 + seed)))
+    points = len(changes.names)
+    named = 0
+    for at in range(1, points):
+        url = fresh(1000 * (1 + seed) + at)
+        changes.names.clear()
+        changes.at = {at: lambda url=url: write(url, seed)}
+        try:
+            write(url)
+        except OrsanetError as error:
+            assert "another process has committed" in str(error), (at, error)
+            assert "with other values, which are kept (map, narrow differ)" in str(error)
+            assert seed
+            named += 1
+        write(url)
+        assert verify(url, deep=True)[1] == [], (at, changes.names[at])
+        assert seals(url).keys() == seals(here).keys()
+        if seed == 0:
+            assert objects_at(url) == files, (at, changes.names[at])
+    assert (named > 0) == bool(seed)
