@@ -40,6 +40,8 @@ _CREDENTIALS = re.compile(
 _OFFLINE = re.compile(
     "error sending request|connect|dns|timed? ?out|timeout|retries|body error|code: 5[0-9]{2}", re.IGNORECASE
 )
+_FULL = re.compile("507|StorageFull|QuotaExceeded|InsufficientStorage")
+_UNKNOWN = re.compile("code: 501|NotImplemented")
 _CUT = re.compile("body error")
 
 Answer = TypeVar("Answer")
@@ -94,6 +96,10 @@ class Bucket:
             return _entry(self._ask(name, lambda: obstore.head(self.handle, name)))
         except FileNotFoundError:
             return None
+        except UnreachableError as error:
+            if error.errno == errno.EIO:  # a refused HEAD has no text; a GET says why
+                self.read(name)
+            raise
 
     def write(self, name: str, content: bytes) -> Entry:
         """Put a whole object, in place of an earlier one. It is there completely, or not at all."""
@@ -224,6 +230,17 @@ class Bucket:
             return UnreachableError(
                 errno.EACCES,
                 f"{self.url}: access denied; check the credentials in the environment and the bucket's policy",
+            )
+        if _FULL.search(text):
+            return UnreachableError(
+                errno.ENOSPC,
+                f"{self.url}: the object store is full, or its quota is used up; make room and run the same command again",
+            )
+        if _UNKNOWN.search(text):
+            return UnreachableError(
+                errno.ENOTSUP,
+                f"{self.url}: the object store does not know a request that writing needs, such as a PUT on the condition that there is no such "
+                f"object (If-None-Match); build into a folder and upload it with `orsanet-cache convert FOLDER {self.url}`",
             )
         if _OFFLINE.search(text):
             return UnreachableError(

@@ -4,13 +4,14 @@ Objects in memory have e_tags that count writes, so two PUTs of the same bytes h
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from object_server import SECRET, Proxy
+from object_server import SECRET, Objects, Proxy
 
 from orsanet_cache import OrsanetError, PriorStore, verify
 from orsanet_cache.bench.random_store import Arrays, RandomSplit, random_arrays, write_random_store
@@ -23,6 +24,7 @@ from orsanet_cache.store.writer import StoreWriter
 FIELDS = (Field("narrow", (3,), "float16", ("c",)), Field("map", (4, 4), "uint8", ("y", "x"), compressed=True))
 SPLITS = {"train": RandomSplit(["a.png", "b.png", "c.png"], ["clean"]), "test": RandomSplit(["d.png"], ["clean"])}
 ROWS_PER_UNIT = 2
+SOON = 20.0  # seconds, with a patience of half a second, on a busy machine
 
 
 def values(unit: Unit, seed: int = 0) -> Arrays:
@@ -120,6 +122,12 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Changes]:
     yield Changes(monkeypatch)
 
 
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> str:
+    """A place of this process's memory."""
+    return f"memory://written/{os.getpid()}/{request.node.name}.zarr"
+
+
 def fresh(number: int) -> str:
     return f"memory://written/{os.getpid()}/{number}.zarr"
 
@@ -178,3 +186,96 @@ def test_the_same_part_twice_is_one_result_or_names_the_units(
         if seed == 0:
             assert objects_at(url) == files, (at, changes.names[at])
     assert (named > 0) == bool(seed)
+
+
+def failing(url: str) -> str:
+    """What writing fails with, in time, and without the secret."""
+    begun = time.monotonic()
+    with pytest.raises(OrsanetError) as raised:
+        write(url)
+    assert time.monotonic() - begun < SOON
+    text = str(raised.value)
+    assert SECRET not in text
+    assert "\n" not in text
+    assert url in text
+    return text
+
+
+def test_passing_failures_lose_nothing(
+    bucket: Proxy, url: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.rule("PUT .*/c[.]", "lose answer", times=3)
+    bucket.rule("PUT .*commits", "lose answer", times=2)
+    bucket.rule("PUT", "503", times=2)
+    bucket.rule("PUT", "drop", times=2)
+    bucket.rule("GET", "cut", times=3)
+    bucket.rule("list-type", "503", times=2)
+    bucket.rule("PUT .*crc32c", "stall", times=1, seconds=3)
+    monkeypatch.setenv("ORSANET_PATIENCE", "6")
+    write(url)
+    assert all(rule.met == rule.times for rule in bucket.rules)
+    assert objects_at(url) == files
+
+
+def test_lasting_failures_are_one_sentence_in_time_and_the_same_command_goes_on(
+    bucket: Proxy, url: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pattern, what, sentence in (
+        ("", "expired", "credentials in the environment are missing, wrong or expired"),
+        ("PUT .*zarr/zarr.json", "501", "does not know a request that writing needs"),
+        ("PUT .*sample_id/c[.]", "denied", "access denied"),
+        ("PUT .*narrow/c[.]1", "full", "is full, or its quota is used up"),
+        ("PUT .*commits", "drop", "does not answer, or fails, for 0.5 seconds"),
+        ("PUT .*crc32c/map", "503", "does not answer, or fails, for 0.5 seconds"),
+        ("POST", "expired", "credentials in the environment are missing, wrong or expired"),
+    ):  # fmt: skip
+        monkeypatch.setenv("ORSANET_PATIENCE", "0.5")
+        rule = bucket.rule(pattern, what)  # type: ignore[arg-type]
+        assert sentence in failing(url), pattern
+        rule.times = 0
+    monkeypatch.setenv("ORSANET_PATIENCE", "6")
+    write(url)
+    assert objects_at(url) == files
+
+
+def test_an_object_store_without_conditions_is_refused_before_anything_is_written(bucket: Proxy, url: str) -> None:
+    bucket.without_conditions = True
+    with pytest.raises(OrsanetError, match="ignores conditions of a PUT"):
+        write(url)
+    assert objects_at(url).keys() == {"zarr.json"}
+
+
+def test_objects_that_are_not_listed_yet_are_found_by_their_names(
+    bucket: Proxy, objects: Objects, url: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "unlisted", "commits|map/c")
+    write(url)
+    monkeypatch.undo()
+    monkeypatch.setattr(objects, "unlisted", "(?!)")
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    assert {name: content for name, content in objects_at(url).items() if name in files} == files
+    write(url)
+    assert objects_at(url) == files
+
+
+def test_a_place_with_other_objects_is_left_alone(place: str) -> None:
+    Bucket.open(Url(place)).write("thesis.pdf", b"of somebody")
+    with pytest.raises(OrsanetError, match=r"thesis.pdf: there are objects at this place, and no store"):
+        write(place)
+    assert objects_at(place) == {"thesis.pdf": b"of somebody"}
+
+
+def test_shards_that_were_replaced_are_taken_back(changes: Changes, files: dict[str, bytes], place: str) -> None:
+    """Between a unit's commit and its sealing; by the same bytes they are read and kept."""
+    objects = Bucket.open(Url(place))
+    write(place, part=Share(2, 3))
+    name = "train/clean/map/c.1.0.0"
+    whole = objects.read(name)[0]
+    for content in (whole, whole[:-9] + bytes(9), objects.read("train/clean/narrow/c.1.0")[0]):
+        objects.write(name, content)
+        write(place)
+        assert objects_at(place) == files
+        with StoreWriter.open(place, {"benchmark": True}, FIELDS) as writer:
+            writer.add_split("train", SPLITS["train"].ids)
+            writer.uncommit(writer.units("train")[:1], "clean")
