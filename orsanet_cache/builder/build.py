@@ -9,7 +9,7 @@ Views with occluders come second, because the landmarks of the sealed clean view
 (placing.py).
 
 Unusable images are collected with their reasons. Their rows exist and are marked as rejected. Any
-number of processes may build one store, each its own part; they share only the file system.
+number of processes may build one store, each its own part; they share only the place of the store.
 """
 
 import platform
@@ -143,7 +143,9 @@ def build(
     splits = manifest.splits if splits is None else manifest.meant(as_names(splits, "splits"))
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
-    if isinstance(out, Path) and not out.exists():  # checked before anything is written, in case a new store does not fit
+    if (
+        isinstance(out, Path) and not out.exists()
+    ):  # checked before anything is written, in case a new store does not fit
         check_disk(out, bytes_needed(images * len(views), written))
     stored = _stored_recipe(out) or (None if other is None else PriorStore.open(other).recipe)
     if image_reading is None:

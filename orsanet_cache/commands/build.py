@@ -15,7 +15,10 @@ from orsanet_cache.paths import Place
 @classes_option
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
 @click.option(
-    "--out", required=True, type=STORE, help="The store to write or continue: a folder, or a URL such as s3://BUCKET/NAME.zarr."
+    "--out",
+    required=True,
+    type=STORE,
+    help="The store to write or continue: a folder, or a URL such as s3://BUCKET/NAME.zarr.",
 )
 @click.option(
     "--segmenter",
@@ -102,14 +105,15 @@ def build(
     MANIFEST is a .toml descriptor, or a .csv with --root and --classes. After an interruption the
     same command continues where the build stopped.
 
-    Several processes may build one store, on one machine or on several that share a file system:
-    `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part.
+    Several processes may build one store, on one machine or on several that share a file system or a
+    bucket: `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part. For a
+    URL, credentials and endpoint are those of the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL …).
 
     When the manifest has changed, the same command makes the store grow: pictures are recognised by
     the SHA-256 of their files, whatever their names, order and splits, and only new ones are
     computed. Rows of pictures that the manifest no longer has stay until `compact`. With --reuse
-    OLD, rows are also copied from another store: a Zarr folder or an HDF5 file, finished or not,
-    which is only read.
+    OLD, rows are also copied from another store: a Zarr folder, an HDF5 file or a URL, finished or
+    not, which is only read.
 
     The word demo selects the small networks that come with the package. They are trained for the
     faces of `demo-faces`, not for real faces.

@@ -111,7 +111,7 @@ class FolderDestination(FolderOutput, Destination):
         self.publish(name, content)
         return True
 
-    def exchange(self, name: str, before: bytes, content: Content) -> bool:  # noqa: ARG002  the caller holds the lock
+    def exchange(self, name: str, before: bytes, content: Content) -> bool:
         self.publish(name, content)
         return True
 
@@ -145,7 +145,7 @@ class FolderDestination(FolderOutput, Destination):
     def copies(self) -> Copies | None:
         return None
 
-    def look(self, *folders: str) -> Files:  # noqa: ARG002  nothing is remembered
+    def look(self, *folders: str) -> Files:
         return self.files
 
     def stamp(self, name: str) -> Hashable:
@@ -238,7 +238,7 @@ class _Renames(Staging):
         write_temporary(temporary, content)
         self._written[temporary] = name, sum(map(len, content))
 
-    def publish(self, is_taken: Callable[[], bool]) -> dict[str, Entry] | None:  # noqa: ARG002
+    def publish(self, is_taken: Callable[[], bool]) -> dict[str, Entry] | None:
         for temporary, (name, _) in self._written.items():
             path = self._path / name
             os.replace(temporary, path)

@@ -29,10 +29,9 @@ a state of a split (states.py), which names rows of any of them. No file of a se
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from errno import ESTALE
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,17 +41,16 @@ from numpy.typing import NDArray
 from orsanet_cache.errors import OrsanetError, UnreachableError, listed, refuse_shortage
 from orsanet_cache.paths import StrPlace, as_place
 from orsanet_cache.places.destination import Destination, open_destination
-from orsanet_cache.places.files import Files
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
+from orsanet_cache.store.marked import TAKEN_BACK, MarkedUnits
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import MAX_METADATA_BYTES, row_checksums
 from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
 from orsanet_cache.store.seal import (
-    byte_digests,
-    damaged_units,
-    fold,
     SealedView,
+    byte_digests,
+    fold,
     hex_digests,
     sealed_attributes,
     unfold,
@@ -71,10 +69,7 @@ from orsanet_cache.store.units import (
     units_of,
 )
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder
-from orsanet_cache.store.zarr_writer import ZarrWriter, group_document, shard_of, small_content, small_file
-
-TAKEN_BACK = "taken-back"  # a note in an object store: units of the view have lost their markers
-WINDOW = 64  # markers that are fetched at once
+from orsanet_cache.store.zarr_writer import ZarrWriter, group_document, small_content, small_file
 
 
 class StoreWriter:
@@ -91,6 +86,7 @@ class StoreWriter:
         self._fields = {field.name: field for field in fields}
         self._container = ZarrFolder(to.files)
         self._files = ZarrWriter(to, rows_per_unit)
+        self._marked = MarkedUnits(to, self._fields)
         self._ids: dict[str, tuple[str, ...]] = {}
         self._of_seal: dict[tuple[str, str], SealedView] = {}  # by (split, view)
         self._of_marker: dict[tuple[Unit, str], tuple[Hashable, NDArray[np.uint8]]] = {}  # of one unit -> image digests
@@ -219,9 +215,7 @@ class StoreWriter:
                         stored = self.segments().sealed(split, view).image_sha256
                         return {unit: hex_digests(stored[unit.rows]) for unit in self.units(split)}
             found = {
-                unit: marker.record.image_sha256
-                for unit, marker in self.markers(split, view)
-                if marker is not None
+                unit: marker.record.image_sha256 for unit, marker in self.markers(split, view) if marker is not None
             }
             if not self.is_sealed(split, view):  # sealing deletes the markers, which may have happened meanwhile
                 return found
@@ -231,36 +225,11 @@ class StoreWriter:
 
         None if the unit is not committed, or its marker or one of its shards is damaged.
         """
-        return self._marker(self._to.files, unit, view)
+        return self._marked.marker(self._to.files, unit, view)
 
     def markers(self, split: str, view: str) -> Iterator[tuple[Unit, Marker | None]]:
         """Every unit of a view with its marker, as `marker`."""
-        return self._markers(self._look(split, view), split, view)
-
-    def _look(self, split: str, view: str) -> Files:
-        """A view's markers and shards."""
-        return self._to.look(marker_folder(split, view), f"{split}/{view}")
-
-    def _markers(self, files: Files, split: str, view: str) -> Iterator[tuple[Unit, Marker | None]]:
-        units = self.units(split)
-        for start in range(0, len(units), WINDOW):
-            window = units[start : start + WINDOW]
-            files.expect([marker_name(unit, view) for unit in window])
-            for unit in window:
-                yield unit, self._marker(files, unit, view)
-
-    def _marker(self, files: Files, unit: Unit, view: str) -> Marker | None:
-        try:
-            marker = Marker.decode(files.read(marker_name(unit, view), MAX_METADATA_BYTES), unit, view)
-            if marker.shards.keys() == self._fields.keys() and all(
-                files.entry(self._shard(unit, view, name)).size == shard["bytes"]
-                for name, shard in marker.shards.items()
-            ):
-                return marker
-        except DAMAGE as error:
-            if not (isinstance(error, UnreachableError) and error.errno == ESTALE):  # taken back since the listing
-                refuse_shortage(error, self.path)
-        return None
+        return self._marked.markers(self._marked.look(split, view), self.units(split), view)
 
     def is_sealed(self, split: str, view: str) -> bool:
         try:
@@ -353,7 +322,7 @@ class StoreWriter:
         with self._to.staging() as staging:
             for name, field in self._fields.items():
                 content = self._files.shard_content(field, arrays[name])
-                staging.add(self._shard(unit, view, name), content)
+                staging.add(self._marked.shard(unit, view, name), content)
                 shards[name] = {
                     "bytes": sum(map(len, content)),
                     "sha256": hashlib.sha256(np.ascontiguousarray(arrays[name]).data).hexdigest(),
@@ -372,7 +341,7 @@ class StoreWriter:
                 if entries is None:
                     return
                 for name, shard in shards.items():
-                    if (e_tag := entries[self._shard(unit, view, name)].e_tag) is not None:
+                    if (e_tag := entries[self._marked.shard(unit, view, name)].e_tag) is not None:
                         shard["e_tag"] = e_tag
                 self._mark(unit, view, Marker(record, shards))
 
@@ -411,15 +380,15 @@ class StoreWriter:
             if self.is_sealed(split, view):
                 return self._end_sealing(split, view)
             stamps = self._to.stamps(folder)
-            files = self._look(split, view)
+            files = self._marked.look(split, view)
             markers: dict[Unit, Marker] = {}
-            for unit, found in self._markers(files, split, view):
+            for unit, found in self._marked.markers(files, self.units(split), view):
                 # An object that is not listed yet has a name all the same.
                 marker = self.marker(unit, view) if found is None and not self._to.excludes else found
                 if marker is None:
                     return []
                 markers[unit] = marker
-            damaged = self._differing(files, view, markers)
+            damaged = self._marked.differing(files, view, markers)
             if damaged:
                 return sorted(damaged)
             with self._to.locked():
@@ -430,7 +399,10 @@ class StoreWriter:
                 sealed = fold(self._container, split, view, list(markers.values()), provenance)
                 write_records(self._files, split, view, sealed)
                 self._files.group(f"{split}/{view}", sealed_attributes(split, view, sealed))
-                if not self._to.excludes and (changed := self._changed(files, stamps, view, markers)) is not None:
+                if (
+                    not self._to.excludes
+                    and (changed := self._marked.changed(files, stamps, view, markers)) is not None
+                ):
                     self._files.group(f"{split}/{view}", {})
                     return changed
                 self._to.delete_folder(folder)
@@ -438,18 +410,11 @@ class StoreWriter:
 
     def note(self, split: str, view: str, name: str, content: bytes) -> bytes:
         """Leave a note with a view's markers, unless there is one of this name -> the note that is there."""
-        file = f"{marker_folder(split, view)}/{name}"
-        if self._to.stamp(file) is None and self._to.create(file, [content]) is not None:
-            return content
-        return self._to.files.read(file, MAX_METADATA_BYTES)
+        return self._marked.note(split, view, name, content)
 
     def notes(self, split: str, view: str, begin: str) -> list[bytes]:
         """The notes of a view whose names begin with `begin`, sorted by name."""
-        folder = marker_folder(split, view)
-        with suppress(FileNotFoundError):  # another process has sealed the view meanwhile, and deleted them
-            names = sorted(name for name in self._to.names(folder) if name.startswith(begin))
-            return [self._to.files.read(f"{folder}/{name}", MAX_METADATA_BYTES) for name in names]
-        return []
+        return self._marked.notes(split, view, begin)
 
     def _is_committed(self, unit: Unit, view: str, shards: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether another process has committed a unit.
@@ -502,58 +467,17 @@ class StoreWriter:
         else:
             self._unseal(unit.split, view, {unit.index})
 
-    def _differing(self, files: Files, view: str, markers: Mapping[Unit, Marker]) -> set[Unit]:
-        """The units whose values are not the committed ones. Shards with the committed e_tag are not read."""
-        suspects = {}
-        for unit, marker in markers.items():
-            shards = {
-                name: shard
-                for name, shard in marker.shards.items()
-                if "e_tag" not in shard or not self._has_tag(files, unit, view, name, shard["e_tag"])
-            }
-            if shards:
-                suspects[unit] = replace(marker, shards=shards)
-        container = ZarrFolder(self._to.files, self._to.copies())
-        return damaged_units(container, view, suspects) if suspects else set()
-
-    def _has_tag(self, files: Files, unit: Unit, view: str, field: str, e_tag: str) -> bool:
-        try:
-            return files.entry(self._shard(unit, view, field)).e_tag == e_tag
-        except FileNotFoundError:
-            return False
-
-    def _changed(
-        self, before: Files, stamps: Mapping[str, Hashable], view: str, markers: Mapping[Unit, Marker]
-    ) -> list[Unit] | None:
-        """What other processes did to a view between a look and its sealing: units whose values they replaced.
-
-        None if they did nothing that the seal does not tell.
-        """
-        split = next(iter(markers)).split
-        after = self._look(split, view)
-        old, new = before.entries(), after.entries()
-        shards = {unit: [self._shard(unit, view, name) for name in self._fields] for unit in markers}
-        replaced = {
-            unit: markers[unit]
-            for unit, names in shards.items()
-            if any(old.get(name) != new.get(name) for name in names)
-        }
-        changed = sorted(self._differing(after, view, replaced))
-        note = f"{marker_folder(split, view)}/{TAKEN_BACK}"
-        is_taken_back = new.get(note) not in (None, stamps.get(note))  # sealing by another process deletes it
-        return changed if changed or is_taken_back else None
-
     def _end_sealing(self, split: str, view: str) -> list[Unit]:
         """Delete what is left of a sealed view's markers, unless units are damaged -> the damaged units."""
         if not self._to.excludes:
-            files = self._look(split, view)
+            files = self._marked.look(split, view)
             # Those without an e_tag are of an interrupted `_unseal`.
             found = {
                 unit: marker
-                for unit, marker in self._markers(files, split, view)
+                for unit, marker in self._marked.markers(files, self.units(split), view)
                 if marker is not None and all("e_tag" in shard for shard in marker.shards.values())
             }
-            if damaged := self._differing(files, view, found):
+            if damaged := self._marked.differing(files, view, found):
                 return sorted(damaged)
         with self._to.locked():
             self._to.delete_folder(marker_folder(split, view))
@@ -620,7 +544,7 @@ class StoreWriter:
         except OrsanetError:
             sealed = None
         if sealed is not None:
-            sizes = self._sizes(split, view, sealed.fields)
+            sizes = self._marked.sizes(split, view, sealed.fields)
             self._to.publish_all(
                 (
                     marker_name(unit, view),
@@ -630,23 +554,6 @@ class StoreWriter:
                 if unit.index not in but
             )
         self._files.group(f"{split}/{view}", {})
-
-    def _sizes(self, split: str, view: str, fields: Iterable[str]) -> Callable[[Unit], dict[str, int]]:
-        """A function that returns the sizes of a unit's shards by field, without those that are lost."""
-        files = self._to.look(f"{split}/{view}")
-
-        def sizes(unit: Unit) -> dict[str, int]:
-            found = {}
-            for field in fields:
-                with suppress(FileNotFoundError):
-                    found[field] = files.entry(self._shard(unit, view, field)).size
-            return found
-
-        return sizes
-
-    def _shard(self, unit: Unit, view: str, field: str) -> str:
-        """The name of a unit's shard."""
-        return shard_of(f"{unit.split}/{view}", self._fields[field], unit.index)
 
     def _other_list(self, split: str) -> OrsanetError:
         return OrsanetError(

@@ -4,6 +4,7 @@ ORSANET_KILLS says how many random kills; more than the default also kills at ev
 ORSANET_SEED repeats a run's random choices, though not its timing.
 """
 
+import json
 import os
 import random
 import shutil
@@ -27,6 +28,7 @@ TOTAL = sum(IMAGES.values()) * len(VIEWS)  # images times views
 STILL = 0.5  # seconds in which other builders come and go; those that wait for the one that stands still do not
 # Being written while the networks are at the next; with a slow disk both are computed and neither is safe.
 IN_HAND = 2
+
 
 @dataclass(frozen=True)
 class Whole:

@@ -69,7 +69,9 @@ def committed(files: Tree) -> int:
             if b'"seal"' in (files.get(f"{split}/{view}/zarr.json") or b""):
                 count += images
                 continue
-            markers = [name for name in files if name.startswith(f".commits/{split}/{view}/") and name.endswith(".json")]
+            markers = [
+                name for name in files if name.startswith(f".commits/{split}/{view}/") and name.endswith(".json")
+            ]
             count += sum(min(ROWS_PER_UNIT, images - int(Path(name).stem) * ROWS_PER_UNIT) for name in markers)
     return count
 

@@ -82,7 +82,11 @@ class Objects:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         after = query.get("continuation-token", query.get("start-after", ""))
         with self.lock:
-            keys = sorted(key for key in self.found if key.startswith(prefix) and key > after and not re.search(self.unlisted, key))
+            keys = sorted(
+                key
+                for key in self.found
+                if key.startswith(prefix) and key > after and not re.search(self.unlisted, key)
+            )
             found = {key: self.found[key] for key in keys[:1000]}
         folders, lines = set(), []
         for key, (content, e_tag, _) in found.items():

@@ -498,8 +498,8 @@ def test_a_damaged_index_is_named_and_written_again_without_computing(faces: Fac
 
 
 def test_an_index_that_leads_elsewhere_is_damage(faces: Faces, old: Path) -> None:
-    from orsanet_cache.store.states import State, write_state
     from orsanet_cache.places.folder import FolderOutput
+    from orsanet_cache.store.states import State, write_state
     from orsanet_cache.store.zarr_writer import ZarrWriter
 
     faces.build(LONGER, old)

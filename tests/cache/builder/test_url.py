@@ -145,7 +145,9 @@ def test_damage_at_a_url_is_repaired_there(faces: Faces, world: Any, local: Path
     repair(place, damage, faces.manifest(OLD), world.segmenter, world.landmarks, CPU)
     assert verify(place, deep=True)[1] == []
     assert {name for name, content in stored(place).items() if content != whole[name]} <= {
-        f"{split}/{view}/zarr.json" for split in OLD for view in VIEWS  # whose provenance has the batch
+        f"{split}/{view}/zarr.json"
+        for split in OLD
+        for view in VIEWS  # whose provenance has the batch
     }
 
 
@@ -156,7 +158,9 @@ def test_the_commands_build_repair_and_keep_secrets(
     networks = ["--segmenter", str(world.segmenter), "--landmarks", str(world.landmarks)]
     rows = [f"images/test_{number}.png,anger,test" for number in range(2)]
     (tmp_path / "few.csv").write_text("\n".join(["image,label,split", *rows]) + "\n")
-    (tmp_path / "few.toml").write_text(f'name = "few"\nclasses = ["anger", "neutral"]\nsamples = "few.csv"\nroot = "{world.folder}"\n')
+    (tmp_path / "few.toml").write_text(
+        f'name = "few"\nclasses = ["anger", "neutral"]\nsamples = "few.csv"\nroot = "{world.folder}"\n'
+    )
     line = ["build", "few.toml", "--out", url, *networks, "--views", "clean"]
     built = CliRunner().invoke(main, line)
     assert built.exit_code == 0, built.output
