@@ -112,17 +112,19 @@ class Bucket:
         decides. So where it matters who has created it, the content must differ from that of every
         other writer, as with an attempt id.
         """
-        try:
-            return self._put(name, content, "create")
-        except FileExistsError:
-            return self._same(name, content)
-        except UnreachableError as error:
-            if error.errno != errno.EHOSTUNREACH:
-                raise
-            try:  # the outcome is unknown: applied and its answer lost, or never received
-                return self._same(name, content)
-            except FileNotFoundError:
-                raise error from None
+        while True:
+            try:
+                return self._put(name, content, "create")
+            except FileExistsError:
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    return self._same(name, content)
+            except UnreachableError as error:
+                if error.errno != errno.EHOSTUNREACH:
+                    raise
+                try:  # the outcome is unknown: applied and its answer lost, or never received
+                    return self._same(name, content)
+                except FileNotFoundError:
+                    raise error from None
 
     def exchange(self, name: str, before: bytes, content: bytes) -> bool:
         """Put an object in place of one with the content `before` -> False if it has another one now.

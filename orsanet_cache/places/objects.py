@@ -38,7 +38,8 @@ class BucketDestination(Destination):
 
     def begin(self, root: bytes) -> None:
         if self.bucket.entry(self._root) is None:
-            if others := [*self.bucket.entries()]:
+            others = [*self.bucket.entries()]
+            if others and self._root not in others:  # with it, another process was faster
                 raise OrsanetError(
                     f"{self.place / others[0]}: there are objects at this place, and no store; choose another name, or delete them "
                     f"(a copy that was interrupted goes on with the same `orsanet-cache convert`)"

@@ -4,8 +4,10 @@ Objects in memory have e_tags that count writes, so two PUTs of the same bytes h
 """
 
 import os
+import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from orsanet_cache.paths import Url
 from orsanet_cache.places.bucket import Bucket
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
+from orsanet_cache.store.verify import unfinished
 from orsanet_cache.store.writer import StoreWriter
 
 FIELDS = (Field("narrow", (3,), "float16", ("c",)), Field("map", (4, 4), "uint8", ("y", "x"), compressed=True))
 SPLITS = {"train": RandomSplit(["a.png", "b.png", "c.png"], ["clean"]), "test": RandomSplit(["d.png"], ["clean"])}
 ROWS_PER_UNIT = 2
+SEED = int(os.environ.get("ORSANET_SEED", random.SystemRandom().randrange(10**6)))
 SOON = 20.0  # seconds, with a patience of half a second, on a busy machine
 
 
@@ -190,6 +194,43 @@ def test_the_same_part_twice_is_one_result_or_names_the_units(
     assert (named > 0) == bool(seed)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_processes_that_write_and_take_back_at_once_end_in_one_whole_store(
+    files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Threads stand for processes: they share nothing but the objects. Every request of each may come between any two of the others."""
+    chance, original = random.Random(SEED), Bucket._ask
+    print(f"ORSANET_SEED={SEED}")  # shown if this fails
+
+    def late(bucket: Bucket, *arguments: Any) -> Any:
+        time.sleep(chance.choice((0, 0, 0.0005, 0.003)))
+        return original(bucket, *arguments)
+
+    monkeypatch.setattr(Bucket, "_ask", late)
+    for number in range(8):
+        url = fresh(5000 + 100 * seed + number)
+        if number % 2:
+            write(url)
+        first, second = [lambda url=url: write(url), lambda url=url: write(url, seed)], [lambda url=url: take_back(url)]
+        with ThreadPoolExecutor(3) as pool:
+            ends = list(pool.map(answer, first + (second if number % 2 else [])))
+        errors = [error for _, error in ends if error]
+        assert all("another process has committed" in error and seed for error in errors), errors
+        write(url)
+        write(url)
+        assert verify(url, deep=True)[1] == []
+        assert unfinished(url) == []
+        if seed == 0:
+            assert objects_at(url) == files
+
+
+def take_back(url: str) -> None:
+    """What accepting changed pictures or repairing begins with."""
+    with StoreWriter.open(url, {"benchmark": True}, FIELDS) as writer:
+        writer.add_split("train", SPLITS["train"].ids)
+        writer.uncommit(writer.units("train")[:1], "clean")
+
+
 def failing(url: str) -> str:
     """What writing fails with, in time, and without the secret."""
     begun = time.monotonic()
@@ -278,6 +319,4 @@ def test_shards_that_were_replaced_are_taken_back(changes: Changes, files: dict[
         objects.write(name, content)
         write(place)
         assert objects_at(place) == files
-        with StoreWriter.open(place, {"benchmark": True}, FIELDS) as writer:
-            writer.add_split("train", SPLITS["train"].ids)
-            writer.uncommit(writer.units("train")[:1], "clean")
+        take_back(place)
