@@ -1,4 +1,4 @@
-"""Killed at any point, by any number of processes, a build that is run again ends in the very same store.
+"""Killed at any point, by any number of processes, a build that is run again ends in the very same store, also in an object store.
 
 ORSANET_KILLS says how many random kills; more than the default also kills at every point there is, rather than at one of every kind.
 ORSANET_SEED repeats a run's random choices, though not its timing.
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from crew import ROWS_PER_UNIT, VIEWS, Crew, Part, Tree, tree
+from object_server import BUCKET, Objects, Proxy, proxy_to
 
 from orsanet_cache import PriorStore
 
@@ -222,3 +223,77 @@ def test_builders_may_come_and_go_while_another_stands_still_at_any_point(
         crew.computed()
         assert_same(out, whole, story)
         shutil.rmtree(out)
+
+
+@pytest.fixture
+def proxy(crew: Crew) -> Iterator[Proxy]:
+    """An object store that builders reach."""
+    with proxy_to(Objects()) as proxy:
+        crew.environment = {**proxy.environment, "ORSANET_PATIENCE": "60"}
+        yield proxy
+
+
+def place(name: str) -> str:
+    return f"s3://{BUCKET}/{name}/store.zarr"
+
+
+def stored(proxy: Proxy, name: str) -> Tree:
+    begin = f"{name}/store.zarr/"
+    assert isinstance(proxy.server, Objects)
+    with proxy.server.lock:
+        return {key[len(begin) :]: found[0] for key, found in proxy.server.found.items() if key.startswith(begin)}
+
+
+def committed_there(files: Tree) -> int:
+    """Images times views that are safe: in a sealed view, or in a marked unit."""
+    count = 0
+    for split, images in IMAGES.items():
+        for view in VIEWS:
+            if b'"seal"' in (files.get(f"{split}/{view}/zarr.json") or b""):
+                count += images
+                continue
+            markers = [
+                name for name in files if name.startswith(f".commits/{split}/{view}/") and name.endswith(".json")
+            ]
+            count += sum(min(ROWS_PER_UNIT, images - int(Path(name).stem) * ROWS_PER_UNIT) for name in markers)
+    return count
+
+
+def assert_same_files(found: Tree, whole: Whole, story: str) -> None:
+    """An object store has the files of the store in a folder, and no folders."""
+    files = {name: content for name, content in whole.tree.items() if content is not None}
+    assert not sorted(name for name in {*found, *files} if found.get(name) != files.get(name)), story
+
+
+def test_builders_to_an_object_store_killed_at_random_are_replaced_by_any_number(
+    crew: Crew, proxy: Proxy, whole: Whole
+) -> None:
+    print(f"ORSANET_SEED={SEED}")  # shown if this fails
+    chance = random.Random(SEED)
+    kills, turn = 0, 0
+    while kills < KILLS / 5:
+        turn += 1
+        name, size = f"turn-{turn}", (1, 3, 2)[turn % 3]
+        builders = [crew.start(place(name), (part, size)) for part in range(1, size + 1)]
+        delays = [chance.uniform(0, 3 * whole.seconds) for _ in builders]
+        began = time.monotonic()
+        for delay, pid in sorted(zip(delays, builders, strict=True)):
+            time.sleep(max(0.0, began + delay - time.monotonic()))
+            os.kill(pid, signal.SIGKILL)  # not waited for yet, so the id is still its own
+        ends = [crew.end(pid) for pid in builders]
+        story = f"seed {SEED}, store {turn}, {size} processes, {[end.state for end in ends]}"
+        assert {end.state for end in ends} <= {"killed", "exited 0"}, story + "".join(end.log for end in ends)
+        kills += sum(end.state == "killed" for end in ends)
+        missing = TOTAL - committed_there(stored(proxy, name))
+        crew.computed()
+        last = (3, 2, 1)[turn % 3]
+        ends = crew.build(place(name), [(part, last) for part in range(1, last + 1)], at_once=turn % 2 == 0)
+        assert sum(end.answer["computed"] for end in ends) == missing == crew.computed(), story
+        assert_same_files(stored(proxy, name), whole, f"{story}, at last {last}")
+
+
+def test_two_processes_of_the_same_part_make_one_store_in_an_object_store(
+    crew: Crew, proxy: Proxy, whole: Whole
+) -> None:
+    crew.build(place("twice"), [(1, 1), (1, 1)], at_once=True)
+    assert_same_files(stored(proxy, "twice"), whole, "the same part twice")
