@@ -45,6 +45,7 @@ class Hashes:
 
     def __init__(self, root: Path, store: Place | None = None, afresh: bool = False) -> None:
         self._root = root
+        self._below = f"{root}/"
         self._store = store
         self._known: dict[str, str] = {}
         self._hashed: dict[Stamp, str] = {}  # by this process
@@ -96,7 +97,7 @@ class Hashes:
         return [digests[64 * row : 64 * row + 64] if is_same else "" for row, is_same in enumerate(same)]
 
     def _stamp(self, image: str) -> Stamp | None:
-        path = f"{self._root}/{image}" if image.isascii() else on_disk(self._root, image)
+        path = self._below + image if image.isascii() else on_disk(self._root, image)
         try:
             status = os.stat(path)
         except (OSError, ValueError) as error:  # a NUL in the name

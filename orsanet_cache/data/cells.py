@@ -7,6 +7,7 @@ has `'` before such a name, as a spreadsheet itself marks text. `unmarked` gives
 
 import re
 
+MARK = "'"  # of a cell that is text
 # Also the wide forms, which spreadsheets take for the same, and blanks that they pass over.
 _MARKED = re.compile("'+[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _COMPUTED = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -14,9 +15,9 @@ _COMPUTED = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 def marked(text: str) -> str:
     """The cell for a text. Any two texts have different cells."""
-    return f"'{text}" if _COMPUTED.match(text) else text
+    return f"{MARK}{text}" if _COMPUTED.match(text) else text
 
 
 def unmarked(cell: str) -> str:
     """The text of a cell. A cell that nobody marked is its own text, unless it begins with '= or the like."""
-    return cell[1:] if cell[:1] == "'" and _MARKED.match(cell) else cell
+    return cell[1:] if cell[:1] == MARK and _MARKED.match(cell) else cell

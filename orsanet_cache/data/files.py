@@ -93,9 +93,9 @@ class ImageFiles:
         Raises ValueError with the reason if there is no regular file.
         """
         place, _, name = image.rpartition("/")
-        if place not in self._listed:
-            self._listed[place] = _ListedFolder.of(self.root / place, self._real_root)
-        folder = self._listed[place]
+        folder = self._listed.get(place)
+        if folder is None:
+            folder = self._listed[place] = _ListedFolder.of(self.root / place, self._real_root)
         if folder.is_inside and name in folder.plain_files:
             return f"{folder.real}/{name}"
         return self._looked_up(image)
@@ -189,15 +189,15 @@ class FileCheck(ImageFiles):
         super().__init__(root)
         self._first_name: dict[str, str] = {}
 
-    def problems(self, image: str) -> Iterator[str]:
-        """What is wrong with the file of an image; at most one sentence."""
+    def problem(self, image: str) -> str | None:
+        """What is wrong with the file of an image."""
         try:
             target = self.target(image)
         except ValueError as reason:
-            yield f"image {image!r} {reason}"
-            return
+            return f"image {image!r} {reason}"
         if self._first_name.setdefault(target, image) != image:
-            yield f"image {image!r} is the same file as {self._first_name[target]!r}"
+            return f"image {image!r} is the same file as {self._first_name[target]!r}"
+        return None
 
 
 def walk(

@@ -30,7 +30,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orsanet_cache.data.cells import unmarked
+from orsanet_cache.data.cells import MARK, unmarked
 from orsanet_cache.data.files import FileCheck, composed, lying_outside, on_disk
 from orsanet_cache.data.tables import Header, is_blank, nameless
 from orsanet_cache.errors import OrsanetError, did_you_mean, few, listed, validation_findings
@@ -347,7 +347,7 @@ def table_rows(
                 except ValueError as error:
                     findings.append(f"line {line}: {error}")
                 else:
-                    yield line, {name: unmarked(cell) for name, cell in row.items()}
+                    yield line, {name: unmarked(cell) if cell[:1] == MARK else cell for name, cell in row.items()}
             line = reader.line_num + 1
     except csv.Error as error:
         raise OrsanetError(f"{table}: line {line}: not valid CSV: {error}") from error
@@ -395,8 +395,8 @@ def _row_problems(
         yield f"image {image!r} is an absolute path; write it relative to the root"
     elif ".." in image and ".." in PurePosixPath(image).parts:
         yield f"image {image!r} leaves the root with '..'"
-    elif files is not None:
-        yield from files.problems(image)
+    elif files is not None and (problem := files.problem(image)):
+        yield problem
     if label is None:
         yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}{near(row['label'], classes)}"
     yield from _tag_problems(row.get("tags", ""))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 def is_blank(cells: Sequence[str]) -> bool:
     """Return whether no cell of a row has content."""
-    return not any(cell.strip() for cell in cells)
+    return not "".join(cells).strip()
 
 
 def without_blank_end(cells: Sequence[str]) -> list[str]:
@@ -41,6 +41,8 @@ class Header:
 
     def nameless_content(self, cells: Sequence[str]) -> list[int]:
         """Numbers of columns without a name, counted from 1, in which this row has content."""
+        if not self._without_name:
+            return []
         return [at + 1 for at in self._without_name if at < len(cells) and cells[at].strip()]
 
 

@@ -68,7 +68,7 @@ class DataSet:
 def look(manifest: Manifest, persons: Mapping[str, str]) -> DataSet:
     """Read every picture once, with a thread per core. `persons`: image -> person, if known."""
     files = FileCheck(manifest.root)
-    problems = ["; ".join(files.problems(sample.image)) for sample in manifest.samples]
+    problems = [files.problem(sample.image) or "" for sample in manifest.samples]
     thumbnails = np.zeros((len(problems), THUMBNAIL, THUMBNAIL), np.uint8)
     paths = [manifest.path(sample) for sample in manifest.samples]
     seen: list[PictureFacts] = []
