@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.data.manifest import load_manifest as load_manifest
     from orsanet_cache.doctor.examine import examine as examine
     from orsanet_cache.errors import OrsanetError as OrsanetError
+    from orsanet_cache.frozen.added import PriorNetwork as PriorNetwork
+    from orsanet_cache.frozen.loading import tensors_digest as tensors_digest
     from orsanet_cache.frozen.priors import FrozenPriors as FrozenPriors
     from orsanet_cache.frozen.priors import Priors as Priors
     from orsanet_cache.inspection.quality import prior_quality as prior_quality
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.inspection.sheet import prior_sheet as prior_sheet
     from orsanet_cache.store.convert import convert as convert
     from orsanet_cache.store.reader import PriorStore as PriorStore
+    from orsanet_cache.store.schema import Field as Field
     from orsanet_cache.store.verify import verify as verify
 
 _HOMES = {
@@ -46,6 +49,8 @@ _HOMES = {
         "load_manifest",
     ),
     "orsanet_cache.doctor.examine": ("examine",),
+    "orsanet_cache.frozen.added": ("PriorNetwork",),
+    "orsanet_cache.frozen.loading": ("tensors_digest",),
     "orsanet_cache.frozen.priors": (
         "FrozenPriors",
         "Priors",
@@ -57,6 +62,7 @@ _HOMES = {
     ),
     "orsanet_cache.store.convert": ("convert",),
     "orsanet_cache.store.reader": ("PriorStore",),
+    "orsanet_cache.store.schema": ("Field",),
     "orsanet_cache.store.verify": ("verify",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -49,6 +49,11 @@ class ModelConfig(Strict):
         raise NotImplementedError
 
     @property
+    def named(self) -> str:
+        """The model in a sentence on its configuration."""
+        return f'model.kind = "{self.kind}"'
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The store's fields that the model reads: all that feeds move."""
         return tuple(dict.fromkeys(self.reads.values()))

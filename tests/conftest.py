@@ -7,6 +7,7 @@ A warning is an error, here and in every process that a test starts. Dependencie
 deprecated what we call: with `--list-warnings` such warnings fail nothing, and are listed at the end.
 """
 
+import gc
 import hashlib
 import importlib.util
 import os
@@ -15,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +28,7 @@ from forks import ForkServer
 from object_server import BUCKET, Objects, Proxy, proxy_to
 from PIL import Image
 from slow import is_slow, order
+from small_store import Remembering
 from tqdm.auto import tqdm
 
 from orsanet_cache import FrozenPriors, Manifest, PriorStore, load_manifest
@@ -37,13 +40,15 @@ from orsanet_cache.frozen.segface import SegFace, SegFaceConfig
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import Unit
 
+gc.disable()  # while modules are imported and tests collected, where every look through all objects is in vain
+
 # Processes of pytest-xdist share the cores: threads that wait for each other would take what another process needs.
 THREADS = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 torch.set_num_threads(THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start
 # tqdm's own lock is shared with forks and is two locks: a killed fork, or a signal between the two, would leave it held for ever.
 tqdm.set_lock(threading.RLock())
-IMPORTED = {"slow", "forks", "command_lines", "object_server"}  # above
+IMPORTED = {"slow", "forks", "command_lines", "object_server", "small_store"}  # above
 pytest.register_assert_rewrite(*{path.stem for path in Path(__file__).with_name("helpers").glob("*.py")} - IMPORTED)
 
 # How a dependency says that something will change; torch and zarr take FutureWarning and UserWarning for it. Pytest's own are errors.
@@ -89,6 +94,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "slow" in config.option.markexpr and is_slow(item):  # to read it off the code takes seconds in every process
             item.add_marker("slow")
     items.sort(key=order)  # pytest-xdist takes the files in this order (--no-loadscope-reorder)
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays: the collector need not look through it again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -217,6 +228,11 @@ class World:
     def load_priors(self) -> FrozenPriors:
         return FrozenPriors.load(self.segmenter, self.landmarks)
 
+    @cached_property
+    def priors(self) -> Remembering:
+        """The same networks for whatever is built and not about them: in this process they compute a batch once. Read-only."""
+        return Remembering(self.load_priors())
+
     def open_store(self) -> PriorStore:
         return PriorStore.open(self.store)
 
@@ -248,5 +264,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         landmarks=write_landmark_network(folder / "landmarks.safetensors"),
         store=folder / "store.zarr",
     )
-    build(small.load_manifest(), small.store, small.load_priors(), ["clean", "hflip"], device=torch.device("cpu"))
+    build(small.load_manifest(), small.store, small.priors, ["clean", "hflip"], device=torch.device("cpu"))
     return small

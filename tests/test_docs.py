@@ -276,9 +276,9 @@ def called(words: list[str]) -> str:
 
 def test_python_blocks_are_those_that_run_in_tests() -> None:
     """dareloss.md in tests/train/bench/test_dare.py, store-format.md in tests/test_store_format.py, python.md and
-    README.md in tests/test_python_page.py, occlusion.md below."""
+    README.md in tests/test_python_page.py, own-priors.md in tests/test_own_priors_page.py, occlusion.md below."""
     found = {block.page.name for block in blocks("python")}
-    assert found == {"README.md", "dareloss.md", "occlusion.md", "python.md", "store-format.md"}
+    assert found == {"README.md", "dareloss.md", "occlusion.md", "own-priors.md", "python.md", "store-format.md"}
 
 
 def test_the_occlusion_page_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

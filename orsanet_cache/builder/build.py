@@ -6,7 +6,8 @@ A manifest that has changed since the store was built makes it grow: rows of pic
 store stay where they are, others are added, and what the splits mean is written last (growth.py).
 Rows of pictures that another store of the same recipe has can be copied from it (reuse.py).
 Views with occluders come second, because the landmarks of the sealed clean view place them
-(placing.py).
+(placing.py). Fields that are added to views come last, because they are computed from what the views
+have (additions.py).
 
 Unusable images are collected with their reasons. Their rows exist and are marked as rejected. Any
 number of processes may build one store, each its own part; they share only the place of the store.
@@ -23,13 +24,30 @@ from typing import Any, Literal
 
 import torch
 
+from orsanet_cache.builder.additions import (
+    Additions,
+    add_fields,
+    all_sealed,
+    find_additions,
+    is_finished,
+    plan_additions,
+    waiting_additions,
+)
 from orsanet_cache.builder.disk import bytes_needed, check_disk, explained, what_is_safe
 from orsanet_cache.builder.fields import optional_fields
 from orsanet_cache.builder.hashes import Hashes
 from orsanet_cache.builder.layout import Layout, ViewsOf
 from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
 from orsanet_cache.builder.placing import Placement, check_clean, drawn_by, is_placed, placement
-from orsanet_cache.builder.plan import Plan, Work, check_nothing_waits, count_waiting, plan_build, plan_placed
+from orsanet_cache.builder.plan import (
+    Plan,
+    Work,
+    check_nothing_waits,
+    count_waiting,
+    plan_build,
+    plan_finished,
+    plan_placed,
+)
 from orsanet_cache.builder.precision import chosen_precision
 from orsanet_cache.builder.reuse import PlannedRows, Reuse, kept_rows, reused_rows
 from orsanet_cache.data.images import ImageReading, preprocessing
@@ -38,6 +56,7 @@ from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.data.views import CLEAN, HFLIP, view_names
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.frozen.added import PriorNetwork
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
 from orsanet_cache.paths import Place, StrPath, StrPlace, as_names, as_place
 from orsanet_cache.places.files import has_file
@@ -63,6 +82,7 @@ class BuildSummary:
     reused: int = 0  # images times views copied from the other store by this call
     damaged: dict[str, str] = field(default_factory=dict)  # rows of the other store -> damage; they were computed
     grown: tuple[str, ...] = ()  # splits that mean something else since this call: other images, names or order
+    added: int = 0  # images times views times additions computed by this call
 
 
 def build(
@@ -72,6 +92,7 @@ def build(
     views: Sequence[str] = (CLEAN, HFLIP),
     *,
     fields: Sequence[str] | None = None,
+    networks: Sequence[PriorNetwork] = (),
     device: torch.device | str = "auto",
     splits: Sequence[str] | None = None,
     part: Share = WHOLE,
@@ -96,6 +117,9 @@ def build(
     every view that the split has; the others keep their rows, whatever their names, order and splits
     were. Rows of pictures that are no longer in the manifest stay in the store.
 
+    Fields that the store's views lack are added to them, and nothing else of the store changes.
+    Where the stored images are enough for that and the splits lack nothing else, no picture is read.
+
     Raises OrsanetError if the recipe or an image differs from the store's; if
     another process builds this part; if the disk has too little space; if a split has no usable
     image; if views with occluders have no finished clean view, were placed by another one, or were
@@ -109,8 +133,10 @@ def build(
         views: names of the views to compute; `augmented-4` stands for four draws of the augmented
             view.
         fields: optional fields that the store is to have: "landmark_features_28" and
-            "landmark_features_14", which POSTER V2 reads. None: those of the store; for a new store
-            none.
+            "landmark_features_14", which POSTER V2 reads. Those that the store has are computed in
+            any case.
+        networks: networks of one's own, whose fields the store is to have (frozen/added.py). Those
+            whose fields the store has already may be left out where an installed package offers them.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
         splits: splits to compute, by default all of the manifest. A view that only tests need can
             be computed for the test split alone.
@@ -134,13 +160,18 @@ def build(
             compute.
     """
     other = None if reuse is None else as_place(reuse, "reuse")
-    manifest, out, device = as_manifest(manifest, check_files=True), as_place(out, "out"), as_device(device)
+    given, out, device = manifest, as_place(out, "out"), as_device(device)
+    manifest = as_manifest(given, check_files=not (fields or networks))
     views = view_names(as_names(views, "views"))
     priors = find_networks(out, like=other) if priors is None else priors
-    optional = optional_fields(out, None if fields is None else as_names(fields, "fields"))
     channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels
+    optional, lacking = optional_fields(out, None if fields is None else as_names(fields, "fields"), other)
     written = schema(*channels, feature_dtype, optional)
     splits = manifest.splits if splits is None else manifest.meant(as_names(splits, "splits"))
+    additions = find_additions(out, priors, feature_dtype, lacking, networks, device)
+    alone = not recompute and additions.need_no_picture() and is_finished(out, manifest, splits, views)
+    if not alone and (fields or networks):
+        as_manifest(given, check_files=True)
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
     if (
@@ -168,17 +199,24 @@ def build(
         "feature_dtype": feature_dtype,
     }
     source = None if other is None else Reuse.open(other, out, recipe, written, views)
-    with explained(out), StoreWriter.open(out, recipe, written, part, rows_per_unit) as writer:
+    known = tuple(additions.known.values())
+    with explained(out), StoreWriter.open(out, recipe, written, part, rows_per_unit, known) as writer:
         hashes = Hashes(manifest.root, out, rehash)
-        plan = plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes)
-        check_disk(out, bytes_needed(plan.rows, written))
+        plan = (
+            plan_finished(writer, splits, views, hashes)
+            if alone
+            else plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes)
+        )
+        added = plan_additions(writer, plan, additions)
+        check_disk(out, bytes_needed(plan.rows, written) + added.bytes_needed(additions))
         if plan.layout.grows:
             source = Reuse(written) if source is None else source
             source.add(out)
         on_plan(PlannedRows(0, plan.rows, (), *kept_rows(plan)) if source is None else source.look(plan))
         hashes.save()
-        if plan.rows:
+        if plan.rows or added.rows:
             priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
+            additions.use(priors)
         began = time.monotonic()
         with Pipeline(
             manifest.root, priors, written, device, batch_size, writer.rows_per_unit, image_reading
@@ -187,20 +225,22 @@ def build(
             reused = _finish(writer, pipeline, source, provenance, plan.only(placed=False))
             placed = plan_placed(writer, plan)
             reused += _finish(writer, pipeline, source, provenance, placed)
+            rows_added = add_fields(writer, pipeline, plan, additions, provenance)
             check_nothing_waits(writer, plan, placed)
-            grown = _write_states(writer, plan)
+            grown = _write_states(writer, plan) if all_sealed(writer, added) else ()
             networks_seconds = pipeline.networks_seconds()
-        waiting = count_waiting(writer, plan)
+        waiting = count_waiting(writer, plan) + waiting_additions(writer, added)
     return BuildSummary(
         images,
         plan.rows - reused,
         time.monotonic() - began,
         networks_seconds,
-        _rejected(out, plan),
+        _rejected(out, plan, additions),
         waiting,
         reused,
         {} if source is None else source.damaged,
         grown,
+        rows_added,
     )
 
 
@@ -307,18 +347,19 @@ def _write_states(writer: StoreWriter, plan: Plan) -> tuple[str, ...]:
     return writer.write_states({one.split: one.state for one in splits if one.state is not None})
 
 
-def _rejected(out: Place, plan: Plan) -> dict[str, dict[str, str]]:
+def _rejected(out: Place, plan: Plan, additions: Additions) -> dict[str, dict[str, str]]:
     """The unusable images of each split, with reasons.
 
     Raises OrsanetError for a split without a usable image.
     """
     store = PriorStore.open(out)
+    fields = [field.name for addition in additions.known.values() for field in addition.fields]
     rejected: dict[str, dict[str, str]] = {}
     for meaning in plan.layout.splits:
         split = meaning.split
         views = dict.fromkeys((*meaning.views, *plan.views.get(split, ())))
         finished = [view for view in views if split in store.splits and view in store.views(split)]
-        sealed = [store.rejected(split, view) for view in finished]
+        sealed = [store.rejected(split, view, fields) for view in finished]
         rejected[split] = {image: reason for view in sealed for image, reason in view.items()}
         if finished and len(rejected[split]) == len(store.sample_ids(split)):
             reasons = [f"{image!r}: {reason}" for image, reason in rejected[split].items()]

@@ -7,6 +7,7 @@ from orsanet_cache.builder.layout import GONE, Layout
 from orsanet_cache.builder.placing import begin, is_placed
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, UnreachableError, listed
+from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit
 from orsanet_cache.store.writer import StoreWriter
 
@@ -73,7 +74,7 @@ def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tu
     )
     sealed = []
     for split, view in dict.fromkeys((unit.split, view) for unit, view in units):
-        if is_placed(view):
+        if is_placed(view) and not view_and_addition(view)[1]:
             sealed += [(split, view)] if writer.is_sealed(split, view) else []
             begin(writer, split, view)
         writer.uncommit([unit for unit, of_view in units if (unit.split, of_view) == (split, view)], view)

@@ -22,7 +22,7 @@ from orsanet_cache.data.manifest import Manifest, Sample
 from orsanet_cache.errors import OrsanetError, UnreachableError, listed, refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.schema import decode_ids
+from orsanet_cache.store.schema import decode_ids, view_and_addition
 from orsanet_cache.store.seal import byte_digests, hex_digests
 from orsanet_cache.store.states import FIRST, State, States, segment_of, split_of
 from orsanet_cache.store.writer import StoreWriter
@@ -68,13 +68,13 @@ def lay_out(
         one.split: one.samples for one, meaning in zip(found, meanings, strict=True) if meaning.state is None
     }
     segments = {
-        name: Segment(name, as_they_are.get(name) or _samples(name, stored.ids[name]), tuple(files))
+        name: Segment(name, as_they_are.get(name) or samples_of(name, stored.ids[name]), tuple(files))
         for name, files in rows.items()
     }
     return Layout(segments, tuple(meanings), hashes)
 
 
-def _samples(segment: str, ids: Sequence[str]) -> tuple[Sample, ...]:
+def samples_of(segment: str, ids: Sequence[str]) -> tuple[Sample, ...]:
     """Samples by the names of their rows. A segment knows no labels."""
     return tuple(Sample(image, 0, segment, frozenset()) for image in ids)
 
@@ -91,13 +91,14 @@ class _Stored:
     views: dict[str, dict[str, bool]]  # of these segments: view -> whether it is sealed
     planned: dict[bytes, tuple[str, int]]  # digest -> row of a segment that this build writes
     to_have: dict[str, frozenset[str]]  # such a segment -> the views that it will have
+    added: dict[str, list[str]]  # segment -> its groups of added fields, finished or not
 
     @classmethod
     def of(cls, writer: StoreWriter) -> "_Stored":
         """What is damaged is left out: the writer tells what to do about it."""
         container = open_container(writer.path)
         folders = writer.folders()
-        stored = cls(frozenset(folders), container, PriorStore(container), States.of(container), {}, {}, {}, {})
+        stored = cls(frozenset(folders), container, PriorStore(container), States.of(container), {}, {}, {}, {}, {})
         for name in folders:
             try:
                 stored.ids[name] = decode_ids(container.small(f"{name}/sample_id"))
@@ -106,8 +107,12 @@ class _Stored:
                 continue
             stored.views[name] = {}
             try:
-                for view in writer.views(name):
-                    stored.views[name][view] = writer.is_sealed(name, view)
+                for group in writer.views(name):
+                    view, addition = view_and_addition(group)
+                    if addition:
+                        stored.added.setdefault(name, []).append(group)
+                    else:
+                        stored.views[name][view] = writer.is_sealed(name, view)
             except UnreachableError:
                 raise
             except OrsanetError:
@@ -119,14 +124,17 @@ class _Stored:
         return bool(views) and all(self.views[segment].get(view, False) for view in views)
 
     def records(self, segment: str, views: Sequence[str]) -> tuple[NDArray[np.uint8], frozenset[str]]:
-        """The image digests of a finished segment [n, 32], and the samples that lack values in one of the views."""
+        """The image digests of a finished segment [n, 32], and the samples that lack values in one of the views.
+
+        Those that lack added values are among them.
+        """
         digests, gone = None, set[str]()
-        for view in views:
+        for view in (*views, *self.added.get(segment, ())):
             try:
                 sealed = self.segments.sealed(segment, view)
             except UnreachableError:
                 raise
-            except OrsanetError:  # damaged; the other views have the same digests
+            except OrsanetError:  # damaged or not finished; the other views have the same digests
                 continue
             digests = sealed.image_sha256
             gone |= {image for image, reason in sealed.rejected.items() if reason == GONE}

@@ -57,6 +57,8 @@ from orsanet_cache.store.seal import byte_digests
 
 T = TypeVar("T")
 
+Arrays = dict[str, NDArray[Any]]
+Compute = Callable[[Pixels, NDArray[np.int64] | None], Arrays]  # of a batch of pictures, and their rectangles
 GPU_THREADS = 2  # one batch computes while the other's results are copied
 
 
@@ -170,12 +172,14 @@ class Pipeline:
         rows: NDArray[np.int64],
         arrays: dict[str, NDArray[Any]],
         erased: NDArray[np.int64] | None = None,
+        compute: Compute | None = None,
     ) -> "Future[None]":
-        """Start the networks on at most a batch of rows of `pixels` [N, 224, 224, 3], and fill these rows of `arrays`.
+        """Start the networks on at most a batch of rows of `pixels` [N, S, S, 3], and fill these rows of `arrays`.
 
-        `erased` [len(rows), 4] are the rectangles of an augmented view.
+        `erased` [len(rows), 4] are the rectangles of an augmented view. `compute` runs instead of the
+        frozen networks; values without an array are left out.
         """
-        return self._networks.submit(self._run, pixels, rows, arrays, erased)
+        return self._networks.submit(self._run, pixels, rows, arrays, erased, compute or self._frozen)
 
     def networks_seconds(self) -> float:
         """Seconds during which the networks ran in at least one thread."""
@@ -191,20 +195,24 @@ class Pipeline:
         rows: NDArray[np.int64],
         arrays: dict[str, NDArray[Any]],
         erased: NDArray[np.int64] | None,
+        compute: Compute,
     ) -> None:
         begun = time.monotonic()
         try:
             with self._stream():
                 batch = np.resize(np.arange(len(rows)), self.batch_size)
                 rectangles = None if erased is None else erased[batch]
-                computed = computed_values(self.priors, pixels[rows[batch]], self.fields, self.device, rectangles)
-                for name, values in computed.items():
-                    arrays[name][rows] = values[: len(rows)]
+                for name, values in compute(pixels[rows[batch]], rectangles).items():
+                    if name in arrays:
+                        arrays[name][rows] = values[: len(rows)]
         except torch.OutOfMemoryError as error:
             raise OrsanetError(
                 f"--batch-size {self.batch_size} does not fit into the memory of {self.device}; lower it"
             ) from error
         self._runs.append((begun, time.monotonic()))
+
+    def _frozen(self, pixels: Pixels, erased: NDArray[np.int64] | None) -> Arrays:
+        return computed_values(self.priors, pixels, self.fields, self.device, erased)
 
     def _stream(self) -> AbstractContextManager[object]:
         if self.device.type == "cpu":

@@ -25,6 +25,7 @@ from orsanet_cache.places.files import has_file
 from orsanet_cache.store.committed import read_note
 from orsanet_cache.store.container import Container
 from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit, marker_folder
 from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
@@ -40,8 +41,8 @@ class Placement(NamedTuple):
 
 
 def is_placed(view: str) -> bool:
-    """Whether the view of this name needs the clean view's landmarks."""
-    return View.parse(view).is_placed
+    """Whether the view of this name, or that of a group of added fields, needs the clean view's landmarks."""
+    return View.parse(view_and_addition(view)[0]).is_placed
 
 
 def placement(store: PriorStore, unit: Unit) -> Placement:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from orsanet_cache.builder.changes import take_back, take_back_returned, treat_changed
-from orsanet_cache.builder.growth import lay_out
+from orsanet_cache.builder.growth import lay_out, samples_of
 from orsanet_cache.builder.hashes import Hashes
-from orsanet_cache.builder.layout import Layout, ViewsOf
+from orsanet_cache.builder.layout import Layout, Meaning, Segment, ViewsOf
 from orsanet_cache.builder.placing import begin, check_sealed, is_placed
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit
 from orsanet_cache.store.writer import StoreWriter
 
@@ -105,6 +107,24 @@ def plan_build(
     return Plan(own, wanted, _lacking(writer, own, wanted), layout)
 
 
+def plan_finished(writer: StoreWriter, splits: Sequence[str], views: Sequence[str], hashes: Hashes) -> Plan:
+    """The plan of a build for which the splits lack nothing: no picture is read, and no work is left.
+
+    Their lists of images are those of the manifest, and their views are finished.
+    """
+    store, segments = PriorStore.open(writer.path), PriorStore.open_segments(writer.path)
+    meanings = [Meaning(split, tuple(views), store.segments(split), None, 0) for split in splits]
+    found = {}
+    for name in dict.fromkeys(name for meaning in meanings for name in meaning.segments):
+        ids = segments.sample_ids(name)
+        writer.add_split(name, ids)
+        found[name] = Segment(name, samples_of(name, ids), ids)
+    units = [unit for name in found for unit in writer.units(name)]
+    own = [unit for position, unit in enumerate(units) if writer.part.has(position)]
+    layout = Layout(found, tuple(meanings), hashes)
+    return Plan(own, layout.views, [], layout)
+
+
 def plan_placed(writer: StoreWriter, plan: Plan) -> Plan:
     """The plan's placed views in splits whose clean view is now sealed, and the units they lack."""
     placed = plan.only(placed=True).views
@@ -145,7 +165,8 @@ def _wanted(
     """
     wanted = {}
     for split, of_split in views.items():
-        opened = [view for view in writer.views(split) if not writer.is_sealed(split, view)] if accept_changed else []
+        there = [view for view in writer.views(split) if not view_and_addition(view)[1]]
+        opened = [view for view in there if not writer.is_sealed(split, view)] if accept_changed else []
         wanted[split] = tuple(dict.fromkeys((*of_split, *opened, *(view for of, view in reopened if of == split))))
     return wanted
 

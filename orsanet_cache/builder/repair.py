@@ -8,8 +8,10 @@ import torch
 from orsanet_cache.builder.build import build
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
+from orsanet_cache.frozen.added import PriorNetwork
 from orsanet_cache.paths import StrPath, StrPlace, as_place
 from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit, units_of
 from orsanet_cache.store.verify import Damage
 from orsanet_cache.weights.networks import find_networks
@@ -22,6 +24,7 @@ def repair(
     segmenter: StrPath | None = None,
     landmarks: StrPath | None = None,
     device: torch.device | str = "auto",
+    networks: Sequence[PriorNetwork] = (),
 ) -> int:
     """Build damaged units again from the manifest's images -> number of views computed.
 
@@ -37,6 +40,8 @@ def repair(
             does.
         landmarks: MobileFaceNet weights file or the word demo; None as for `segmenter`.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
+        networks: networks of one's own whose fields are damaged, unless an installed package offers
+            them.
     """
     path = as_place(path, "store")
     if isinstance(path, Path) and path.is_file():
@@ -47,7 +52,7 @@ def repair(
     recipe = store.recipe
     priors = find_networks(path, segmenter, landmarks)
     for split, view in dict.fromkeys((one.split, one.view) for one in damage):
-        if not segments.all_views(split).get(view, False):
+        if not segments.all_groups(split).get(view, False):
             raise OrsanetError(
                 f"{path}: view '{view}' of split '{split}' is not finished; run the same `orsanet-cache build` again, which reads "
                 f"every unit back before it seals the view, and computes damaged units again"
@@ -59,12 +64,13 @@ def repair(
         for one in damage:
             if one.split == split:
                 recompute += [(unit, one.view) for unit in (units if one.unit is None else [one.unit])]
-        views = list(dict.fromkeys(view for _, view in recompute))
-        computed += build(
+        views = list(dict.fromkeys(view_and_addition(view)[0] for _, view in recompute))
+        summary = build(
             manifest, path, priors, views,
             device=device, splits=_splits_of(store, split), precision=recipe["precision"], feature_dtype=recipe["feature_dtype"],
-            recompute=recompute,
-        ).computed  # fmt: skip
+            recompute=recompute, networks=networks,
+        )  # fmt: skip
+        computed += summary.computed + summary.added
     return computed
 
 

@@ -52,7 +52,11 @@ from orsanet_cache.paths import Place
 @click.option(
     "--fields",
     help="Optional fields that the store is to have, separated by commas: landmark_features_28 and landmark_features_14, which POSTER V2 "
-    "reads.  [default: the store's, for a new store none]",
+    "reads. In a finished store they alone are computed.  [default: the store's, for a new store none]",
+)
+@click.option(
+    "--networks",
+    help="Installed networks whose fields the store is to have, separated by commas (docs/own-priors.md).  [default: the store's]",
 )
 @click.option("--splits", help="Compute only these splits, separated by commas.  [default: all of the manifest]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -96,7 +100,8 @@ from orsanet_cache.paths import Place
 )
 def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Place, segmenter: Path | None, landmarks: Path | None,
-    landmark_input: str, image_reading: str | None, views: str, fields: str | None, splits: str | None, device: str, precision: str, features: str,
+    landmark_input: str, image_reading: str | None, views: str, fields: str | None, networks: str | None, splits: str | None, device: str,
+    precision: str, features: str,
     batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool,
     reuse: Place | None,
 ) -> None:  # fmt: skip
@@ -118,6 +123,7 @@ def build(
     The word demo selects the small networks that come with the package. They are trained for the
     faces of `demo-faces`, not for real faces.
     """
+    from orsanet_cache.builder.additions import find_additions, is_finished
     from orsanet_cache.builder.build import build as build_store
     from orsanet_cache.builder.disk import bytes_needed
     from orsanet_cache.builder.fields import optional_fields
@@ -126,6 +132,7 @@ def build(
     from orsanet_cache.data.views import view_names
     from orsanet_cache.device import choose_device, torchrun_part
     from orsanet_cache.errors import OrsanetError
+    from orsanet_cache.frozen.added import installed_network
     from orsanet_cache.frozen.shipped import DEMO
     from orsanet_cache.progress import say
     from orsanet_cache.store.schema import schema
@@ -133,7 +140,9 @@ def build(
     from orsanet_cache.weights.networks import find_networks
 
     chosen_views = view_names([view.strip() for view in views.split(",")])
-    loaded = load_manifest(manifest, root, classes)
+    asked = None if fields is None else [name.strip() for name in fields.split(",")]
+    own = [] if networks is None else [installed_network(name.strip()) for name in networks.split(",")]
+    loaded = load_manifest(manifest, root, classes, check_files=not (asked or own))
     chosen_splits = loaded.splits if splits is None else loaded.meant(name.strip() for name in splits.split(","))
     for note in loaded.notes:
         click.echo(f"note: {note}", err=True)
@@ -152,12 +161,24 @@ def build(
     priors = find_networks(out, segmenter, landmarks, landmark_input, reuse)  # type: ignore[arg-type]
     if segmenter is None or landmarks is None:
         say(f"networks: {', '.join(priors.files.values())}")
-    asked = None if fields is None else [name.strip() for name in fields.split(",")]
     channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels
-    written = schema(*channels, features, optional_fields(out, asked))
+    in_views, lacking = optional_fields(out, asked, reuse)
+    written = schema(*channels, features, in_views)
+    additions = find_additions(out, priors, features, lacking, own, chosen_device)
+    if asked or own:
+        if additions.need_no_picture() and is_finished(out, loaded, chosen_splits, chosen_views):
+            click.echo(
+                f"{out} is finished; {', '.join(sorted(additions.asked))} are computed from its images, and no picture is read"
+            )
+        else:
+            loaded = load_manifest(manifest, root, classes)
+            for note in loaded.notes:
+                click.echo(f"note: {note}", err=True)
+    of_additions = [field for one in additions.given for field in one.addition.fields]
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), written) / 1e9:.2f} GB {'on disk' if isinstance(out, Path) else 'in the object store'}"
+        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), [*written, *of_additions]) / 1e9:.2f} GB "
+        f"{'on disk' if isinstance(out, Path) else 'in the object store'}"
     )
 
     sources = str(out if reuse is None else reuse)
@@ -174,7 +195,7 @@ def build(
             )
 
     summary = build_store(
-        loaded, out, priors, chosen_views, fields=asked,
+        loaded, out, priors, chosen_views, fields=asked, networks=own,
         device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
         image_reading=image_reading,  # type: ignore[arg-type]
         batch_size=batch_size, accept_changed=accept_changed, rehash=rehash, reuse=reuse, on_plan=print_plan,
@@ -195,7 +216,9 @@ def build(
             f"computed {summary.computed:,} views in {summary.seconds:.0f} s ({rate:.1f} views/s); "
             f"the networks ran {share:.0%} of the time"
         )
-    elif not (summary.reused or summary.grown):
+    if summary.added:
+        click.echo(f"added {', '.join(additions.known)}: {summary.added:,} views, in {summary.seconds:.0f} s")
+    if not (summary.computed or summary.added or summary.reused or summary.grown):
         click.echo("nothing to do: every view already exists")
     for split, rejected in summary.rejected.items():
         for image, reason in rejected.items():

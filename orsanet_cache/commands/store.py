@@ -22,6 +22,7 @@ def info(store: Place) -> None:
     import json
 
     from orsanet_cache.store.reader import PriorStore
+    from orsanet_cache.store.schema import added_group
     from orsanet_cache.store.verify import progress
 
     opened = PriorStore.open(store)
@@ -41,6 +42,11 @@ def info(store: Place) -> None:
             click.echo(
                 f"  view {view}: {int(opened.accepted(split, view).sum()):,} usable; seal {opened.sealed(split, view).seal[:16]}"
             )
+            for name in opened.additions(split, view):
+                group = added_group(view, name)
+                click.echo(
+                    f"    added {name}: {int(opened.accepted(split, group).sum()):,} usable; seal {opened.sealed(split, group).seal[:16]}"
+                )
             table = "\n".join(
                 f"  {name:<28} {layout.dtype!s:<8} {list(layout.shape[1:])}"
                 for name, layout in opened.fields(split, view).items()

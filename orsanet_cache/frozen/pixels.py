@@ -35,12 +35,12 @@ def inside(erased: Tensor, size: int) -> Tensor:
 
 
 def erased_unit(unit: Tensor, erased: Tensor) -> Tensor:
-    """Pictures [B, 3, 224, 224] in 0 … 1 with the ImageNet mean in the rectangles [B, 4]: exactly zero once normalised.
+    """Pictures [B, 3, S, S] in 0 … 1 with the ImageNet mean in the rectangles [B, 4]: exactly zero once normalised.
 
-    No picture of whole colour levels can have this value.
+    No picture of whole colour levels can have this value. S is 224, or 112 for every second pixel.
     """
     mean, _ = _statistics(unit.device, unit.dtype)
-    return torch.where(inside(erased, IMAGE_SIZE)[:, None], mean, unit)
+    return torch.where(inside(erased, unit.shape[-1])[:, None], mean, unit)
 
 
 def displayable(normalised: Tensor) -> Tensor:

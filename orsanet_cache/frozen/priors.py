@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from orsanet_cache.data.images import IMAGE_SIZE
 from orsanet_cache.errors import OrsanetError, listed, validation_findings
 from orsanet_cache.frozen.loading import build_frozen, read_weights, tensors_digest
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
@@ -116,6 +117,21 @@ class FrozenPriors(nn.Module):
             map_of(logits), mean_entropy(logits), segmentation_features, landmark_features, landmarks.float(),
             grid_28, grid_14,
         )  # fmt: skip
+
+    @torch.no_grad()
+    def landmark_grids(self, images: Tensor, erased: Tensor | None = None) -> dict[str, Tensor]:
+        """The landmark network's earlier grids, by the names of Priors, with the same values.
+
+        `images` are views uint8 [B, 224, 224, 3]. If the landmark input is "published", every second pixel of
+        them is enough: [B, 112, 112, 3], as a store has them. `erased` as in `forward`.
+        """
+        unit = unit_range(images)
+        if erased is not None:
+            unit = erased_unit(unit, erased)
+        crop = self.landmark_crop(unit) if unit.shape[-1] == IMAGE_SIZE else imagenet_normalised(unit)
+        dtype = next(self.landmark_network.parameters()).dtype
+        _, _, grid_28, grid_14 = self.landmark_network.with_grids(crop.to(dtype))
+        return {"landmark_features_28": grid_28, "landmark_features_14": grid_14}
 
     def landmark_crop(self, unit: Tensor) -> Tensor:
         """Pictures [B, 3, 224, 224] in 0 … 1 -> input of the landmark network, [B, 3, 112, 112]."""

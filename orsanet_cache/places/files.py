@@ -107,3 +107,12 @@ def has_file(place: Place, name: str) -> bool:
 
         return Bucket.open(place).entry(name) is not None
     return (place / name).is_file()
+
+
+def open_files(place: Place) -> Files:
+    """The files at a place. Raises OrsanetError for an object store that cannot be read."""
+    if isinstance(place, Url):
+        from orsanet_cache.places.bucket import Bucket, BucketFiles
+
+        return BucketFiles(Bucket.open(place))
+    return FolderFiles(place)

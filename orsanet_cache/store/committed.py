@@ -40,9 +40,9 @@ def committed_rows(store: PriorStore, container: Container, split: str, view: st
     Raises OrsanetError if a finished view is damaged, or the metadata of an unfinished one is.
     """
     units = units_of(split, len(store.sample_ids(split)), store.rows_per_unit)
-    if not store.all_views(split)[view]:
+    if not store.all_groups(split)[view]:
         marked = _marked_rows(store, container, view, units)
-        if not store.all_views(split)[view]:  # sealing deletes the markers, which may have happened meanwhile
+        if not store.all_groups(split)[view]:  # sealing deletes the markers, which may have happened meanwhile
             return marked
     sealed = store.sealed(split, view)
     return CommittedRows(

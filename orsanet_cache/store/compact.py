@@ -8,6 +8,8 @@ store that grew often are left behind. The source is only read.
 """
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.convert import check_disk, check_is_finished, check_is_free, fields_of, workplace
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.schema import MARK, SAMPLE_ID_AXES, encode_ids
+from orsanet_cache.store.schema import ADDED_TO, MARK, SAMPLE_ID_AXES, encode_ids, view_and_addition
 from orsanet_cache.store.seal import SealedView, sealed_attributes, unit_digest, view_seal, write_records
 from orsanet_cache.store.units import units_of
 from orsanet_cache.store.zarr_writer import ZarrWriter, shard_of
@@ -43,7 +45,7 @@ def compact(source: StrPath, target: StrPath) -> PriorStore:
         )
     store = PriorStore.open(source)
     check_is_finished(store)
-    views = [(split, view) for split in store.splits for view in _clean_first(store.views(split))]
+    views = [(split, view) for split in store.splits for view in _clean_first(store.groups(split))]
     try:
         with workplace(target) as folder:
             check_disk(store, folder, target)
@@ -55,10 +57,10 @@ def compact(source: StrPath, target: StrPath) -> PriorStore:
                 writer.group(split, {})
                 writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
             with Progress(sum(len(store.sample_ids(split)) for split, _ in views), "compact", "view") as progress:
-                clean: dict[str, str] = {}  # split -> the seal of its clean view, which places others
+                seals: dict[str, str] = {}  # of the copy, by SPLIT/VIEW
                 for split, view in views:
-                    sealed = _copied(store, split, view, writer, mark, clean.get(split, ""), progress)
-                    clean |= {split: sealed.seal} if view == CLEAN else {}
+                    sealed = _copied(store, split, view, writer, mark, seals, progress)
+                    seals[f"{split}/{view}"] = sealed.seal
                     _check(staged, split, view, sealed, target)
             check_is_free(target)
             staged.rename(target)
@@ -73,7 +75,8 @@ def compact(source: StrPath, target: StrPath) -> PriorStore:
 
 
 def _clean_first(views: tuple[str, ...]) -> list[str]:
-    return sorted(views, key=lambda view: (view != CLEAN, view))
+    """The groups of a split in an order in which those that others are made from come first."""
+    return sorted(views, key=lambda view: (bool(view_and_addition(view)[1]), view != CLEAN, view))
 
 
 def _copied(
@@ -82,10 +85,10 @@ def _copied(
     view: str,
     writer: ZarrWriter,
     mark: dict[str, object],
-    clean: str,
+    seals: Mapping[str, str],
     progress: Progress,
 ) -> SealedView:
-    """Copy a view as its state has it -> its records. `clean` is the seal of the clean view of the copy."""
+    """Copy a view as its state has it -> its records. `seals` are those of the copy's views that are complete."""
     before = store.sealed(split, view)
     ids = store.sample_ids(split)
     units = units_of(split, len(ids), store.rows_per_unit)
@@ -102,11 +105,13 @@ def _copied(
         progress.update(unit.stop - unit.start)
     for field in fields:
         writer.field(group, field, len(ids))
-    provenance = before.provenance | ({"placed_by": clean} if "placed_by" in before.provenance else {})
+    made_from = {"placed_by": f"{split}/{CLEAN}", ADDED_TO: f"{split}/{view_and_addition(view)[0]}"}
+    provenance = before.provenance | {key: seals[of] for key, of in made_from.items() if key in before.provenance}
     seal = view_seal(
-        mark, group, encode_ids(ids), before.fields, before.rejected, before.image_sha256, digests, before.crc32c
-    )
-    sealed = SealedView(seal, provenance, before.rejected, before.image_sha256, digests, before.crc32c, before.fields)
+        mark, group, encode_ids(ids), before.fields, before.rejected, before.image_sha256, digests, before.crc32c,
+        before.network,
+    )  # fmt: skip
+    sealed = replace(before, seal=seal, provenance=provenance, unit_sha256=digests)
     write_records(writer, split, view, sealed)
     writer.group(group, sealed_attributes(split, view, sealed))
     return sealed

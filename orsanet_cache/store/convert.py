@@ -33,7 +33,7 @@ from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
 from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
-from orsanet_cache.store.schema import OPTIONAL, SAMPLE_ID_AXES, Field, encode_ids, schema
+from orsanet_cache.store.schema import OPTIONAL, SAMPLE_ID_AXES, Addition, Field, encode_ids, schema
 from orsanet_cache.store.seal import unit_digest, write_records
 from orsanet_cache.store.states import State, States, has_rows, write_state
 from orsanet_cache.store.units import COMMITS
@@ -135,11 +135,11 @@ def _reader(store: PriorStore, container: ZarrFolder) -> Callable[[str], bytes]:
     arrays = {
         f"{split}/{view}/{field}": (split, view, field)
         for split in store.splits
-        for view in store.views(split)
-        for field in store.fields(split, view)
+        for view in store.groups(split)
+        for field in store.sealed(split, view).fields
     }
     digests = {array: _digests(store, *of_array) for array, of_array in arrays.items()}
-    layouts = {array: store.fields(*of_array[:2])[of_array[2]] for array, of_array in arrays.items()}
+    layouts = {array: store.sealed(*of_array[:2]).fields[of_array[2]] for array, of_array in arrays.items()}
     ranges = {split: _ranges(store, split) for split in {split for split, _, _ in arrays.values()}}
 
     def read(name: str) -> bytes:
@@ -221,7 +221,7 @@ def _write_all(
                 write_state(writer, split, number, state)
         if has_rows(container, split):
             writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
-        for view in store.views(split):
+        for view in store.groups(split):
             name = f"{split}/{view}"
             writer.group(name, container.attributes(name))
             write_records(writer, split, view, store.sealed(split, view))
@@ -258,8 +258,8 @@ def _check_copy(store: PriorStore, states: _States, staged: Path, target: Path, 
         }:
             raise ValueError("an index differs")
         for split in store.splits:
-            for view in store.views(split):
-                fields = copy.fields(split, view)
+            for view in store.groups(split):
+                fields = copy.sealed(split, view).fields
                 same = copy.sealed(split, view).seal == store.sealed(split, view).seal
                 for field, layout in fields.items():
                     rows = container.rows(f"{split}/{view}/{field}", None)
@@ -277,10 +277,11 @@ def _check_copy(store: PriorStore, states: _States, staged: Path, target: Path, 
 
 
 def fields_of(store: PriorStore, split: str, view: str) -> tuple[Field, ...]:
-    """The view's fields. Raises OrsanetError if they differ from those that this version writes."""
-    found = store.fields(split, view)
+    """The fields of a view or of a group of added ones. Raises OrsanetError if they differ from those that this version writes."""
+    found, network = store.sealed(split, view).fields, store.sealed(split, view).network
     expected: tuple[Field, ...] = ()
-    with suppress(KeyError, IndexError):
+    with suppress(KeyError, IndexError, TypeError, ValueError):
+        expected = () if network is None else Addition.of(network).fields
         segmentation, landmark = found["segmentation_features"], found["landmark_features"]
         optional = OPTIONAL.keys() & found.keys()
         expected = schema(segmentation.shape[1], landmark.shape[1], str(segmentation.dtype), optional)
@@ -305,7 +306,10 @@ def _digests(store: PriorStore, split: str, view: str, field: str) -> list[bytes
 def _size(store: PriorStore) -> int:
     """Bytes of all values."""
     layouts = [
-        layout for split in store.splits for view in store.views(split) for layout in store.fields(split, view).values()
+        layout
+        for split in store.splits
+        for view in store.groups(split)
+        for layout in store.sealed(split, view).fields.values()
     ]
     return sum(math.prod(layout.shape) * layout.dtype.itemsize for layout in layouts)
 
@@ -359,7 +363,7 @@ def check_is_finished(store: PriorStore) -> None:
     unfinished = [
         f"{split}/{view}"
         for split in store.splits
-        for view, is_sealed in store.all_views(split).items()
+        for view, is_sealed in store.all_groups(split).items()
         if not is_sealed
     ]
     if unfinished:

@@ -48,11 +48,11 @@ class GrownStore(PriorStore):
         state = self._state(split)
         return (split,) if state is None else state.segments
 
-    def all_views(self, split: str) -> dict[str, bool]:
+    def all_groups(self, split: str) -> dict[str, bool]:
         state = self._state(split)
         if state is None:
-            return self._segments.all_views(split)
-        found = [self._segments.all_views(segment) for segment in state.segments]
+            return self._segments.all_groups(split)
+        found = [self._segments.all_groups(segment) for segment in state.segments]
         return {view: all(one.get(view, False) for one in found) for view in sorted(set().union(*found))}
 
     def sample_ids(self, split: str) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class GrownStore(PriorStore):
         for number in self._newest_first(split):
             store = GrownStore(self._container, self.cache, {split: number})
             with suppress(OrsanetError):  # a damaged state is none of those that are asked for
-                sealed = store.views(split)
+                sealed = store.groups(split)
                 if all(view in sealed and store.sealed(split, view).seal == seal for view, seal in seals.items()):
                     return number
         raise WrongStateError(self.path, [f"{split}/{view}" for view in seals])
@@ -159,7 +159,7 @@ class GrownStore(PriorStore):
         rows = begins[number] + row
         reasons = [part.rejected.get(name, "") for part, ids in zip(parts, names, strict=True) for name in ids]
         layouts = [{field: (shape[1:], dtype) for field, (shape, dtype) in part.fields.items()} for part in parts]
-        if any(layout != layouts[0] for layout in layouts):
+        if any(layout != layouts[0] for layout in layouts) or any(part.network != parts[0].network for part in parts):
             raise self._damaged(f"{split}/{view}", ValueError("its segments have different fields"))
         crc32c = {field: np.concatenate([part.crc32c[field] for part in parts])[rows] for field in parts[0].fields}
         return SealedView(
@@ -170,6 +170,7 @@ class GrownStore(PriorStore):
             np.concatenate([part.unit_sha256 for part in parts]),
             crc32c,
             {field: Layout((len(rows), *layout.shape[1:]), layout.dtype) for field, layout in parts[0].fields.items()},
+            parts[0].network,
         )
 
     def __getstate__(self) -> dict[str, Any]:

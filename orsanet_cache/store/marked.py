@@ -26,9 +26,9 @@ WINDOW = 64  # markers that are fetched at once
 
 
 class MarkedUnits:
-    """Committed units at a place, in views with these fields."""
+    """Committed units at a place. `fields` returns those of a view."""
 
-    def __init__(self, to: Destination, fields: Mapping[str, Field]) -> None:
+    def __init__(self, to: Destination, fields: Callable[[str], Mapping[str, Field]]) -> None:
         self._to = to
         self._fields = fields
 
@@ -48,7 +48,7 @@ class MarkedUnits:
         """A unit's marker; None unless it and all its shards are there and whole by their sizes."""
         try:
             marker = Marker.decode(files.read(marker_name(unit, view), MAX_METADATA_BYTES), unit, view)
-            if marker.shards.keys() == self._fields.keys() and all(
+            if marker.shards.keys() == self._fields(view).keys() and all(
                 files.entry(self.shard(unit, view, name)).size == shard["bytes"]
                 for name, shard in marker.shards.items()
             ):
@@ -103,7 +103,7 @@ class MarkedUnits:
         split = next(iter(markers)).split
         after = self.look(split, view)
         old, new = before.entries(), after.entries()
-        shards = {unit: [self.shard(unit, view, name) for name in self._fields] for unit in markers}
+        shards = {unit: [self.shard(unit, view, name) for name in self._fields(view)] for unit in markers}
         replaced = {
             unit: markers[unit]
             for unit, names in shards.items()
@@ -129,4 +129,4 @@ class MarkedUnits:
 
     def shard(self, unit: Unit, view: str, field: str) -> str:
         """The name of a unit's shard."""
-        return shard_of(f"{unit.split}/{view}", self._fields[field], unit.index)
+        return shard_of(f"{unit.split}/{view}", self._fields(view)[field], unit.index)

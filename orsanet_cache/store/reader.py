@@ -8,16 +8,17 @@
           unit_sha256  uint8 [U, F, 32]    of every unit of work in every field, fields by name
           crc32c/<field> uint32 [N]        of every row's bytes
           image, segmentation_map, segmentation_entropy, segmentation_features, landmark_features, landmarks   [N, …]
+        <view>.<addition>/          fields that were added to the view: the same attributes and records, and network = {name, recipe, fields}
 
 Row n of every array belongs to sample n. A rejected sample's rows have no meaning. A store has no
 labels: they are joined from the manifest when the store is read. A view is readable once it has its
-seal (seal.py). If a store has grown, its splits are indices over such rows (states.py), and `open`
+seal (seal.py), an added field once its group has one. If a store has grown, its splits are indices over such rows (states.py), and `open`
 returns a store that reads them so (grown.py).
 """
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,15 @@ from orsanet_cache.places.ahead import Ahead, Wanted
 from orsanet_cache.places.copies import CacheSettings
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.rows import Records, Rows, shard_name
-from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, decode_ids
+from orsanet_cache.store.schema import (
+    ADDED_TO,
+    GROWN_SCHEMA,
+    MARK,
+    OPTIONAL,
+    added_group,
+    decode_ids,
+    view_and_addition,
+)
 from orsanet_cache.store.seal import CHECKSUMS, RECORDS, MisplacedViewError, SealedView, read_sealed
 from orsanet_cache.store.zarr_folder import FetchedRows, Layout, ZarrFolder
 
@@ -60,6 +69,7 @@ class PriorStore:
         self._root: dict[str, Any] = container.attributes("")[MARK]
         self._sealed: dict[tuple[str, str], SealedView] = {}
         self._rows: dict[tuple[str, str, str], Rows] = {}
+        self._groups: dict[tuple[str, str], dict[str, str]] = {}  # (split, view) -> field -> the group that has it
 
     @staticmethod
     def open(path: StrPlace, cache: StrPath | None = None, cache_bytes: int | None = None) -> "PriorStore":
@@ -151,6 +161,19 @@ class PriorStore:
 
     def all_views(self, split: str) -> dict[str, bool]:
         """Every view of a split, finished or not -> whether it is sealed."""
+        return {group: sealed for group, sealed in self.all_groups(split).items() if not view_and_addition(group)[1]}
+
+    def additions(self, split: str, view: str) -> tuple[str, ...]:
+        """The names of the additions that a view has, finished."""
+        named = ((*view_and_addition(group), sealed) for group, sealed in self.all_groups(split).items())
+        return tuple(name for of, name, sealed in named if of == view and name and sealed)
+
+    def groups(self, split: str) -> tuple[str, ...]:
+        """The sealed views of a split, and the sealed groups of fields that were added to views: VIEW.ADDITION."""
+        return tuple(group for group, sealed in self.all_groups(split).items() if sealed)
+
+    def all_groups(self, split: str) -> dict[str, bool]:
+        """Every view of a split and every group of added fields, finished or not -> whether it is sealed."""
         self._check_split(split)
         try:
             names = self._container.groups(split)
@@ -166,25 +189,33 @@ class PriorStore:
         except DAMAGE as error:
             raise self._damaged(f"{split}/sample_id", error) from error
 
-    def accepted(self, split: str, view: str) -> NDArray[np.bool_]:
-        """Rows whose image is usable, bool [N]."""
-        rejected = self.rejected(split, view)
+    def accepted(self, split: str, view: str, fields: Collection[str] = ()) -> NDArray[np.bool_]:
+        """Rows whose image is usable, bool [N], to a reader of these fields. Without names: of the view's own."""
+        rejected = self.rejected(split, view, fields)
         return np.array([image not in rejected for image in self.sample_ids(split)])
 
-    def rejected(self, split: str, view: str) -> dict[str, str]:
-        """Sample id -> the reason why its image cannot be used."""
-        return dict(self.sealed(split, view).rejected)
+    def rejected(self, split: str, view: str, fields: Collection[str] = ()) -> dict[str, str]:
+        """Sample id -> the reason why its image cannot be used, by a reader of these fields as in `accepted`."""
+        rejected: dict[str, str] = {}
+        for group in self.groups_of(split, view, fields):
+            rejected |= self.sealed(split, group).rejected
+        return rejected | self.sealed(split, view).rejected
 
     def fields(self, split: str, view: str) -> dict[str, Layout]:
-        """Field name -> shape (sample axis first) and dtype."""
-        return dict(self.sealed(split, view).fields)
+        """Field name -> shape (sample axis first) and dtype; also of fields that were added."""
+        return {field: self.sealed(split, group).fields[field] for field, group in self._group_of(split, view).items()}
+
+    def groups_of(self, split: str, view: str, fields: Collection[str]) -> tuple[str, ...]:
+        """The view, and the groups of added fields that have some of these fields. Others are left out."""
+        group_of = self._group_of(split, view) if fields else {}
+        return tuple(dict.fromkeys((view, *(group_of[field] for field in fields if field in group_of))))
 
     def provenance(self, split: str, view: str) -> dict[str, Any]:
         """Versions and device of the build. They are recorded, never compared."""
         return dict(self.sealed(split, view).provenance)
 
     def sealed(self, split: str, view: str) -> SealedView:
-        """A finished view's records.
+        """A finished view's records, or those of a group of added fields.
 
         Raises OrsanetError if the view does not exist, is not finished, is damaged, is another one
         by its seal, or was computed from other image files than a view that was read before.
@@ -200,6 +231,7 @@ class PriorStore:
             except DAMAGE as error:
                 raise self._damaged(name, error) from error
             self._check_same_files(split, view, sealed)
+            self._check_added_to(split, view, sealed)
             self._sealed[split, view] = sealed
         return self._sealed[split, view]
 
@@ -227,7 +259,7 @@ class PriorStore:
             positions: row rows[i] is read into out[positions[i]]. So a batch of several views can
                 be read view by view. It needs `out` and has as many items as `rows`.
         """
-        layout = self._layout(split, view, field)
+        group, layout = self._home(split, view, field)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(layout.shape[0]))
         rows = as_rows(rows)
@@ -244,7 +276,7 @@ class PriorStore:
             raise TypeError(
                 f"out: expected C-contiguous {layout.dtype} {shape} for {field}, not {out.dtype} {out.shape}"
             )
-        self._read_rows(split, view, field, rows, out, positions)
+        self._read_rows(split, group, field, rows, out, positions)
         return out
 
     def check_unchanged(self, split: str | None = None) -> None:
@@ -286,7 +318,8 @@ class PriorStore:
             _, firsts = np.unique(view * (unit.max(initial=0) + 1) + unit, return_index=True)
             for first in firsts.tolist():
                 for field in fields:
-                    of_field = self._rows_of(segments[number[first]], views[view[first]], field)
+                    group, _ = self._home(split, views[view[first]], field)
+                    of_field = self._rows_of(segments[number[first]], group, field)
                     if isinstance(of_field, FetchedRows):
                         file = int(shard[first])
                         wanted.append(Wanted(first, of_field.file_bytes(file), partial(of_field.fetch, file)))
@@ -304,11 +337,11 @@ class PriorStore:
             return 0
         entries, total = self._container.files.entries(), 0
         for view in views:
-            layouts = self.fields(split, view)
+            homes = {field: self._home(split, view, field) for field in fields}
             segments, *places = self._shards(split, np.arange(len(self.sealed(split, view).image_sha256)))
             for number, shard in np.unique(np.stack(places), axis=1).T.tolist():
-                for field in fields:
-                    name = f"{segments[number]}/{view}/{field}/{shard_name(shard, len(layouts[field].shape))}"
+                for field, (group, layout) in homes.items():
+                    name = f"{segments[number]}/{group}/{field}/{shard_name(shard, len(layout.shape))}"
                     total += entries[name].size if name in entries else 0
         return total
 
@@ -357,13 +390,24 @@ class PriorStore:
         """Segments, and the shard that each row is in: its segment's position among them [n], its number there [n]."""
         return (split,), np.zeros(len(rows), np.int64), rows // self.rows_per_unit
 
-    def _layout(self, split: str, view: str, field: str) -> Layout:
-        fields = self.sealed(split, view).fields
-        if field not in fields:
+    def _home(self, split: str, view: str, field: str) -> tuple[str, Layout]:
+        """The group that has a field of a view, and the field's layout."""
+        groups = self._group_of(split, view)
+        if field not in groups:
             raise OrsanetError(
-                f"{self.path}: no field '{field}'; it has {', '.join(fields)}{did_you_mean(field, fields)}"
+                f"{self.path}: no field '{field}'; it has {', '.join(groups)}{did_you_mean(field, groups)}"
             )
-        return fields[field]
+        return groups[field], self.sealed(split, groups[field]).fields[field]
+
+    def _group_of(self, split: str, view: str) -> dict[str, str]:
+        """Every field of a view, the view's own first -> the group that has it: the view, or VIEW.ADDITION."""
+        if (split, view) not in self._groups:
+            groups = dict.fromkeys(self.sealed(split, view).fields, view)
+            for name in self.additions(split, view):
+                group = added_group(view, name)
+                groups |= {field: group for field in self.sealed(split, group).fields if field not in groups}
+            self._groups[split, view] = groups
+        return self._groups[split, view]
 
     def _expect_records(self, name: str) -> None:
         """Let the records of a view at a URL be fetched at once: each is a request of its own."""
@@ -384,11 +428,19 @@ class PriorStore:
             )
 
     def _check_view(self, split: str, view: str) -> None:
-        known = self.all_views(split)
-        if view not in known:
-            near = did_you_mean(view, [*known, *KINDS])
+        known = self.all_groups(split)
+        of, name = view_and_addition(view)
+        if view not in known and name and of in known:
+            option = f"--fields {name}" if name in OPTIONAL else f"--networks {name}"
             raise OrsanetError(
-                f"{self.path}: split '{split}' has no view '{view}'; it has {', '.join(known) or 'none'}"
+                f"{self.path}: view '{of}' of split '{split}' does not have the fields of '{name}'; add them with "
+                f"`orsanet-cache build … {option}`"
+            )
+        if view not in known:
+            views = self.all_views(split)
+            near = did_you_mean(view, [*views, *KINDS])
+            raise OrsanetError(
+                f"{self.path}: split '{split}' has no view '{view}'; it has {', '.join(views) or 'none'}"
                 f"{f'{near} Otherwise add' if near else '. Add'} it with `orsanet-cache build … --views {view}`"
             )
         if not known[view]:
@@ -405,6 +457,14 @@ class PriorStore:
                     f"{self.path}: {split}/{view} and {split}/{other} were computed from different files of {len(rows)} image(s); "
                     f"run `orsanet-cache build … --accept-changed`, which computes their units again:\n{listed([images[row] for row in rows])}"
                 )
+
+    def _check_added_to(self, split: str, group: str, sealed: SealedView) -> None:
+        view, name = view_and_addition(group)
+        if name and sealed.provenance.get(ADDED_TO) != self.sealed(split, view).seal:
+            raise OrsanetError(
+                f"{self.path}: {split}/{group} was computed from another {view} view than the store has now; run the "
+                f"`orsanet-cache build` that added it again, which computes it again"
+            )
 
     def _damaged(self, what: str, error: Exception) -> OrsanetError:
         """What to say of damage. Raises ShortageError if a shortage caused the exception."""

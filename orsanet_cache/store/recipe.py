@@ -17,6 +17,16 @@ def recipe_differences(stored: Any, wanted: Any, where: str = "") -> Iterator[st
         yield f"{where}: {as_json(stored)} before, {as_json(wanted)} now"
 
 
+def build_options(recipe: Mapping[str, Any]) -> list[str]:
+    """The options of `orsanet-cache build` without which it would not have this recipe."""
+    options = []
+    if (landmark_input := recipe.get("landmarks", {}).get("input", "published")) != "published":
+        options += ["--landmark-input", str(landmark_input)]
+    if (feature_dtype := recipe.get("feature_dtype", "float16")) != "float16":
+        options += ["--features", str(feature_dtype)]
+    return options
+
+
 def as_json(value: Any) -> str:
     """JSON text that is the same for equal values; digests are computed over it."""
     return json.dumps(value, sort_keys=True)

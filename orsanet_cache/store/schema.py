@@ -1,8 +1,9 @@
-"""The schema of a store: a view's fields, shapes and types, and the encoding of sample ids."""
+"""The schema of a store: a view's fields, those added to it later, shapes and types, and the encoding of sample ids."""
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ LAPA_CLASSES = (
 )  # fmt: skip
 # Fields that a store has on request: MobileFaceNet's earlier grids, channels and side.
 OPTIONAL = {"landmark_features_28": (64, 28), "landmark_features_14": (128, 14)}
+NETWORK = "network"  # the attribute of a group of added fields: what computed them, and the fields
+ADDED_TO = "added_to"  # the provenance entry of such a group: the seal of the view that it was computed from
 SCALE = "_scale"  # suffix of an int8 field's name: the field of its scales
 MAX_ROW_BYTES = 16 * 1024**2  # larger rows are refused: this package writes none
 
@@ -32,14 +35,19 @@ MAX_ROW_BYTES = 16 * 1024**2  # larger rows are refused: this package writes non
 class Field:
     """One array of a view.
 
-    `shape` is a row's, without the sample axis; `axes` names the dimensions of a row.
+    `shape` is a row's, without the sample axis; `axes` names the dimensions of a row. Without names
+    they are numbered.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    axes: tuple[str, ...]
+    axes: tuple[str, ...] = ()
     compressed: bool = False
+
+    def __post_init__(self) -> None:
+        numbered = tuple(f"{self.name}_{number}" for number in range(len(self.shape)))
+        object.__setattr__(self, "axes", self.axes or numbered)
 
     @property
     def row_bytes(self) -> int:
@@ -72,6 +80,43 @@ def schema(
             if feature_dtype == "int8":
                 fields.append(Field(f"{name}{SCALE}", (channels,), "float32", (channel,)))
     return tuple(fields)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Fields that are added to finished views, in the group VIEW.NAME beside each view.
+
+    `recipe` has what determines their values besides the recipe of the store.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """The attribute NETWORK of such a group."""
+        fields = [[one.name, list(one.shape), one.dtype, list(one.axes), one.compressed] for one in self.fields]
+        return {"name": self.name, "recipe": dict(self.recipe), "fields": fields}
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Self:
+        """The inverse of `described`. Raises ValueError, KeyError or TypeError for anything else."""
+        fields = tuple(
+            Field(str(name), tuple(map(int, shape)), str(dtype), tuple(map(str, axes)), bool(compressed))
+            for name, shape, dtype, axes, compressed in described["fields"]
+        )
+        return cls(str(described["name"]), fields, dict(described["recipe"]))
+
+
+def added_group(view: str, name: str) -> str:
+    """The group of a view's fields that the addition `name` has. No view has a dot in its name."""
+    return f"{view}.{name}"
+
+
+def view_and_addition(group: str) -> tuple[str, str]:
+    """The view that a group of a split belongs to, and the name of the addition; "" for the view itself."""
+    view, _, name = group.partition(".")
+    return view, name
 
 
 def encode_ids(ids: Sequence[str]) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from orsanet_cache.progress import tracked
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, sealed_mark
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.rows import Checksums, Rows, part_of
-from orsanet_cache.store.schema import MARK, MAX_ROW_BYTES
+from orsanet_cache.store.schema import MARK, MAX_ROW_BYTES, NETWORK
 from orsanet_cache.store.units import Marker, Unit, UnitRecord
 from orsanet_cache.store.zarr_folder import Layout
 
@@ -45,6 +45,7 @@ class SealedView:
     unit_sha256: NDArray[np.uint8]  # [U, F, 32]
     crc32c: dict[str, Checksums]  # field -> uint32 [N]
     fields: dict[str, Layout]  # by name
+    network: dict[str, Any] | None = None  # of added fields: what computed them (Addition)
 
 
 class MisplacedViewError(ValueError):
@@ -60,6 +61,7 @@ def view_seal(
     image_sha256: NDArray[np.uint8],
     unit_sha256: NDArray[np.uint8],
     crc32c: Mapping[str, Checksums],
+    network: Mapping[str, Any] | None = None,
 ) -> str:
     """The seal: SHA-256 in hex over everything that identifies a view's rows.
 
@@ -74,9 +76,11 @@ def view_seal(
         image_sha256: [N, 32].
         unit_sha256: [U, F, 32].
         crc32c: field -> [N].
+        network: of added fields, what computed them.
     """
     header = {
         **root,
+        **({} if network is None else {NETWORK: network}),
         "place": place,
         "fields": [[name, layout.shape, str(layout.dtype)] for name, layout in sorted(fields.items())],
         "rejected": rejected,
@@ -109,16 +113,18 @@ def read_sealed(container: Container, root: Mapping[str, Any], split: str, view:
             raise ValueError(f"{field} has the shape {list(shape)}, but the split has {len(sample_id)} samples")
     image_sha256, unit_sha256 = (container.small(f"{name}/{record}") for record in RECORDS)
     crc32c = {field: container.small(f"{name}/{CHECKSUMS}/{field}") for field in fields}
-    rejected = attributes["rejected"]
-    seal = view_seal(sealed_mark(root), name, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
+    rejected, network = attributes["rejected"], attributes.get(NETWORK)
+    seal = view_seal(sealed_mark(root), name, sample_id, fields, rejected, image_sha256, unit_sha256, crc32c, network)
     if seal != attributes["seal"] or any(len(checksums) != len(sample_id) for checksums in crc32c.values()):
         raise ValueError("its records do not match its seal")
-    return SealedView(seal, dict(attributes["provenance"]), rejected, image_sha256, unit_sha256, crc32c, fields)
+    provenance = dict(attributes["provenance"])
+    return SealedView(seal, provenance, rejected, image_sha256, unit_sha256, crc32c, fields, network)
 
 
 def sealed_attributes(split: str, view: str, sealed: SealedView) -> dict[str, Any]:
     """The attributes of a finished view, which `read_sealed` reads."""
     return {
+        **({} if sealed.network is None else {NETWORK: sealed.network}),
         "place": f"{split}/{view}",
         "provenance": sealed.provenance,
         "rejected": sealed.rejected,
@@ -217,7 +223,7 @@ def fold(
         markers: the markers of all units, in the units' order.
         provenance: recorded with the seal, not covered by it.
     """
-    root = sealed_mark(container.attributes("")[MARK])
+    root, network = sealed_mark(container.attributes("")[MARK]), container.attributes(f"{split}/{view}").get(NETWORK)
     sample_id = container.small(f"{split}/sample_id")
     written = markers[0].shards
     fields = {name: layout for name, layout in container.arrays(f"{split}/{view}").items() if name in written}
@@ -230,8 +236,8 @@ def fold(
         name: np.concatenate([np.array(marker.shards[name]["crc32c"], np.uint32) for marker in markers])
         for name in fields
     }
-    seal = view_seal(root, f"{split}/{view}", sample_id, fields, rejected, image_sha256, unit_sha256, crc32c)
-    return SealedView(seal, dict(provenance), rejected, image_sha256, unit_sha256, crc32c, fields)
+    seal = view_seal(root, f"{split}/{view}", sample_id, fields, rejected, image_sha256, unit_sha256, crc32c, network)
+    return SealedView(seal, dict(provenance), rejected, image_sha256, unit_sha256, crc32c, fields, network)
 
 
 def unfold(sealed: SealedView, unit: Unit, ids: Sequence[str], file_bytes: Mapping[str, int]) -> Marker:

@@ -91,7 +91,7 @@ def verify(path: StrPlace, deep: bool = False, sample: Share = WHOLE) -> tuple[i
     for split in _segments(store, container):
         count = len(store.sample_ids(split))
         units = units_of(split, count, store.rows_per_unit)
-        for view, sealed in store.all_views(split).items():
+        for view, sealed in store.all_groups(split).items():
             try:
                 checks += (
                     _sealed(container, store.sealed(split, view), view, units)
@@ -119,7 +119,7 @@ def unfinished(path: StrPlace) -> list[str]:
     store = PriorStore(container)
     found = []
     for split in _segments(store, container):
-        views = store.all_views(split)
+        views = store.all_groups(split)
         if not views:
             found.append(f"{split}: no view")
         for view in [view for view, is_sealed in views.items() if not is_sealed]:
@@ -139,7 +139,7 @@ def progress(path: StrPlace, split: str, view: str) -> tuple[int, int]:
 
 def _progress(container: Container, store: PriorStore, segment: str, view: str) -> tuple[int, int]:
     units = units_of(segment, len(store.sample_ids(segment)), store.rows_per_unit)
-    if store.all_views(segment).get(view, False):
+    if store.all_groups(segment).get(view, False):
         return len(units), len(units)
     if not isinstance(container, ZarrFolder):
         return 0, len(units)

@@ -24,6 +24,8 @@ The place (places/destination.py) is a folder or an object store.
 
 Here a split is a segment: rows that are sealed together. A store grows by further segments, and by
 a state of a split (states.py), which names rows of any of them. No file of a sealed segment changes.
+Fields that are added to a view have a group of their own beside it, `<view>.<addition>`, which is
+written, marked and sealed as a view is.
 """
 
 import hashlib
@@ -46,7 +48,18 @@ from orsanet_cache.store.marked import TAKEN_BACK, MarkedUnits
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import MAX_METADATA_BYTES, row_checksums
-from orsanet_cache.store.schema import GROWN_SCHEMA, MARK, ROWS_PER_UNIT, SAMPLE_ID_AXES, Field, decode_ids, encode_ids
+from orsanet_cache.store.schema import (
+    GROWN_SCHEMA,
+    MARK,
+    NETWORK,
+    ROWS_PER_UNIT,
+    SAMPLE_ID_AXES,
+    Addition,
+    Field,
+    decode_ids,
+    encode_ids,
+    view_and_addition,
+)
 from orsanet_cache.store.seal import (
     SealedView,
     byte_digests,
@@ -78,15 +91,23 @@ class StoreWriter:
     A context manager that holds its part.
     """
 
-    def __init__(self, to: Destination, fields: Sequence[Field], part: Share, rows_per_unit: int) -> None:
+    def __init__(
+        self,
+        to: Destination,
+        fields: Sequence[Field],
+        part: Share,
+        rows_per_unit: int,
+        additions: Sequence[Addition] = (),
+    ) -> None:
         self.path = to.place
         self.part = part
         self.rows_per_unit = rows_per_unit
         self._to = to
         self._fields = {field.name: field for field in fields}
+        self._additions = {addition.name: addition for addition in additions}
         self._container = ZarrFolder(to.files)
         self._files = ZarrWriter(to, rows_per_unit)
-        self._marked = MarkedUnits(to, self._fields)
+        self._marked = MarkedUnits(to, self._fields_of)
         self._ids: dict[str, tuple[str, ...]] = {}
         self._of_seal: dict[tuple[str, str], SealedView] = {}  # by (split, view)
         self._of_marker: dict[tuple[Unit, str], tuple[Hashable, NDArray[np.uint8]]] = {}  # of one unit -> image digests
@@ -99,6 +120,7 @@ class StoreWriter:
         fields: Sequence[Field],
         part: Share = WHOLE,
         rows_per_unit: int | None = None,
+        additions: Sequence[Addition] = (),
     ) -> Self:
         """Create the store, or continue one with the same recipe, and begin the part.
 
@@ -111,6 +133,7 @@ class StoreWriter:
             fields: the fields of every view.
             part: this process's share of the units.
             rows_per_unit: rows of a unit in a new store; an existing store keeps its own.
+            additions: fields that are added to views, among them all that the store has.
         """
         place = as_place(path, "store")
         to = open_destination(place, METADATA, COMMITS)
@@ -122,7 +145,7 @@ class StoreWriter:
                 f"{path} was built with another recipe; pass its options again, or build into another folder:\n"
                 f"{listed(differences)}"
             )
-        writer = cls(to, fields, part, int(written["rows_per_unit"]))
+        writer = cls(to, fields, part, int(written["rows_per_unit"]), additions)
         to.enter(str(part))
         return writer
 
@@ -176,9 +199,9 @@ class StoreWriter:
         with self._to.locked():
             if self.is_sealed(split, view):  # checked under the lock: another process may just have sealed it
                 return
-            for field in self._fields.values():
+            for field in self._fields_of(view).values():
                 self._files.field(f"{split}/{view}", field, count)
-            self._files.new_group(f"{split}/{view}")
+            self._files.new_group(f"{split}/{view}", self._unsealed(view))
 
     def segments(self) -> PriorStore:
         """What is in the store now, with each segment as a split; its rows cannot be read from an object store."""
@@ -194,7 +217,7 @@ class StoreWriter:
         return units_of(split, count, self.rows_per_unit)
 
     def views(self, split: str) -> tuple[str, ...]:
-        """The views of a split, finished or not.
+        """The views of a split and its groups of added fields (VIEW.NAME), finished or not.
 
         Raises OrsanetError if a view's metadata is damaged.
         """
@@ -320,7 +343,7 @@ class StoreWriter:
         """
         shards: dict[str, dict[str, Any]] = {}
         with self._to.staging() as staging:
-            for name, field in self._fields.items():
+            for name, field in self._fields_of(view).items():
                 content = self._files.shard_content(field, arrays[name])
                 staging.add(self._marked.shard(unit, view, name), content)
                 shards[name] = {
@@ -403,7 +426,7 @@ class StoreWriter:
                     not self._to.excludes
                     and (changed := self._marked.changed(files, stamps, view, markers)) is not None
                 ):
-                    self._files.group(f"{split}/{view}", {})
+                    self._files.group(f"{split}/{view}", self._unsealed(view))
                     return changed
                 self._to.delete_folder(folder)
             return []
@@ -553,7 +576,17 @@ class StoreWriter:
                 for unit in self.units(split)
                 if unit.index not in but
             )
-        self._files.group(f"{split}/{view}", {})
+        self._files.group(f"{split}/{view}", self._unsealed(view))
+
+    def _fields_of(self, view: str) -> Mapping[str, Field]:
+        """The fields of a view, or of a group of added ones."""
+        _, name = view_and_addition(view)
+        return {field.name: field for field in self._additions[name].fields} if name else self._fields
+
+    def _unsealed(self, view: str) -> dict[str, Any]:
+        """The attributes of a view without a seal."""
+        _, name = view_and_addition(view)
+        return {NETWORK: self._additions[name].described()} if name else {}
 
     def _other_list(self, split: str) -> OrsanetError:
         return OrsanetError(

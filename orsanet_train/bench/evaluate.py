@@ -43,10 +43,10 @@ def bench_evaluate(
         split_name: The split to evaluate, in the clean view.
         device: The device on which the model runs.
     """
-    split = join(manifest, store, split_name, [CLEAN])
+    model, identity = load_weights(weights)
+    split = join(manifest, store, split_name, [CLEAN], fields=identity.model.fields)
     if not len(split.rows):
         raise OrsanetError(f"no image of '{split_name}' can be used: the build rejected all; see `orsanet-cache info`")
-    model, identity = load_weights(weights)
     batch = next(iter(Feed(store, split, identity.model, device, "stream").in_order(EVALUATION_BATCH)))
     model = model.to(device)
     _forward(model, batch, len(batch.label), device)  # chooses kernels, allocates memory

@@ -81,20 +81,21 @@ def _evaluated(
     model: ExpressionModel, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
     device: torch.device, resident: Resident,
 ) -> Evaluation:  # fmt: skip
+    fields = identity.model.fields
     named = None if groups is None else [Group.parse(group).among(manifest.splits) for group in groups]
     chosen = list(dict.fromkeys(all_groups(manifest, store, identity) if named is None else named))
     if not chosen:
         raise OrsanetError(
             f"manifest '{manifest.name}' has no split besides '{identity.train_split}'; name one with --splits"
         )
-    parts = {group: join(manifest, store, group.split, [group.view], group.tag) for group in chosen}
+    parts = {group: join(manifest, store, group.split, [group.view], group.tag, fields) for group in chosen}
     empty = [group for group, part in parts.items() if not part.samples]
     if empty and named is not None:
         raise OrsanetError(f"no image of '{empty[0]}' can be used: the build rejected all; see `orsanet-cache info`")
     notes = [f"'{group}' is left out: the build rejected all its images" for group in empty]
     chosen = [group for group in chosen if group not in empty]
     splits = {
-        key: join(manifest, store, key[0], [key[1]])
+        key: join(manifest, store, key[0], [key[1]], fields=fields)
         for key in dict.fromkeys((group.split, group.view) for group in chosen)
     }
 

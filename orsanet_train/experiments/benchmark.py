@@ -93,7 +93,7 @@ def benchmark(
     configs = {kind: meant_splits(load_config(preset, _of_kind(overrides, kind)), manifest) for kind in models}
     for config in configs.values():  # before the first training
         part = training_split(config, manifest, store)
-        check_fields(store, part.name, part.views[0], config.model)
+        check_fields(store, part.name, part.views, config.model.fields, config.model.named)
         _check_runs(out, config)
     for group in [Group.parse(name).among(manifest.splits) for name in groups or ()]:
         join(manifest, store, group.split, [group.view], group.tag)

@@ -21,12 +21,13 @@ from orsanet_cache.errors import OrsanetError, did_you_mean
 from orsanet_cache.frozen.features import given_back
 from orsanet_cache.paths import StrPath, StrPlace, as_names
 from orsanet_cache.store.reader import PriorStore, as_store
-from orsanet_cache.store.schema import SCALE
+from orsanet_cache.store.schema import OPTIONAL, SCALE
 from orsanet_train.config import RunConfig
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
-from orsanet_train.feed.split import join
+from orsanet_train.feed.split import check_fields, join
 from orsanet_train.model.inputs import model_image
+from orsanet_train.model_config import ModelConfig
 
 
 class PriorDataset(Dataset[dict[str, Tensor]]):
@@ -40,6 +41,8 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
     - `segmentation_features` float32 [1024, 7, 7] and `landmark_features` float32 [512, 7, 7],
       converted from the store's type
     - `landmarks` float32 [68, 2], x and y in units of the crop
+    - fields that were added to the views, such as those of a network of one's own; those of floating
+      point as float32
     - `label` int64 [], an index into `classes`
 
     Images that the build rejected in any of the views are left out; `rejected` names them. With
@@ -80,13 +83,10 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         loaded = as_manifest(manifest)
         self.classes = loaded.classes
         self._joined = join(loaded, self.store, split, views)
+        self.fields = _chosen_fields(self.store, self.split, views, fields)
+        if any(len(self.store.groups_of(self.split, view, self.fields)) > 1 for view in views):
+            self._joined = join(loaded, self.store, split, views, fields=self.fields)
         self._unchecked = 0  # items read since the files were last checked
-        self._stored = [name for name in self.store.fields(self.split, views[0]) if not name.endswith(SCALE)]
-        self.fields = tuple(self._stored if fields is None else as_names(fields, "fields"))
-        if unknown := [name for name in self.fields if name not in self._stored]:
-            raise OrsanetError(
-                f"{self.store.path}: no field '{unknown[0]}'; it has {', '.join(self._stored)}{did_you_mean(unknown[0], self._stored)}"
-            )
 
     @property
     def split(self) -> str:
@@ -162,12 +162,43 @@ class PriorDataset(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(out)
 
 
+def _chosen_fields(
+    store: PriorStore, split: str, views: Sequence[str], fields: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The fields to read; None: all that the views have. Raises OrsanetError for one that a view lacks."""
+    of_views = [[name for name in store.fields(split, view) if not name.endswith(SCALE)] for view in views]
+    stored = [name for name in of_views[0] if all(name in of_view for of_view in of_views)]
+    chosen = tuple(stored if fields is None else as_names(fields, "fields"))
+    if optional := [name for name in chosen if name not in stored and name in OPTIONAL]:
+        check_fields(store, split, views, optional, "the dataset")
+    if unknown := [name for name in chosen if name not in stored]:
+        raise OrsanetError(
+            f"{store.path}: no field '{unknown[0]}'; it has {', '.join(stored)}{did_you_mean(unknown[0], stored)}"
+        )
+    return chosen
+
+
+class _Fields(ModelConfig):
+    """Fields in the place of a model: batches have them as they are, in this order."""
+
+    names: tuple[str, ...]
+
+    @property
+    def named(self) -> str:
+        return "the feed"
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return {name: name for name in self.names}
+
+
 def prior_feed(
     store: PriorStore | StrPlace,
     manifest: Manifest | StrPath,
     split: str,
     config: RunConfig,
     *,
+    fields: Sequence[str] | None = None,
     device: torch.device | str = "auto",
     resident: Resident = "auto",
 ) -> Feed:
@@ -185,6 +216,8 @@ def prior_feed(
         manifest: a loaded manifest or its path.
         split: the name of the split.
         config: the settings of the model and of the augmentation.
+        fields: fields of the store for a model of your own: `batch.inputs` are these, in this order. None: those that
+            the model of `config` reads.
         device: the batches' device: "auto", "cpu", "cuda", "cuda:N" or a torch.device.
         resident: where the data is kept: "auto", "device", "host" or "stream".
 
@@ -194,4 +227,6 @@ def prior_feed(
     """
     views = config.augmentation.read_views if split == config.train_split else (CLEAN,)
     opened = as_store(store)
-    return Feed(opened, join(as_manifest(manifest), opened, split, views), config.model, as_device(device), resident)
+    model = config.model if fields is None else _Fields(names=tuple(as_names(fields, "fields")))
+    joined = join(as_manifest(manifest), opened, split, views, fields=model.fields)
+    return Feed(opened, joined, model, as_device(device), resident)

@@ -100,7 +100,7 @@ class Feed:
         self.split = split
         self.device = device
         self.model = model
-        check_fields(store, split.name, split.views[0], model)
+        check_fields(store, split.name, split.views, model.fields, model.named)
         stored = store.fields(split.name, split.views[0])
         self._fields = {
             name: (stored[name].shape[1:], stored[name].dtype)

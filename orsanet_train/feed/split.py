@@ -10,9 +10,11 @@ Labels are joined to store rows by image path.
 """
 
 import hashlib
+import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +22,12 @@ from numpy.typing import NDArray
 from orsanet_cache.data.augmentation import stored_rectangles
 from orsanet_cache.data.images import IMAGE_SIZE
 from orsanet_cache.data.manifest import Manifest, Sample, meant_split
-from orsanet_cache.data.views import CLEAN
+from orsanet_cache.data.views import CLEAN, HFLIP
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed
 from orsanet_cache.store.reader import PriorStore
+from orsanet_cache.store.recipe import build_options
+from orsanet_cache.store.schema import OPTIONAL
 from orsanet_train.config import HELD_OUT, RunConfig
-from orsanet_train.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ class LabelledSplit:
 
 
 def join(
-    manifest: Manifest, store: PriorStore, split: str, views: Sequence[str], tag: str | None = None
+    manifest: Manifest,
+    store: PriorStore,
+    split: str,
+    views: Sequence[str],
+    tag: str | None = None,
+    fields: Collection[str] = (),
 ) -> LabelledSplit:
     """Join labels to the store's rows, without images that the build rejected in any view.
 
@@ -94,6 +102,8 @@ def join(
         split: the name of the split.
         views: the names of the views.
         tag: only samples with this tag; None: all samples.
+        fields: those that will be read. Of fields that were added to the views, the images that were
+            rejected then are left out too.
 
     Raises OrsanetError if the store lacks an image of the manifest or a view, and if no image of
     the split has the tag.
@@ -108,7 +118,7 @@ def join(
             )
         samples = tuple(sample for sample in samples if tag in sample.tags)
     # The seals first: for exchanged splits their message names the exchange; the images' only names missing ones.
-    accepted = np.all([store.accepted(split, view) for view in views], axis=0)
+    accepted = np.all([store.accepted(split, view, fields) for view in views], axis=0)
     row_of = {image: row for row, image in enumerate(store.sample_ids(split))}
     missing = [sample.image for sample in samples if sample.image not in row_of]
     if missing:
@@ -119,7 +129,7 @@ def join(
     usable = tuple(sample for sample in samples if accepted[row_of[sample.image]])
     rows = np.array([row_of[sample.image] for sample in usable], dtype=np.int64)
     drawn = {view: stored_rectangles(view, store.sealed(split, view).image_sha256[rows], IMAGE_SIZE) for view in views}
-    reasons = {image: reason for view in views for image, reason in store.rejected(split, view).items()}
+    reasons = {image: reason for view in views for image, reason in store.rejected(split, view, fields).items()}
     return LabelledSplit(
         name=split,
         views=tuple(views),
@@ -132,14 +142,35 @@ def join(
     )
 
 
-def check_fields(store: PriorStore, split: str, view: str, model: ModelConfig) -> None:
-    """Raises OrsanetError if a view of the store lacks a field that the model reads."""
-    absent = [field for field in model.fields if field not in store.fields(split, view)]
-    if absent:
-        raise OrsanetError(
-            f"{store.path}: '{split}' ({view}) has no {' and no '.join(absent)}, which model.kind = \"{model.kind}\" reads; "
-            f"build a store that has: `orsanet-cache build MANIFEST --out NEW.zarr --fields {','.join(absent)}`"
+def check_fields(store: PriorStore, split: str, views: Sequence[str], fields: Collection[str], reader: str) -> None:
+    """Raises OrsanetError, with the command that adds it, if a view of the store lacks a field that `reader` reads."""
+    for view in views:
+        absent = [field for field in fields if field not in store.fields(split, view)]
+        if absent:
+            raise OrsanetError(
+                f"{store.path}: '{split}' ({view}) has no {' and no '.join(absent)}, which {reader} reads; {_adding(store, split, view, absent)}"
+            )
+
+
+def _adding(store: PriorStore, split: str, view: str, absent: Sequence[str]) -> str:
+    """How to add fields to the views of a store, as the end of a sentence."""
+    if own := [field for field in absent if field not in OPTIONAL]:
+        there = store.fields(split, view)
+        return (
+            f"it has {', '.join(there)}{did_you_mean(own[0], there) or '.'} A network of your own adds {', '.join(own)} with "
+            f"build(…, networks=[…]), or with `orsanet-cache build … --networks NAME` where it is installed"
         )
+    folder = isinstance(store.path, Path) and store.path.is_dir()
+    command = [
+        "orsanet-cache", "build", "MANIFEST", "--out", str(store.path) if folder else "STORE", "--fields", ",".join(absent),
+        *build_options(store.recipe),
+    ]  # fmt: skip
+    views = store.views(split)
+    command += ["--splits", ",".join(store.splits)] + (
+        [] if {CLEAN, HFLIP} <= set(views) else ["--views", ",".join(views)]
+    )
+    added = f"add it, which computes nothing else: `{shlex.join(command)}`"
+    return added if folder else f"in the Zarr folder that it was copied from, {added}, and copy that again"
 
 
 def image_digests(store: PriorStore, split: LabelledSplit) -> NDArray[np.uint8]:
@@ -166,7 +197,7 @@ def training_split(config: RunConfig, manifest: Manifest, store: PriorStore) -> 
         )
     views = config.augmentation.read_views
     _check_views(store, config.train_split, views)
-    training = join(manifest, store, config.train_split, views)
+    training = join(manifest, store, config.train_split, views, fields=config.model.fields)
     if config.selection_split == HELD_OUT:
         held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)
         training = training.where([sample.image not in held_out for sample in training.samples])
@@ -206,7 +237,7 @@ def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) ->
         )
     if name == HELD_OUT:
         held_out = held_out_images(manifest.split(config.train_split), config.held_out_share)
-        whole = join(manifest, store, config.train_split, [CLEAN])
+        whole = join(manifest, store, config.train_split, [CLEAN], fields=config.model.fields)
         selection = whole.where([sample.image in held_out for sample in whole.samples])
     elif name not in manifest.splits:
         others = [split for split in manifest.splits if split != config.train_split]
@@ -220,7 +251,7 @@ def selection_split(config: RunConfig, manifest: Manifest, store: PriorStore) ->
             f"selection_split is the training split '{config.train_split}': choose images not trained on"
         )
     else:
-        selection = join(manifest, store, name, [CLEAN])
+        selection = join(manifest, store, name, [CLEAN], fields=config.model.fields)
     if not selection.samples:
         raise OrsanetError(f"split '{name}' has no usable image to choose the best epoch by; see `orsanet-cache info`")
     return selection

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orsanet_cache.frozen.features import as_stored, given_back
 from orsanet_cache.frozen.pixels import imagenet_normalised, inside, unit_range
-from orsanet_cache.store.schema import LAPA_CLASSES, OPTIONAL, schema
+from orsanet_cache.store.schema import LAPA_CLASSES, OPTIONAL, SCALE, schema
 from orsanet_train.model_config import ModelConfig
 
 if TYPE_CHECKING:  # torchvision, which priors.py needs, takes seconds to import
@@ -34,10 +34,15 @@ def model_inputs(config: ModelConfig, stored: Mapping[str, Tensor], erased: Tens
         {
             name: model_image(stored[IMAGE], erased, config.image_channels)
             if name == IMAGE
-            else (given_back(stored, name) if FEATURES in name else stored[name])
+            else (given_back(stored, name) if _is_rounded(stored, name) else stored[name])
             for name in config.fields
         },
     )
+
+
+def _is_rounded(stored: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a field has floating-point values that a store may round."""
+    return stored[name].is_floating_point() or f"{name}{SCALE}" in stored
 
 
 def seen_by_the_model(config: ModelConfig, pixels: Tensor, priors: "Priors", feature_dtype: str) -> tuple[Tensor, ...]:

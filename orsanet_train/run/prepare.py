@@ -97,9 +97,10 @@ def prepare(
         "training_images_sha256": training.sha256(),
         "selection_images_sha256": selection.sha256(),
         SEALS: {
-            f"{split.name}/{view}": store.sealed(split.name, view).seal
+            f"{split.name}/{group}": store.sealed(split.name, group).seal
             for split in (training, selection)
             for view in split.views
+            for group in store.groups_of(split.name, view, config.model.fields)
         },
         IMAGE_FILES: known.sha256,
         CLASS_COUNTS: training.class_counts(manifest.classes),

@@ -24,6 +24,7 @@ class Remembering(FrozenPriors):
 
     def __init__(self, priors: FrozenPriors) -> None:
         super().__init__(priors.segmenter, priors.landmark_network, priors.landmark_input)
+        self.files = dict(priors.files)
         self.said: dict[bytes, Priors] = {}
         self.same = priors.recipe()
 

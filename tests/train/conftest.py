@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from orsanet_train.drawing import plots
 from orsanet_train.run.state import load_state
 
 PATIENCE = 120.0  # seconds that no command needs; one that hangs fails its test
@@ -153,6 +154,14 @@ def runner(world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def without_matplotlib() -> Iterator[None]:
+    """Runs as where the extra `plots` is not installed, for modules that train often and look at no curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "matplotlib_installed", lambda: False)
+        yield
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def priors(world: Any) -> Remembering:
     """The small world's networks, for stores that are compared with each other rather than with what the networks say."""
-    loaded = world.load_priors()
-    remembering = Remembering(loaded)
-    remembering.files = loaded.files  # which a store remembers
+    remembering = Remembering(world.priors)
+    remembering.said |= world.priors.said
     return remembering

@@ -105,5 +105,5 @@ def test_a_process_that_may_write_no_larger_files_stops_in_a_sentence_and_anothe
     last = ended.stderr.splitlines()[-1]
     assert last.startswith(f"Error: {out}: cannot be written ({os.strerror(errno.EFBIG)})")
     assert "0 of 52 views are safe, the others need about" in last
-    build(world.load_manifest(), out, world.load_priors(), ["clean", "hflip"], device=CPU)
+    build(world.load_manifest(), out, world.priors, ["clean", "hflip"], device=CPU)
     assert content(out) == content(world.store)

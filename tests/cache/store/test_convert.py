@@ -119,7 +119,7 @@ def test_a_built_store_of_any_feature_type_is_converted_there_and_back(
 ) -> None:
     device = torch.device("cpu")
     store = tmp_path / "store.zarr"
-    manifest, priors = world.load_manifest(), world.load_priors()
+    manifest, priors = world.load_manifest(), world.priors
     build(manifest, store, priors, ["clean"], device=device, splits=["valid"], feature_dtype=feature_dtype)
     converted = convert(store, tmp_path / "store.h5")
     assert ("segmentation_features_scale" in converted.fields("valid", "clean")) == (feature_dtype == "int8")

@@ -30,7 +30,7 @@ ROWS = 4  # of a unit: the world's 14, 6 and 6 images are 4 + 2 + 2 units
 def sound(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of small units."""
     out = tmp_path_factory.mktemp("verify") / "store.zarr"
-    build(world.load_manifest(), out, world.load_priors(), ["clean", "hflip"], device=CPU, rows_per_unit=ROWS)
+    build(world.load_manifest(), out, world.priors, ["clean", "hflip"], device=CPU, rows_per_unit=ROWS)
     return out
 
 
@@ -125,7 +125,7 @@ def test_an_unfinished_view_is_held_against_its_markers(world, tmp_path: Path) -
     summary = build(
         manifest,
         out,
-        world.load_priors(),
+        world.priors,
         ["clean"],
         device=CPU,
         splits=["train"],
@@ -189,7 +189,7 @@ def test_a_view_that_no_reader_sees_any_more_is_damage(store: Path, group: str) 
 def test_exchanged_shards_of_an_unfinished_view_are_found(world, tmp_path: Path) -> None:
     out = tmp_path / "store.zarr"
     build(
-        world.load_manifest(), out, world.load_priors(), ["clean"],
+        world.load_manifest(), out, world.priors, ["clean"],
         device=CPU, splits=["train"], part=Share(1, 2), rows_per_unit=ROWS,
     )  # fmt: skip
     shutil.copy(out / "train/clean/landmarks/c.2.0.0", out / "train/clean/landmarks/c.0.0.0")

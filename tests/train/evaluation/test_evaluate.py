@@ -28,6 +28,7 @@ from orsanet_train.feed.split import join
 from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SMALL = (
     "epochs=2", "batch_size=6", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
@@ -178,7 +179,7 @@ def erased(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
     """The small store with one more view, of the test split alone."""
     path = tmp_path_factory.mktemp("erased") / "store.zarr"
     shutil.copytree(world.store, path)
-    build(world.load_manifest(), path, world.load_priors(), ["erase-20"], device=CPU, splits=["test"])
+    build(world.load_manifest(), path, world.priors, ["erase-20"], device=CPU, splits=["test"])
     return PriorStore.open(path)
 
 
@@ -248,7 +249,7 @@ def test_rejected_images_are_counted_not_hidden(world, run: Path, tmp_path: Path
         shutil.copy(world.folder / name, tmp_path / name)
     (tmp_path / "images" / "test_1.png").write_bytes(b"")
     manifest = load_manifest(tmp_path / "dataset.toml")
-    build(manifest, tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+    build(manifest, tmp_path / "s", world.priors, ["clean"], device=CPU)
     evaluation = evaluate(
         run / "best.safetensors", manifest, PriorStore.open(tmp_path / "s"), tmp_path / "out",
         groups=["test", "test:occluded"], device=CPU,
@@ -362,7 +363,7 @@ def test_every_group_says_how_many_of_its_images_the_run_knows(world, run: Path,
 
 def test_the_runs_images_are_known_under_any_name(world, run: Path, tmp_path: Path) -> None:
     manifest = renamed(world, tmp_path, train="test2", valid="valid2")
-    build(manifest, tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+    build(manifest, tmp_path / "s", world.priors, ["clean"], device=CPU)
     best, store = run / "best.safetensors", PriorStore.open(tmp_path / "s")
     evaluation = evaluate(best, manifest, store, tmp_path / "out", groups=["test2", "valid2", "test"], device=CPU)
     assert counts(evaluation) == {"test2": (14, 0), "valid2": (0, 6), "test": (0, 0)}
@@ -382,7 +383,7 @@ def test_another_data_set_of_the_same_name_is_not_marked(world, run: Path, tmp_p
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     shutil.copy(world.folder / "images" / "train_3.png", tmp_path / "images" / "valid_0.png")
     shutil.copy(world.folder / "images" / "valid_3.png", tmp_path / "images" / "test_0.png")
-    build(manifest, tmp_path / "s", world.load_priors(), ["clean"], device=CPU)
+    build(manifest, tmp_path / "s", world.priors, ["clean"], device=CPU)
     store = PriorStore.open(tmp_path / "s")
     evaluation = evaluate(run / "best.safetensors", manifest, store, tmp_path / "out", device=CPU)
     assert counts(evaluation) == {

@@ -23,6 +23,7 @@ from orsanet_train.experiments.table import collect, summary, write_summary
 from orsanet_train.experiments.variants import CACHING, PARTS, chosen_variants, fits
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SMALL = (
     "batch_size=6", "loss.warmup_epochs=0", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",

@@ -18,6 +18,7 @@ from orsanet_train.experiments.ablate import ablate
 from orsanet_train.experiments.table import collect, summary
 from orsanet_train.experiments.variants import CACHING, chosen_variants, reference_of, set_of
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SMALL = (
     "batch_size=7", "epochs=1", "loss.warmup_epochs=0", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",

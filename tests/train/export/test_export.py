@@ -30,6 +30,7 @@ from orsanet_train.export.onnx_graph import (
 from orsanet_train.model.checkpoint import load_weights, save_weights
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 TINY = (
     "epochs=1", "batch_size=6", "model.depth=1", "model.width=32", "model.multi_scale=false", "model.backbone_channels=[8,8,16]",
@@ -67,7 +68,7 @@ def one_thread() -> None:
 def tried(world, programs: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Tried:
     folder = tmp_path_factory.mktemp("export")
     run, manifest = folder / "run", world.load_manifest()
-    build(manifest, folder / "store", world.load_priors(), ["clean", "hflip"], device=CPU, feature_dtype="int8")
+    build(manifest, folder / "store", world.priors, ["clean", "hflip"], device=CPU, feature_dtype="int8")
     store = PriorStore.open(folder / "store")
     train(load_config("small", TINY), manifest, store, run, device=CPU)
     evaluation = evaluate(run / "best.safetensors", manifest, store, run / "evaluation-best", groups=None, device=CPU)

@@ -33,7 +33,7 @@ def run(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("card")
     shutil.copytree(world.store, folder / "store.zarr")
     manifest = world.load_manifest()
-    build(manifest, folder / "store.zarr", world.load_priors(), ["erase-20"], device=CPU, splits=["test"])
+    build(manifest, folder / "store.zarr", world.priors, ["erase-20"], device=CPU, splits=["test"])
     store = PriorStore.open(folder / "store.zarr")
     identity = Identity(
         classes=manifest.classes, model=TINY, segmentation_channels=128, landmark_channels=512, store_recipe=store.recipe,

@@ -84,9 +84,7 @@ def test_workers_give_the_rows_that_the_store_has(world, tmp_path: Path, how: st
 @pytest.fixture(scope="module")
 def rounded(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
     path = tmp_path_factory.mktemp("int8") / "store.zarr"
-    build(
-        world.load_manifest(), path, world.load_priors(), ["clean"], splits=["test"], device=CPU, feature_dtype="int8"
-    )
+    build(world.load_manifest(), path, world.priors, ["clean"], splits=["test"], device=CPU, feature_dtype="int8")
     return PriorStore.open(path)
 
 

@@ -121,7 +121,7 @@ def test_a_batch_of_an_erased_view_holds_that_views_rows_in_every_field(world: A
     """And of no other view: the picture and what the frozen networks said of it belong together."""
     shutil.copytree(world.store, tmp_path / "store.zarr")
     manifest = world.load_manifest()
-    build(manifest, tmp_path / "store.zarr", world.load_priors(), ["erase-30"], device=CPU, splits=["test"])
+    build(manifest, tmp_path / "store.zarr", world.priors, ["erase-30"], device=CPU, splits=["test"])
     store = PriorStore.open(tmp_path / "store.zarr")
     joined = join(manifest, store, "test", ["erase-30"])
     batches = list(Feed(store, joined, ORSANetConfig(), CPU).in_order(4, "erase-30"))
@@ -171,7 +171,7 @@ def kept_as(request: pytest.FixtureRequest, world: Any, tmp_path_factory: pytest
         return world.open_store()
     out = tmp_path_factory.mktemp("kept_as") / "store.zarr"
     build(
-        world.load_manifest(), out, world.load_priors(), ["clean", "hflip"],
+        world.load_manifest(), out, world.priors, ["clean", "hflip"],
         device=CPU, splits=["train"], feature_dtype=request.param,
     )  # fmt: skip
     return PriorStore.open(out)

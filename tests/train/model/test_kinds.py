@@ -1,8 +1,10 @@
 """Every kind of model: its configuration, names, sizes, initial values and inputs; POSTER and POSTER V2 as published."""
 
+import ast
 import json
 import math
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -379,3 +381,22 @@ def test_a_published_checkpoint_loads_strictly(shared: Path, filler: ModuleType,
     load_strictly(model, trainable_weights(Weights(Path("checkpoint.pth"), tensors), model))
     assert [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, tensors[name])] == []
     assert not any(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_only_the_configuration_and_its_own_module_know_a_kind() -> None:
+    """A further kind is a module, a class and the line that enters it: nothing else names a kind or tells kinds apart."""
+    package = Path(str(sys.modules["orsanet_train"].__file__)).parent
+    classes = {each.__name__: package / "model" / f"{each.network.partition(':')[0]}.py" for each in kinds().values()}
+    assert all(module.is_file() for module in classes.values())
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Name) and node.id in classes and path != classes[node.id]:
+                found.append((path.relative_to(package).as_posix(), node.id))
+            if isinstance(node, ast.Compare):
+                compared = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+                asks = any(isinstance(each, ast.Attribute) and each.attr == "kind" for each in ast.walk(node))
+                found += [(path.relative_to(package).as_posix(), kind) for kind in kinds() if asks and kind in compared]
+    entered = {("model_config.py", name) for name in classes}
+    default = {("config.py", "ORSANetConfig")}  # of a configuration without a kind
+    assert set(found) == entered | default

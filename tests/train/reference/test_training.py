@@ -13,6 +13,7 @@ from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.run.train import RunSummary, train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 PUBLISHED = ("priors=online", "online=published")
 
@@ -34,7 +35,7 @@ def run(world, store: PriorStore, out: Path, *overrides: str, resume: bool = Fal
 def float32_store(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
     path = tmp_path_factory.mktemp("float32") / "store.zarr"
     manifest = world.load_manifest()
-    build(manifest, path, world.load_priors(), ["clean", "hflip"], device=CPU, feature_dtype="float32")
+    build(manifest, path, world.priors, ["clean", "hflip"], device=CPU, feature_dtype="float32")
     return PriorStore.open(path)
 
 

@@ -50,7 +50,7 @@ def made(world, tmp_path_factory: pytest.TempPathFactory) -> Made:
     text = (world.folder / "dataset.toml").read_text(encoding="utf-8").replace("anger", HOSTILE_CLASS)
     (folder / "dataset.toml").write_text(text, encoding="utf-8")
     manifest = load_manifest(folder / "dataset.toml")
-    build(manifest, folder / "store.zarr", world.load_priors(), ["clean", "hflip", "erase-20"], device=CPU)
+    build(manifest, folder / "store.zarr", world.priors, ["clean", "hflip", "erase-20"], device=CPU)
     store = PriorStore.open(folder / "store.zarr")
     runs = [folder / "first", folder / "second"]
     for seed, run in enumerate(runs):

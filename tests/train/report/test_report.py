@@ -40,7 +40,7 @@ def store(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
     """The small store with two more views of the test split."""
     path = tmp_path_factory.mktemp("report") / "store.zarr"
     shutil.copytree(world.store, path)
-    build(world.load_manifest(), path, world.load_priors(), ["erase-10", "erase-20"], device=CPU, splits=["test"])
+    build(world.load_manifest(), path, world.priors, ["erase-10", "erase-20"], device=CPU, splits=["test"])
     return PriorStore.open(path)
 
 
@@ -158,7 +158,7 @@ def test_a_moved_store_is_found_and_another_one_refused(world, run: Path, store:
     shutil.move(tmp_path / "images" / "test_0.png", tmp_path / "images" / "test_0b.png")
     (tmp_path / "samples.csv").write_text(table)
     shutil.copy(world.manifest, tmp_path / "dataset.toml")
-    build(load_manifest(tmp_path / "dataset.toml"), tmp_path / "b.zarr", world.load_priors(), ["clean"], device=CPU)
+    build(load_manifest(tmp_path / "dataset.toml"), tmp_path / "b.zarr", world.priors, ["clean"], device=CPU)
     with pytest.raises(OrsanetError, match="split 'test' is not the one that was evaluated"):
         reported(run, store=tmp_path / "b.zarr")
     gone = copied(run, tmp_path)

@@ -20,6 +20,7 @@ from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SMALL = (
     "batch_size=6", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]", "model.backbone_units=[1,1,1]",
@@ -57,7 +58,7 @@ def grown(world: Any, tmp_path: Path) -> tuple[Path, Manifest]:
     new = replace(train_samples[0], image="images/new.png")
     samples = (new, *reversed(train_samples[1:]), *others)
     after = Manifest(before.name, before.classes, root, samples)
-    summary = build(after, store, world.load_priors(), ["clean", "hflip"], device=CPU)
+    summary = build(after, store, world.priors, ["clean", "hflip"], device=CPU)
     assert (summary.computed, summary.grown) == (2, ("train",))
     return store, after
 
@@ -90,7 +91,7 @@ def test_a_grown_store_trains_and_evaluates_as_one_that_is_built_from_nothing(
     world: Any, grown: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
     store, after = grown
-    build(after, tmp_path / "whole.zarr", world.load_priors(), ["clean", "hflip"], device=CPU)
+    build(after, tmp_path / "whole.zarr", world.priors, ["clean", "hflip"], device=CPU)
     for name, of_run in (("grown", store), ("whole", tmp_path / "whole.zarr")):
         train(config(1), after, of_run, tmp_path / name, device=CPU)
     assert equal(tmp_path / "grown", tmp_path / "whole")

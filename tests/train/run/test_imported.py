@@ -37,6 +37,7 @@ from orsanet_train.report.report import make_report
 from orsanet_train.run.folder import check_folder
 from orsanet_train.run.imported import import_checkpoint
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 CLASSES = ("anger", "happiness", "neutral")  # of the small world
 SIZES = ("model.depth=1", "model.width=64", "model.backbone_channels=[8,8,16]", "model.backbone_units=[1,1,1]")
@@ -178,7 +179,7 @@ def test_the_original_networks_would_have_given_other_numbers(
 
 
 def test_a_store_built_from_the_original_networks_is_refused_by_name(world, run: Path, tmp_path: Path) -> None:
-    store = built(world, world.load_priors(), tmp_path / "store.zarr")
+    store = built(world, world.priors, tmp_path / "store.zarr")
     message = refusal(lambda: evaluated(world, run, store))
     assert findings(message) == ["landmarks.weights_sha256"]  # the segmenter did not move
     assert f"--segmenter {run}/segmenter.safetensors --landmarks {run}/landmarks.safetensors" in message

@@ -1,5 +1,7 @@
 """A run of every kind of model goes through everything that takes a run, on one store with the optional fields."""
 
+import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
+from orsanet_cache.cli import main as cache
 from orsanet_cache.store.container import open_container
 from orsanet_cache.store.schema import OPTIONAL
 from orsanet_cache.store.verify import verify
@@ -26,7 +30,7 @@ from orsanet_train.experiments.ablate import ablate
 from orsanet_train.experiments.variants import PARTS
 from orsanet_train.export.export import export_onnx
 from orsanet_train.feed.feed import Feed, PriorBatch
-from orsanet_train.feed.split import join
+from orsanet_train.feed.split import join, training_split
 from orsanet_train.model.checkpoint import load_weights
 from orsanet_train.model.inputs import random_inputs
 from orsanet_train.model.model import build_model
@@ -37,6 +41,7 @@ from orsanet_train.report.report import make_report
 from orsanet_train.run.imported import import_checkpoint
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SIZES = {
     "depth": "model.depth=1", "width": "model.width=32", "backbone_channels": "model.backbone_channels=[8,8,16]",
@@ -59,8 +64,10 @@ class Tried:
 
 @pytest.fixture(scope="module")
 def store(world, tmp_path_factory: pytest.TempPathFactory) -> PriorStore:
+    """The small world's store, to which the optional fields were added."""
     out = tmp_path_factory.mktemp("fields") / "store.zarr"
-    build(world.load_manifest(), out, world.load_priors(), ["clean", "hflip"], fields=list(OPTIONAL), device=CPU)
+    shutil.copytree(world.store, out)
+    build(world.load_manifest(), out, world.priors, ["clean", "hflip"], fields=list(OPTIONAL), device=CPU)
     return PriorStore.open(out)
 
 
@@ -96,24 +103,38 @@ def test_its_values_are_the_landmark_networks_grids(world, store: PriorStore) ->
         torch.testing.assert_close(torch.from_numpy(stored), getattr(priors, name).half(), rtol=1e-3, atol=1e-3)
 
 
-def test_a_field_is_not_added_to_a_begun_store_and_an_unknown_one_is_refused(world, store: PriorStore) -> None:
-    manifest, priors = world.load_manifest(), world.load_priors()
-    with pytest.raises(OrsanetError, match=r"no landmark_features_28, and a field can be added only to a new store"):
-        build(manifest, world.store, priors, fields=["landmark_features_28"], device=CPU)
+def test_an_unknown_field_is_refused_and_those_that_there_are_need_no_name(world, store: PriorStore) -> None:
+    manifest, priors = world.load_manifest(), world.priors
     with pytest.raises(OrsanetError, match=r"no optional field 'landmark_features_7'; choose from .*did you mean"):
         build(manifest, world.store, priors, fields=["landmark_features_7"], device=CPU)
-    again = build(manifest, store.path, priors, device=CPU)  # without naming them: the store's own
-    assert again.computed == 0
+    again = build(manifest, store.path, priors, device=CPU)
+    assert (again.computed, again.added) == (0, 0)
 
 
-def test_a_model_whose_fields_a_store_lacks_is_refused_with_the_command(world, tmp_path: Path) -> None:
-    with pytest.raises(
-        OrsanetError,
-        match=r"has no landmark_features_28 and no landmark_features_14, which model\.kind = \"poster-v2\" reads; .*"
-        r"--fields landmark_features_28,landmark_features_14",
-    ):
-        train(tiny("poster-v2"), world.load_manifest(), world.open_store(), tmp_path / "run", device=CPU)
+@pytest.mark.parametrize("landmark_input", ["published", "native"])
+def test_a_model_whose_fields_a_store_lacks_is_refused_with_the_command_that_adds_them(
+    world, tmp_path: Path, landmark_input: str
+) -> None:
+    """Word for word, with the manifest in its place, also of a store that was built with other options than the default."""
+    out, manifest = tmp_path / "store.zarr", world.load_manifest()
+    if landmark_input == "published":
+        shutil.copytree(world.store, out)
+    else:
+        networks = FrozenPriors.load(world.segmenter, world.landmarks, "native")
+        build(manifest, out, networks, ["clean"], device=CPU, splits=["train", "test"], feature_dtype="int8")
+    config = tiny("poster-v2", "augmentation.hflip=0.0", "epochs=1", "selection_split=held-out")
+    with pytest.raises(OrsanetError, match="has no landmark_features_28 and no landmark_features_14, which") as refused:
+        train(config, manifest, PriorStore.open(out), tmp_path / "run", device=CPU)
     assert not (tmp_path / "run").exists()
+    assert 'model.kind = "poster-v2" reads; add it, which computes nothing else: `' in str(refused.value)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    program, *command = shlex.split(str(refused.value).split("`")[1])
+    assert program == "orsanet-cache"
+    result = CliRunner().invoke(cache, [str(world.manifest) if word == "MANIFEST" else word for word in command])
+    assert result.exit_code == 0, result.output
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert training_split(config, manifest, PriorStore.open(out)).name == "train"
+    train(config, manifest, PriorStore.open(out), tmp_path / "run", device=CPU, images=7)
 
 
 @pytest.mark.parametrize("kind", kinds())

@@ -11,6 +11,7 @@ from orsanet_train.config import load_config
 from orsanet_train.run.seeds import parse_seeds, train_seeds
 from orsanet_train.run.train import RunSummary
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 EVERY_STEP = ("--save-minutes", 0)
 PASSES = 12  # of a run: two epochs of three steps
 

@@ -18,6 +18,7 @@ from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.run.train import train
 
+pytestmark = pytest.mark.usefixtures("without_matplotlib")
 CPU = torch.device("cpu")
 SMALL = (
     "epochs=2", "batch_size=6", "learning_rate=1e-3", "model.depth=1", "model.width=32", "model.backbone_channels=[8,8,16]",
