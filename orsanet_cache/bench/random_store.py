@@ -6,12 +6,12 @@ takes them.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orsanet_cache.paths import StrPlace
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.schema import LAPA_CLASSES, Field
 from orsanet_cache.store.units import Unit, UnitRecord
@@ -28,7 +28,7 @@ class RandomSplit(NamedTuple):
 
 
 def write_random_store(
-    path: Path,
+    path: StrPlace,
     fields: Sequence[Field],
     splits: Mapping[str, RandomSplit],
     values: Callable[[Unit], Arrays] | None = None,
@@ -37,7 +37,7 @@ def write_random_store(
     """Write a sealed store.
 
     Args:
-        path: The store, a Zarr folder that does not exist yet.
+        path: The store, a Zarr folder or a URL, that does not exist yet.
         fields: The fields of every view.
         splits: The splits by name.
         values: Returns the arrays of a unit. None means random values.

@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,8 @@ from orsanet_cache.frozen.added import (
     own_networks,
 )
 from orsanet_cache.frozen.priors import FrozenPriors
+from orsanet_cache.paths import Place
+from orsanet_cache.places.files import has_file
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.committed import CommittedRows, committed_rows
 from orsanet_cache.store.container import DAMAGE, open_container
@@ -88,7 +89,7 @@ class Additions:
 
 
 def find_additions(
-    out: Path,
+    out: Place,
     priors: FrozenPriors,
     feature_dtype: str,
     optional: Sequence[str],
@@ -117,9 +118,9 @@ def find_additions(
     return Additions(stored, tuple(given), asked)
 
 
-def is_finished(out: Path, manifest: Manifest, splits: Sequence[str], views: Sequence[str]) -> bool:
+def is_finished(out: Place, manifest: Manifest, splits: Sequence[str], views: Sequence[str]) -> bool:
     """Whether the splits of a store have the manifest's images, in its order, and these views, all finished."""
-    if not (out / METADATA).is_file():
+    if not has_file(out, METADATA):
         return False
     with suppress(OrsanetError):  # the build explains what is damaged
         store = PriorStore.open(out)

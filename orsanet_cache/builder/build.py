@@ -10,7 +10,7 @@ Views with occluders come second, because the landmarks of the sealed clean view
 have (additions.py).
 
 Unusable images are collected with their reasons. Their rows exist and are marked as rejected. Any
-number of processes may build one store, each its own part; they share only the file system.
+number of processes may build one store, each its own part; they share only the place of the store.
 """
 
 import platform
@@ -58,7 +58,8 @@ from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.added import PriorNetwork
 from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
-from orsanet_cache.paths import StrPath, as_names, as_path
+from orsanet_cache.paths import Place, StrPath, StrPlace, as_names, as_place
+from orsanet_cache.places.files import has_file
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
@@ -86,7 +87,7 @@ class BuildSummary:
 
 def build(
     manifest: Manifest | StrPath,
-    out: StrPath,
+    out: StrPlace,
     priors: FrozenPriors | None = None,
     views: Sequence[str] = (CLEAN, HFLIP),
     *,
@@ -102,7 +103,7 @@ def build(
     rows_per_unit: int | None = None,
     accept_changed: bool = False,
     recompute: Sequence[tuple[Unit, str]] = (),
-    reuse: StrPath | None = None,
+    reuse: StrPlace | None = None,
     rehash: bool = False,
     on_plan: Callable[[PlannedRows], object] = lambda _: None,
 ) -> BuildSummary:
@@ -126,7 +127,7 @@ def build(
 
     Args:
         manifest: the manifest or its path.
-        out: the store, a Zarr folder to create or to continue.
+        out: the store to create or to continue: a Zarr folder, or its URL (s3://…, gs://…, az://…).
         priors: the frozen networks. None selects the networks that the store was built with; for a
             new store those of `reuse`, else the published ones in the weights folder.
         views: names of the views to compute; `augmented-4` stands for four draws of the augmented
@@ -158,8 +159,8 @@ def build(
         on_plan: called once, before anything is computed, with the numbers of rows to copy and to
             compute.
     """
-    other = None if reuse is None else as_path(reuse, "reuse")
-    given, out, device = manifest, as_path(out, "out"), as_device(device)
+    other = None if reuse is None else as_place(reuse, "reuse")
+    given, out, device = manifest, as_place(out, "out"), as_device(device)
     manifest = as_manifest(given, check_files=not (fields or networks))
     views = view_names(as_names(views, "views"))
     priors = find_networks(out, like=other) if priors is None else priors
@@ -173,7 +174,9 @@ def build(
         as_manifest(given, check_files=True)
     check_clean(out, splits, views)
     images = sum(len(manifest.split(split)) for split in splits)
-    if not out.exists():  # checked before anything is written, in case a new store does not fit
+    if (
+        isinstance(out, Path) and not out.exists()
+    ):  # checked before anything is written, in case a new store does not fit
         check_disk(out, bytes_needed(images * len(views), written))
     stored = _stored_recipe(out) or (None if other is None else PriorStore.open(other).recipe)
     if image_reading is None:
@@ -310,7 +313,7 @@ def _compute(
             copied += computed.copied
             with what_is_safe(writer.path, safe, total, pipeline.fields):
                 if source is not None and computed.copied:
-                    source.note(writer.path, unit, view)
+                    source.note(writer, unit, view)
                 writer.commit(unit, view, computed.arrays, UnitRecord(computed.sha256, computed.rejected))
             safe += unit.stop - unit.start
     return copied
@@ -324,8 +327,8 @@ def _seal(writer: StoreWriter, views: ViewsOf, provenance: Mapping[str, Any]) ->
     damaged = []
     for split, of_split in views.items():
         for view in of_split:
-            drawing = drawn_by(PriorStore.open_segments(writer.path), split) if is_placed(view) else {}
-            reused = reused_rows(writer.path, split, view)
+            drawing = drawn_by(writer.segments(), split) if is_placed(view) else {}
+            reused = reused_rows(writer, split, view)
             units = writer.seal(split, view, {**provenance, **drawing, **reused})
             if units:
                 writer.uncommit(units, view)
@@ -344,7 +347,7 @@ def _write_states(writer: StoreWriter, plan: Plan) -> tuple[str, ...]:
     return writer.write_states({one.split: one.state for one in splits if one.state is not None})
 
 
-def _rejected(out: Path, plan: Plan, additions: Additions) -> dict[str, dict[str, str]]:
+def _rejected(out: Place, plan: Plan, additions: Additions) -> dict[str, dict[str, str]]:
     """The unusable images of each split, with reasons.
 
     Raises OrsanetError for a split without a usable image.
@@ -364,9 +367,9 @@ def _rejected(out: Path, plan: Plan, additions: Additions) -> dict[str, dict[str
     return rejected
 
 
-def _stored_recipe(out: Path) -> dict[str, Any] | None:
+def _stored_recipe(out: Place) -> dict[str, Any] | None:
     """The recipe of an existing store, None for a new one."""
-    return PriorStore.open(out).recipe if (out / METADATA).exists() else None
+    return PriorStore.open(out).recipe if has_file(out, METADATA) else None
 
 
 def _provenance(manifest: Manifest, device: torch.device) -> dict[str, str]:

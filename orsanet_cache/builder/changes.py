@@ -6,7 +6,7 @@ from orsanet_cache.builder.hashes import Hashes
 from orsanet_cache.builder.layout import GONE, Layout
 from orsanet_cache.builder.placing import begin, is_placed
 from orsanet_cache.data.views import CLEAN
-from orsanet_cache.errors import OrsanetError, listed
+from orsanet_cache.errors import OrsanetError, UnreachableError, listed
 from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit
 from orsanet_cache.store.writer import StoreWriter
@@ -50,8 +50,12 @@ def take_back_returned(writer: StoreWriter, layout: Layout, own: Sequence[Unit])
         for view in writer.views(segment.name):
             if writer.is_sealed(segment.name, view):
                 continue
-            for unit in own:
-                marker = writer.marker(unit, view) if unit.split == segment.name else None
+            mine = {unit for unit in own if unit.split == segment.name}
+            if not mine:
+                continue
+            for unit, marker in writer.markers(segment.name, view):
+                if unit not in mine:
+                    continue
                 gone = {} if marker is None else marker.record.rejected
                 pictures = zip(layout.samples(unit), layout.files(unit), strict=True)
                 if any(gone.get(sample.image) == GONE and file is not None for sample, file in pictures):
@@ -72,7 +76,7 @@ def take_back(writer: StoreWriter, units: Sequence[tuple[Unit, str]]) -> list[tu
     for split, view in dict.fromkeys((unit.split, view) for unit, view in units):
         if is_placed(view) and not view_and_addition(view)[1]:
             sealed += [(split, view)] if writer.is_sealed(split, view) else []
-            begin(writer.path, split, view)
+            begin(writer, split, view)
         writer.uncommit([unit for unit, of_view in units if (unit.split, of_view) == (split, view)], view)
     return sealed
 
@@ -86,6 +90,8 @@ def _changed_images(
         for view in writer.views(split):
             try:
                 of_view = writer.image_sha256(split, view)
+            except UnreachableError:
+                raise
             except OrsanetError:
                 if (split, view) not in damaged:
                     raise

@@ -6,10 +6,12 @@ they and those of networks of one's own are added (additions.py).
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from orsanet_cache.errors import OrsanetError, did_you_mean, listed, refuse_shortage
 from orsanet_cache.frozen.added import Added
+from orsanet_cache.paths import Place, Url
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.files import open_files
 from orsanet_cache.reading import matching
 from orsanet_cache.store.container import DAMAGE, open_container
 from orsanet_cache.store.recipe import recipe_differences
@@ -18,7 +20,7 @@ from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder
 
 
 def optional_fields(
-    out: Path, asked: Sequence[str] | None, like: Path | None = None
+    out: Place, asked: Sequence[str] | None, like: Place | None = None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The optional fields of every view of `out`, and those to add to its views, each in the schema's order.
 
@@ -30,17 +32,19 @@ def optional_fields(
             raise OrsanetError(
                 f"no optional field '{name}'; choose from {', '.join(OPTIONAL)}{did_you_mean(name, OPTIONAL)}"
             )
-    views = [file.parent for file in matching(out, f"*/*/{METADATA}")] if out.is_dir() else []
-    views = [view for view in views if (view / "image").is_dir()]
+    there = _folders(out)
+    views = [view for view in there if view.count("/") == 1 and f"{view}/image" in there]
     chosen = tuple(name for name in OPTIONAL if name in (asked or ()))
     if not views and like is None:
         return chosen, ()
-    names = {name for name in OPTIONAL if any((view / name).is_dir() for view in views)} if views else _in_views(like)
+    names = (
+        {name for name in OPTIONAL if any(f"{view}/{name}" in there for view in views)} if views else _in_views(like)
+    )
     here = tuple(name for name in OPTIONAL if name in names)
     return here, tuple(name for name in chosen if name not in here)
 
 
-def _in_views(path: Path | None) -> set[str]:
+def _in_views(path: Place | None) -> set[str]:
     """The names of the fields that views of a store have, finished or not. A damaged view counts as none."""
     assert path is not None
     container, found = open_container(path), set[str]()
@@ -52,23 +56,24 @@ def _in_views(path: Path | None) -> set[str]:
     return found
 
 
-def stored_additions(out: Path) -> dict[str, Addition]:
+def stored_additions(out: Place) -> dict[str, Addition]:
     """The additions that a store has, finished or not, by name. A damaged group counts as none."""
     found: dict[str, Addition] = {}
-    container = ZarrFolder(out)
-    for file in matching(out, f"*/*.*/{METADATA}") if out.is_dir() else []:
-        view, name = view_and_addition(file.parent.name)
-        if not view or not name:
+    files = open_files(out)
+    container = ZarrFolder(files)
+    for group in sorted(files.folders(having=METADATA, depth=2)):
+        view, name = view_and_addition(group.rpartition("/")[2])
+        if "/" not in group or not view or not name:
             continue
         try:
-            attributes = container.attributes(file.parent.relative_to(out).as_posix())
+            attributes = container.attributes(group)
             found.setdefault(name, Addition.of(attributes[NETWORK]))
         except DAMAGE as error:
             refuse_shortage(error, out)
     return found
 
 
-def check_same(out: Path, stored: Mapping[str, Addition], given: Sequence[Added]) -> None:
+def check_same(out: Place, stored: Mapping[str, Addition], given: Sequence[Added]) -> None:
     """Raises OrsanetError if the store has fields of another network of the same name, or the same field of another one."""
     for addition in (one.addition for one in given):
         if addition.name in stored:
@@ -84,3 +89,13 @@ def check_same(out: Path, stored: Mapping[str, Addition], given: Sequence[Added]
             raise OrsanetError(
                 f"{out} has the field '{taken[0]}' of the network '{others[taken[0]]}'; rename the field of '{addition.name}'"
             )
+
+
+def _folders(out: Place) -> set[str]:
+    """The folders of fields, split/view/field, and those above them that a place has."""
+    if isinstance(out, Url):
+        names = (name.split("/")[:-1] for name in Bucket.open(out).entries())
+        found = {"/".join(folders[:3]) for folders in names if len(folders) >= 3}
+    else:
+        found = {path.relative_to(out).as_posix() for path in matching(out, "*/*/*") if path.is_dir()}
+    return found | {folder.rpartition("/")[0] for folder in found}

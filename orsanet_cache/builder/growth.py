@@ -10,9 +10,7 @@ values are copied where the store has them (reuse.py). Rows that the manifest no
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +19,12 @@ from orsanet_cache.builder.changes import difference
 from orsanet_cache.builder.hashes import Hashes
 from orsanet_cache.builder.layout import GONE, Layout, Meaning, Segment
 from orsanet_cache.data.manifest import Manifest, Sample
-from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
+from orsanet_cache.errors import OrsanetError, UnreachableError, listed, refuse_shortage
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import decode_ids, view_and_addition
 from orsanet_cache.store.seal import byte_digests, hex_digests
 from orsanet_cache.store.states import FIRST, State, States, segment_of, split_of
-from orsanet_cache.store.units import COMMITS
 from orsanet_cache.store.writer import StoreWriter
 
 
@@ -86,7 +83,7 @@ def samples_of(segment: str, ids: Sequence[str]) -> tuple[Sample, ...]:
 class _Stored:
     """What is in a store before a build."""
 
-    folder: Path
+    folders: frozenset[str]  # their names, those of damaged splits among them
     container: Container
     segments: PriorStore  # every segment as a split
     states: States
@@ -100,21 +97,26 @@ class _Stored:
     def of(cls, writer: StoreWriter) -> "_Stored":
         """What is damaged is left out: the writer tells what to do about it."""
         container = open_container(writer.path)
-        stored = cls(writer.path, container, PriorStore(container), States.of(container), {}, {}, {}, {}, {})
-        for name in sorted(entry.name for entry in writer.path.iterdir() if entry.is_dir() and entry.name != COMMITS):
+        folders = writer.folders()
+        stored = cls(frozenset(folders), container, PriorStore(container), States.of(container), {}, {}, {}, {}, {})
+        for name in folders:
             try:
                 stored.ids[name] = decode_ids(container.small(f"{name}/sample_id"))
             except DAMAGE as error:
                 refuse_shortage(error, writer.path)
                 continue
             stored.views[name] = {}
-            with suppress(OrsanetError):
+            try:
                 for group in writer.views(name):
                     view, addition = view_and_addition(group)
                     if addition:
                         stored.added.setdefault(name, []).append(group)
                     else:
                         stored.views[name][view] = writer.is_sealed(name, view)
+            except UnreachableError:
+                raise
+            except OrsanetError:
+                continue
         return stored
 
     def has(self, segment: str, views: Sequence[str]) -> bool:
@@ -130,6 +132,8 @@ class _Stored:
         for view in (*views, *self.added.get(segment, ())):
             try:
                 sealed = self.segments.sealed(segment, view)
+            except UnreachableError:
+                raise
             except OrsanetError:  # damaged or not finished; the other views have the same digests
                 continue
             digests = sealed.image_sha256
@@ -203,7 +207,7 @@ class _Split:
         ids = self.stored.ids.get(self.split)
         if self.number != FIRST or (ids is not None and list(ids) != self.images):
             return None
-        is_new = ids is None and not (self.stored.folder / self.split).exists()  # else its list is damaged
+        is_new = ids is None and self.split not in self.stored.folders  # else its list is damaged
         if is_new and any(self.stored.has(name, self.known_by) for name in self.stored.ids):
             return None
         self.stored.ids.setdefault(self.split, tuple(self.images))

@@ -21,6 +21,8 @@ from orsanet_cache.data.files import on_disk
 from orsanet_cache.data.images import RejectedImage, read_file
 from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import refuse_shortage
+from orsanet_cache.paths import Place, Url
+from orsanet_cache.places.bucket import Bucket
 from orsanet_cache.progress import tracked
 from orsanet_cache.reading import read_limited
 
@@ -41,13 +43,13 @@ class Hashes:
         afresh: hash every file, also those that are known.
     """
 
-    def __init__(self, root: Path, store: Path | None = None, afresh: bool = False) -> None:
+    def __init__(self, root: Path, store: Place | None = None, afresh: bool = False) -> None:
         self._root = root
         self._below = f"{root}/"
-        self._file = None if store is None else store / FILE
+        self._store = store
         self._known: dict[str, str] = {}
         self._hashed: dict[Stamp, str] = {}  # by this process
-        records = np.zeros(0, RECORD) if self._file is None or afresh else _read(self._file)
+        records = np.zeros(0, RECORD) if store is None or afresh else _read(store)
         self._records = records[np.argsort(records["stamp"][:, 0], kind="stable")]
 
     def of(self, image: str) -> str:
@@ -70,16 +72,20 @@ class Hashes:
 
     def save(self) -> None:
         """Record what was computed, for the next build."""
-        if self._file is None or len(self._hashed) < WORTH_IT:
+        if self._store is None or len(self._hashed) < WORTH_IT:
             return
         added = np.zeros(len(self._hashed), RECORD)
         added["stamp"] = list(self._hashed)
         digests = np.frombuffer(bytes.fromhex("".join(self._hashed.values())), np.uint8)
         added["sha256"] = digests.reshape(-1, 32)
-        before = _read(self._file)  # another part may have written it meanwhile
+        before = _read(self._store)  # another part may have written it meanwhile
         before = before[~np.isin(before["stamp"][:, 0], added["stamp"][:, 0])]
         content = np.concatenate([before, added]).tobytes()
-        write_whole(self._file, lambda path: path.write_bytes(content + hashlib.sha256(content).digest()))
+        content += hashlib.sha256(content).digest()
+        if isinstance(self._store, Url):
+            Bucket.open(self._store).write(FILE, content)
+        else:
+            write_whole(self._store / FILE, lambda path: path.write_bytes(content))
         self._hashed.clear()
 
     def _remembered(self, stamps: list[Stamp | None]) -> list[str]:
@@ -110,12 +116,15 @@ class Hashes:
         return digest
 
 
-def _read(file: Path) -> NDArray[np.void]:
-    """The records of a file; none if it is damaged or does not exist: it saves time and decides nothing."""
+def _read(store: Place) -> NDArray[np.void]:
+    """The records of a store's file; none if it is damaged or does not exist: it saves time and decides nothing."""
     try:
-        content = read_limited(file, MOST_BYTES)
-    except OSError as error:
-        refuse_shortage(error, file)
+        if isinstance(store, Url):
+            content, _ = Bucket.open(store).read(FILE, MOST_BYTES)
+        else:
+            content = read_limited(store / FILE, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        refuse_shortage(error, store)
         return np.zeros(0, RECORD)
     records, digest = content[:-32], content[-32:]
     if hashlib.sha256(records).digest() != digest or len(records) % RECORD.itemsize:

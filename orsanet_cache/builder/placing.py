@@ -11,10 +11,7 @@ This file is written before the view's first unit, and deleted with the markers 
 sealed.
 """
 
-import os
-import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +19,18 @@ from numpy.typing import NDArray
 
 from orsanet_cache.builder.occluders import OCCLUDERS_VERSION
 from orsanet_cache.data.views import CLEAN, View
-from orsanet_cache.durable import make_folder, publish_new
-from orsanet_cache.errors import OrsanetError, refuse_shortage
+from orsanet_cache.errors import OrsanetError, UnreachableError, refuse_shortage
+from orsanet_cache.paths import Place
+from orsanet_cache.places.files import has_file
+from orsanet_cache.store.committed import read_note
+from orsanet_cache.store.container import Container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import view_and_addition
-from orsanet_cache.store.units import COMMITS, Unit
-from orsanet_cache.store.zarr_folder import METADATA, read_whole
+from orsanet_cache.store.units import Unit, marker_folder
+from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.store.zarr_folder import METADATA
+
+NOTE = "drawn-by"
 
 
 class Placement(NamedTuple):
@@ -56,7 +59,7 @@ def drawn_by(store: PriorStore, split: str) -> dict[str, Any]:
     return {"occluders": OCCLUDERS_VERSION, "placed_by": store.sealed(split, CLEAN).seal}
 
 
-def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
+def check_clean(out: Place, splits: Sequence[str], views: Sequence[str]) -> None:
     """Raises OrsanetError for placed views of a split that has no sealed clean view.
 
     No error is raised if `views` includes the clean view.
@@ -64,7 +67,7 @@ def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
     placed = [view for view in views if is_placed(view)]
     if not placed or CLEAN in views:
         return
-    store = PriorStore.open(out) if (out / METADATA).exists() else None
+    store = PriorStore.open(out) if has_file(out, METADATA) else None
     for split in splits:
         if store is None or split not in store.splits or CLEAN not in store.views(split):
             raise OrsanetError(
@@ -76,7 +79,7 @@ def check_clean(out: Path, splits: Sequence[str], views: Sequence[str]) -> None:
 def check_sealed(store: PriorStore, split: str, view: str) -> None:
     """Raises OrsanetError if a sealed placed view differs from what would be drawn now."""
     provenance = store.provenance(split, view)
-    where = Path(str(store.path)) / split / view  # of a build's own folder
+    where = store.path / split / view
     _check_version(where, provenance.get("occluders"), f"delete {where}")
     if CLEAN in store.views(split) and provenance.get("placed_by") != store.sealed(split, CLEAN).seal:
         raise OrsanetError(
@@ -85,10 +88,10 @@ def check_sealed(store: PriorStore, split: str, view: str) -> None:
         )
 
 
-def drawn_alike(store: PriorStore, split: str, view: str) -> str:
+def drawn_alike(store: PriorStore, container: Container, split: str, view: str) -> str:
     """Why the placed view of another store is not what would be drawn now, as the end of a sentence; empty if it is.
 
-    The view may be unfinished.
+    The view may be unfinished. `container` is the store's.
     """
     if CLEAN not in store.views(split):
         return "has no finished clean view"
@@ -99,7 +102,7 @@ def drawn_alike(store: PriorStore, split: str, view: str) -> str:
         version = str(provenance.get("occluders"))
     else:
         try:
-            version = read_whole(Path(str(store.path)) / COMMITS / split / view / "drawn-by").decode(errors="replace")
+            version = read_note(container, split, view, NOTE).decode(errors="replace")
         except OSError as error:
             refuse_shortage(error, store.path)
             return "has no unit"
@@ -108,27 +111,28 @@ def drawn_alike(store: PriorStore, split: str, view: str) -> str:
     return ""
 
 
-def begin(path: Path, split: str, view: str) -> None:
+def begin(writer: StoreWriter, split: str, view: str) -> None:
     """Record the version before a placed view gets its first unit or is opened again.
 
     Raises OrsanetError if another version drew the view.
     """
-    where = path / split / view
-    store = PriorStore.open_segments(path)
+    where = writer.path / split / view
+    store = writer.segments()
     if split in store.splits and view in store.views(split):
         try:
             provenance = store.provenance(split, view)
+        except UnreachableError:
+            raise
         except OrsanetError:  # its records are damaged, so none of its units is kept
             provenance = {"occluders": OCCLUDERS_VERSION}
         _check_version(where, provenance.get("occluders"), f"delete {where}")
-    note = path / COMMITS / split / view / "drawn-by"
-    make_folder(note.parent)
-    temporary = note.with_name(f"{note.name}-{socket.gethostname()}-{os.getpid()}")
-    if not publish_new(note, [str(OCCLUDERS_VERSION).encode()], temporary):
-        _check_version(where, read_whole(note).decode(errors="replace"), f"delete {where} and {note.parent}")
+    note = writer.note(split, view, NOTE, str(OCCLUDERS_VERSION).encode())
+    _check_version(
+        where, note.decode(errors="replace"), f"delete {where} and {writer.path / marker_folder(split, view)}"
+    )
 
 
-def _check_version(where: Path, found: Any, remedy: str) -> None:
+def _check_version(where: Place, found: Any, remedy: str) -> None:
     if str(found) != str(OCCLUDERS_VERSION):
         raise OrsanetError(
             f"{where}: was drawn by version {found} of the occluders, this is version {OCCLUDERS_VERSION}, and one view cannot have both; "

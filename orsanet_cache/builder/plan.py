@@ -173,9 +173,9 @@ def _wanted(
 
 def _check_drawing(writer: StoreWriter, split: str, view: str) -> None:
     if writer.is_sealed(split, view):
-        check_sealed(PriorStore.open_segments(writer.path), split, view)
+        check_sealed(writer.segments(), split, view)
     else:
-        begin(writer.path, split, view)
+        begin(writer, split, view)
 
 
 def _lacking(writer: StoreWriter, own: Sequence[Unit], views: ViewsOf) -> list[Work]:

@@ -1,6 +1,7 @@
 """Compute a store's damaged units again, and no others."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -8,7 +9,7 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.data.manifest import Manifest
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.added import PriorNetwork
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_place
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit, units_of
@@ -17,7 +18,7 @@ from orsanet_cache.weights.networks import find_networks
 
 
 def repair(
-    path: StrPath,
+    path: StrPlace,
     damage: Sequence[Damage],
     manifest: Manifest | StrPath,
     segmenter: StrPath | None = None,
@@ -32,7 +33,7 @@ def repair(
     Raises OrsanetError if images or weights differ from those that the store was built from.
 
     Args:
-        path: the store, a Zarr folder.
+        path: the store, a Zarr folder or its URL.
         damage: the units, as `verify` returns them.
         manifest: the manifest or its path.
         segmenter: SegFace weights file or the word demo; None searches for the file as a build
@@ -42,8 +43,8 @@ def repair(
         networks: networks of one's own whose fields are damaged, unless an installed package offers
             them.
     """
-    path = as_path(path, "store")
-    if path.is_file():
+    path = as_place(path, "store")
+    if isinstance(path, Path) and path.is_file():
         raise OrsanetError(
             f"{path}: an HDF5 file cannot be repaired in place; repair the Zarr store and convert it again"
         )

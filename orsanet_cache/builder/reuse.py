@@ -16,16 +16,11 @@ in those that it has. The other store is only read. What was copied is noted in
 until the view is sealed, and then in its provenance.
 """
 
-import fnmatch
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import google_crc32c
@@ -36,9 +31,8 @@ from orsanet_cache.builder.placing import Placement, drawn_alike, is_placed
 from orsanet_cache.builder.plan import Plan
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.data.views import CLEAN
-from orsanet_cache.durable import make_folder, publish_new
 from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
-from orsanet_cache.paths import Place
+from orsanet_cache.paths import Place, Url
 from orsanet_cache.store.committed import committed_rows
 from orsanet_cache.store.container import DAMAGE, Container, open_container
 from orsanet_cache.store.reader import PriorStore
@@ -46,11 +40,11 @@ from orsanet_cache.store.recipe import as_json, recipe_differences
 from orsanet_cache.store.rows import Records, Rows
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.seal import byte_digests, hex_digests
-from orsanet_cache.store.units import COMMITS, Unit
-from orsanet_cache.store.zarr_folder import read_whole
+from orsanet_cache.store.units import Unit
+from orsanet_cache.store.writer import StoreWriter
 
 UNKNOWN = -1
-NOTES = "reused-*"
+NOTES = "reused-"
 
 
 class Source:
@@ -175,13 +169,13 @@ class Reuse:
     def __init__(self, fields: Sequence[Field]) -> None:
         self.skipped: list[str] = []  # views of the other stores that cannot be used, with reasons
         self.damaged: dict[str, str] = {}  # rows that could not be copied -> what is wrong with them
-        self._stores: list[tuple[Path, Container, PriorStore]] = []
+        self._stores: list[tuple[Place, Container, PriorStore]] = []
         self._fields = fields
         self._indices: dict[str, ViewIndex] = {}
         self._sources: dict[tuple[Place, str, str], Source] = {}
         self._digests: dict[Unit, NDArray[np.uint8]] = {}
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Place) -> None:
         """Also take rows from the store `path`, after those of the stores before."""
         container = open_container(path)
         self._stores.append((path, container, PriorStore(container)))
@@ -189,7 +183,7 @@ class Reuse:
 
     @classmethod
     def open(
-        cls, path: Path, out: Path, recipe: Mapping[str, Any], fields: Sequence[Field], views: Sequence[str]
+        cls, path: Place, out: Place, recipe: Mapping[str, Any], fields: Sequence[Field], views: Sequence[str]
     ) -> Self:
         """Open the other store, for a build of `out` in these views.
 
@@ -198,8 +192,7 @@ class Reuse:
         """
         reuse = cls(fields)
         reuse.add(path)
-        there, here = path.resolve(), out.resolve()
-        if there == here or there in here.parents or here in there.parents:
+        if _overlap(path, out):
             raise OrsanetError(
                 f"--reuse {path} and --out {out} overlap; rows are copied from one store to another, so choose an --out outside {path}"
             )
@@ -284,7 +277,7 @@ class Reuse:
 
     def _fits(self, store: PriorStore, split: str, view: str) -> bool:
         """Whether a view of a store was drawn as it would be drawn now."""
-        why = drawn_alike(store, split, view) if is_placed(view) else ""
+        why = drawn_alike(store, self._container_of(store), split, view) if is_placed(view) else ""
         if why:
             self.skipped.append(f"{store.path}: {split}/{view} {why}, so it is computed")
         return not why
@@ -293,8 +286,7 @@ class Reuse:
         key = store.path, split, view
         if key in self._sources:
             return self._sources[key]
-        (container,) = (container for _, container, of in self._stores if of is store)
-        source = Source(container, store, split, view)
+        source = Source(self._container_of(store), store, split, view)
         found = {name: (shape[1:], dtype) for name, (shape, dtype) in source.committed.fields.items()}
         expected = {field.name: (field.shape, np.dtype(field.dtype)) for field in self._fields}
         fits = found == expected and source.committed.image_sha256.shape == (len(source.ids), 32)
@@ -305,20 +297,20 @@ class Reuse:
         self._sources[key] = source
         return source
 
-    def note(self, out: Path, unit: Unit, view: str) -> None:
-        """Note in the store `out`, before a unit with copied rows is committed, where they are from."""
+    def _container_of(self, store: PriorStore) -> Container:
+        (container,) = (container for _, container, of in self._stores if of is store)
+        return container
+
+    def note(self, writer: StoreWriter, unit: Unit, view: str) -> None:
+        """Note in the store that is built, before a unit with copied rows is committed, where they are from."""
         entries: list[dict[str, Any]] = []
         for path, _, store in self._stores:
             sources = [source for source in self._index(view).sources if source.store is store]
             found = {source.name: dict(source.committed.provenance or {}) for source in sources}
             earlier = [entry for provenance in found.values() for entry in provenance.pop("reused", [])]
-            entries += [{"store": str(path.absolute()), "views": found}, *earlier]
+            entries += [{"store": str(path if isinstance(path, Url) else path.absolute()), "views": found}, *earlier]
         content = as_json(entries).encode()
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        note = out / COMMITS / unit.split / view / NOTES.replace("*", digest)
-        if not note.exists():
-            make_folder(note.parent)
-            publish_new(note, [content], note.with_name(f"begun-{digest}-{socket.gethostname()}-{os.getpid()}"))
+        writer.note(unit.split, view, NOTES + hashlib.sha256(content).hexdigest()[:16], content)
 
 
 @dataclass(frozen=True)
@@ -338,15 +330,18 @@ def kept_rows(plan: Plan) -> tuple[int, int]:
     return sum(meaning.kept for meaning in changed), sum(len(meaning.state.ids) for meaning in changed if meaning.state)
 
 
-def reused_rows(out: Path, split: str, view: str) -> dict[str, Any]:
+def reused_rows(writer: StoreWriter, split: str, view: str) -> dict[str, Any]:
     """The provenance entry of a view with copied rows: where they are from. Empty if it has none."""
-    entries = {}
-    # Not found: the view has no notes, or another process has sealed it meanwhile, and deleted them.
-    with suppress(FileNotFoundError):
-        folder = out / COMMITS / split / view
-        notes = sorted(fnmatch.filter(os.listdir(folder), NOTES))
-        entries = {as_json(entry): entry for note in notes for entry in json.loads(read_whole(folder / note))}
+    entries = {as_json(entry): entry for note in writer.notes(split, view, NOTES) for entry in json.loads(note)}
     return {"reused": list(entries.values())} if entries else {}
+
+
+def _overlap(path: Place, out: Place) -> bool:
+    """Whether one of two places is or contains the other."""
+    if isinstance(path, Url) or isinstance(out, Url):
+        return f"{path}/".startswith(f"{out}/") or f"{out}/".startswith(f"{path}/")
+    there, here = path.resolve(), out.resolve()
+    return there == here or there in here.parents or here in there.parents
 
 
 def _keys(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:

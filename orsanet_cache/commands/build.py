@@ -5,15 +5,21 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, MOST_BATCH, classes_option, next_command, parse_part, quiet_option
+from orsanet_cache.console import FILE, MOST_BATCH, STORE, classes_option, next_command, parse_part, quiet_option
 from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
+from orsanet_cache.paths import Place
 
 
 @click.command()
 @click.argument("manifest", type=FILE)
 @classes_option
 @click.option("--root", type=FILE, help="Folder that the manifest's image paths start from.")
-@click.option("--out", required=True, type=FILE, help="The store to write or continue.")
+@click.option(
+    "--out",
+    required=True,
+    type=STORE,
+    help="The store to write or continue: a folder, or a URL such as s3://BUCKET/NAME.zarr.",
+)
 @click.option(
     "--segmenter",
     type=FILE,
@@ -88,30 +94,31 @@ from orsanet_cache.data.views import CLEAN, HFLIP, POSSIBLE_VIEWS
 @quiet_option
 @click.option(
     "--reuse",
-    type=FILE,
+    type=STORE,
     metavar="STORE",
     help="Copy the rows of pictures that this store of the same recipe has, whatever their names, order and splits; compute the others.",
 )
 def build(
-    manifest: Path, root: Path | None, classes: list[str] | None, out: Path, segmenter: Path | None, landmarks: Path | None,
+    manifest: Path, root: Path | None, classes: list[str] | None, out: Place, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, image_reading: str | None, views: str, fields: str | None, networks: str | None, splits: str | None, device: str,
     precision: str, features: str,
     batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool,
-    reuse: Path | None,
+    reuse: Place | None,
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
 
     MANIFEST is a .toml descriptor, or a .csv with --root and --classes. After an interruption the
     same command continues where the build stopped.
 
-    Several processes may build one store, on one machine or on several that share a file system:
-    `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part.
+    Several processes may build one store, on one machine or on several that share a file system or a
+    bucket: `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part. For a
+    URL, credentials and endpoint are those of the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL …).
 
     When the manifest has changed, the same command makes the store grow: pictures are recognised by
     the SHA-256 of their files, whatever their names, order and splits, and only new ones are
     computed. Rows of pictures that the manifest no longer has stay until `compact`. With --reuse
-    OLD, rows are also copied from another store: a Zarr folder or an HDF5 file, finished or not,
-    which is only read.
+    OLD, rows are also copied from another store: a Zarr folder, an HDF5 file or a URL, finished or
+    not, which is only read.
 
     The word demo selects the small networks that come with the package. They are trained for the
     faces of `demo-faces`, not for real faces.
@@ -170,7 +177,8 @@ def build(
     of_additions = [field for one in additions.given for field in one.addition.fields]
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), [*written, *of_additions]) / 1e9:.2f} GB on disk"
+        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), [*written, *of_additions]) / 1e9:.2f} GB "
+        f"{'on disk' if isinstance(out, Path) else 'in the object store'}"
     )
 
     sources = str(out if reuse is None else reuse)

@@ -101,10 +101,6 @@ def verify(
     from orsanet_cache.store.verify import unfinished
     from orsanet_cache.store.verify import verify as verify_store
 
-    if repair and not isinstance(store, Path):
-        raise OrsanetError(
-            f"{store}: --repair works in a folder; copy the store to one with `orsanet-cache convert`, repair it there, and copy it back"
-        )
     units, damage = verify_store(store, deep, Share(*(sample or (1, 1))))
     extent = "all their rows" if deep else "their first and last rows; --deep reads all"
     click.echo(f"{store}: read {units:,} units, {extent}")
@@ -134,7 +130,7 @@ def verify(
     described = load_manifest(manifest, root, classes)
     for note in described.notes:
         click.echo(f"note: {note}", err=True)
-    computed = repair_store(str(store), damage, described, segmenter, landmarks, choose_device(device))
+    computed = repair_store(store, damage, described, segmenter, landmarks, choose_device(device))
     click.echo(f"computed {computed:,} views again")
     if begun:
         raise OrsanetError(not_finished)

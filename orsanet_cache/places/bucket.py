@@ -43,6 +43,8 @@ _CREDENTIALS = re.compile(
 _OFFLINE = re.compile(
     "error sending request|connect|dns|timed? ?out|timeout|retries|body error|code: 5[0-9]{2}", re.IGNORECASE
 )
+_FULL = re.compile("507|StorageFull|QuotaExceeded|InsufficientStorage")
+_UNKNOWN = re.compile("code: 501|NotImplemented")
 _CUT = re.compile("body error")
 
 Answer = TypeVar("Answer")
@@ -97,29 +99,64 @@ class Bucket:
             return _entry(self._ask(name, lambda: obstore.head(self.handle, name)))
         except FileNotFoundError:
             return None
+        except UnreachableError as error:
+            if error.errno == errno.EIO:  # a refused HEAD has no text; a GET says why
+                self.read(name)
+            raise
 
     def write(self, name: str, content: bytes) -> Entry:
         """Put a whole object, in place of an earlier one. It is there completely, or not at all."""
         return self._put(name, content, "overwrite")
 
-    def create(self, name: str, content: bytes) -> bool:
-        """Put an object only if there is none of this name -> whether it is this one.
+    def create(self, name: str, content: bytes) -> Entry | None:
+        """Put an object only if there is none of this name -> its entry; None if there is one with another content.
 
         If the answer was lost, and the request is repeated or fails, the object that is there
-        decides: the content must differ from that of every other writer, as with an attempt id.
+        decides. So where it matters who has created it, the content must differ from that of every
+        other writer, as with an attempt id.
         """
-        try:
-            self._put(name, content, "create")
-            return True
-        except FileExistsError:
-            return self.read(name)[0] == content
-        except UnreachableError as error:
-            if error.errno != errno.EHOSTUNREACH:
-                raise
-            try:  # the outcome is unknown: applied and its answer lost, or never received
-                return self.read(name)[0] == content
-            except FileNotFoundError:
-                raise error from None
+        while True:
+            try:
+                return self._put(name, content, "create")
+            except FileExistsError:
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    return self._same(name, content)
+            except UnreachableError as error:
+                if error.errno != errno.EHOSTUNREACH:
+                    raise
+                try:  # the outcome is unknown: applied and its answer lost, or never received
+                    return self._same(name, content)
+                except FileNotFoundError:
+                    raise error from None
+
+    def exchange(self, name: str, before: bytes, content: bytes) -> bool:
+        """Put an object in place of one with the content `before` -> False if it has another one now.
+
+        A server that knows no such condition (If-Match) replaces the object in any case.
+        """
+        import obstore
+
+        def get() -> tuple[bytes, Any]:
+            result = obstore.get(self.handle, name)
+            return bytes(result.bytes()), result.meta
+
+        while True:
+            there, meta = self._ask(name, get)
+            if there != before:
+                return there == content
+            version = {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
+            try:
+                self._put(name, content, version)
+                return True
+            except FileExistsError:  # replaced meanwhile; or by this request, whose answer was lost
+                continue
+
+    def folders(self, below: str) -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        import obstore
+
+        found = self._ask(below, lambda: obstore.list_with_delimiter(self.handle, below or None))
+        return sorted(prefix.rpartition("/")[2] for prefix in found["common_prefixes"])
 
     def replace(self, name: str, content: bytes, known: Entry | None) -> Entry | None:
         """Put an object in place of the version `known`, None: of no object -> its entry; None if another one is there.
@@ -233,6 +270,17 @@ class Bucket:
                 errno.EACCES,
                 f"{self.url}: access denied; check the credentials in the environment and the bucket's policy",
             )
+        if _FULL.search(text):
+            return UnreachableError(
+                errno.ENOSPC,
+                f"{self.url}: the object store is full, or its quota is used up; make room and run the same command again",
+            )
+        if _UNKNOWN.search(text):
+            return UnreachableError(
+                errno.ENOTSUP,
+                f"{self.url}: the object store does not know a request that writing needs, such as a PUT on the condition that there is no such "
+                f"object (If-None-Match); build into a folder and upload it with `orsanet-cache convert FOLDER {self.url}`",
+            )
         if _OFFLINE.search(text):
             return UnreachableError(
                 errno.EHOSTUNREACH,
@@ -255,10 +303,11 @@ class BucketFiles(Files):
     A file that was replaced since is refused, so that no reader mixes two states of a store.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, below: Iterable[str] = ("",)) -> None:
+        """`below` are the folders to list: all."""
         self.bucket = bucket
         self.place = bucket.url
-        self._entries = bucket.entries()
+        self._entries = {name: entry for folder in below for name, entry in bucket.entries(folder).items()}
         self._held: dict[str, bytes] = {}
 
     def read(self, name: str, limit: int) -> bytes:
@@ -309,7 +358,60 @@ class BucketFiles(Files):
         wanted = [name for name in names if name in self._entries and name not in self._held]
         if len(wanted) > 1:
             with ThreadPoolExecutor(THREADS, "fetch") as pool:
-                self._held.update(zip(wanted, pool.map(self.fetch, wanted), strict=True))
+                found = zip(wanted, pool.map(self._fetched, wanted), strict=True)
+                self._held.update((name, content) for name, content in found if content is not None)
+
+    def _fetched(self, name: str) -> bytes | None:
+        """As `fetch`; None for a file that is not there any more, of which its reader is told."""
+        try:
+            return self.fetch(name)
+        except FileNotFoundError:
+            return None
+        except UnreachableError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return None
+
+
+class CurrentFiles(Files):
+    """The files of a bucket as they are now: every question is a request."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.place = bucket.url
+        self._found: dict[str, bytes] = {}  # by `subfolders`, to be read once
+
+    def read(self, name: str, limit: int) -> bytes:
+        content = self._found.pop(name, None)
+        return self.bucket.read(name, limit)[0] if content is None else content
+
+    def fetch(self, name: str) -> bytes:
+        return self.bucket.read(name)[0]
+
+    def entries(self, below: str = "") -> dict[str, Entry]:
+        return self.bucket.entries(below)
+
+    def entry(self, name: str) -> Entry:
+        if (entry := self.bucket.entry(name)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.place / name))
+        return entry
+
+    def subfolders(self, folder: str, having: str) -> list[str]:
+        names = {name: f"{folder}/{name}/{having}".lstrip("/") for name in self.bucket.folders(folder)}
+
+        def fetched(name: str) -> bytes | None:
+            with suppress(FileNotFoundError):
+                return self.bucket.read(name)[0]
+            return None
+
+        with ThreadPoolExecutor(THREADS, "look") as pool:
+            found = zip(names.values(), pool.map(fetched, names.values()), strict=True)
+            self._found = {name: content for name, content in found if content is not None}
+        return [name for name, file in names.items() if file in self._found]
+
+    def folders(self, having: str, depth: int = 3) -> set[str]:
+        found = (name.rpartition("/") for name in self.entries())
+        return {folder for folder, _, name in found if name == having and folder and folder.count("/") < depth}
 
 
 def _entry(meta: Any) -> Entry:

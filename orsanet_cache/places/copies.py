@@ -32,7 +32,7 @@ from pathlib import Path
 from orsanet_cache.durable import make_folder, own_temporary
 from orsanet_cache.errors import OrsanetError, UnreachableError
 from orsanet_cache.outputs import lock_file
-from orsanet_cache.places.bucket import BucketFiles
+from orsanet_cache.places.bucket import BucketFiles, CurrentFiles
 from orsanet_cache.reading import open_regular
 
 SHARDS, INCOMING = "orsanet-shards", "incoming"  # folders in the cache's folder
@@ -49,7 +49,7 @@ class Copies(ABC):
 
     limit: int  # bytes
 
-    def __init__(self, files: BucketFiles) -> None:
+    def __init__(self, files: BucketFiles | CurrentFiles) -> None:
         self.files = files
 
     @abstractmethod
@@ -185,7 +185,7 @@ class Passing(Copies):
 
     limit = PASSING_BYTES
 
-    def __init__(self, files: BucketFiles) -> None:
+    def __init__(self, files: BucketFiles | CurrentFiles) -> None:
         super().__init__(files)
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, int] = OrderedDict()  # name -> descriptor

@@ -1,7 +1,8 @@
-"""The files of a store, by their names, whatever the place: `open_files(place)`.
+"""The files of a store, by their names, whatever the place.
 
     Path  ─▶ FolderFiles      a folder of this machine
-    Url   ─▶ BucketFiles      an object store (bucket.py)
+    Url   ─▶ BucketFiles      an object store as one listing found it (bucket.py)
+          ─▶ CurrentFiles     the same as it is now
 
 A name is relative, with slashes: "train/clean/zarr.json". Reading raises OSError or ValueError for
 anything missing or damaged, as for files of a folder.
@@ -41,6 +42,10 @@ class Files(ABC):
     @abstractmethod
     def entries(self, below: str = "") -> dict[str, Entry]:
         """The files below a folder, at any depth, sorted by name."""
+
+    @abstractmethod
+    def entry(self, name: str) -> Entry:
+        """What a listing says of one file. Raises FileNotFoundError if there is none."""
 
     @abstractmethod
     def subfolders(self, folder: str, having: str) -> list[str]:
@@ -83,6 +88,9 @@ class FolderFiles(Files):
                     entries[path.relative_to(self.path).as_posix()] = Entry(path.stat().st_size)
         return entries
 
+    def entry(self, name: str) -> Entry:
+        return Entry((self.path / name).stat().st_size)
+
     def subfolders(self, folder: str, having: str) -> list[str]:
         with os.scandir(self.path / folder) as entries:  # not glob, which passes over folders that it cannot open
             return sorted(entry.name for entry in entries if os.path.exists(os.path.join(entry.path, having)))
@@ -90,6 +98,15 @@ class FolderFiles(Files):
     def folders(self, having: str, depth: int = 3) -> set[str]:
         found = (path for level in range(1, depth + 1) for path in matching(self.path, "*/" * level + having))
         return {path.parent.relative_to(self.path).as_posix() for path in found}
+
+
+def has_file(place: Place, name: str) -> bool:
+    """Whether there is a file of this name. Raises OrsanetError for an object store that cannot be asked."""
+    if isinstance(place, Url):
+        from orsanet_cache.places.bucket import Bucket
+
+        return Bucket.open(place).entry(name) is not None
+    return (place / name).is_file()
 
 
 def open_files(place: Place) -> Files:

@@ -8,7 +8,6 @@ without a marker, or with a damaged one, count as not committed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from orsanet_cache.store.container import DAMAGE, Container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import MAX_METADATA_BYTES, Checksums
 from orsanet_cache.store.seal import byte_digests
-from orsanet_cache.store.units import Marker, Unit, marker_path, units_of
+from orsanet_cache.store.units import Marker, Unit, marker_folder, marker_name, units_of
 from orsanet_cache.store.zarr_folder import Layout, ZarrFolder
 
 
@@ -60,7 +59,7 @@ def read_markers(container: Container, view: str, units: Sequence[Unit]) -> dict
     """The markers of the committed units among `units`; a damaged marker counts as none, and an HDF5 file has none."""
     if not isinstance(container, ZarrFolder):
         return {}
-    names = {unit: marker_path(Path(), unit, view).as_posix() for unit in units}
+    names = {unit: marker_name(unit, view) for unit in units}
     container.files.expect(names.values())
     markers = {}
     for unit, name in names.items():
@@ -73,6 +72,13 @@ def read_markers(container: Container, view: str, units: Sequence[Unit]) -> dict
         except DAMAGE as error:
             refuse_shortage(error, container.path)
     return markers
+
+
+def read_note(container: Container, split: str, view: str, name: str) -> bytes:
+    """A note that a build left with the markers of an unfinished view. Raises OSError if there is none."""
+    if not isinstance(container, ZarrFolder):
+        raise FileNotFoundError(f"{container.path} is an HDF5 file, which has none")
+    return container.files.read(f"{marker_folder(split, view)}/{name}", MAX_METADATA_BYTES)
 
 
 def marked_checksums(markers: Mapping[Unit, Marker], count: int) -> dict[str, Checksums]:

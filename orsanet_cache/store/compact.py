@@ -18,6 +18,7 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import sync_folder
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.places.folder import FolderOutput
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.convert import check_disk, check_is_finished, check_is_free, fields_of, workplace
@@ -25,7 +26,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import ADDED_TO, MARK, SAMPLE_ID_AXES, encode_ids, view_and_addition
 from orsanet_cache.store.seal import SealedView, sealed_attributes, unit_digest, view_seal, write_records
 from orsanet_cache.store.units import units_of
-from orsanet_cache.store.zarr_writer import ZarrWriter
+from orsanet_cache.store.zarr_writer import ZarrWriter, shard_of
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -49,7 +50,7 @@ def compact(source: StrPath, target: StrPath) -> PriorStore:
         with workplace(target) as folder:
             check_disk(store, folder, target)
             staged = folder / "store"
-            writer = ZarrWriter(staged, store.rows_per_unit, staged.with_name("temporary"))
+            writer = ZarrWriter(FolderOutput(staged, staged.with_name("temporary")), store.rows_per_unit)
             mark = root_mark(store.recipe, store.rows_per_unit)
             writer.group("", {MARK: mark})
             for split in store.splits:
@@ -98,7 +99,7 @@ def _copied(
     for unit in units:
         for field in fields:
             values = store.read(split, view, field.name, unit.rows)
-            writer.publish(writer.shard_path(group, field, unit.index), writer.shard_content(field, values))
+            writer.to.publish(shard_of(group, field, unit.index), writer.shard_content(field, values))
             sha256 = hashlib.sha256(values.data).digest()
             digests[unit.index, order.index(field.name)] = np.frombuffer(sha256, np.uint8)
         progress.update(unit.stop - unit.start)

@@ -27,6 +27,7 @@ from orsanet_cache.durable import locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, UnreachableError, listed, refuse_shortage
 from orsanet_cache.paths import StrPlace, Url, as_place
 from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.folder import FolderOutput
 from orsanet_cache.places.transfer import upload
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
@@ -103,14 +104,14 @@ def _upload(store: PriorStore, container: Container, target: Url) -> None:
 def _download(store: PriorStore, container: Container, staged: Path, progress: Progress) -> None:
     """Write the files of a store at a URL into a folder."""
     assert isinstance(container, ZarrFolder)
-    read, writer = _reader(store, container), ZarrWriter(staged, store.rows_per_unit, staged.with_name("temporary"))
+    read, folder = _reader(store, container), FolderOutput(staged, staged.with_name("temporary"))
     names = [METADATA, *_files(container)]
     share = _size(store) / max(1, _stored_bytes(container, names))  # progress counts values
     with ThreadPoolExecutor(THREADS, "download") as pool:
         for window in range(0, len(names), 4 * THREADS):  # what is fetched waits in memory
             part = names[window : window + 4 * THREADS]
             for name, content in zip(part, pool.map(read, part), strict=True):
-                writer.publish(staged / name, [content])
+                folder.publish(name, [content])
                 progress.update(int(len(content) * share))
 
 
@@ -194,8 +195,8 @@ def _write(store: PriorStore, container: Container, states: _States, staged: Pat
             with new_hdf5_file(staged) as file:
                 _write_all(store, container, states, file, progress, stopped)
         else:
-            folder = ZarrWriter(staged, store.rows_per_unit, staged.with_name("temporary"))
-            _write_all(store, container, states, folder, progress, stopped)
+            folder = FolderOutput(staged, staged.with_name("temporary"))
+            _write_all(store, container, states, ZarrWriter(folder, store.rows_per_unit), progress, stopped)
 
     with ThreadPoolExecutor(1, "write") as thread:
         try:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 COMMITS = ".commits"  # the folder of markers in a store; no split can have this name
@@ -57,8 +56,9 @@ class Marker:
     """A committed unit of a view."""
 
     record: UnitRecord
-    # field -> {bytes: size of its file, sha256: of its values, in hex, crc32c: of every row}
+    # field -> {bytes: size of its file, sha256: of its values, in hex, crc32c: of every row}; in an object store also e_tag
     shards: dict[str, dict[str, Any]]
+    attempt: str = ""  # in an object store: tells the marker from that of every other writer
 
     def encode(self, unit: Unit, view: str) -> bytes:
         """The marker's file. It names the unit and the view, so that it counts at no other place."""
@@ -67,6 +67,7 @@ class Marker:
             "image_sha256": self.record.image_sha256,
             "rejected": self.record.rejected,
             "shards": self.shards,
+            **({"attempt": self.attempt} if self.attempt else {}),
         }
         text = json.dumps(content, sort_keys=True).encode()
         return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
@@ -85,16 +86,22 @@ class Marker:
             raise ValueError(f"a marker of {content['place']} lies at the place of {_place(unit, view)}")
         if not all(isinstance(shard, dict) for shard in content["shards"].values()):
             raise ValueError("a marker does not describe its shards")
-        return cls(UnitRecord(content["image_sha256"], content["rejected"]), content["shards"])
+        record = UnitRecord(content["image_sha256"], content["rejected"])
+        return cls(record, content["shards"], str(content.get("attempt", "")))
 
 
 def _place(unit: Unit, view: str) -> str:
     return f"{unit.split}/{view}/{unit.index}"
 
 
-def marker_path(store: Path, unit: Unit, view: str) -> Path:
-    """The path of a unit's marker, which exists until its view is sealed."""
-    return store / COMMITS / unit.split / view / f"{unit.index:06d}.json"
+def marker_folder(split: str, view: str) -> str:
+    """The folder of a view's markers and notes, by its name in the store. It exists until the view is sealed."""
+    return f"{COMMITS}/{split}/{view}"
+
+
+def marker_name(unit: Unit, view: str) -> str:
+    """A unit's marker, by its name in the store."""
+    return f"{marker_folder(unit.split, view)}/{unit.index:06d}.json"
 
 
 def units_of(split: str, count: int, rows_per_unit: int) -> list[Unit]:

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.rows import Checksums, part_of
 from orsanet_cache.store.seal import RECORDS, Readers, SealedView, unit_digest
 from orsanet_cache.store.states import SPLITS, States, has_rows
-from orsanet_cache.store.units import COMMITS, WHOLE, Share, Unit, marker_path, units_of
+from orsanet_cache.store.units import COMMITS, WHOLE, Share, Unit, marker_name, units_of
 from orsanet_cache.store.zarr_folder import METADATA, Layout, ZarrFolder
 
 
@@ -145,7 +144,7 @@ def _progress(container: Container, store: PriorStore, segment: str, view: str) 
     if not isinstance(container, ZarrFolder):
         return 0, len(units)
     there = container.files.entries(f"{COMMITS}/{segment}/{view}")
-    return sum(marker_path(Path(), unit, view).as_posix() in there for unit in units), len(units)
+    return sum(marker_name(unit, view) in there for unit in units), len(units)
 
 
 def _segments(store: PriorStore, container: Container) -> list[str]:

@@ -98,7 +98,7 @@ class ZarrFolder:
 
     def _members(self, group: str, kind: str) -> tuple[str, ...]:
         found = self.files.subfolders(group, METADATA)
-        self.files.expect(_metadata_name(f"{group}/{name}") for name in found)
+        self.files.expect(metadata_name(f"{group}/{name}") for name in found)
         return tuple(name for name in found if self._metadata(f"{group}/{name}")["node_type"] == kind)
 
     def _layout(self, array: str) -> Layout:
@@ -111,13 +111,14 @@ class ZarrFolder:
         return Layout(tuple(shape), np.dtype(dtype))
 
     def _metadata(self, node: str) -> dict[str, Any]:
-        document = json.loads(self.files.read(_metadata_name(node), MAX_METADATA_BYTES))
+        document = json.loads(self.files.read(metadata_name(node), MAX_METADATA_BYTES))
         if not isinstance(document, dict):
             raise ValueError(f"{node}/{METADATA} is not a JSON object")
         return document
 
 
-def _metadata_name(node: str) -> str:
+def metadata_name(node: str) -> str:
+    """The name of a group's or array's zarr.json; "" is the root."""
     return f"{node}/{METADATA}".lstrip("/")
 
 
@@ -138,7 +139,7 @@ class FetchedRows(ShardedRows):
     @classmethod
     def of_array(cls, files: Files, copies: Copies | None, array: str, checksums: Checksums | None) -> Self:
         """Raises ValueError for an array with another layout."""
-        layout = ShardedLayout.of(files.read(_metadata_name(array), MAX_METADATA_BYTES))
+        layout = ShardedLayout.of(files.read(metadata_name(array), MAX_METADATA_BYTES))
         if layout is None or copies is None:
             raise ValueError(
                 f"{array} does not have the layout of a store's arrays; only in a folder another one is read"

@@ -3,61 +3,68 @@
 A build and a conversion write the same bytes.
 
 Array metadata comes from zarr-python; tests compare all other files with zarr-python's. Every file
-is written completely and fsynced before it gets its name (durable.py). Callers decide when a file
-may be written, and hold the locks.
+is whole or not there (places/destination.py). Callers decide when a file may be written, and hold
+the locks.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from orsanet_cache.durable import Content, make_folder, publish
+from orsanet_cache.durable import Content
+from orsanet_cache.errors import refuse_shortage
+from orsanet_cache.places.destination import Output
 from orsanet_cache.store.container import DAMAGE
-from orsanet_cache.store.rows import CHECKSUM_BYTES, ZSTD_LEVEL, encode_shard, shard_name
+from orsanet_cache.store.rows import CHECKSUM_BYTES, MAX_METADATA_BYTES, ZSTD_LEVEL, encode_shard, shard_name
 from orsanet_cache.store.schema import Field
-from orsanet_cache.store.zarr_folder import METADATA, read_whole
+from orsanet_cache.store.zarr_folder import METADATA, metadata_name
 
 
 class ZarrWriter:
-    """A ContainerWriter for a store's folder.
+    """A ContainerWriter for a store at any place.
 
     Metadata files that are already correct are not written again.
     """
 
-    def __init__(self, path: Path, rows_per_unit: int, temporary: Path) -> None:
-        """`temporary` is the name for a file while it is written.
-
-        It must be on the same file system, and unique.
-        """
-        self.path = path
+    def __init__(self, to: Output, rows_per_unit: int) -> None:
+        self.to = to
         self.rows_per_unit = rows_per_unit
-        self.temporary = temporary
 
     def group(self, group: str, attributes: Mapping[str, Any]) -> None:
         """Write a group's zarr.json."""
-        path, document = self.path / group / METADATA, group_document(attributes)
-        with suppress(*DAMAGE):
-            if read_whole(path) == document:
-                return
-        self.publish(path, [document])
+        name, document = metadata_name(group), group_document(attributes)
+        if self._known(name) != document:
+            self.to.publish(name, [document])
+
+    def new_group(self, group: str, attributes: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Write the zarr.json of a group, unless it has one that can be read."""
+        name, document = metadata_name(group), group_document(dict(attributes))
+        known = self._known(name)
+        if known is None and self.to.create(name, [document]) is not None:
+            return
+        if not _is_group(self._known(name) if known is None else known):
+            self.to.publish(name, [document])
 
     def small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
         """Write a small array, and then its zarr.json."""
-        self.publish(self._small_file(array, values), small_content(values))
-        self._document(array, values.shape, str(values.dtype), tuple(axes))
+        self.to.publish(small_file(array, values), small_content(values))
+        self.describe(array, values, axes)
 
     def repair_small(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
-        """If the array on the disk has these values, write its zarr.json unless that is correct."""
-        with suppress(*DAMAGE):
-            if read_whole(self._small_file(array, values)) == b"".join(small_content(values)):
-                self._document(array, values.shape, str(values.dtype), tuple(axes))
+        """If the stored array has these values, write its zarr.json unless that is correct."""
+        if self._known(small_file(array, values)) == b"".join(small_content(values)):
+            self.describe(array, values, axes)
+
+    def describe(self, array: str, values: NDArray[Any], axes: Sequence[str]) -> None:
+        """Write the zarr.json of a small array with these values."""
+        self._document(array, values.shape, str(values.dtype), tuple(axes))
 
     def field(self, group: str, field: Field, count: int) -> None:
         """Write the zarr.json of a field of `count` rows."""
@@ -67,31 +74,43 @@ class ZarrWriter:
     def rows(self, group: str, field: Field, count: int, units: Iterable[NDArray[Any]]) -> None:
         """Write a field of `count` rows, unit by unit, and then its zarr.json."""
         for index, values in enumerate(units):
-            self.publish(self.shard_path(group, field, index), self.shard_content(field, values))
+            self.to.publish(shard_of(group, field, index), self.shard_content(field, values))
         self.field(group, field, count)
-
-    def shard_path(self, group: str, field: Field, unit: int) -> Path:
-        """The path of a unit's shard of a field."""
-        return self.path / group / field.name / shard_name(unit, 1 + len(field.shape))
 
     def shard_content(self, field: Field, values: NDArray[Any]) -> Content:
         """The content of a unit's shard, for values [n, *field.shape]."""
         return encode_shard(values, self.rows_per_unit, field.compressed)
 
-    def publish(self, path: Path, content: Content) -> None:
-        """Write a complete file. Its folder is created if necessary."""
-        make_folder(path.parent)
-        publish(path, content, self.temporary)
-
-    def _small_file(self, array: str, values: NDArray[Any]) -> Path:
-        return self.path / array / shard_name(0, values.ndim)
-
     def _document(self, array: str, *layout: Any) -> None:
-        path, document = self.path / array / METADATA, array_document(*layout)
+        name, document = metadata_name(array), array_document(*layout)
         with suppress(*DAMAGE):
-            if json.loads(read_whole(path)) == json.loads(document):
+            if json.loads(self._known(name) or b"") == json.loads(document):
                 return
-        self.publish(path, [document])
+        self.to.publish(name, [document])
+
+    def _known(self, name: str) -> bytes | None:
+        """The content of a file; None if it is missing or cannot be read."""
+        try:
+            return self.to.files.read(name, MAX_METADATA_BYTES)
+        except DAMAGE as error:
+            refuse_shortage(error, self.to.files.place)
+            return None
+
+
+def shard_of(group: str, field: Field, unit: int) -> str:
+    """The name of a unit's shard of a field."""
+    return f"{group}/{field.name}/{shard_name(unit, 1 + len(field.shape))}"
+
+
+def small_file(array: str, values: NDArray[Any]) -> str:
+    """The name of a small array's single file."""
+    return f"{array}/{shard_name(0, values.ndim)}"
+
+
+def _is_group(document: bytes | None) -> bool:
+    with suppress(*DAMAGE):
+        return bool(json.loads(document or b"")["node_type"] == "group")
+    return False
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:

@@ -17,7 +17,8 @@ from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
 from orsanet_cache.frozen.priors import FrozenPriors, LandmarkInput, load_landmark_network, load_segmenter
 from orsanet_cache.frozen.segface import SegFace
 from orsanet_cache.frozen.shipped import DEMO, NetworkName, weights_path
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_path, as_place
+from orsanet_cache.places.files import has_file
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.zarr_folder import METADATA
 from orsanet_cache.weights.sources import SOURCES, Name, default_folder
@@ -27,11 +28,11 @@ SOURCE: dict[NetworkName, Name] = {"segmenter": "segface", "landmarks": "mobilef
 
 
 def find_networks(
-    out: StrPath,
+    out: StrPlace,
     segmenter: StrPath | None = None,
     landmarks: StrPath | None = None,
     landmark_input: LandmarkInput | None = None,
-    like: StrPath | None = None,
+    like: StrPlace | None = None,
 ) -> FrozenPriors:
     """Return the frozen networks for a build of the store `out`.
 
@@ -42,9 +43,9 @@ def find_networks(
     Raises OrsanetError if a network is not found or a file cannot be read. The message names the
     places that were checked and the option to pass.
     """
-    path = as_path(out, "out")
-    looking, begun = None in (segmenter, landmarks, landmark_input), (path / METADATA).is_file()
-    model = path if begun else like  # a build writes Zarr folders only
+    path = as_place(out, "out")
+    looking, begun = None in (segmenter, landmarks, landmark_input), has_file(path, METADATA)
+    model = path if begun else like
     store = None if model is None or not looking else PriorStore.open(model)
     if landmark_input is None:
         landmark_input = "published" if store is None else store.recipe["landmarks"]["input"]

@@ -174,11 +174,13 @@ def build_and_leave(order: dict[str, Any], manifest: Manifest, networks: Counted
     os.dup2(log, 2)
     networks.tally = os.open(order["tally"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     networks.memory = Path(order["memory"]) if order["memory"] else None
-    out = Path(order["out"])
+    os.environ.update(order["environment"])
+    out = order["out"]
     points = Points(
-        out, answer_path.parent, order["at"], getattr(signal, order["signal"]), order["linger"], order["looks"]
+        Path(out), answer_path.parent, order["at"], getattr(signal, order["signal"]), order["linger"], order["looks"]
     )
-    points.watch()
+    if "://" not in out:
+        points.watch()
     answer: dict[str, Any] = {}
     try:
         views, rows, part = order["views"], order["rows_per_unit"], Share(*order["part"])

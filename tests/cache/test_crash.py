@@ -1,4 +1,4 @@
-"""Killed at any point, by any number of processes, a build that is run again ends in the very same store.
+"""Killed at any point, by any number of processes, a build that is run again ends in the very same store, also in an object store.
 
 ORSANET_KILLS says how many random kills; more than the default also kills at every point there is, rather than at one of every kind.
 ORSANET_SEED repeats a run's random choices, though not its timing.
@@ -9,8 +9,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crew import ROWS_PER_UNIT, VIEWS, Crew, Part, Tree, tree
+from object_server import BUCKET, Objects, Proxy, proxy_to
 
 from orsanet_cache import PriorStore
 
@@ -25,115 +25,10 @@ FEW_KILLS = 20
 KILLS = int(os.environ.get("ORSANET_KILLS", FEW_KILLS))
 SEED = int(os.environ.get("ORSANET_SEED", random.SystemRandom().randrange(10**6)))
 IMAGES = {"train": 3, "test": 1}
-VIEWS = ("clean", "hflip")
-ROWS_PER_UNIT = 2
 TOTAL = sum(IMAGES.values()) * len(VIEWS)  # images times views
 STILL = 0.5  # seconds in which other builders come and go; those that wait for the one that stands still do not
 # Being written while the networks are at the next; with a slow disk both are computed and neither is safe.
 IN_HAND = 2
-PATIENCE = 120.0  # seconds that no builder needs; one that hangs fails the test
-
-Part = tuple[int, int]
-Tree = dict[str, bytes | None]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A builder's end: 'exited 0', 'killed' or 'running', and what it said."""
-
-    state: str
-    answer: dict[str, Any]
-    log: str
-
-
-class Crew:
-    """Starts builders: forks of crash_child.py's process."""
-
-    def __init__(self, folder: Path, manifest: Path, segmenter: Path, landmarks: Path) -> None:
-        self.folder = folder
-        self._notes = folder / "notes"
-        self._tally = self._notes / "tally"
-        self._memory = self._notes / "memory"
-        self._memory.mkdir(parents=True)
-        self._answers: dict[int, Path] = {}
-        self._started = 0
-        program = Path(__file__).with_name("crash_child.py")
-        self._process = subprocess.Popen(
-            [sys.executable, program, manifest, segmenter, landmarks],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(PATIENCE)
-
-    def start(
-        self,
-        out: Path,
-        part: Part = (1, 1),
-        *,
-        at: int | None = None,
-        sent: str = "SIGKILL",
-        linger: float = 0,
-        looks: bool = False,
-        real: bool = False,
-    ) -> int:
-        """Begin to build a part. Returns the builder's process id.
-
-        At point number `at`, its other threads working on for `linger` seconds, the builder gets a signal. `looks`: crash_child.py counts
-        locks and reads as points too. `real`: the networks compute, rather than say again what they said of the same images.
-        """
-        self._started += 1
-        answer = self._notes / f"{self._started}.json"
-        order = {
-            "out": str(out), "part": part, "views": VIEWS, "rows_per_unit": ROWS_PER_UNIT,
-            "at": at, "signal": sent, "linger": linger, "looks": looks,
-            "memory": None if real else str(self._memory), "tally": str(self._tally), "answer": str(answer),
-        }  # fmt: skip
-        pid = int(self._ask(order))
-        self._answers[pid] = answer
-        return pid
-
-    def state(self, pid: int, seconds: float = PATIENCE) -> str:
-        """What became of a builder within so many seconds: running, stopped, killed or 'exited CODE'."""
-        return str(self._ask({"wait": pid, "seconds": seconds}))
-
-    def end(self, pid: int) -> Ended:
-        """Wait for a builder's end."""
-        state = self.state(pid)
-        answer = self._answers.pop(pid)
-        log = answer.with_suffix(".log")
-        return Ended(
-            state,
-            json.loads(answer.read_bytes()) if answer.exists() else {},
-            log.read_text() if log.exists() else "",
-        )
-
-    def build(self, out: Path, parts: Sequence[Part], at_once: bool, real: bool = False) -> list[Ended]:
-        """Build these parts, and expect every one to end well."""
-        if at_once:
-            ends = [self.end(pid) for pid in [self.start(out, part, real=real) for part in parts]]
-        else:
-            ends = [self.end(self.start(out, part, real=real)) for part in parts]
-        for end in ends:
-            assert end.state == "exited 0", end.log
-            assert "error" not in end.answer, end.answer
-        return ends
-
-    def computed(self) -> int:
-        """Images that the networks finished in all builders since the last call, killed ones included."""
-        count = self._tally.stat().st_size if self._tally.exists() else 0
-        self._tally.unlink(missing_ok=True)
-        return count
-
-    def _ask(self, request: dict[str, Any]) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
 
 
 @dataclass(frozen=True)
@@ -169,11 +64,6 @@ def whole(crew: Crew) -> Whole:
     seconds = time.monotonic() - began
     crew.computed()
     return Whole(tree(crew.folder / "whole"), points["points"], looks["points"], seconds)
-
-
-def tree(folder: Path) -> Tree:
-    """Every name below the folder -> its bytes; None for a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def assert_same(out: Path, whole: Whole, story: str) -> None:
@@ -333,3 +223,77 @@ def test_builders_may_come_and_go_while_another_stands_still_at_any_point(
         crew.computed()
         assert_same(out, whole, story)
         shutil.rmtree(out)
+
+
+@pytest.fixture
+def proxy(crew: Crew) -> Iterator[Proxy]:
+    """An object store that builders reach."""
+    with proxy_to(Objects()) as proxy:
+        crew.environment = {**proxy.environment, "ORSANET_PATIENCE": "60"}
+        yield proxy
+
+
+def place(name: str) -> str:
+    return f"s3://{BUCKET}/{name}/store.zarr"
+
+
+def stored(proxy: Proxy, name: str) -> Tree:
+    begin = f"{name}/store.zarr/"
+    assert isinstance(proxy.server, Objects)
+    with proxy.server.lock:
+        return {key[len(begin) :]: found[0] for key, found in proxy.server.found.items() if key.startswith(begin)}
+
+
+def committed_there(files: Tree) -> int:
+    """Images times views that are safe: in a sealed view, or in a marked unit."""
+    count = 0
+    for split, images in IMAGES.items():
+        for view in VIEWS:
+            if b'"seal"' in (files.get(f"{split}/{view}/zarr.json") or b""):
+                count += images
+                continue
+            markers = [
+                name for name in files if name.startswith(f".commits/{split}/{view}/") and name.endswith(".json")
+            ]
+            count += sum(min(ROWS_PER_UNIT, images - int(Path(name).stem) * ROWS_PER_UNIT) for name in markers)
+    return count
+
+
+def assert_same_files(found: Tree, whole: Whole, story: str) -> None:
+    """An object store has the files of the store in a folder, and no folders."""
+    files = {name: content for name, content in whole.tree.items() if content is not None}
+    assert not sorted(name for name in {*found, *files} if found.get(name) != files.get(name)), story
+
+
+def test_builders_to_an_object_store_killed_at_random_are_replaced_by_any_number(
+    crew: Crew, proxy: Proxy, whole: Whole
+) -> None:
+    print(f"ORSANET_SEED={SEED}")  # shown if this fails
+    chance = random.Random(SEED)
+    kills, turn = 0, 0
+    while kills < KILLS / 5:
+        turn += 1
+        name, size = f"turn-{turn}", (1, 3, 2)[turn % 3]
+        builders = [crew.start(place(name), (part, size)) for part in range(1, size + 1)]
+        delays = [chance.uniform(0, 3 * whole.seconds) for _ in builders]
+        began = time.monotonic()
+        for delay, pid in sorted(zip(delays, builders, strict=True)):
+            time.sleep(max(0.0, began + delay - time.monotonic()))
+            os.kill(pid, signal.SIGKILL)  # not waited for yet, so the id is still its own
+        ends = [crew.end(pid) for pid in builders]
+        story = f"seed {SEED}, store {turn}, {size} processes, {[end.state for end in ends]}"
+        assert {end.state for end in ends} <= {"killed", "exited 0"}, story + "".join(end.log for end in ends)
+        kills += sum(end.state == "killed" for end in ends)
+        missing = TOTAL - committed_there(stored(proxy, name))
+        crew.computed()
+        last = (3, 2, 1)[turn % 3]
+        ends = crew.build(place(name), [(part, last) for part in range(1, last + 1)], at_once=turn % 2 == 0)
+        assert sum(end.answer["computed"] for end in ends) == missing == crew.computed(), story
+        assert_same_files(stored(proxy, name), whole, f"{story}, at last {last}")
+
+
+def test_two_processes_of_the_same_part_make_one_store_in_an_object_store(
+    crew: Crew, proxy: Proxy, whole: Whole
+) -> None:
+    crew.build(place("twice"), [(1, 1), (1, 1)], at_once=True)
+    assert_same_files(stored(proxy, "twice"), whole, "the same part twice")

@@ -22,9 +22,11 @@ from urllib.parse import parse_qsl, unquote
 
 BUCKET = "bucket"
 SECRET = "not-to-be-printed-0123456789"
-What = Literal["lose answer", "drop", "503", "cut", "stall", "expired", "denied"]
+What = Literal["lose answer", "drop", "503", "501", "full", "cut", "stall", "expired", "denied"]
 _ANSWERS = {
     "503": (503, b"<Error><Code>SlowDown</Code></Error>"),
+    "501": (501, b"<Error><Code>NotImplemented</Code></Error>"),
+    "full": (507, b"<Error><Code>XMinioStorageFull</Code></Error>"),
     "expired": (400, b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"),
     "denied": (403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"),
 }
@@ -42,6 +44,7 @@ class Objects:
         self.found: dict[str, tuple[bytes, str, str]] = {}  # key -> content, e_tag, time
         self.parts: dict[str, dict[int, bytes]] = {}  # uploads that are under way
         self.lock = threading.Lock()
+        self.unlisted = "(?!)"  # keys that listings leave out
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Response:
         place, _, query = path.partition("?")
@@ -58,6 +61,8 @@ class Objects:
                 expected = headers.get("if-match")
                 exists = known is not None and headers.get("if-none-match") == "*"
                 if exists or (expected is not None and (known is None or known[1] != expected)):
+                    return 412, _XML, b"<Error><Code>PreconditionFailed</Code></Error>"
+                if (wanted := headers.get("if-match")) is not None and (known is None or known[1] != wanted):
                     return 412, _XML, b"<Error><Code>PreconditionFailed</Code></Error>"
                 e_tag = f'"{hashlib.md5(body).hexdigest()}"'
                 self.found[key] = body, e_tag, formatdate(usegmt=True)
@@ -107,7 +112,11 @@ class Objects:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         after = query.get("continuation-token", query.get("start-after", ""))
         with self.lock:
-            keys = sorted(key for key in self.found if key.startswith(prefix) and key > after)
+            keys = sorted(
+                key
+                for key in self.found
+                if key.startswith(prefix) and key > after and not re.search(self.unlisted, key)
+            )
             found = {key: self.found[key] for key in keys[:1000]}
         folders, lines = set(), []
         for key, (content, e_tag, _) in found.items():

@@ -36,7 +36,7 @@ LONGEST = (
     "cache/inspection/test_quality.py", "cache/faults/test_damaged_files.py", "cache/data/test_faces.py",
     "train/model/test_frozen.py", "test_forms.py", "train/test_on_a_gpu.py", "train/bench/test_gpu_check.py",
     "test_first_hour.py", "test_wheel.py", "train/export/test_push.py", "test_makefile.py", "train/experiments/test_caching.py", "train/feed/test_augmented.py",
-    "cache/builder/test_augmented.py", "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
+    "cache/builder/test_augmented.py", "cache/store/test_written_url.py", "cache/builder/test_url.py", "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
 )  # fmt: skip
 PROCESSES = {"Popen", "fork", "multiprocessing", "sync_playwright"}
 TRAINING = {"train", "train_seeds", "train_networks", "ablate"}

@@ -498,12 +498,13 @@ def test_a_damaged_index_is_named_and_written_again_without_computing(faces: Fac
 
 
 def test_an_index_that_leads_elsewhere_is_damage(faces: Faces, old: Path) -> None:
+    from orsanet_cache.places.folder import FolderOutput
     from orsanet_cache.store.states import State, write_state
     from orsanet_cache.store.zarr_writer import ZarrWriter
 
     faces.build(LONGER, old)
     state = State(("a.png",), ("train", "train.2"), np.array([[1, 3]], np.int64))  # train.2 has three rows
-    write_state(ZarrWriter(old, UNIT, old / "temporary"), "train", 2, state)
+    write_state(ZarrWriter(FolderOutput(old, old / "temporary"), UNIT), "train", 2, state)
     document = json.loads((old / "zarr.json").read_bytes())
     document["attributes"]["orsanet_splits"]["train"]["states"]["2"]["sha256"] = state.sha256
     (old / "zarr.json").write_text(json.dumps(document))

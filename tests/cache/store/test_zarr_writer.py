@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orsanet_cache.places.folder import FolderOutput
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder
 from orsanet_cache.store.zarr_writer import ZarrWriter
@@ -18,7 +19,7 @@ SMALL, AXES = np.arange(6, dtype=np.uint8).reshape(3, 2), ("a", "b")
 @pytest.fixture
 def writer(tmp_path: Path) -> ZarrWriter:
     """A folder with a group, a small array and a field of three units."""
-    writer = ZarrWriter(tmp_path / "store", ROWS_PER_UNIT, tmp_path / "temporary")
+    writer = ZarrWriter(FolderOutput(tmp_path / "store", tmp_path / "temporary"), ROWS_PER_UNIT)
     writer.group("view", {"of": "clean"})
     writer.small("view/small", SMALL, AXES)
     writer.rows(
@@ -33,37 +34,37 @@ def documents(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 def test_what_is_written_reads_back(writer: ZarrWriter) -> None:
-    folder = ZarrFolder(writer.path)
+    folder = ZarrFolder(writer.to.path)
     assert folder.attributes("view") == {"of": "clean"}
     assert np.array_equal(folder.small("view/small"), SMALL)
     read = np.empty_like(VALUES)
     folder.rows("view/values", None).read(np.arange(COUNT), read, np.arange(COUNT))
     assert np.array_equal(read, VALUES)
-    assert not writer.temporary.exists()
+    assert not writer.to.temporary.exists()
 
 
 def test_metadata_that_is_as_it_should_be_is_left_alone(writer: ZarrWriter) -> None:
-    before = documents(writer.path)
+    before = documents(writer.to.path)
     assert len(before) == 3
     writer.group("view", {"of": "clean"})
     writer.small("view/small", SMALL, AXES)
     writer.field("view", FIELD, COUNT)
-    assert documents(writer.path) == before
+    assert documents(writer.to.path) == before
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"{}"])
 def test_metadata_that_is_damaged_is_written_again(writer: ZarrWriter, damaged: bytes) -> None:
-    before = {path: content for path, (_, content) in documents(writer.path).items()}
+    before = {path: content for path, (_, content) in documents(writer.to.path).items()}
     for path in before:
         path.write_bytes(damaged)
     writer.group("view", {"of": "clean"})
     writer.small("view/small", SMALL, AXES)
     writer.field("view", FIELD, COUNT)
-    assert {path: content for path, (_, content) in documents(writer.path).items()} == before
+    assert {path: content for path, (_, content) in documents(writer.to.path).items()} == before
 
 
 def test_a_small_array_is_mended_only_where_it_has_these_values(writer: ZarrWriter) -> None:
-    document = writer.path / "view" / "small" / METADATA
+    document = writer.to.path / "view" / "small" / METADATA
     whole = document.read_bytes()
     document.unlink()
     writer.repair_small("view/small", SMALL + 1, AXES)
