@@ -6,7 +6,6 @@ segment's seal covers.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -84,10 +83,12 @@ class GrownStore(PriorStore):
         self._check_split(split)
         for number in self._newest_first(split):
             store = GrownStore(self._container, self.cache, {split: number})
-            with suppress(OrsanetError):  # a damaged state is none of those that are asked for
+            try:
                 sealed = store.groups(split)
                 if all(view in sealed and store.sealed(split, view).seal == seal for view, seal in seals.items()):
                     return number
+            except OrsanetError as error:  # a damaged state is none of those that are asked for
+                refuse_shortage(error, self.path)
         raise WrongStateError(self.path, [f"{split}/{view}" for view in seals])
 
     def _newest_first(self, split: str) -> list[int]:

@@ -99,6 +99,7 @@ def verify(path: StrPlace, deep: bool = False, sample: Share = WHOLE) -> tuple[i
                     else _marked(container, view, units, count)
                 )
             except OrsanetError as error:
+                refuse_shortage(error, container.path)
                 damage.append(Damage(split, view, None, str(error.__cause__ or error)))
     damage += _without_metadata(container)
     damage += _indices(container)

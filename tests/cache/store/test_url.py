@@ -11,6 +11,7 @@ from small_store import content, everything
 
 from orsanet_cache import OrsanetError, PriorStore, prior_quality, verify
 from orsanet_cache.cli import main
+from orsanet_cache.errors import UnreachableError
 from orsanet_cache.paths import Url
 from orsanet_cache.places.bucket import Bucket
 from orsanet_cache.store.convert import convert
@@ -270,3 +271,9 @@ def test_a_reader_of_one_state_never_mixes_it_with_a_later_one(in_units, uploade
     objects.write("train/clean/landmarks/c.0.0.0", objects.read("train/clean/landmarks/c.1.0.0")[0])
     with pytest.raises(OrsanetError, match="was replaced since the store was opened"):
         store.read("train", "clean", "landmarks", [0])
+
+
+def test_a_store_that_is_refused_is_not_called_damaged(uploaded: str, bucket: Proxy) -> None:
+    bucket.rule("GET .*train/hflip/image_sha256/c", "denied")
+    with pytest.raises(UnreachableError):
+        verify(uploaded)
