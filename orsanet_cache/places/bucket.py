@@ -43,7 +43,7 @@ _CREDENTIALS = re.compile(
 _OFFLINE = re.compile(
     "error sending request|connect|dns|timed? ?out|timeout|retries|body error|code: 5[0-9]{2}", re.IGNORECASE
 )
-_FULL = re.compile("507|StorageFull|QuotaExceeded|InsufficientStorage")
+_FULL = re.compile("code: 507|StorageFull|QuotaExceeded|InsufficientStorage")
 _UNKNOWN = re.compile("code: 501|NotImplemented")
 _CUT = re.compile("body error")
 

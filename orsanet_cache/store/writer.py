@@ -177,7 +177,7 @@ class StoreWriter:
                 self._files.describe(array, values, SAMPLE_ID_AXES)
             elif not any(self.is_sealed(split, view) for view in self.views(split)):
                 self._files.repair_small(array, values, SAMPLE_ID_AXES)
-            self._files.new_group(split)
+            self._files.group(split, {})  # the same bytes by whatever process
             if is_new:
                 return
         try:
@@ -292,7 +292,7 @@ class StoreWriter:
                     if number == before.current(split) and self._is_whole(before, split, number):
                         continue
                     if number != FIRST:
-                        self._files.new_group(split)
+                        self._files.group(split, {})
                         number = number if number in before.numbers(split) else self._free(split, number, state)
                         write_state(self._files, split, number, state)
                     known = known.with_state(split, number, None if number == FIRST else state)

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 import google_crc32c
@@ -43,9 +42,9 @@ class ZarrWriter:
         if self._known(name) != document:
             self.to.publish(name, [document])
 
-    def new_group(self, group: str, attributes: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def new_group(self, group: str, attributes: Mapping[str, Any]) -> None:
         """Write the zarr.json of a group, unless it has one that can be read."""
-        name, document = metadata_name(group), group_document(dict(attributes))
+        name, document = metadata_name(group), group_document(attributes)
         known = self._known(name)
         if known is None and self.to.create(name, [document]) is not None:
             return
