@@ -152,7 +152,7 @@ def is_installed(name: str) -> bool:
 def installed_network(name: str) -> PriorNetwork:
     """The network that an installed package offers under this name.
 
-    Raises OrsanetError if none does, or if it cannot be made.
+    Raises OrsanetError if none does, or if it cannot be loaded.
     """
     offered = entry_points(group=ENTRY_POINTS)
     if name not in offered.names:
@@ -161,9 +161,12 @@ def installed_network(name: str) -> PriorNetwork:
             f"{', '.join(sorted(offered.names)) or 'none'}){did_you_mean(name, offered.names)}"
         )
     try:
-        network = offered[name].load()()
-    except Exception as error:  # the package's own code
-        raise OrsanetError(f"network '{name}' ({offered[name].value}) cannot be made: {error}") from error
+        make = offered[name].load()
+    except (ImportError, AttributeError) as error:
+        raise OrsanetError(
+            f"network '{name}' ({offered[name].value}) cannot be loaded: {error}; install its package again"
+        ) from error
+    network = make()  # an error in the package's own code keeps its traceback
     if getattr(network, "name", None) != name:
         raise OrsanetError(f"network '{name}' ({offered[name].value}) has the name {getattr(network, 'name', None)!r}")
     return network

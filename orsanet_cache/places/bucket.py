@@ -100,7 +100,7 @@ class Bucket:
         except FileNotFoundError:
             return None
         except UnreachableError as error:
-            if error.errno == errno.EIO:  # a refused HEAD has no text; a GET says why
+            if error.errno == errno.EIO:  # the answer to a HEAD has no text, that to a GET has
                 self.read(name)
             raise
 

@@ -36,7 +36,7 @@ class Staging(ABC):
 
     @abstractmethod
     def publish(self, is_taken: Callable[[], bool]) -> dict[str, Entry] | None:
-        """Give the files their names -> what a listing says of each.
+        """Give the files their names -> the entry of each in a listing.
 
         Where nothing excludes other processes and a name has another content, `is_taken` decides
         whether that is to stay. None: it stays, and not all files were written.
@@ -95,7 +95,7 @@ class Destination(ABC):
 
     @abstractmethod
     def create(self, name: str, content: Content) -> Entry | None:
-        """Write a whole file if there is none -> what a listing says of it; None if there is one with another content."""
+        """Write a whole file if there is none -> its entry in a listing; None if there is one with another content."""
 
     @abstractmethod
     def exchange(self, name: str, before: bytes, content: Content) -> bool:

@@ -21,7 +21,7 @@ from orsanet_cache.reading import matching, read_limited
 
 
 class Entry(NamedTuple):
-    """What a listing says of a file."""
+    """A file in a listing."""
 
     size: int
     e_tag: str | None = None  # of an object store: changes with the content
@@ -45,7 +45,7 @@ class Files(ABC):
 
     @abstractmethod
     def entry(self, name: str) -> Entry:
-        """What a listing says of one file. Raises FileNotFoundError if there is none."""
+        """The entry of one file in a listing. Raises FileNotFoundError if there is none."""
 
     @abstractmethod
     def subfolders(self, folder: str, having: str) -> list[str]:

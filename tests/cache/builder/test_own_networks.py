@@ -218,7 +218,7 @@ def test_new_rows_and_repairs_need_the_network_which_an_installed_package_offers
     )
     (package.parent / "mine_colours.py").write_text(INSTALLED)
     monkeypatch.syspath_prepend(package.parent)
-    with pytest.raises(OrsanetError, match=r"network 'broken' \(mine_colours:none\) cannot be made: "):
+    with pytest.raises(OrsanetError, match=r"network 'broken' \(mine_colours:none\) cannot be loaded: "):
         installed_network("broken")
     assert faces.build("abcdefgh", old).added == 4
     assert PriorStore.open(old).read("train", "hflip", "colours_mean", [7]).shape == (1, 3)
