@@ -64,9 +64,9 @@ from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
 from orsanet_cache.weights.networks import find_networks
+from orsanet_cache.writing.writer import StoreWriter
 
 
 @dataclass(frozen=True)

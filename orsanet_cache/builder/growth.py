@@ -25,7 +25,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import decode_ids, view_and_addition
 from orsanet_cache.store.seal import byte_digests, hex_digests
 from orsanet_cache.store.states import FIRST, State, States, segment_of, split_of
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 
 def lay_out(

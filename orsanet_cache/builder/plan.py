@@ -22,7 +22,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 
 class Work(NamedTuple):

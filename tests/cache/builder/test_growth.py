@@ -27,11 +27,11 @@ from orsanet_cache.builder.layout import GONE
 from orsanet_cache.builder.repair import repair
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.priors import Priors
-from orsanet_cache.store.compact import compact
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.reader import WrongStateError
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import unfinished, verify
+from orsanet_cache.writing.compact import compact
+from orsanet_cache.writing.convert import convert
 
 CPU = torch.device("cpu")
 VIEWS = ("clean", "hflip")
@@ -500,7 +500,7 @@ def test_a_damaged_index_is_named_and_written_again_without_computing(faces: Fac
 def test_an_index_that_leads_elsewhere_is_damage(faces: Faces, old: Path) -> None:
     from orsanet_cache.places.folder import FolderOutput
     from orsanet_cache.store.states import State, write_state
-    from orsanet_cache.store.zarr_writer import ZarrWriter
+    from orsanet_cache.writing.zarr_writer import ZarrWriter
 
     faces.build(LONGER, old)
     state = State(("a.png",), ("train", "train.2"), np.array([[1, 3]], np.int64))  # train.2 has three rows

@@ -27,7 +27,7 @@ from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.container import open_container
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.plan import epoch_plan

@@ -44,7 +44,6 @@ from orsanet_cache.errors import OrsanetError, UnreachableError, listed, refuse_
 from orsanet_cache.paths import StrPlace, as_place
 from orsanet_cache.places.destination import Destination, open_destination
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
-from orsanet_cache.store.marked import TAKEN_BACK, MarkedUnits
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import MAX_METADATA_BYTES, row_checksums
@@ -82,7 +81,8 @@ from orsanet_cache.store.units import (
     units_of,
 )
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder
-from orsanet_cache.store.zarr_writer import ZarrWriter, group_document, small_content, small_file
+from orsanet_cache.writing.marked import TAKEN_BACK, MarkedUnits
+from orsanet_cache.writing.zarr_writer import ZarrWriter, group_document, small_content, small_file
 
 
 class StoreWriter:
