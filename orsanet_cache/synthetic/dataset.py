@@ -13,8 +13,9 @@ import csv
 import io
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -38,7 +39,8 @@ BEGUN = "faces.toml.begun"  # the descriptor's name until everything else is com
 GENERATOR_VERSION = 2
 MIN_IMAGES = 20  # fewer leave a split empty: of every ten people the fifth is the first of valid
 MIN_PEOPLE = 20  # fewer leave the split of unseen people with one person
-_CHUNK = 16
+_CHUNK = 4  # pictures that a process is given at a time, and finishes after an interrupt
+_WORTH_A_PROCESS = 16  # pictures
 _MAX_PROCESSES = 16  # each loads numpy and OpenCV, about 100 MB
 
 
@@ -113,8 +115,9 @@ def _write(
                 write_whole(out / BEGUN, lambda path: path.write_text(descriptor, encoding="utf-8"))  # marks the folder
                 (out / IMAGES).mkdir(exist_ok=True)
             kept: list[SyntheticFace] = []
-            with Progress(images, "draw", "img") as progress:
-                for index, face in enumerate(_drawn(seed, plans, processes)):
+            # Closed at once: a generator that an exception leaves behind keeps its processes until the interpreter ends.
+            with closing(_drawn(seed, plans, processes)) as drawn, Progress(images, "draw", "img") as progress:
+                for index, face in enumerate(drawn):
                     if not complete:
                         (out / image_name(index)).write_bytes(face.jpeg)
                     if truth:
@@ -214,15 +217,18 @@ def _complete(out: Path, descriptor: str) -> bool:
     return False
 
 
-def _drawn(seed: int, plans: list[Plan], processes: int | None) -> Iterator[SyntheticFace]:
+def _drawn(seed: int, plans: list[Plan], processes: int | None) -> Generator[SyntheticFace, None, None]:
     """Yield the pictures in order, drawn by one process or several."""
-    workers = min(processes or len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-len(plans) // _CHUNK))
+    workers = min(processes or len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-len(plans) // _WORTH_A_PROCESS))
     if workers <= 1:
         yield from (draw_planned(seed, planned) for planned in plans)
         return
     # Spawned, because a fork of a process with running threads (OpenCV's, torch's) may deadlock.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+    try:
         yield from pool.map(partial(draw_planned, seed), plans, chunksize=_CHUNK)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt nobody waits for what is not begun
 
 
 def _one_thread() -> None:
