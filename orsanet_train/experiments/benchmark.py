@@ -41,6 +41,7 @@ from orsanet_train.model.complexity import complexity
 from orsanet_train.model.inputs import random_inputs
 from orsanet_train.model.model import build_model
 from orsanet_train.model_config import ModelConfig, kinds
+from orsanet_train.report.paper import CAPTION, HEADING, published, published_table
 from orsanet_train.run.train import train
 
 CHECKPOINT = "last"  # not chosen by any result
@@ -282,7 +283,18 @@ def _markdown(
     )
     if comparison.notes:
         parts.append("".join(f"- {note}\n" for note in comparison.notes))
+    parts += _published(runs, per_cent)
     return "\n".join(parts)
+
+
+def _published(runs: dict[str, list[Path]], per_cent: pd.DataFrame) -> list[str]:
+    """Published numbers beside those of the kinds here; empty for a data set without any."""
+    evaluation = read_steadily(next(iter(runs.values()))[0] / LAST, Evaluation.read)
+    rows = published(evaluation.manifest, evaluation.classes)
+    kind_of = {kinds()[kind].title: kind for kind in runs}
+    ours = [(kind_of.get(row.model), row.group) for row in rows]
+    texts = [spread_text(per_cent[one].dropna()) if one in per_cent else "" for one in ours]
+    return [f"## {HEADING}\n", f"{CAPTION} Ours is as above.\n", published_table(rows, texts)] if rows else []
 
 
 def _cost_table(runs: dict[str, list[Path]], order: Sequence[str], device: torch.device) -> str:

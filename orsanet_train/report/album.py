@@ -75,7 +75,8 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
         ),
     ]  # fmt: skip
     if (curve := erased_shares(source)) and len(curve) > 1:
-        drawn = {row.group: row.accuracy for row in published(evaluation.manifest, classes)}
+        title = report.config.model.title
+        drawn = {row.group: row.accuracy for row in published(evaluation.manifest, classes) if row.model == title}
         beside = {share: drawn[group] for share, group in _erased_groups(source).items() if group in drawn}
         pictures.append(
             _picture(

@@ -18,6 +18,8 @@ from orsanet_train.evaluation.predictions import Evaluation
 from orsanet_train.evaluation.statistics import smallest_seen, t_interval
 from orsanet_train.experiments import benchmark as module
 from orsanet_train.experiments.benchmark import benchmark, write_benchmark
+from orsanet_train.report import paper
+from orsanet_train.report.paper import Published
 
 SETTINGS = (
     "epochs=1",
@@ -106,11 +108,19 @@ def test_the_tables_follow_from_the_evaluations(out: Path) -> None:
     assert line.split(" | ")[3].startswith(f"{difference:+.2f}")
 
 
-def test_three_seeds_show_an_interval_and_what_could_have_been_seen(out: Path, tmp_path: Path) -> None:
+def test_three_seeds_show_an_interval_and_what_could_have_been_seen(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The third seed is a copy of the second: the table is written of finished folders alone."""
     shutil.copytree(out, tmp_path / "out")
     for kind in ("landmarks", "backbone"):
         shutil.copytree(tmp_path / "out" / kind / "seed-1", tmp_path / "out" / kind / "seed-2")
+    numbers = (
+        Published("IR50", "small", "test", 0.5, None, "a page"),
+        Published("EAC", "small", "test", 0.6, None, "a table"),
+    )
+    monkeypatch.setattr(paper, "NUMBERS", numbers)
+    monkeypatch.setitem(paper._CLASSES, "small", {"anger", "happiness", "neutral"})
     write_benchmark(tmp_path / "out", "landmarks", "cpu")
     for folder in (out, tmp_path / "out"):
         rows = pd.read_csv(folder / "benchmark.csv")
@@ -127,6 +137,11 @@ def test_three_seeds_show_an_interval_and_what_could_have_been_seen(out: Path, t
                 low, high = t_interval(difference)
                 assert cell.endswith(f" ({low:+.2f} … {high:+.2f})")
                 assert table_cells(text, 2)[row] == [group, f"{smallest_seen(difference):.2f}"]
+    assert "## Published numbers, measured under other protocols\n" in text
+    beside = table_cells(text, 1)[1][2]
+    assert [cells[:5] for cells in table_cells(text, 3)[1:]] == [
+        ["IR50", "small", "test", "50.00", beside], ["EAC", "small", "test", "60.00", ""],
+    ]  # fmt: skip
 
 
 def test_an_evaluation_of_other_labels_tags_groups_or_weights_is_made_again(world, out: Path) -> None:

@@ -160,14 +160,16 @@ def test_the_papers_numbers_stand_beside_ours_evaluated_or_not(made: Made, tmp_p
     report, albums = made
     first = report.runs[0]
     beside = (
-        Beside("RAF-DB", "test", 0.9228, 3068, first.detailed),
-        Beside("RAF-DB erased", "test@erase-30", 0.8402, 3068, None),
+        Beside("ORSANet", "test", 0.9228, 3068, "its paper", "", first.detailed),
+        Beside("POSTER", "test@erase-30", 0.8402, None, "a table", "contradicted by 84.03", None),
     )
     write_report(replace(report, runs=(replace(first, beside=beside), *report.runs[1:])), albums, tmp_path)
     rows = {row[0]: row for row in rows_of((tmp_path / "report.html").read_text(encoding="utf-8")) if row}
-    assert rows["RAF-DB"][1:5] == ["3068", "92.28", "test", "6"]
-    assert rows["RAF-DB erased"][1:] == ["3068", "84.02", "test@erase-30", "not evaluated"]
-    assert "| RAF-DB erased | 3068 | 84.02 | test@erase-30 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert rows["ORSANet"][1:5] == ["3068", "92.28", "test", "6"]
+    assert rows["POSTER"][1:] == ["–", "84.02", "test@erase-30", "not evaluated", "a table", "contradicted by 84.03"]
+    for name in ("report.html", "report.md"):
+        assert "Published numbers, measured under other protocols" in (tmp_path / name).read_text(encoding="utf-8")
+    assert "| POSTER | – | 84.02 | test@erase-30 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def rows_of(page: str) -> list[list[str]]:
