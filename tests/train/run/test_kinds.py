@@ -36,7 +36,7 @@ from orsanet_train.model.inputs import random_inputs
 from orsanet_train.model.model import build_model
 from orsanet_train.model_config import PosterV2Config, kinds
 from orsanet_train.predict.predictor import CropPredictor
-from orsanet_train.report.album import _attention
+from orsanet_train.report.album import _attention, compared_attention
 from orsanet_train.report.report import make_report
 from orsanet_train.run.imported import import_checkpoint
 from orsanet_train.run.train import train
@@ -226,13 +226,24 @@ def test_predictions_on_pictures_are_those_of_the_evaluation(world, tried: Tried
 
 
 def test_kinds_are_compared_image_by_image(world, store: PriorStore, tried: Tried, tmp_path: Path) -> None:
-    other = "backbone" if tried.kind == "landmarks" else "landmarks"
+    other = "landmarks" if tried.kind == "backbone" else "backbone"
     run = tmp_path / "other"
     train(tiny(other, "epochs=1"), world.load_manifest(), store, run, device=CPU)
     evaluate(run, world.load_manifest(), store, groups=["test"], device=CPU)
     comparison = compare([run, tried.run])
     assert [each.group for each in comparison.differences] == ["test"]
     assert any("model.kind" in str(line) for line in comparison.differing)
+    _, sources = make_report([run, tried.run])
+    picture = compared_attention(sources, None, CPU)
+    if "landmarks" in (tried.kind, other):
+        name = tried.run.name if tried.kind == "landmarks" else "other"
+        assert picture.caption == (
+            f"Not drawn: fewer than two of the runs have attention. Without {name}: the model reads no image."
+        )
+        assert picture.source is None
+    else:
+        assert picture.source is not None
+        assert f"other (IR50), {tried.run.name} ({tiny(tried.kind).model.title})" in picture.caption
 
 
 def test_ablations_are_those_whose_keys_the_kind_has(world, store: PriorStore, tmp_path: Path) -> None:
