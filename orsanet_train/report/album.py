@@ -44,6 +44,14 @@ class ReportPicture:
     maps: bool = False  # it shows segmentation maps, so their colours are explained
 
 
+def albums(sources: Sequence[Source], images: Sequence[str] | None, device: torch.device) -> list[list[ReportPicture]]:
+    """The pictures of each run (`album`); of several runs, those of the first end with `compared_attention`."""
+    pictures = [album(source, images, device) for source in sources]
+    if len(sources) > 1:
+        pictures[0].append(compared_attention(sources, images, device))
+    return pictures
+
+
 def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[ReportPicture]:
     """The pictures of one run, with the attention of `images` (None: the most confident mistakes).
 

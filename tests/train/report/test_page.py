@@ -18,7 +18,7 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.inspection.tiles import PALETTE, PARTS
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.report.album import ReportPicture, album
+from orsanet_train.report.album import ReportPicture, albums
 from orsanet_train.report.contents import Beside, Report
 from orsanet_train.report.page import write_report
 from orsanet_train.report.report import make_report
@@ -57,7 +57,7 @@ def made(world, tmp_path_factory: pytest.TempPathFactory) -> Made:
         train(load_config("small", [*SMALL, f"seed={seed}"]), manifest, store, run, device=CPU)
         evaluate(run / "best.safetensors", manifest, store, run / "evaluation-best", groups=None, device=CPU)
     report, sources = make_report(runs, "best", None, None)
-    return report, [album(source, None, CPU) for source in sources]
+    return report, albums(sources, None, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,7 @@ def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
     page = (reported / "report.html").read_text(encoding="utf-8")
     markdown = (reported / "report.md").read_text(encoding="utf-8")
     assert [run["name"] for run in said["runs"]] == ["first", "second"]
+    assert page.count('-compared-attention"') == 1  # below the first run
     sections = page.split("<section>")[1:]
     written = markdown[markdown.index("\n# first") :].split("\n# second")
     for run, section, part in zip(said["runs"], sections, written, strict=True):
@@ -257,6 +258,7 @@ def test_the_page_names_networks_dates_versions_and_training_images_and_shows_on
             assert run.trained_with[0] in text
             assert run.trained_with[0].startswith("orsanet ")
     assert report.date in page
+    assert page.count('-compared-attention"') == 1  # below the first run
     sections = page.split("<section>")[1:]
     counts = {row[0]: row[1] for row in rows_of(sections[0]) if row and row[0] in ("happiness", "neutral")}
     assert counts == {name: str((report.runs[0].training_classes or {})[name]) for name in ("happiness", "neutral")}
