@@ -114,7 +114,9 @@ def is_evaluated(
         for sample in part.samples
     ]
     known = evaluation.table[["split", "view", "image", "tags", "label"]]
-    return _seals(store, splits) == evaluation.seals and now == list(known.itertuples(index=False, name=None))
+    return _seals(store, splits, identity.model.fields) == evaluation.seals and now == list(
+        known.itertuples(index=False, name=None)
+    )
 
 
 def _chosen(manifest: Manifest, store: PriorStore, identity: Identity, groups: Sequence[str] | None) -> list[Group]:
@@ -139,9 +141,13 @@ def _place(store: PriorStore) -> str:
     return str(store.path.absolute() if isinstance(store.path, Path) else store.path)
 
 
-def _seals(store: PriorStore, splits: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The seals of what is read of every (split, view), by "split/view"."""
-    return {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits}
+def _seals(store: PriorStore, splits: Iterable[tuple[str, str]], fields: Sequence[str]) -> dict[str, str]:
+    """The seals of the views and of the groups of added fields that are read, by "split/view" and "split/view.NAME"."""
+    return {
+        f"{split}/{group}": store.sealed(split, group).seal
+        for split, view in splits
+        for group in store.groups_of(split, view, fields)
+    }
 
 
 def _evaluated(
@@ -197,7 +203,7 @@ def _evaluated(
     notes += [*_notes(reports, splits, identity), *why_not]
     return Evaluation(
         identity.model_copy(update={"images": None}), weights.name, manifest.name, _place(store),
-        _seals(store, splits),
+        _seals(store, splits, fields),
         tuple(notes), tuple(reports), table, np.concatenate(features),
         datetime.now(UTC).isoformat(timespec="seconds"), {package: version(package) for package in PACKAGES},
     )  # fmt: skip

@@ -161,8 +161,9 @@ def _evaluated_store(evaluation: Evaluation, group: Group, moved: Place | None) 
     if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
     place = f"{group.split}/{group.view}"
+    added = {name: seal for name, seal in evaluation.seals.items() if name.startswith(f"{place}.")}
     try:
-        return store.at({place: evaluation.seals.get(place, "")})  # it may have grown since
+        return store.at({place: evaluation.seals.get(place, ""), **added})  # it may have grown since
     except WrongStateError as error:
         raise OrsanetError(
             f"{store.path}: split '{group.split}' is not the one that was evaluated (its seal differs); name the evaluated store with --store, or "

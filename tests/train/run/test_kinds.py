@@ -215,6 +215,20 @@ def test_the_report_has_its_attention_or_the_reason(tried: Tried) -> None:
         assert (found.without_prior is not None) == (tried.kind == "orsanet")
 
 
+def test_an_evaluation_records_the_seals_of_the_added_fields_that_were_read(
+    store: PriorStore, tried: Tried, tmp_path: Path
+) -> None:
+    groups = store.groups_of("test", "clean", tiny(tried.kind).model.fields)
+    assert tried.evaluation.seals == {f"test/{group}": store.sealed("test", group).seal for group in groups}
+    assert len(groups) == (3 if tried.kind == "poster-v2" else 1)
+    if len(groups) > 1:  # built again since, with other values
+        shutil.copytree(tried.run, tmp_path / "run")
+        file = tmp_path / "run" / "evaluation-best" / "evaluation.json"
+        file.write_text(file.read_text().replace(store.sealed("test", groups[1]).seal, "0" * 64))
+        with pytest.raises(OrsanetError, match="split 'test' is not the one that was evaluated"):
+            make_report([tmp_path / "run"])
+
+
 def test_predictions_on_pictures_are_those_of_the_evaluation(world, tried: Tried) -> None:
     manifest = world.load_manifest()
     predictor = CropPredictor.load(tried.run, "best", world.segmenter, world.landmarks, CPU)
