@@ -51,7 +51,7 @@ class LossConfig(Strict):
 
 
 class AugmentationConfig(Strict):
-    """Random choice of a view, and random erasing of the backbone's image."""
+    """Random choice of a view, and random noise and erasing in the backbone's image."""
 
     views: tuple[str, ...] = (CLEAN,)
     """Views that are drawn among, each equally likely, with their own priors. clean stands for clean and hflip.
@@ -63,6 +63,10 @@ class AugmentationConfig(Strict):
     """Probability that a rectangle of the backbone's image is erased; augmented views have their own instead."""
     erasing_scale: tuple[Probability, Probability] = ERASING_SCALE
     """Smallest and largest share of the image erased; aspect ratio 0.3 … 3.3."""
+
+    noise: Probability = 0.0
+    """Probability that Gaussian noise is added to the backbone's image, before it is erased. POSTER's published code
+    adds it to one picture of four. Its variance is 30, of levels 0 … 255."""
 
     @property
     def read_views(self) -> tuple[str, ...]:
@@ -163,6 +167,10 @@ class RunConfig(Strict):
         if (self.priors, self.online) == ("online", "clean") and any(view.kind == AUGMENTED for view in views):
             raise ValueError(
                 'online = "clean" cannot be combined with augmented views, which are erased; take online = "erased"'
+            )
+        if (self.priors, self.online) == ("online", "clean") and self.augmentation.noise > 0:
+            raise ValueError(
+                'online = "clean" cannot be combined with augmentation.noise, which all networks then see; take online = "erased"'
             )
         return self
 

@@ -41,6 +41,15 @@ class StoredImages:
         return self.store.read(self.split, self.view, field, self.rows[positions])
 
 
+@dataclass(frozen=True)
+class Seeing:
+    """A model's predictions and attention for N images."""
+
+    name: str
+    probabilities: NDArray[np.floating[Any]]  # [N, K]
+    attention: NDArray[np.float32]  # [N, 14, 14] in 0 … 1
+
+
 def batch_mosaic(batch: Batch, classes: Sequence[str]) -> Image.Image:
     """The images of a training batch at the backbone's input, each with its class name.
 
@@ -117,6 +126,28 @@ def attention_columns(
         tiles = [enlarged(image), with_landmarks(image, landmarks), with_map(image, segmentation_map)]
         rows.append(Row(title, [*tiles, *(with_attention(image, column[n]) for column in columns)]))
     return sheet(rows, len(headings))
+
+
+def attention_side_by_side(
+    images: StoredImages, labels: NDArray[np.int64], classes: Sequence[str], runs: Sequence[Seeing]
+) -> Image.Image:
+    """The attention of several models, one row per image: the image, then a column for each model with its prediction.
+
+    Args:
+        images: N images.
+        labels: Their labels, [N] in 0 … K-1.
+        classes: The names of the K classes in label order.
+        runs: The models, with their probabilities and attention for the N images.
+    """
+    names = numbered([run.name for run in runs], first=len(classes))
+    classes = numbered(classes)
+    rows = [Row(captions=["image", *names])]
+    for n, image in enumerate(images.read("image")):
+        best = [(run.probabilities[n].argmax(), run.probabilities[n].max()) for run in runs]
+        captions = ["", *(said(classes[label], probability) for label, probability in best)]
+        tiles = [enlarged(image), *(with_attention(image, run.attention[n]) for run in runs)]
+        rows.append(Row(f"true {classes[labels[n]]}", tiles, captions))
+    return sheet(rows, 1 + len(runs))
 
 
 def worst_priors(images: StoredImages, score: NDArray[np.floating[Any]], count: int = WORST) -> Image.Image:

@@ -17,6 +17,7 @@ communication among the ranks is matched by its order only.
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -164,11 +165,25 @@ def data_parallel(network: nn.Module) -> nn.Module:
     All weights and buffers become rank 0's. The batch norms of `network` must be `synchronised`
     before. A gradient keeps its own memory when the next pass makes another, as SAM requires.
     """
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(partial(_laid_out, parameter))
     parallel = DistributedDataParallel(network, gradient_as_bucket_view=False)
     # Every rank computes the same buffers. The argument of the same meaning has different names in
     # different versions of PyTorch.
     parallel.broadcast_buffers = False
     return parallel
+
+
+def _laid_out(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the strides of its parameter.
+
+    DistributedDataParallel warns of any other ones, also of a dimension of size 1, whose stride means
+    nothing: a rank's batch of one row has such a gradient for a class token.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

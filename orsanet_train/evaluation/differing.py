@@ -13,6 +13,7 @@ from typing import Any
 
 from orsanet_cache.durable import read_json
 from orsanet_cache.store.recipe import as_json
+from orsanet_cache.store.schema import view_and_addition
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.predictions import Evaluation
 
@@ -114,11 +115,14 @@ def _short(value: Any) -> str:
 
 
 def _views(runs: Sequence[Compared]) -> Iterator[Differing]:
-    """The evaluated views that not all runs have, and common views whose priors differ."""
+    """The evaluated views that not all runs have, and common views and added fields whose priors differ.
+
+    Added fields ("split/view.NAME") are read by some kinds of model only, so that a run lacks none of them.
+    """
     seals = {run.name: [evaluation.seals for evaluation in run.by_folder.values()] for run in runs}
     every = list(dict.fromkeys(view for found in seals.values() for seal in found for view in seal))
     lacking = {
-        run: ", ".join(view for view in every if any(view not in seal for seal in found))
+        run: ", ".join(view for view in every if not _is_added(view) and any(view not in seal for seal in found))
         for run, found in seals.items()
     }
     if any(lacking.values()):
@@ -133,3 +137,8 @@ def _views(runs: Sequence[Compared]) -> Iterator[Differing]:
         }
         if len(set(values.values()) - {"none"}) > 1:
             yield Differing(STORE, f"seal of {view}", values)
+
+
+def _is_added(place: str) -> bool:
+    """Whether a seal is that of added fields, "split/view.NAME"."""
+    return bool(view_and_addition(place.rpartition("/")[2])[1])

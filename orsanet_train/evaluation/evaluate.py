@@ -4,7 +4,7 @@ groups ─▶ (split, view) ─ model, once ─▶ predictions, features ─┬�
                       landmarks ─ linear model (landmark_model.py) ┘
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from orsanet_cache.data.images import image_reading
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.outputs import output_folder
+from orsanet_cache.outputs import output_folder, read_steadily
 from orsanet_cache.paths import StrPath, StrPlace, Url, as_names, as_path, as_place
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore, as_store
@@ -31,7 +31,7 @@ from orsanet_train.evaluation.predictions import FOLDER, Evaluation, labels_of, 
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, join
-from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights
+from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, read_identity
 from orsanet_train.model.fetched import local_files
 from orsanet_train.model.model import ExpressionModel
 
@@ -88,27 +88,85 @@ def evaluate(
     return evaluation
 
 
+def is_evaluated(
+    weights: Path, manifest: Manifest, store: PriorStore, out: Path, groups: Sequence[str] | None = None
+) -> bool:
+    """Whether `out` has the evaluation of these weights already: of the same groups, images, labels, tags and priors.
+
+    Arguments as for `evaluate`. Raises OrsanetError for a group or a view that does not exist.
+    """
+    try:
+        evaluation = read_steadily(out, Evaluation.read)
+    except OrsanetError:  # absent or damaged
+        return False
+    identity = read_identity(weights)
+    chosen = _chosen(manifest, store, identity, groups)
+    if (evaluation.checkpoint.tensors_sha256, evaluation.manifest, evaluation.store) != (
+        identity.tensors_sha256, manifest.name, _place(store),
+    ):  # fmt: skip
+        return False
+    if [report.name for report in evaluation.groups] != [str(group) for group in chosen]:
+        return False
+    splits = _splits(manifest, store, identity, chosen)
+    now = [
+        (split, view, sample.image, ";".join(sorted(sample.tags)), manifest.classes[sample.label])
+        for (split, view), part in splits.items()
+        for sample in part.samples
+    ]
+    known = evaluation.table[["split", "view", "image", "tags", "label"]]
+    return _seals(store, splits, identity.model.fields) == evaluation.seals and now == list(
+        known.itertuples(index=False, name=None)
+    )
+
+
+def _chosen(manifest: Manifest, store: PriorStore, identity: Identity, groups: Sequence[str] | None) -> list[Group]:
+    """The groups to evaluate, each once."""
+    if groups is None:
+        return all_groups(manifest, store, identity)
+    return list(dict.fromkeys(Group.parse(group).among(manifest.splits) for group in groups))
+
+
+def _splits(
+    manifest: Manifest, store: PriorStore, identity: Identity, groups: Sequence[Group]
+) -> dict[tuple[str, str], LabelledSplit]:
+    """The images of every (split, view) of the groups."""
+    return {
+        key: join(manifest, store, key[0], [key[1]], fields=identity.model.fields)
+        for key in dict.fromkeys((group.split, group.view) for group in groups)
+    }
+
+
+def _place(store: PriorStore) -> str:
+    """The store's absolute path, or its URL."""
+    return str(store.path.absolute() if isinstance(store.path, Path) else store.path)
+
+
+def _seals(store: PriorStore, splits: Iterable[tuple[str, str]], fields: Sequence[str]) -> dict[str, str]:
+    """The seals of the views and of the groups of added fields that are read, by "split/view" and "split/view.NAME"."""
+    return {
+        f"{split}/{group}": store.sealed(split, group).seal
+        for split, view in splits
+        for group in store.groups_of(split, view, fields)
+    }
+
+
 def _evaluated(
     model: ExpressionModel, identity: Identity, weights: Path, manifest: Manifest, store: PriorStore, groups: list[str] | None,
     device: torch.device, resident: Resident,
 ) -> Evaluation:  # fmt: skip
     fields = identity.model.fields
-    named = None if groups is None else [Group.parse(group).among(manifest.splits) for group in groups]
-    chosen = list(dict.fromkeys(all_groups(manifest, store, identity) if named is None else named))
+    chosen = _chosen(manifest, store, identity, groups)
     if not chosen:
         raise OrsanetError(
             f"manifest '{manifest.name}' has no split besides '{identity.train_split}'; name one with --splits"
         )
     parts = {group: join(manifest, store, group.split, [group.view], group.tag, fields) for group in chosen}
     empty = [group for group, part in parts.items() if not part.samples]
-    if empty and named is not None:
+    if empty and groups is not None:
         raise OrsanetError(f"no image of '{empty[0]}' can be used: the build rejected all; see `orsanet-cache info`")
     notes = [f"'{group}' is left out: the build rejected all its images" for group in empty]
     chosen = [group for group in chosen if group not in empty]
-    splits = {
-        key: join(manifest, store, key[0], [key[1]], fields=fields)
-        for key in dict.fromkeys((group.split, group.view) for group in chosen)
-    }
+    splits = _splits(manifest, store, identity, chosen)
 
     landmark_model, why_not = _landmark_model(manifest, store, identity)
     model = model.to(device)
@@ -144,8 +202,8 @@ def _evaluated(
         )  # fmt: skip
     notes += [*_notes(reports, splits, identity), *why_not]
     return Evaluation(
-        identity.model_copy(update={"images": None}), weights.name, manifest.name, str(store.path.absolute() if isinstance(store.path, Path) else store.path),
-        {f"{split}/{view}": store.sealed(split, view).seal for split, view in splits},
+        identity.model_copy(update={"images": None}), weights.name, manifest.name, _place(store),
+        _seals(store, splits, fields),
         tuple(notes), tuple(reports), table, np.concatenate(features),
         datetime.now(UTC).isoformat(timespec="seconds"), {package: version(package) for package in PACKAGES},
     )  # fmt: skip

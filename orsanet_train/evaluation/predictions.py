@@ -55,7 +55,9 @@ class Evaluation:
     weights: str  # file name in the run folder
     manifest: str
     store: str  # absolute path
-    seals: dict[str, str]  # of the parts of the store that were read, by "split/view"
+    seals: dict[
+        str, str
+    ]  # of the parts of the store that were read, by "split/view", of added fields "split/view.NAME"
     notes: tuple[str, ...]  # what was left out, what was trained on
     groups: tuple[GroupReport, ...]
     table: pd.DataFrame  # predictions.csv

@@ -8,7 +8,7 @@ from orsanet_train.evaluation.baselines import COMMONEST
 from orsanet_train.evaluation.compare import Accuracy, Comparison, Difference
 from orsanet_train.evaluation.differing import NOT_RECORDED, Differing
 from orsanet_train.evaluation.metrics import GroupReport, baseline_names
-from orsanet_train.evaluation.statistics import Estimate, t_interval
+from orsanet_train.evaluation.statistics import Estimate, smallest_seen, t_interval
 
 LEAST_SEEDS = 3  # for an interval: that of two seeds is about ten times as wide as their spread
 
@@ -176,3 +176,8 @@ def difference_text(values: "pd.Series[float]") -> str:
         return text
     low, high = t_interval(values)
     return f"{text} ({low:+.2f} … {high:+.2f})"
+
+
+def seen_text(differences: "pd.Series[float]") -> str:
+    """The smallest true difference that the seeds of these would show (`smallest_seen`), from LEAST_SEEDS on."""
+    return "" if len(differences) < LEAST_SEEDS else f"{smallest_seen(differences):.2f}"

@@ -29,7 +29,7 @@ from orsanet_cache.store.reader import PriorStore, as_store
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.engine.distributed import ONE
-from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate, is_evaluated
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.experiments.table import LAST, check_tables, run_folders
 from orsanet_train.experiments.variants import (
@@ -123,7 +123,8 @@ def ablate(
                 if (config.priors, config.online) == ("online", "published"):
                     used = _store_of_run(run, manifest, store, chosen, segmenter, device)
                 weights = run / "last.safetensors"
-                evaluate(weights, manifest, used, run / LAST, groups=groups, device=device, resident=resident)
+                if not is_evaluated(weights, manifest, used, run / LAST, groups):
+                    evaluate(weights, manifest, used, run / LAST, groups=groups, device=device, resident=resident)
                 # Of another process too, which may have begun at the same moment as this one.
                 _check_settings(out, preset, overrides, manifest, store, set_of(variant))
 

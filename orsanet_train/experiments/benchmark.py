@@ -1,7 +1,8 @@
 """Several kinds of model on one store with the same rows, seeds, selection and test images, and a table of them.
 
     OUT/<kind>/seed-<n>/   a run folder with the evaluation of its last checkpoint
-    OUT/benchmark.md       accuracy, difference from the first kind seed by seed, size, arithmetic and time
+    OUT/benchmark.md       size, arithmetic and time; accuracy, difference from the first kind seed by seed, and the
+                           smallest difference that the seeds could have shown
     OUT/benchmark.csv      one row per run and group
 
 Every kind is trained with the same preset and settings, less the sizes that it does not have.
@@ -29,23 +30,25 @@ from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.streams import printable
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.compare import Comparison, compare, seed_folders
-from orsanet_train.evaluation.evaluate import evaluate
+from orsanet_train.evaluation.evaluate import evaluate, is_evaluated
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.history import class_counts, read_history
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
-from orsanet_train.evaluation.statistics import Estimate
+from orsanet_train.evaluation.tables import LEAST_SEEDS, difference_text, markdown_table, seen_text, spread_text
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import check_fields, join, meant_splits, training_split
 from orsanet_train.model.complexity import complexity
 from orsanet_train.model.inputs import random_inputs
 from orsanet_train.model.model import build_model
 from orsanet_train.model_config import ModelConfig, kinds
+from orsanet_train.report.paper import CAPTION, HEADING, published, published_table
 from orsanet_train.run.train import train
 
 CHECKPOINT = "last"  # not chosen by any result
 LAST = f"evaluation-{CHECKPOINT}"
 RUNS, TABLE = "benchmark.csv", "benchmark.md"
 _BEGINS = {RUNS: rb"model,seed,group,images,", TABLE: rb"\| model \| parameters"}
+NONE = pd.Series(dtype=float)  # no seeds
 TIMED_IMAGES, TIMED_SECONDS = 64, 1.0  # of the measurement of a forward pass
 
 
@@ -108,7 +111,8 @@ def benchmark(
                     resume=(run / "run.json").is_file(), resident=resident,
                 )  # fmt: skip
                 weights = run / f"{CHECKPOINT}.safetensors"
-                evaluate(weights, manifest, store, run / LAST, groups=groups, device=device, resident=resident)
+                if not is_evaluated(weights, manifest, store, run / LAST, groups):
+                    evaluate(weights, manifest, store, run / LAST, groups=groups, device=device, resident=resident)
 
 
 def _of_kind(overrides: Sequence[str], kind: str) -> list[str]:
@@ -205,7 +209,8 @@ def write_benchmark(out: StrPath, first: str | None = None, device: torch.device
         raise OrsanetError(f"{out}: no run of a benchmark is finished there")
     order = sorted(runs, key=lambda kind: kind != first)
     comparison = compare([out / kind for kind in order], CHECKPOINT)
-    table, rows = _markdown(runs, order, comparison, device), _rows(runs)
+    rows = _rows(runs)
+    table = _markdown(runs, order, rows, comparison, device)
     for name, begins in _BEGINS.items():
         check_file(out / name, begins, "a table of `orsanet-train benchmark`")
     write_all(
@@ -241,8 +246,58 @@ def _rows(runs: dict[str, list[Path]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _markdown(runs: dict[str, list[Path]], order: Sequence[str], comparison: Comparison, device: torch.device) -> str:
-    """Two tables: what the kinds cost, and their accuracy group by group."""
+def _markdown(
+    runs: dict[str, list[Path]], order: Sequence[str], rows: pd.DataFrame, comparison: Comparison, device: torch.device
+) -> str:
+    """Three tables: what the kinds cost, their accuracy group by group, and what could have been seen.
+
+    `rows` are those of benchmark.csv. `comparison` has refused runs of other images, and has the notes.
+    """
+    first, *others = order
+    marks = {(one.run, one.group): " *" if one.chose_checkpoint else "" for one in comparison.accuracies}
+    per_cent = rows.pivot(index="seed", columns=["model", "group"], values="accuracy").mul(100)
+    lines, seen = [], []
+    for group in dict.fromkeys(one.group for one in comparison.accuracies):
+        of_kind = {kind: per_cent[kind, group].dropna() for kind in order if (kind, group) in marks}
+        accuracy = {kind: spread_text(values) + marks[kind, group] for kind, values in of_kind.items()}
+        differences = {kind: (of_kind[kind] - of_kind[first]).dropna() for kind in others if kind in of_kind}
+        beside = (
+            cell for kind in others for cell in (accuracy.get(kind, ""), difference_text(differences.get(kind, NONE)))
+        )
+        lines.append([group, accuracy.get(first, ""), *beside])
+        seen.append([group, *(seen_text(differences.get(kind, NONE)) for kind in others)])
+    parts = [_cost_table(runs, order, device)]
+    parts.append(
+        markdown_table(["group", first, *(column for kind in others for column in (kind, f"− {first}"))], lines)
+    )
+    if any(cell for _, *cells in seen for cell in cells):
+        parts.append(markdown_table(["could have been seen", *others], seen))
+    parts.append(
+        "Parameters that a forward reads; GFLOP (2 x multiply-adds) of an image's forward, at the sizes of the frozen networks' published "
+        "files. ms: of the trained part, from the store.\n"
+        f"Accuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. − {first}: difference in points, "
+        f"seed by seed; from {LEAST_SEEDS} seeds on, in brackets, the 95 % t interval of its mean over training seeds, for the same images and "
+        "not corrected for the number of intervals.\n"
+        f"Could have been seen: the smallest true difference from {first} in points that so many seeds with their spread would show in four "
+        "of five repetitions.\n"
+    )
+    if comparison.notes:
+        parts.append("".join(f"- {note}\n" for note in comparison.notes))
+    parts += _published(runs, per_cent)
+    return "\n".join(parts)
+
+
+def _published(runs: dict[str, list[Path]], per_cent: pd.DataFrame) -> list[str]:
+    """Published numbers beside those of the kinds here; empty for a data set without any."""
+    evaluation = read_steadily(next(iter(runs.values()))[0] / LAST, Evaluation.read)
+    rows = published(evaluation.manifest, evaluation.classes)
+    kind_of = {kinds()[kind].title: kind for kind in runs}
+    ours = [(kind_of.get(row.model), row.group) for row in rows]
+    texts = [spread_text(per_cent[one].dropna()) if one in per_cent else "" for one in ours]
+    return [f"## {HEADING}\n", f"{CAPTION} Ours is as above.\n", published_table(rows, texts)] if rows else []
+
+
+def _cost_table(runs: dict[str, list[Path]], order: Sequence[str], device: torch.device) -> str:
     costs = {kind: _cost_of(runs[kind], device) for kind in order}
     header = (
         "model", "parameters", "with frozen", "GFLOP", "with frozen", f"ms an image ({device.type})", "training hours", "seeds",
@@ -260,47 +315,9 @@ def _markdown(runs: dict[str, list[Path]], order: Sequence[str], comparison: Com
         )
         for kind, one in costs.items()
     ]
-    parts = [_table(header, rows)]
-    first = order[0]
-    groups = list(dict.fromkeys(one.group for one in comparison.accuracies))
-    accuracies = {(one.run, one.group): one for one in comparison.accuracies}
-    differences = {(one.run, one.group): one.over_seeds for one in comparison.differences}
-    columns = ("group", *(column for kind in order for column in ((kind,) if kind == first else (kind, f"− {first}"))))
-    lines = []
-    for group in groups:
-        cells = [group]
-        for kind in order:
-            one = accuracies.get((kind, group))
-            spread = "" if one is None or one.deviation is None else f" ± {100 * one.deviation:.2f}"
-            mark = " *" if one is not None and one.chose_checkpoint else ""
-            cells.append("-" if one is None else f"{100 * one.mean:.2f}{spread}{mark}")
-            if kind != first:
-                cells.append(_points(differences.get((kind, group))))
-        lines.append(tuple(cells))
-    parts.append(_table(columns, lines))
-    parts.append(
-        "Parameters that a forward reads; GFLOP (2 x multiply-adds) of an image's forward, at the sizes of the frozen networks' published "
-        "files. ms: of the trained part, from the store.\n"
-        f"Accuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. − {first}: difference in points, "
-        "seed by seed; in brackets the 95 % t interval over the seeds, for the same images and not corrected for the number of intervals.\n"
-    )
-    if comparison.notes:
-        parts.append("".join(f"- {note}\n" for note in comparison.notes))
-    return "\n".join(parts)
+    return markdown_table(header, rows)
 
 
 def _cost_of(runs: Sequence[Path], device: torch.device) -> Cost:
     identity = read_steadily(runs[0] / LAST, Evaluation.read).checkpoint
     return cost(identity.model, runs, identity.classes, device)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
-
-
-def _points(difference: Estimate | None) -> str:
-    if difference is None:
-        return "-"
-    if difference.low is None or difference.high is None:
-        return f"{100 * difference.value:+.2f}"
-    return f"{100 * difference.value:+.2f} ({100 * difference.low:+.2f} … {100 * difference.high:+.2f})"

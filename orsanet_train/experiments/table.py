@@ -16,8 +16,7 @@ from orsanet_cache.streams import printable
 from orsanet_train.evaluation.compare import seed_folders
 from orsanet_train.evaluation.history import read_history
 from orsanet_train.evaluation.predictions import EVALUATION, Evaluation
-from orsanet_train.evaluation.statistics import smallest_seen
-from orsanet_train.evaluation.tables import LEAST_SEEDS, difference_text, markdown_table, spread_text
+from orsanet_train.evaluation.tables import difference_text, markdown_table, seen_text, spread_text
 from orsanet_train.experiments.variants import in_order, reference_of
 
 LAST = "evaluation-last"  # of the last checkpoint, which is not chosen by any result
@@ -91,8 +90,7 @@ def summary(runs: pd.DataFrame) -> str:
             )
             difference = (accuracy - first).dropna()
             lines[-1] += [spread_text(accuracy), "" if variant == reference else difference_text(difference)]
-            seen = variant != reference and len(difference) >= LEAST_SEEDS
-            costs[-1].append(f"{smallest_seen(difference):.2f}" if seen else "")
+            costs[-1].append("" if variant == reference else seen_text(difference))
     table = markdown_table(header, lines)
     table += (
         "\nAccuracy in per cent of the last checkpoint, mean ± sample standard deviation over the seeds. "

@@ -218,7 +218,7 @@ class Feed:
 
         Float32 features and maps are not copied.
         """
-        inputs = model_inputs(self.model, stored, stored["erased"])
+        inputs = model_inputs(self.model, stored, stored["erased"], stored.get("noise"))
         return PriorBatch(*inputs, stored["label"], stored["drop_path"])
 
     def _places(self, draws: Drawn) -> NDArray[np.int64]:

@@ -20,10 +20,12 @@ from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE
+from orsanet_train.model.noise import KEYS
 
 DROP_PATH_STREAM = 3  # the order, flips and rectangles have the streams before, and reference/feed.py has the fourth
 VIEW_STREAM = 5
 WINDOW_STREAM = 6
+NOISE_STREAM = 7
 
 
 class Uniforms:
@@ -120,6 +122,12 @@ def drawn_views(count: int, config: RunConfig, epoch: int) -> NDArray[np.int64]:
     return rng.integers(len(config.augmentation.views), size=count)
 
 
+def noise_keys(count: int, config: RunConfig, epoch: int) -> NDArray[np.int64]:
+    """[count] keys of the noise in the backbone's images (model/noise.py); 0: no noise."""
+    rng = np.random.default_rng([config.seed, epoch, NOISE_STREAM])
+    return (rng.random(count) < config.augmentation.noise) * rng.integers(1, KEYS, count)
+
+
 Along = dict[str, NDArray[Any] | Uniforms]
 
 
@@ -128,7 +136,7 @@ class Draws(NamedTuple):
 
     sample: NDArray[np.int64]  # [N] into the split
     view: NDArray[np.int64]  # [N] into the split's views
-    along: Along  # [N, …] label, erased, drop_path, as in PriorBatch and EpochPlan
+    along: Along  # [N, …] label, erased, drop_path, as in PriorBatch and EpochPlan; noise, if any
 
     def part(self, positions: slice) -> "Drawn":
         along = {name: values[positions] for name, values in self.along.items()}
@@ -164,6 +172,8 @@ def training_draws(
         view = np.where(plan.flipped & (view == split.views.index(CLEAN)), split.views.index(HFLIP), view)
     erased = split.erased(plan.order, view, plan.erased)
     along: Along = {"label": split.labels[plan.order], "erased": erased, "drop_path": plan.drop_path}
+    if config.augmentation.noise > 0:
+        along["noise"] = noise_keys(len(plan.order), config, epoch)
     batches = [ranks.rows(*span) for span in batch_spans(len(plan.order), config.batch_size)[start:]]
     return Draws(plan.order, view, along), batches
 

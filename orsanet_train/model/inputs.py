@@ -13,6 +13,7 @@ from torch import Tensor
 from orsanet_cache.frozen.features import as_stored, given_back
 from orsanet_cache.frozen.pixels import imagenet_normalised, inside, unit_range
 from orsanet_cache.store.schema import LAPA_CLASSES, OPTIONAL, SCALE, schema
+from orsanet_train.model.noise import noised
 from orsanet_train.model_config import ModelConfig
 
 if TYPE_CHECKING:  # torchvision, which priors.py needs, takes seconds to import
@@ -23,16 +24,18 @@ FEATURES = "_features"  # in the name of a field that a store may round
 IMAGE = "image"
 
 
-def model_inputs(config: ModelConfig, stored: Mapping[str, Tensor], erased: Tensor | None = None) -> tuple[Tensor, ...]:
+def model_inputs(
+    config: ModelConfig, stored: Mapping[str, Tensor], erased: Tensor | None = None, noise: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """A store's rows, field by field -> the arguments of the model's forward.
 
-    `erased` are the rectangles to erase, as in `model_image`. Float32 features, maps and landmarks
+    `erased` are the rectangles to erase and `noise` the keys of the noise to add, as in `model_image`. Float32 features, maps and landmarks
     are not copied.
     """
     return arguments(
         config,
         {
-            name: model_image(stored[IMAGE], erased, config.image_channels)
+            name: model_image(stored[IMAGE], erased, config.image_channels, noise)
             if name == IMAGE
             else (given_back(stored, name) if _is_rounded(stored, name) else stored[name])
             for name in config.fields
@@ -85,12 +88,20 @@ def random_inputs(
     return arguments(config, values)
 
 
-def model_image(pixels: Tensor, erased: Tensor | None = None, channels: Literal["rgb", "bgr"] = "rgb") -> Tensor:
+def model_image(
+    pixels: Tensor,
+    erased: Tensor | None = None,
+    channels: Literal["rgb", "bgr"] = "rgb",
+    noise: Tensor | None = None,
+) -> Tensor:
     """Every second pixel of a view -> the backbone's image.
 
     uint8 [B, 112, 112, 3] -> float32 [B, 3, 112, 112], ImageNet-normalised, then `erase`d. "bgr"
-    exchanges the colours before they are normalised with the numbers of rgb.
+    exchanges the colours before they are normalised with the numbers of rgb. `noise` are keys of
+    `noised`, whose noise is added first.
     """
+    if noise is not None:
+        pixels = noised(pixels, noise)
     image = imagenet_normalised(unit_range(pixels if channels == "rgb" else pixels.flip(-1)))
     if erased is not None:
         image = erase(image, erased)

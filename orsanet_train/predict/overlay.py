@@ -24,25 +24,27 @@ STEM = 120  # bytes: with number and frame about 140; file systems allow 255, en
 
 
 def overlay(
-    seen: Seen, predictions: Sequence[Prediction], attention: NDArray[np.float32], classes: Sequence[str]
+    seen: Seen, predictions: Sequence[Prediction], attention: NDArray[np.float32] | None, classes: Sequence[str]
 ) -> Image.Image:
     """The overlay of a picture with faces.
 
     `predictions` are those of all faces; `attention` [F, 14, 14] is that of the first MAX_FACES or
-    more. A picture without a preview (it is its own crop) has only the details.
+    more, or None of a model that has none. A picture without a preview (it is its own crop) has only the details.
     """
-    rows = [Row(captions=HEADINGS)]
+    headings = HEADINGS if attention is not None else HEADINGS[:-1]
+    rows = [Row(captions=headings)]
     labels = face_labels(predictions, classes)
-    for label, prediction, heat in zip(labels, predictions[:MAX_FACES], attention, strict=False):
+    for n, (label, prediction) in enumerate(zip(labels, predictions[:MAX_FACES], strict=False)):
         image = prediction.pixels
         tiles = [enlarged(image), with_landmarks(image, prediction.landmarks)]
         if prediction.reason:  # no class for an attention map, and no valid segmentation map
             rows.append(Row(label, tiles))
         else:
-            rows.append(Row(label, [*tiles, with_map(image, prediction.segmentation_map), with_attention(image, heat)]))
+            heat = [] if attention is None else [with_attention(image, attention[n])]
+            rows.append(Row(label, [*tiles, with_map(image, prediction.segmentation_map), *heat]))
     if len(predictions) > MAX_FACES:
         rows.append(Row(f"and {len(predictions) - MAX_FACES} more faces, in predictions.csv"))
-    below = sheet(rows, len(HEADINGS))
+    below = sheet(rows, len(headings))
     if seen.preview is None:
         return below
     above = with_boxes(seen.preview, seen.boxes, labels)

@@ -22,7 +22,7 @@ from orsanet_cache.paths import StrPath
 from orsanet_train.drawing.attention import attention
 from orsanet_train.model.checkpoint import Identity, load_weights
 from orsanet_train.model.frozen import frozen_priors
-from orsanet_train.model.inputs import seen_by_the_model
+from orsanet_train.model.inputs import IMAGE, seen_by_the_model
 from orsanet_train.model.model import ExpressionModel
 
 QUALITY = ("part_plausibility", "landmark_agreement", "segmentation_entropy")  # as in docs/prior-quality.md
@@ -116,11 +116,13 @@ class CropPredictor:
             )
         return predictions
 
-    def attention(self, predictions: list[Prediction]) -> NDArray[np.float32]:
+    def attention(self, predictions: list[Prediction]) -> NDArray[np.float32] | None:
         """Grad-CAM of each predicted class (attention.py), with the prior: [B, 14, 14], 0 … 1.
 
-        Raises OrsanetError if the computation does not fit in memory.
+        None: the model reads no image, so it has no attention. Raises OrsanetError if the computation does not fit in memory.
         """
+        if IMAGE not in self.identity.model.fields:
+            return None
         with self._enough_memory(f"the attention of {len(predictions)} faces does not fit", "pass --overlays none"):
             inputs = [torch.stack(values) for values in zip(*(one.inputs for one in predictions), strict=True)]
             return attention(self._model, *inputs).with_prior.numpy()

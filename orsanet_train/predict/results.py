@@ -79,9 +79,10 @@ class FaceResult:
         return self.prediction.reason
 
     @cached_property
-    def attention(self) -> NDArray[np.float32]:
-        """Grad-CAM of the label with the prior, [14, 14], 0 … 1. Computed on first access."""
-        return self._predictor.attention([self.prediction])[0]
+    def attention(self) -> NDArray[np.float32] | None:
+        """Grad-CAM of the label with the prior, [14, 14], 0 … 1; None: the model reads no image. Computed on first access."""
+        found = self._predictor.attention([self.prediction])
+        return None if found is None else found[0]
 
     def __str__(self) -> str:
         return f"face {self.number}: {self.reason or said(str(self.label), self.probability[str(self.label)])}"

@@ -29,6 +29,7 @@ from orsanet_train.feed.plan import Drawn, Draws, ordered_draws, training_draws
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE, model_image
+from orsanet_train.model.noise import noised
 
 DECODERS = 4  # threads; each of them decodes more than a hundred pictures a second
 SEED_STREAM = 4  # epoch_plan draws from the streams before
@@ -37,7 +38,7 @@ SEED_STREAM = 4  # epoch_plan draws from the streams before
 class OnlineBatch(NamedTuple):
     """One batch on the model's device."""
 
-    pixels: Tensor  # uint8 [B, 224, 224, 3], of the view
+    pixels: Tensor  # uint8 [B, 224, 224, 3], of the view, with its noise
     erased: Tensor  # int64 [B, 4] top, left, height, width on the 224-pixel grid; height 0: nothing
     label: Tensor  # int64 [B]
     drop_path: Tensor  # float32 [B, 2, levels, scales, 2] in training, uniform in 0 … 1, of both passes; else [B, 0]
@@ -134,7 +135,10 @@ class OnlineFeed:
         all(outcome is None for outcome in decoded)  # waits for all, and raises the first exception
 
     def _taken(self, draws: Drawn, slot: Slot) -> OnlineBatch:
-        return OnlineBatch(**slot.on_device(len(draws.sample)))
+        fields = slot.on_device(len(draws.sample))
+        if (noise := fields.pop("noise", None)) is not None:
+            fields["pixels"] = noised(fields["pixels"], noise)
+        return OnlineBatch(**fields)
 
     def _decode(self, sample: int, view: int, pixels: NDArray[np.uint8]) -> None:
         """Fill `pixels` [224, 224, 3]."""

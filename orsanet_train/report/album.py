@@ -44,6 +44,14 @@ class ReportPicture:
     maps: bool = False  # it shows segmentation maps, so their colours are explained
 
 
+def albums(sources: Sequence[Source], images: Sequence[str] | None, device: torch.device) -> list[list[ReportPicture]]:
+    """The pictures of each run (`album`); of several runs, those of the first end with `compared_attention`."""
+    pictures = [album(source, images, device) for source in sources]
+    if len(sources) > 1:
+        pictures[0].append(compared_attention(sources, images, device))
+    return pictures
+
+
 def album(source: Source, images: Sequence[str] | None, device: torch.device) -> list[ReportPicture]:
     """The pictures of one run, with the attention of `images` (None: the most confident mistakes).
 
@@ -75,7 +83,8 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
         ),
     ]  # fmt: skip
     if (curve := erased_shares(source)) and len(curve) > 1:
-        drawn = {row.group: row.accuracy for row in published(evaluation.manifest, classes)}
+        title = report.config.model.title
+        drawn = {row.group: row.accuracy for row in published(evaluation.manifest, classes) if row.model == title}
         beside = {share: drawn[group] for share, group in _erased_groups(source).items() if group in drawn}
         pictures.append(
             _picture(
@@ -133,6 +142,50 @@ def album(source: Source, images: Sequence[str] | None, device: torch.device) ->
         ),
     ]  # fmt: skip
     return pictures
+
+
+def compared_attention(sources: Sequence[Source], images: Sequence[str] | None, device: torch.device) -> ReportPicture:
+    """The attention of several runs side by side, for the images of the first run's attention.
+
+    A run whose model has no attention, or that was not evaluated on these images, is named in the caption.
+    """
+    first = sources[0]
+    classes = first.evaluation.classes
+    table = first.evaluation.table.iloc[first.rows]
+    labels = labels_of(table, classes)
+    chosen = _chosen(table, labels, table[probability_columns(classes)].to_numpy(), images)
+    names, titles = table["image"].to_numpy()[chosen], {}
+    columns, without = [], []
+    for source in sources:
+        run = source.report.name.partition(", seed ")[0]
+        rows = source.evaluation.table.iloc[source.rows].set_index("image").reindex(names).reset_index()
+        try:
+            if source.group != first.group or rows["split"].isna().any():
+                raise plots.NotDrawable(f"not evaluated on the same images of {first.group}")
+            model, _ = load_weights(source.run / source.evaluation.weights)
+            found = _attention(
+                source, model, store_rows(source.store, source.group.split, rows), labels[chosen], device
+            )
+        except plots.NotDrawable as reason:
+            without.append(f"Without {run}: {reason}.")
+            continue
+        titles[run] = source.report.config.model.title
+        shares = rows[probability_columns(classes)].to_numpy()
+        columns.append(gallery.Seeing(run, shares, found.with_prior.numpy()))
+
+    def draw() -> Image.Image:
+        if len(columns) < 2:
+            raise plots.NotDrawable(" ".join(["fewer than two of the runs have attention.", *without]))
+        stored = store_rows(first.store, first.group.split, table)[chosen]
+        seen = gallery.StoredImages(first.store, first.group.split, first.group.view, stored)
+        return gallery.attention_side_by_side(seen, labels[chosen], classes, columns)
+
+    models = ", ".join(f"{run} ({title})" for run, title in titles.items())
+    caption = f"Grad-CAM of each model's predicted class at its backbone's last map, for the same images: {models}."
+    return _picture(
+        "compared-attention", "Attention of the runs side by side", " ".join([caption, *without]), draw,
+        [*classes, *titles],
+    )  # fmt: skip
 
 
 def erased_shares(source: Source) -> dict[int, Estimate]:

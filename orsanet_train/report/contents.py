@@ -55,12 +55,14 @@ class Quartile:
 
 @dataclass(frozen=True)
 class Beside:
-    """A number of the paper, and ours for the same images."""
+    """A published number, and ours for the same images."""
 
-    what: str
+    model: str
     group: str
     published: float
-    images: int  # of the paper's number
+    images: int | None  # of the published number; None: not stated
+    source: str
+    remark: str
     ours: GroupReport | None  # None: not evaluated here
 
 

@@ -26,6 +26,7 @@ from orsanet_train.evaluation.statistics import decimals
 from orsanet_train.evaluation.tables import accuracy_baselines, baseline_text, comparison_text
 from orsanet_train.report.album import ReportPicture
 from orsanet_train.report.contents import Report
+from orsanet_train.report.paper import CAPTION, HEADING
 from orsanet_train.report.text import between, day, images, markdown_text, percent, points
 
 PAGE, MARKDOWN, NUMBERS = "report.html", "report.md", "report.json"
@@ -74,6 +75,7 @@ def write_report(report: Report, pictures: Sequence[Sequence[ReportPicture]], ou
         "report": report,
         "parts": PARTS,
         "few": FEW_IMAGES,
+        "published": {"heading": HEADING, "caption": CAPTION},
         "runs": list(zip(report.runs, pictures, strict=True)),
     }
     page = environment.get_template("report.html").render(

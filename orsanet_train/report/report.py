@@ -32,7 +32,7 @@ from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.history import class_counts, read_history, read_versions
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
 from orsanet_train.report.contents import Beside, Report, RunReport, Source
-from orsanet_train.report.paper import published
+from orsanet_train.report.paper import published, remark_of
 from orsanet_train.report.sections import (
     choices,
     networks,
@@ -115,7 +115,9 @@ def _source(name: str, run: Path, checkpoint: str, split: str | None, store: Pla
         quartiles=tuple(quartiles(evaluation, rows, quality["score"].to_numpy())),
         worst=tuple(worst[list(QUALITY)].to_dict("records")),  # type: ignore[arg-type]
         beside=tuple(
-            Beside(row.what, row.group, row.accuracy, row.images, evaluation.group(row.group))
+            Beside(
+                row.model, row.group, row.accuracy, row.images, row.source, remark_of(row), evaluation.group(row.group)
+            )
             for row in published(evaluation.manifest, evaluation.classes)
         ),
         config=config,
@@ -159,8 +161,9 @@ def _evaluated_store(evaluation: Evaluation, group: Group, moved: Place | None) 
     if differences := list(recipe_differences(evaluation.checkpoint.store_recipe, store.recipe)):
         raise OrsanetError(f"{store.path}: not the store that was evaluated:\n{listed(differences)}")
     place = f"{group.split}/{group.view}"
+    added = {name: seal for name, seal in evaluation.seals.items() if name.startswith(f"{place}.")}
     try:
-        return store.at({place: evaluation.seals.get(place, "")})  # it may have grown since
+        return store.at({place: evaluation.seals.get(place, ""), **added})  # it may have grown since
     except WrongStateError as error:
         raise OrsanetError(
             f"{store.path}: split '{group.split}' is not the one that was evaluated (its seal differs); name the evaluated store with --store, or "

@@ -7,7 +7,7 @@ import torch
 from orsanet_cache.device import as_device
 from orsanet_cache.outputs import output_folder
 from orsanet_cache.paths import StrPath, StrPlace, as_names, as_path, as_paths
-from orsanet_train.report.album import album
+from orsanet_train.report.album import albums
 from orsanet_train.report.contents import Report
 from orsanet_train.report.page import FOLDER, check_same_runs, write_report
 from orsanet_train.report.report import make_report
@@ -44,5 +44,5 @@ def save_report(
     with output_folder(folder, FOLDER) as staged:
         report, sources = make_report(folders, checkpoint, split, store)
         check_same_runs(report, folder)
-        write_report(report, [album(source, wanted, chosen) for source in sources], staged)
+        write_report(report, albums(sources, wanted, chosen), staged)
     return report

@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,17 @@ MODULES = {
     "torchrun": "torch.distributed.run",  # whose processes are no forks: they start as a user's do
 }  # fmt: skip
 PATIENCE = 600.0  # seconds that no command needs
+
+
+def as_torchrun_tells(processes: int) -> list[dict[str, str]]:
+    """The environment of each of the processes that torchrun would start on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    same = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
+    ranks = [{**same, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+    words = {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "127.0.0.1"}
+    return [{**words, **{name: str(value) for name, value in numbers.items()}} for numbers in ranks]
 
 
 class Fork:

@@ -320,6 +320,12 @@ def test_views_that_the_online_modes_cannot_draw_are_refused(views: str, online:
     load_config("rafdb", [f"augmentation.views={views}", f"online={online}"])  # from a store
 
 
+def test_noise_that_only_the_backbone_could_see_online_is_refused() -> None:
+    said = refusal("poster-rafdb", "priors=online", "online=clean")
+    assert 'online = "clean" cannot be combined with augmentation.noise' in said
+    load_config("poster-rafdb", ["priors=online", "online=published"])
+
+
 def test_a_seed_is_one_that_torch_takes() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(load_config("rafdb", [f"seed={2**63 - 1}"]).seed)  # TOML's largest integer

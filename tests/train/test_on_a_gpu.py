@@ -18,14 +18,14 @@ from orsanet_cache.builder.pipeline import computed_values
 from orsanet_cache.frozen.features import as_stored
 from orsanet_cache.frozen.priors import in_half_precision
 from orsanet_cache.store.schema import schema
-from orsanet_train.config import LossConfig, RunConfig
+from orsanet_train.config import LossConfig, RunConfig, load_config
 from orsanet_train.engine.losses import training_loss
 from orsanet_train.evaluation.forward import model_outputs
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.split import join
-from orsanet_train.model.inputs import seen_by_the_model
+from orsanet_train.model.inputs import random_inputs, seen_by_the_model
 from orsanet_train.model.model import build_model
-from orsanet_train.model_config import ORSANetConfig
+from orsanet_train.model_config import ORSANetConfig, kinds
 from orsanet_train.reference.network import OnlineORSANet
 
 PLAIN = {
@@ -36,6 +36,7 @@ PLAIN = {
     "landmark_reintegration": False,
 }
 CHOICES = ({}, {"segmentation_prior": "map"}, PLAIN)  # whose parts are all others': a fake forward takes a second
+FEW_LAYERS = ("model.depth=1", "model.backbone_units=[1,1,1]")
 BATCH = 4
 CONFIG = RunConfig(batch_size=BATCH)
 
@@ -68,6 +69,23 @@ def test_forward_and_loss_stay_on_the_device_and_ask_it_for_nothing(choice: dict
         ]
         assert on_gpu(*expression, *losses)
         assert expression.logits.shape == (BATCH, CLASSES)
+        assert gpu.copies[begun:] == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind != "orsanet"])
+def test_a_forward_of_every_kind_stays_on_the_device_so_that_a_graph_can_record_it(kind: str) -> None:
+    config = load_config(
+        "small",
+        [f"model.kind={kind}", *(one for one in FEW_LAYERS if one[6:].partition("=")[0] in kinds()[kind].model_fields)],
+    ).model
+    model = build_model(config, CLASSES).train()
+    with fake_gpu() as gpu:
+        there = [values.to(GPU) for values in random_inputs(config, BATCH)]
+        draws = torch.rand(BATCH, *config.drop_path_shape, device=GPU)
+        model = model.to(GPU)
+        begun = len(gpu.copies)
+        expression = model(*there, draws)
+        assert on_gpu(*expression)
         assert gpu.copies[begun:] == []
 
 

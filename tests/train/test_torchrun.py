@@ -1,26 +1,17 @@
 """Two processes under torchrun train as one does: the same losses and weights, each reading its own rows, and one run folder."""
 
 import runpy
-import socket
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from forks import ForkServer
+from forks import ForkServer, as_torchrun_tells
 from safetensors.torch import load_file
 
 CHILD = str(Path(__file__).with_name("ranks_child.py"))
 PATIENCE = 240
 BATCH_SIZES = ("6", "13")
-
-
-def as_torchrun_tells(rank: int, port: int) -> dict[str, str]:
-    """The environment of one of two processes."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    return {
-        "TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in numbers.items()}
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +22,9 @@ def epochs(world, programs: ForkServer, tmp_path_factory: pytest.TempPathFactory
     """
     out = tmp_path_factory.mktemp("epochs")
     runpy.run_path(CHILD)["main"]([str(world.store), str(world.manifest), str(out / "one"), *BATCH_SIZES])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     two = [
-        programs.start(
-            CHILD, world.store, world.manifest, out / "two", *BATCH_SIZES, environment=as_torchrun_tells(rank, port)
-        )
-        for rank in range(2)
+        programs.start(CHILD, world.store, world.manifest, out / "two", *BATCH_SIZES, environment=environment)
+        for environment in as_torchrun_tells(2)
     ]
     for process in two:
         said, _ = process.communicate(PATIENCE)

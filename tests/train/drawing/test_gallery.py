@@ -15,8 +15,10 @@ from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.inspection.tiles import ABOVE_TITLE, GAP, LINE, TILE, Row, enlarged, sheet, with_landmarks, with_map
 from orsanet_train.drawing.attention import Attention
 from orsanet_train.drawing.gallery import (
+    Seeing,
     StoredImages,
     attention_columns,
+    attention_side_by_side,
     batch_mosaic,
     mistakes,
     said,
@@ -112,6 +114,23 @@ def test_a_model_without_the_prior_has_one_column_of_attention(images: StoredIma
         some, LABELS[:1], probabilities([0], [0.5]), CLASSES, Attention(torch.ones(1, 14, 14), None)
     )
     assert picture.width == 4 * (TILE + GAP) + GAP
+
+
+def test_the_attention_of_several_models_stands_side_by_side_each_with_its_prediction(images: StoredImages) -> None:
+    some = StoredImages(images.store, "test", "clean", images.rows[:2])
+    maps = np.random.default_rng(0).random((2, 2, 14, 14), dtype=np.float32)
+    runs = [
+        Seeing("first", probabilities([1, 0], [0.934, 0.5]), maps[0]),
+        Seeing("second", probabilities([0, 2], [0.7, 0.8]), maps[1]),
+    ]
+    picture = attention_side_by_side(some, LABELS[:2], CLASSES, runs)
+    rows = [Row(captions=["image", "first", "second"])]
+    captions = (["", "happiness 93 %", "anger 70 %"], ["", "anger 50 %", "neutral 80 %"])
+    for n, (row, caption) in enumerate(zip((4, 2), captions, strict=True)):
+        image = images.store.read("test", "clean", "image", np.array([row]))[0]
+        tiles = [enlarged(image), *(with_attention(image, of_run[n]) for of_run in maps)]
+        rows.append(Row("true anger", tiles, caption))
+    assert np.array_equal(pixels(picture), pixels(sheet(rows, 3)))
 
 
 def test_the_worst_priors_come_first(images: StoredImages) -> None:

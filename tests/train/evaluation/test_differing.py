@@ -66,6 +66,19 @@ def test_only_the_settings_that_differ_are_named_with_the_values_of_all_runs(tmp
     assert comparison_text(compare(runs, "last")).startswith("What differs between the runs:\n")
 
 
+def test_added_fields_that_were_built_again_differ_and_a_model_that_reads_none_lacks_no_view(tmp_path: Path) -> None:
+    runs = [
+        run(tmp_path / name, seals={**SEALS, **added})
+        for name, added in (
+            ("a", {"test/clean.own": "3" * 64}), ("b", {}), ("c", {"test/clean.own": "4" * 64}),
+        )
+    ]  # fmt: skip
+    assert found(*runs) == [
+        ("store", "seal of test/clean.own", {"a": "333333333333…", "b": "none", "c": "444444444444…"})
+    ]
+    assert found(*runs[:2]) == []
+
+
 def test_training_data_recipes_views_and_seals_are_compared(tmp_path: Path) -> None:
     first = run(tmp_path / "a", seals={**SEALS, "test/mask": "3" * 64})
     second = run(

@@ -1,16 +1,25 @@
 """A benchmark trains every kind on the same rows, continues where it stopped, and its table follows from the evaluations."""
 
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from ablation_tables import table_cells
 from command_lines import in_process
 
 from orsanet_cache import OrsanetError
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
+from orsanet_train.evaluation.evaluate import is_evaluated
 from orsanet_train.evaluation.predictions import Evaluation
+from orsanet_train.evaluation.statistics import smallest_seen, t_interval
+from orsanet_train.experiments import benchmark as module
 from orsanet_train.experiments.benchmark import benchmark, write_benchmark
+from orsanet_train.report import paper
+from orsanet_train.report.paper import Published
 
 SETTINGS = (
     "epochs=1",
@@ -30,11 +39,27 @@ def begun(world, out: Path, models: list[str], seeds: list[int], *more: str) -> 
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_measurement() -> Iterator[None]:
+    """Of a forward's time, which takes seconds otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TIMED_SECONDS", 0.001)
+        patch.setattr(module, "TIMED_IMAGES", 2)
+        yield
+
+
+def written(out: Path) -> dict[Path, int]:
+    """When each of the files was written that training and evaluation end with."""
+    names = ("metrics.csv", "last.safetensors", "evaluation-last/*")
+    return {path: path.stat().st_mtime_ns for name in names for path in sorted(out.glob(f"*/*/{name}"))}
+
+
 @pytest.fixture(scope="module")
 def out(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two kinds with two seeds, the second one added by the command."""
     folder = tmp_path_factory.mktemp("benchmark") / "out"
     assert begun(world, folder, ["landmarks", "backbone"], [0]) == ["landmarks, seed 0", "backbone, seed 0"]
+    before = written(folder)
     settings = [argument for each in SETTINGS for argument in ("--set", each)]
     done = in_process(
         main, "benchmark", world.store, "--manifest", world.manifest, "--preset", "small", *settings, "--models", "landmarks,backbone",
@@ -42,6 +67,8 @@ def out(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith((folder / "benchmark.md").read_text(encoding="utf-8"))
+    assert len(before) == 10
+    assert before.items() <= written(folder).items()  # what was finished is neither trained nor evaluated again
     return folder
 
 
@@ -79,6 +106,57 @@ def test_the_tables_follow_from_the_evaluations(out: Path) -> None:
     (line,) = [line for line in text.splitlines() if line.startswith("| test |")]
     assert line.split(" | ")[1].startswith(f"{100 * test.loc['landmarks'].mean():.2f} ± ")
     assert line.split(" | ")[3].startswith(f"{difference:+.2f}")
+
+
+def test_three_seeds_show_an_interval_and_what_could_have_been_seen(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third seed is a copy of the second: the table is written of finished folders alone."""
+    shutil.copytree(out, tmp_path / "out")
+    for kind in ("landmarks", "backbone"):
+        shutil.copytree(tmp_path / "out" / kind / "seed-1", tmp_path / "out" / kind / "seed-2")
+    numbers = (
+        Published("IR50", "small", "test", 0.5, None, "a page"),
+        Published("EAC", "small", "test", 0.6, None, "a table"),
+    )
+    monkeypatch.setattr(paper, "NUMBERS", numbers)
+    monkeypatch.setitem(paper._CLASSES, "small", {"anger", "happiness", "neutral"})
+    write_benchmark(tmp_path / "out", "landmarks", "cpu")
+    for folder in (out, tmp_path / "out"):
+        rows = pd.read_csv(folder / "benchmark.csv")
+        accuracy = rows.pivot(index="seed", columns=["model", "group"], values="accuracy")
+        text = (folder / "benchmark.md").read_text(encoding="utf-8")
+        for row, group in enumerate(("test", "test:occluded"), 1):
+            difference = 100 * (accuracy["backbone", group] - accuracy["landmarks", group])
+            *_, cell = table_cells(text, 1)[row]
+            assert cell.startswith(f"{difference.mean():+.2f} ± {difference.std():.2f}")
+            if len(difference) < 3:
+                assert "(" not in cell
+                assert "| could have been seen |" not in text
+            else:
+                low, high = t_interval(difference)
+                assert cell.endswith(f" ({low:+.2f} … {high:+.2f})")
+                assert table_cells(text, 2)[row] == [group, f"{smallest_seen(difference):.2f}"]
+    assert "## Published numbers, measured under other protocols\n" in text
+    beside = table_cells(text, 1)[1][2]
+    assert [cells[:5] for cells in table_cells(text, 3)[1:]] == [
+        ["IR50", "small", "test", "50.00", beside], ["EAC", "small", "test", "60.00", ""],
+    ]  # fmt: skip
+
+
+def test_an_evaluation_of_other_labels_tags_groups_or_weights_is_made_again(world, out: Path) -> None:
+    weights = out / "landmarks" / "seed-0" / "last.safetensors"
+    evaluation, store, manifest = weights.with_name("evaluation-last"), world.open_store(), world.load_manifest()
+    groups = ["test", "test:occluded"]
+    assert is_evaluated(weights, manifest, store, evaluation, groups)
+    other = out / "landmarks" / "seed-1" / "last.safetensors"
+    assert not is_evaluated(other, manifest, store, evaluation, groups)
+    assert not is_evaluated(weights, manifest, store, evaluation.with_name("absent"), groups)
+    assert not is_evaluated(weights, manifest, store, evaluation, ["test"])
+    *samples, last = manifest.samples
+    for changed in (replace(last, label=(last.label + 1) % 3), replace(last, tags=frozenset({"dark"}))):
+        relabelled = replace(manifest, samples=(*samples, changed))
+        assert not is_evaluated(weights, relabelled, store, evaluation, groups)
 
 
 def test_what_does_not_belong_together_is_refused_before_a_training(world, out: Path, tmp_path: Path) -> None:

@@ -30,10 +30,11 @@ from orsanet_cache.store.container import open_container
 from orsanet_cache.writing.convert import convert
 from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.feed.feed import Feed, PriorBatch
-from orsanet_train.feed.plan import epoch_plan
+from orsanet_train.feed.plan import epoch_plan, noise_keys
 from orsanet_train.feed.residence import Resident, choose_residence, free_memory
 from orsanet_train.feed.ring import RING, ahead_in_ring
 from orsanet_train.feed.split import join
+from orsanet_train.model.inputs import model_image
 from orsanet_train.model_config import ORSANetConfig
 
 CPU = torch.device("cpu")
@@ -83,6 +84,31 @@ def test_an_epochs_batches_hold_exactly_the_rows_views_and_rectangles_of_the_pla
         assert torch.equal(whole.inputs[1][position].to(segmentation.dtype), segmentation)
         assert torch.equal(whole.inputs[2][position], landmark_features.float())
         assert whole.label[position] == sample.label
+
+
+@pytest.mark.parametrize("resident", ["stream", "host", "device"])
+def test_noise_is_added_to_the_image_alone_the_same_wherever_the_data_is_kept(
+    resident: Resident, manifest: Manifest, store: PriorStore
+) -> None:
+    joined = join(manifest, store, "train", ["clean", "hflip"])
+    feed = Feed(store, joined, ORSANetConfig(), CPU, resident)
+    plain = RunConfig(batch_size=4)
+    config = RunConfig(batch_size=4, augmentation=AugmentationConfig(noise=0.5))
+    keys = noise_keys(14, config, 1)
+    assert 0 < (keys > 0).sum() < 14
+    plan = epoch_plan(joined.labels, config, 1)
+    for number, (batch, without) in enumerate(zip(feed.epoch(config, 1), feed.epoch(plain, 1), strict=True)):
+        part = slice(4 * number, 4 * number + 4)
+        assert all(torch.equal(one, other) for one, other in zip(batch[1:], without[1:], strict=True))
+        views = np.where(plan.flipped[part], "hflip", "clean")
+        stored = [
+            store.read("train", view, "image", np.array([joined.rows[index]]))[0]
+            for view, index in zip(views, plan.order[part], strict=True)
+        ]
+        erased, key = torch.from_numpy(plan.erased[part]), torch.from_numpy(keys[part])
+        assert torch.equal(batch.inputs[0], model_image(torch.from_numpy(np.stack(stored)), erased, noise=key))
+        same = (batch.inputs[0] == without.inputs[0]).flatten(1).all(dim=1)
+        assert same.tolist() == (keys[part] == 0).tolist()
 
 
 @pytest.mark.parametrize(

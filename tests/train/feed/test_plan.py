@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomErasing
 
 from orsanet_train.config import AugmentationConfig, RunConfig
-from orsanet_train.feed.plan import EpochPlan, Uniforms, epoch_plan, erased_rectangles
+from orsanet_train.feed.plan import EpochPlan, Uniforms, epoch_plan, erased_rectangles, noise_keys
 
 LABELS = np.repeat([0, 1, 2], [160, 30, 10])  # as unbalanced as expression data sets are
 
@@ -126,6 +126,19 @@ def test_flips_and_erasing_happen_at_their_rates(probability: float) -> None:
     draws = 50 * len(LABELS)
     assert_share(sum(plan.flipped.sum() for plan in plans), draws, probability)
     assert_share(sum((plan.erased[:, 2] > 0).sum() for plan in plans), draws, probability)
+
+
+def test_noise_comes_at_its_rate_with_keys_of_seed_and_epoch_independent_of_flips() -> None:
+    """Half of the pictures flipped and a quarter with noise, independently, as the published order of draws gives."""
+    config = RunConfig(augmentation=AugmentationConfig(noise=0.25))
+    drawn = [noise_keys(len(LABELS), config, epoch) for epoch in range(50)]
+    flipped = np.concatenate([epoch_plan(LABELS, config, epoch).flipped for epoch in range(50)])
+    every = np.concatenate(drawn)
+    assert_share((every > 0).sum(), len(every), 1 / 4)
+    assert_share((flipped & (every > 0)).sum(), len(every), 1 / 8)
+    assert len(set(every[every > 0].tolist())) == (every > 0).sum()
+    assert np.array_equal(drawn[3], noise_keys(len(LABELS), config, 3))
+    assert not np.array_equal(drawn[3] > 0, noise_keys(len(LABELS), config.model_copy(update={"seed": 1}), 3) > 0)
 
 
 def test_flips_and_erasing_are_independent_of_each_other_and_of_the_class() -> None:

@@ -130,6 +130,7 @@ def test_presets_are_the_published_recipes(
     first = config.loss.warmup_epochs > epochs  # POSTER: the smoothed loss, always; V2: never
     assert first == (model.kind == "poster") == (config.loss.warmup_epochs > 0)
     assert (config.loss.smoothed_weight, config.loss.smoothing) == (2.0, 0.2)
+    assert config.augmentation.noise == (0.25 if model.kind == "poster" else 0)
 
 
 # Names, sizes, arithmetic

@@ -13,6 +13,7 @@ from PIL import Image
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
+from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.ring import RING
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.reference.feed import OnlineBatch, OnlineFeed
@@ -46,6 +47,19 @@ def test_batches_do_not_depend_on_the_number_of_decoding_threads(
     one, three = (OnlineFeed(world.folder, store, split, CPU, ONE, decoders) for decoders in (1, 3))
     for left, right in zip(one.epoch(run_config(), 1), three.epoch(run_config(), 1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_noise_is_in_the_pixels_that_the_frozen_networks_see_and_at_the_backbone_that_of_a_store(
+    store: PriorStore, split: LabelledSplit, feed: OnlineFeed
+) -> None:
+    config = run_config(online="erased", augmentation={"noise": 0.5})
+    cached = Feed(store, split, config.model, CPU).epoch(config, 0)
+    plain = feed.epoch(run_config(online="erased"), 0)
+    noisy = 0
+    for batch, without, stored in zip(feed.epoch(config, 0), plain, cached, strict=True):
+        assert torch.equal(batch.pictures, stored.pictures)
+        noisy += int((batch.pixels != without.pixels).flatten(1).any(dim=1).sum())
+    assert 0 < noisy < 14
 
 
 def test_a_kept_batch_is_not_written_over_by_later_ones(feed: OnlineFeed) -> None:

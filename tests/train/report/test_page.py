@@ -18,7 +18,7 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.inspection.tiles import PALETTE, PARTS
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.report.album import ReportPicture, album
+from orsanet_train.report.album import ReportPicture, albums
 from orsanet_train.report.contents import Beside, Report
 from orsanet_train.report.page import write_report
 from orsanet_train.report.report import make_report
@@ -57,7 +57,7 @@ def made(world, tmp_path_factory: pytest.TempPathFactory) -> Made:
         train(load_config("small", [*SMALL, f"seed={seed}"]), manifest, store, run, device=CPU)
         evaluate(run / "best.safetensors", manifest, store, run / "evaluation-best", groups=None, device=CPU)
     report, sources = make_report(runs, "best", None, None)
-    return report, [album(source, None, CPU) for source in sources]
+    return report, albums(sources, None, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +160,16 @@ def test_the_papers_numbers_stand_beside_ours_evaluated_or_not(made: Made, tmp_p
     report, albums = made
     first = report.runs[0]
     beside = (
-        Beside("RAF-DB", "test", 0.9228, 3068, first.detailed),
-        Beside("RAF-DB erased", "test@erase-30", 0.8402, 3068, None),
+        Beside("ORSANet", "test", 0.9228, 3068, "its paper", "", first.detailed),
+        Beside("POSTER", "test@erase-30", 0.8402, None, "a table", "contradicted by 84.03", None),
     )
     write_report(replace(report, runs=(replace(first, beside=beside), *report.runs[1:])), albums, tmp_path)
     rows = {row[0]: row for row in rows_of((tmp_path / "report.html").read_text(encoding="utf-8")) if row}
-    assert rows["RAF-DB"][1:5] == ["3068", "92.28", "test", "6"]
-    assert rows["RAF-DB erased"][1:] == ["3068", "84.02", "test@erase-30", "not evaluated"]
-    assert "| RAF-DB erased | 3068 | 84.02 | test@erase-30 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert rows["ORSANet"][1:5] == ["3068", "92.28", "test", "6"]
+    assert rows["POSTER"][1:] == ["–", "84.02", "test@erase-30", "not evaluated", "a table", "contradicted by 84.03"]
+    for name in ("report.html", "report.md"):
+        assert "Published numbers, measured under other protocols" in (tmp_path / name).read_text(encoding="utf-8")
+    assert "| POSTER | – | 84.02 | test@erase-30 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def rows_of(page: str) -> list[list[str]]:
@@ -182,6 +184,7 @@ def test_page_markdown_and_json_have_the_same_numbers(reported: Path) -> None:
     page = (reported / "report.html").read_text(encoding="utf-8")
     markdown = (reported / "report.md").read_text(encoding="utf-8")
     assert [run["name"] for run in said["runs"]] == ["first", "second"]
+    assert page.count('-compared-attention"') == 1  # below the first run
     sections = page.split("<section>")[1:]
     written = markdown[markdown.index("\n# first") :].split("\n# second")
     for run, section, part in zip(said["runs"], sections, written, strict=True):
@@ -255,6 +258,7 @@ def test_the_page_names_networks_dates_versions_and_training_images_and_shows_on
             assert run.trained_with[0] in text
             assert run.trained_with[0].startswith("orsanet ")
     assert report.date in page
+    assert page.count('-compared-attention"') == 1  # below the first run
     sections = page.split("<section>")[1:]
     counts = {row[0]: row[1] for row in rows_of(sections[0]) if row and row[0] in ("happiness", "neutral")}
     assert counts == {name: str((report.runs[0].training_classes or {})[name]) for name in ("happiness", "neutral")}

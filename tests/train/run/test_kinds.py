@@ -7,20 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner
+from forks import ForkServer, as_torchrun_tells
 from torch import nn
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, read_image, view_pixels
 from orsanet_cache.builder.build import build
 from orsanet_cache.cli import main as cache
+from orsanet_cache.inspection.tiles import GAP, TILE
 from orsanet_cache.store.container import open_container
 from orsanet_cache.store.schema import OPTIONAL
 from orsanet_cache.store.verify import verify
+from orsanet_train import load
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.drawing.plots import NotDrawable
+from orsanet_train.engine.distributed import ONE
+from orsanet_train.engine.engine import build_engine
+from orsanet_train.engine.graph import GraphedStep
 from orsanet_train.engine.precision import Arithmetic
 from orsanet_train.engine.step import Sums, TrainingStep
 from orsanet_train.evaluation.compare import compare
@@ -36,7 +43,7 @@ from orsanet_train.model.inputs import random_inputs
 from orsanet_train.model.model import build_model
 from orsanet_train.model_config import PosterV2Config, kinds
 from orsanet_train.predict.predictor import CropPredictor
-from orsanet_train.report.album import _attention
+from orsanet_train.report.album import _attention, compared_attention
 from orsanet_train.report.report import make_report
 from orsanet_train.run.imported import import_checkpoint
 from orsanet_train.run.train import train
@@ -185,6 +192,59 @@ def test_half_precision_trains_every_kind(kind: str) -> None:
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
 
 
+def test_two_processes_share_a_run_of_the_kind_that_reads_added_fields(
+    world, store: PriorStore, programs: ForkServer, tmp_path: Path
+) -> None:
+    """In float32 the losses agree to rounding as Adam enlarges it."""
+    config = tiny("poster-v2", "epochs=1", "batch_size=6")
+    train(config, world.load_manifest(), store, tmp_path / "one", device=CPU)
+    arguments = (
+        "run",
+        "--store",
+        store.path,
+        "--manifest",
+        world.manifest,
+        "--preset",
+        tmp_path / "one" / "config.toml",
+    )
+    two = [
+        programs.start(
+            "orsanet-train", *arguments, "--device", "cpu", "--out", tmp_path / "two", environment=environment
+        )
+        for environment in as_torchrun_tells(2)
+    ]
+    for process in two:
+        said, _ = process.communicate(240)
+        assert process.returncode == 0, said
+    alone, shared = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    for column in ("loss", "perturbed_loss"):
+        assert alone[column].iloc[0] == pytest.approx(shared[column].iloc[0], rel=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", kinds())
+def test_on_a_gpu_a_recorded_step_of_every_kind_is_the_launched_one(kind: str) -> None:
+    config = tiny(kind, "precision=exact")
+    gpu = torch.device("cuda")
+    states = []
+    for recorded in (False, True):
+        torch.manual_seed(0)
+        model = build_model(config.model, 3).train().to(gpu)
+        engine = build_engine(model, model, config, gpu, ONE, compiled=False)
+        engine.step.begin_epoch(0, Sums())
+        for seed in range(3):
+            torch.manual_seed(seed)
+            draws = torch.rand(4, 2, *config.model.drop_path_shape, device=gpu)
+            batch = PriorBatch(*random_inputs(config.model, 4, device=gpu), torch.arange(4, device=gpu) % 3, draws)
+            (engine.take if recorded else engine.step)(batch, 4)
+        states.append(engine.state())
+        if recorded:
+            assert isinstance(engine.take, GraphedStep)
+            assert not engine.take.refused
+    launched, replayed = states
+    assert [name for name in launched if not torch.equal(launched[name], replayed[name])] == []
+
+
 def test_the_frozen_networks_can_run_in_the_step(world, store: PriorStore, tmp_path: Path) -> None:
     """What POSTER V2 reads comes from the drifting network too; the run's landmark network is kept beside it."""
     config, run = tiny("poster-v2", "epochs=1", "priors=online", "online=published"), tmp_path / "run"
@@ -215,6 +275,20 @@ def test_the_report_has_its_attention_or_the_reason(tried: Tried) -> None:
         assert (found.without_prior is not None) == (tried.kind == "orsanet")
 
 
+def test_an_evaluation_records_the_seals_of_the_added_fields_that_were_read(
+    store: PriorStore, tried: Tried, tmp_path: Path
+) -> None:
+    groups = store.groups_of("test", "clean", tiny(tried.kind).model.fields)
+    assert tried.evaluation.seals == {f"test/{group}": store.sealed("test", group).seal for group in groups}
+    assert len(groups) == (3 if tried.kind == "poster-v2" else 1)
+    if len(groups) > 1:  # built again since, with other values
+        shutil.copytree(tried.run, tmp_path / "run")
+        file = tmp_path / "run" / "evaluation-best" / "evaluation.json"
+        file.write_text(file.read_text().replace(store.sealed("test", groups[1]).seal, "0" * 64))
+        with pytest.raises(OrsanetError, match="split 'test' is not the one that was evaluated"):
+            make_report([tmp_path / "run"])
+
+
 def test_predictions_on_pictures_are_those_of_the_evaluation(world, tried: Tried) -> None:
     manifest = world.load_manifest()
     predictor = CropPredictor.load(tried.run, "best", world.segmenter, world.landmarks, CPU)
@@ -223,16 +297,37 @@ def test_predictions_on_pictures_are_those_of_the_evaluation(world, tried: Tried
     table = tried.evaluation.table
     expected = table.loc[table["split"] == "test", probability_columns(manifest.classes)].to_numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    model = load(tried.run, segmenter=world.segmenter, landmarks=world.landmarks, crop="none", device="cpu")
+    result = model(manifest.root / "images" / "test_0.png")
+    (face,) = result.faces
+    columns = round(result.overlay().width / (TILE + GAP))
+    if tried.kind == "landmarks":
+        assert face.attention is None
+        assert columns == 3
+    else:
+        assert face.attention.shape == (14, 14)
+        assert columns == 4
 
 
 def test_kinds_are_compared_image_by_image(world, store: PriorStore, tried: Tried, tmp_path: Path) -> None:
-    other = "backbone" if tried.kind == "landmarks" else "landmarks"
+    other = "landmarks" if tried.kind == "backbone" else "backbone"
     run = tmp_path / "other"
     train(tiny(other, "epochs=1"), world.load_manifest(), store, run, device=CPU)
     evaluate(run, world.load_manifest(), store, groups=["test"], device=CPU)
     comparison = compare([run, tried.run])
     assert [each.group for each in comparison.differences] == ["test"]
     assert any("model.kind" in str(line) for line in comparison.differing)
+    _, sources = make_report([run, tried.run])
+    picture = compared_attention(sources, None, CPU)
+    if "landmarks" in (tried.kind, other):
+        name = tried.run.name if tried.kind == "landmarks" else "other"
+        assert picture.caption == (
+            f"Not drawn: fewer than two of the runs have attention. Without {name}: the model reads no image."
+        )
+        assert picture.source is None
+    else:
+        assert picture.source is not None
+        assert f"other (IR50), {tried.run.name} ({tiny(tried.kind).model.title})" in picture.caption
 
 
 def test_ablations_are_those_whose_keys_the_kind_has(world, store: PriorStore, tmp_path: Path) -> None:
