@@ -62,9 +62,9 @@ from orsanet_cache.places.files import has_file
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import WHOLE, Share, Unit
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
 from orsanet_cache.weights.networks import find_networks
+from orsanet_cache.writing.writer import StoreWriter
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def build(
     recompute: Sequence[tuple[Unit, str]] = (),
     reuse: StrPlace | None = None,
     rehash: bool = False,
+    mix_rows: bool = False,
     engine: EngineName = "local",
     address: str | None = None,
     on_plan: Callable[[PlannedRows], object] = lambda _: None,
@@ -157,6 +158,8 @@ def build(
             call to call of an interrupted build.
         rehash: hash every picture that is in the store already, also where its inode, size and times
             are those with which it was hashed before.
+        mix_rows: give new rows another order than the manifest's, in which every shard has pictures of
+            all classes. Only where rows lie changes, not what a split has at which position.
         engine: what computes the units. "local" is this process. "ray" is the workers of a Ray cluster
             (docs/clusters.md), one on each GPU or, without GPUs, on each core; this process plans and
             seals. A Ray that this process has already initialised is used, and left as it is.
@@ -213,7 +216,7 @@ def build(
             plan = (
                 plan_finished(writer, splits, views, hashes)
                 if alone
-                else plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes)
+                else plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes, mix_rows)
             )
             added = plan_additions(writer, plan, additions)
             check_disk(out, bytes_needed(plan.rows, written) + added.bytes_needed(additions))

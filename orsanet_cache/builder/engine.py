@@ -22,7 +22,7 @@ from orsanet_cache.frozen.priors import FrozenPriors, Precision
 from orsanet_cache.paths import Place
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.units import Unit
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 if TYPE_CHECKING:
     from orsanet_cache.builder.additions import AddedWork, Additions

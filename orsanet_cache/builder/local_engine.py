@@ -22,7 +22,7 @@ from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import added_group
 from orsanet_cache.store.units import Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 
 class LocalEngine(Engine):

@@ -46,7 +46,7 @@ from orsanet_cache.frozen.priors import FrozenPriors, Precision
 from orsanet_cache.paths import Place
 from orsanet_cache.progress import Progress, say
 from orsanet_cache.store.schema import Field
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable; `ray job submit` sets it
 ANSWER_SECONDS = 10.0  # Ray itself waits for minutes where nobody answers
@@ -59,8 +59,13 @@ WAITING_SECONDS = 60.0  # between two lines that no worker has begun
 END_SECONDS = 10.0  # that a worker has to leave a finished build
 _ADDRESS = re.compile(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^:/\s]+):(\d{1,5})")
 _CURRENT = Path("/tmp/ray/ray_current_cluster")  # what "auto" means to Ray: the cluster that `ray start` began here
-# Ray's own lines about lost workers and its usage would come in the midst of the progress.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# Variables that Ray reads when it is imported, and those of a cluster that a build starts.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # its lines about lost workers, in the midst of the progress
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a line about another version
+    "RAY_worker_niceness": "0",  # as a build without Ray; by default workers get the cores that nobody else wants
+}
 
 
 class RayCluster(Machines):
@@ -80,7 +85,7 @@ class RayCluster(Machines):
             )
         self._asked = name
         self._address = address or os.environ.get(ADDRESS) or None
-        self._is_own = False
+        self._is_connected = False
         self.own_device = torch.device("cpu")
         if self._address is not None:
             _check_answers(self._address)
@@ -104,8 +109,8 @@ class RayCluster(Machines):
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._is_own:
-            self._is_own = False
+        if self._is_connected:
+            self._is_connected = False
             _ray().shutdown()
 
     @property
@@ -157,7 +162,7 @@ class RayCluster(Machines):
         finally:
             if in_main_thread:
                 signal.signal(signal.SIGTERM, before)  # Ray's own handler would end the command without its cleaning up
-        self._is_own = True
+        self._is_connected = True
 
     def _device(self, ray: Any) -> str:
         has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
@@ -173,6 +178,7 @@ class _Hired:
     """A worker that was asked for."""
 
     actor: Any
+    begin: "Future[Done]"
     has_begun: bool = False
     in_hand: int = 0  # tasks
     process: str = ""
@@ -224,7 +230,11 @@ class RayEngine(Engine):
 
     def end(self) -> None:
         """Let the workers leave the build, so that nothing of theirs is left in the store."""
-        leaving = [worker.actor.end.remote().future() for worker in self._workers if worker.has_begun]
+        late = [worker for worker in self._workers if not worker.has_begun]
+        for worker in late:
+            self._release(worker)
+        leaving = [worker.actor.end.remote().future() for worker in self._workers]
+        leaving += [worker.begin for worker in late]
         until = time.monotonic() + END_SECONDS
         for future in leaving:
             with suppress(Exception):  # it was lost just now, and has left that way
@@ -232,9 +242,8 @@ class RayEngine(Engine):
 
     def kill(self) -> None:
         """End the workers' processes."""
-        for worker in self._workers:
+        for worker in [*self._workers]:
             self._release(worker)
-        self._workers.clear()
 
     def _run(self, work: Sequence[Work | AddedWork], pictures: Pictures, name: str, fields: Sequence[Field]) -> int:
         """Let the workers compute units -> the number of rows copied."""
@@ -244,8 +253,12 @@ class RayEngine(Engine):
         last = told = time.monotonic()
         with Progress(total, name, "view") as progress:
             while left:
-                self._hire(left)
-                self._hand_out(waiting)
+                if waiting:
+                    self._hire(left)
+                    self._hand_out(waiting)
+                else:
+                    for worker in [worker for worker in self._workers if not worker.has_begun]:
+                        self._release(worker)  # else a cluster would grow for it
                 try:
                     result = self._results.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
@@ -257,6 +270,8 @@ class RayEngine(Engine):
                         say(
                             f"waits for a worker: the Ray cluster has {self._cluster.room()} {self._slots()} and none is free"
                         )
+                    continue
+                if result.worker not in self._workers:  # released
                     continue
                 last = time.monotonic()
                 with what_is_safe(self._writer.path, safe, total, fields):
@@ -303,9 +318,9 @@ class RayEngine(Engine):
                 )
                 .remote()
             )
-            worker = _Hired(actor)
+            worker = _Hired(actor, actor.begin.remote(self._box).future())
             self._workers.append(worker)
-            self._expect(worker, None, actor.begin.remote(self._box))
+            self._expect(worker, None, worker.begin)
 
     def _hand_out(self, waiting: "deque[Task]") -> None:
         """Give every worker that has begun as many tasks as it may have in hand, evenly."""
@@ -314,14 +329,11 @@ class RayEngine(Engine):
                 if waiting and worker.has_begun and worker.in_hand == count:
                     task = waiting.popleft()
                     worker.in_hand += 1
-                    self._expect(worker, task, worker.actor.compute.remote(self._box, task))
+                    self._expect(worker, task, worker.actor.compute.remote(self._box, task).future())
 
-    def _expect(self, worker: _Hired, task: Task | None, reference: Any) -> None:
+    def _expect(self, worker: _Hired, task: Task | None, future: "Future[Done]") -> None:
         # Waiting in Python, not in Ray, lets a signal's exception through as it is.
-        def put(future: "Future[Done]") -> None:
-            self._results.put(_Result(worker, task, future))
-
-        reference.future().add_done_callback(put)
+        future.add_done_callback(lambda done: self._results.put(_Result(worker, task, done)))
 
     def _make_room(self) -> None:
         """Release the workers that have nothing in hand."""
@@ -331,10 +343,10 @@ class RayEngine(Engine):
                 with suppress(Exception):
                     worker.actor.end.remote().future().result(END_SECONDS)
             self._release(worker)
-            self._workers.remove(worker)
 
-    @staticmethod
-    def _release(worker: _Hired) -> None:
+    def _release(self, worker: _Hired) -> None:
+        """End a worker's process."""
+        self._workers.remove(worker)
         with suppress(Exception):  # Ray itself may have ended
             _ray().kill(worker.actor)
 
@@ -386,7 +398,7 @@ def _chosen_precision(priors: FrozenPriors, manifest: Manifest, split: str, read
 
 
 def _ray() -> Any:
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 

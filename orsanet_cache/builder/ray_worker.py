@@ -31,7 +31,7 @@ from orsanet_cache.device import choose_device
 from orsanet_cache.errors import OrsanetError, refuse_shortage
 from orsanet_cache.store.schema import Addition, added_group
 from orsanet_cache.store.units import Unit
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 IN_HAND = 2  # tasks of a worker at a time
 # Whose versions decide the last bits of the values.

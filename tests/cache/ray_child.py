@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     loaded = FrozenPriors.load(order["segmenter"], order["landmarks"])
     priors = Noting(loaded.segmenter, loaded.landmark_network, loaded.landmark_input)
     priors.files = loaded.files
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     for each in order["builds"]:
         priors.notes, priors.seconds = each["notes"], order["seconds"]

@@ -35,7 +35,7 @@ from orsanet_cache.cli import main
 from orsanet_cache.data.manifest import Manifest, load_manifest
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import Share, Unit
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 CPU = torch.device("cpu")
 VIEWS = ("clean", "mask")  # the second is placed by the first
@@ -226,7 +226,7 @@ class Joined:
 
     def __init__(self, world: Any, manifest: Manifest, writer: StoreWriter, recipe: dict[str, Any]) -> None:
         self.manifest, self.writer = manifest, writer
-        fields = tuple(writer._fields.values())
+        fields = tuple(writer.fields_of("clean").values())
         self.setup = Setup(
             writer.path, recipe, manifest.root, world.priors, fields, "fp32", "float16", "upright", None, ("clean",), (), (), None
         )  # fmt: skip
