@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -58,7 +59,6 @@ STUCK_SECONDS = 30.0
 WAITING_SECONDS = 60.0  # between two lines that no worker has begun
 END_SECONDS = 10.0  # that a worker has to leave a finished build
 _ADDRESS = re.compile(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^:/\s]+):(\d{1,5})")
-_CURRENT = Path("/tmp/ray/ray_current_cluster")  # what "auto" means to Ray: the cluster that `ray start` began here
 # Variables that Ray reads when it is imported, and those of a cluster that a build starts.
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -84,7 +84,8 @@ class RayCluster(Machines):
                 f"--device {name}: with --engine ray Ray chooses each worker's GPU; pass cuda, cpu or auto"
             )
         self._asked = name
-        self._address = address or os.environ.get(ADDRESS) or None
+        given = None if address == "auto" else address
+        self._address = given or os.environ.get(ADDRESS) or address
         self._is_connected = False
         self.own_device = torch.device("cpu")
         if self._address is not None:
@@ -151,12 +152,14 @@ class RayCluster(Machines):
         return int(_ray().cluster_resources().get("CPU" if self.device.type == "cpu" else "GPU", 0))
 
     def _connect(self, ray: Any) -> None:
-        options = {} if self._address is not None else {"include_dashboard": False}
+        # Ray has no passwords by default: a cluster of this machine answers on this machine alone.
+        own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options: dict[str, Any] = own if self._address is None else {}
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(self._address or "local", log_to_driver=False, logging_level="ERROR", **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
             where = "on this machine" if self._address is None else f"at {self._address}"
             raise OrsanetError(f"--engine ray: no Ray cluster {where} ({_first_line(error)})") from error
         finally:
@@ -210,7 +213,6 @@ class RayEngine(Engine):
         self._phase = 0
         self._seconds = 0.0  # of the networks of all workers
         self._devices: set[str] = set()
-        self._nodes: set[str] = set()
         self._most = 1  # workers at a time
         self._room = (0, -math.inf)  # of the cluster, and when it was asked
 
@@ -413,8 +415,8 @@ def _check_answers(address: str) -> None:
     """Raises OrsanetError for an address where nobody answers within ANSWER_SECONDS, and for a text that is none."""
     where = address
     if address == "auto":
-        try:
-            where = _CURRENT.read_text().strip()
+        try:  # the cluster that `ray start` has begun on this machine
+            where = Path(os.environ.get("RAY_TMPDIR") or gettempdir(), "ray", "ray_current_cluster").read_text().strip()
         except OSError:
             return  # Ray looks for a cluster among the processes, and answers at once
     if (match := _ADDRESS.fullmatch(where)) is None:

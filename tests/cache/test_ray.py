@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ UNIT = 2
 # Each costs the six seconds that a new process takes to import torch, so the fewest that show everything: one of the two workers
 # is killed, and at a URL, to which one unit at a time is built, the only one. ORSANET_KILLS kills more of the two.
 KILLS = {"folder": int(os.environ.get("ORSANET_KILLS", 1)), "url": 1}
-SECONDS = 0.3  # that a batch takes
+SECONDS = 0.6  # that a batch takes
 PATIENCE = 300.0  # seconds that no build needs; one that hangs fails the test
 LOADED = "import orsanet_cache.builder.build, orsanet_cache.builder.ray_engine, ray, zarr.storage"
 
@@ -95,7 +96,7 @@ def kill_workers(process: Fork, notes: Path, kills: int) -> None:
             time.sleep(0.02)
             lines = notes.read_text().splitlines() if notes.exists() else []
             seen = len(lines)
-        time.sleep(rng.uniform(0, SECONDS))
+        time.sleep(rng.uniform(0, SECONDS / 2))
         os.kill(int(lines[-1].split()[0]), signal.SIGKILL)
 
 
@@ -111,10 +112,14 @@ def ran(world: Any, manifests: dict[str, Path], tmp_path_factory: pytest.TempPat
     }  # fmt: skip
     (folder / "order.json").write_text(json.dumps(order, default=str))
     objects, program = Objects(), str(Path(__file__).with_name("ray_child.py"))
-    with closing(ForkServer(LOADED)) as forks, proxy_to(objects) as proxy:
-        process = forks.start(
-            program, folder / "order.json", environment={**proxy.environment, "ORSANET_PATIENCE": "30"}
-        )
+    with (
+        # Ray's own files, in a folder of a short name, because that of a socket is below 108 bytes.
+        TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short,
+        closing(ForkServer(LOADED)) as forks,
+        proxy_to(objects) as proxy,
+    ):
+        environment = {**proxy.environment, "ORSANET_PATIENCE": "30", "RAY_TMPDIR": short}
+        process = forks.start(program, folder / "order.json", environment=environment)
         for name in outs:
             kill_workers(process, notes[name], KILLS[name])
         said, _ = process.communicate(PATIENCE)
