@@ -14,7 +14,7 @@ All views of a split have the same additions.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orsanet_cache.builder.disk import bytes_needed, what_is_safe
+from orsanet_cache.builder.disk import bytes_needed
+from orsanet_cache.builder.engine import Engine, Pictures
 from orsanet_cache.builder.fields import check_same, stored_additions
 from orsanet_cache.builder.pipeline import Arrays, Decoding, Pipeline, ahead, not_finite
 from orsanet_cache.builder.placing import is_placed, placement
@@ -47,7 +48,6 @@ from orsanet_cache.frozen.added import (
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.paths import Place
 from orsanet_cache.places.files import has_file
-from orsanet_cache.progress import Progress
 from orsanet_cache.store.committed import CommittedRows, committed_rows
 from orsanet_cache.store.container import DAMAGE, open_container
 from orsanet_cache.store.reader import PriorStore
@@ -86,6 +86,11 @@ class Additions:
         """Whether something is asked for, and the stored images are enough for everything that may lack."""
         sizes = {self.networks[name].size if name in self.networks else IMAGE_SIZE for name in self.known}
         return bool(self.asked) and sizes == {STORED_SIZE}
+
+    def fields_of(self, work: "Sequence[AddedWork]") -> list[Field]:
+        """The fields that these units lack."""
+        names = dict.fromkeys(name for lacking in work for name in lacking.names)
+        return [field for name in names for field in self.known[name].fields]
 
 
 def find_additions(
@@ -224,7 +229,7 @@ def all_sealed(writer: StoreWriter, plan: AddedPlan) -> bool:
 
 def add_fields(
     writer: StoreWriter,
-    pipeline: Pipeline,
+    engine: Engine,
     plan: Plan,
     additions: Additions,
     provenance: Mapping[str, Any],
@@ -235,10 +240,11 @@ def add_fields(
     determined again: a view may have another seal than before it was finished.
     """
     added = plan_additions(writer, plan, additions)
-    computed = _Adding(writer, pipeline, plan, additions).compute(added.work)
+    computed = engine.add(added.work, plan.layout)
+    provenance = {**provenance, "device": engine.device_name()}
     damaged = _seal(writer, added, provenance)
     if damaged:  # data read back differs from the data written: one more try
-        _Adding(writer, pipeline, plan, additions).compute(damaged)
+        engine.add(damaged, plan.layout)
         damaged = _seal(writer, added, provenance)
     if damaged:
         names = [f"{work.unit.split}, rows {work.unit.start} to {work.unit.stop - 1}" for work in damaged]
@@ -273,57 +279,79 @@ class _Input:
     sha256: list[str] = field(default_factory=list)  # [N], of the pictures' files
 
 
-@dataclass
-class _Adding:
-    """The computation of added fields."""
+@dataclass(frozen=True)
+class AddedUnit:
+    """A unit's added fields in one view."""
 
-    writer: StoreWriter
-    pipeline: Pipeline
-    plan: Plan
-    additions: Additions
+    work: AddedWork
+    fields: Mapping[str, tuple[Arrays, UnitRecord]]  # by the addition's name
 
-    def __post_init__(self) -> None:
-        self._container = open_container(self.writer.path)
+
+class Adding:
+    """The computation of added fields.
+
+    It knows which units were committed when it was made, or later.
+    """
+
+    def __init__(self, writer: StoreWriter, additions: Additions) -> None:
+        self.writer = writer
+        self.additions = additions
+        self._container = open_container(writer.path)
         self._store = PriorStore(self._container)
         self._committed: dict[tuple[str, str], CommittedRows] = {}
 
-    def compute(self, work: Sequence[AddedWork]) -> int:
-        """Read, compute and commit -> the number of rows computed."""
-        work = [lacking for lacking in work if self._is_there(lacking)]
-        total = sum(lacking.rows for lacking in work)
-        fields = [one for name in {name for lacking in work for name in lacking.names} for one in self._fields(name)]
-        safe = 0
-        with Progress(total, "add fields", "view") as progress:
-            for given, arrays, rejected, batches in ahead(self._begun(work)):
-                for batch in batches:
-                    batch.result()
-                for name in given.work.names:
-                    own = {one.name: arrays[one.name] for one in self._fields(name)}
-                    bad = not_finite(self.plan.layout.samples(given.work.unit), own)
-                    record = UnitRecord(given.sha256, rejected | bad)
-                    with what_is_safe(self.writer.path, safe, total, fields):
-                        self.writer.commit(given.work.unit, added_group(given.work.view, name), own, record)
-                safe += given.work.rows
-                progress.update(given.work.rows)
-        return safe
+    def there(self, work: Sequence[AddedWork]) -> list[AddedWork]:
+        """The units that are committed in their view."""
+        return [
+            lacking
+            for lacking in work
+            if self._of_view(lacking.unit.split, lacking.view).is_committed[lacking.unit.rows].all()
+        ]
+
+    def computed(
+        self,
+        work: Sequence[AddedWork],
+        pictures: Pictures,
+        pipeline: Pipeline,
+        lock: AbstractContextManager[object],
+    ) -> Iterator[AddedUnit]:
+        """Every unit with what it lacks. `lock` is held while the store is read."""
+        for given, arrays, rejected, batches in ahead(self._begun(work, pictures, pipeline, lock)):
+            for batch in batches:
+                batch.result()
+            fields = {}
+            for name in given.work.names:
+                own = {one.name: arrays[one.name] for one in self._fields(name)}
+                bad = not_finite(pictures.samples(given.work.unit), own)
+                fields[name] = own, UnitRecord(given.sha256, rejected | bad)
+            yield AddedUnit(given.work, fields)
 
     def _fields(self, name: str) -> Sequence[Field]:
         return self.additions.known[name].fields
 
-    def _is_there(self, work: AddedWork) -> bool:
-        """Whether the unit is committed in its view."""
-        key = work.unit.split, work.view
-        if key not in self._committed:
-            self._committed[key] = committed_rows(self._store, self._container, *key)
-        return bool(self._committed[key].is_committed[work.unit.rows].all())
+    def _of_view(self, segment: str, view: str) -> CommittedRows:
+        if (segment, view) not in self._committed:
+            self._committed[segment, view] = committed_rows(self._store, self._container, segment, view)
+        return self._committed[segment, view]
 
     def _begun(
-        self, work: Sequence[AddedWork]
+        self,
+        work: Sequence[AddedWork],
+        of_units: Pictures,
+        pipeline: Pipeline,
+        lock: AbstractContextManager[object],
     ) -> Iterator[tuple[_Input, Arrays, dict[str, str], list["Future[None]"]]]:
         """Every unit with the networks running on it: input, the arrays that they fill, rejected images, batches."""
-        for given in ahead(map(self._input, work)):
+
+        def inputs() -> Iterator[_Input]:
+            for lacking in work:
+                with lock:
+                    given = self._input(lacking, of_units, pipeline)
+                yield given
+
+        for given in ahead(inputs()):
             unit, view = given.work.unit, given.work.view
-            samples = self.plan.layout.samples(unit)
+            samples = of_units.samples(unit)
             rejected = {
                 sample.image: given.committed.rejected[sample.image]
                 for sample in samples
@@ -347,38 +375,19 @@ class _Adding:
             for network in dict.fromkeys(self.additions.networks[name] for name in given.work.names):
                 pixels = given.stored if network.size == STORED_SIZE else pictures
                 assert pixels is not None
-                batches += self._started(network, pixels, rows, arrays, rectangles)
+                batches += _started(pipeline, network, pixels, rows, arrays, rectangles)
             yield given, arrays, rejected, batches
 
-    def _started(
-        self,
-        network: AddingNetwork,
-        pixels: Pixels,
-        rows: NDArray[np.int64],
-        arrays: Arrays,
-        rectangles: NDArray[np.int64] | None,
-    ) -> list["Future[None]"]:
-        def compute(images: Pixels, erased: NDArray[np.int64] | None) -> Arrays:
-            return numpy_values(network, images, erased, self.pipeline.device)
-
-        size = self.pipeline.batch_size
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return [
-            self.pipeline.submit(pixels, part, arrays, None if rectangles is None else rectangles[part], compute)
-            for part in parts
-        ]
-
-    def _input(self, work: AddedWork) -> _Input:
+    def _input(self, work: AddedWork, of_units: Pictures, pipeline: Pipeline) -> _Input:
         unit, view = work.unit, work.view
-        committed = self._committed[unit.split, view]
+        committed = self._of_view(unit.split, view)
         sizes = {self.additions.networks[name].size for name in work.names}
         pictures = stored = None
         if IMAGE_SIZE in sizes:
             where = placement(PriorStore.open_segments(self.writer.path), unit) if is_placed(view) else None
-            layout = self.plan.layout
             digests = hex_digests(committed.image_sha256[unit.rows])
-            pictures = self.pipeline.start_decoding(
-                layout.samples(unit), [view], where, None, layout.files(unit), digests
+            pictures = pipeline.start_decoding(
+                of_units.samples(unit), [view], where, None, of_units.files(unit), digests
             )
         if STORED_SIZE in sizes:
             stored = self._stored_images(unit, view, committed)
@@ -398,3 +407,22 @@ class _Adding:
                 f"`orsanet-cache verify {self.writer.path} --deep --repair --manifest …`, and run the same command again"
             ) from error
         return images
+
+
+def _started(
+    pipeline: Pipeline,
+    network: AddingNetwork,
+    pixels: Pixels,
+    rows: NDArray[np.int64],
+    arrays: Arrays,
+    rectangles: NDArray[np.int64] | None,
+) -> list["Future[None]"]:
+    def compute(images: Pixels, erased: NDArray[np.int64] | None) -> Arrays:
+        return numpy_values(network, images, erased, pipeline.device)
+
+    size = pipeline.batch_size
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [
+        pipeline.submit(pixels, part, arrays, None if rectangles is None else rectangles[part], compute)
+        for part in parts
+    ]

@@ -1,6 +1,6 @@
 """Stage one: run the frozen networks once over every image of a manifest.
 
-    manifest → plan.py (units that lack views) → pipeline.py (decode, networks) → writer.py (shards, marker) → … → read back → seal
+    manifest → plan.py (units that lack views) → engine.py (decode, networks, shards, marker) → … → read back → seal
 
 A manifest that has changed since the store was built makes it grow: rows of pictures that are in the
 store stay where they are, others are added, and what the splits mean is written last (growth.py).
@@ -15,9 +15,9 @@ number of processes may build one store, each its own part; they share only the 
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,12 +33,13 @@ from orsanet_cache.builder.additions import (
     plan_additions,
     waiting_additions,
 )
-from orsanet_cache.builder.disk import bytes_needed, check_disk, explained, what_is_safe
+from orsanet_cache.builder.disk import bytes_needed, check_disk, explained
+from orsanet_cache.builder.engine import Engine, EngineName, Machines, Setup
 from orsanet_cache.builder.fields import optional_fields
 from orsanet_cache.builder.hashes import Hashes
-from orsanet_cache.builder.layout import Layout, ViewsOf
-from orsanet_cache.builder.pipeline import Decoding, Inference, Pipeline, ahead
-from orsanet_cache.builder.placing import Placement, check_clean, drawn_by, is_placed, placement
+from orsanet_cache.builder.layout import ViewsOf
+from orsanet_cache.builder.local_engine import ThisMachine
+from orsanet_cache.builder.placing import check_clean, drawn_by, is_placed
 from orsanet_cache.builder.plan import (
     Plan,
     Work,
@@ -48,22 +49,19 @@ from orsanet_cache.builder.plan import (
     plan_finished,
     plan_placed,
 )
-from orsanet_cache.builder.precision import chosen_precision
 from orsanet_cache.builder.reuse import PlannedRows, Reuse, kept_rows, reused_rows
 from orsanet_cache.data.images import ImageReading, preprocessing
 from orsanet_cache.data.images import image_reading as reading_of
 from orsanet_cache.data.manifest import Manifest, as_manifest
 from orsanet_cache.data.views import CLEAN, HFLIP, view_names
-from orsanet_cache.device import as_device
 from orsanet_cache.errors import OrsanetError, listed
 from orsanet_cache.frozen.added import PriorNetwork
-from orsanet_cache.frozen.priors import FrozenPriors, Precision, in_half_precision
+from orsanet_cache.frozen.priors import FrozenPriors, Precision
 from orsanet_cache.paths import Place, StrPath, StrPlace, as_names, as_place
 from orsanet_cache.places.files import has_file
-from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
-from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
+from orsanet_cache.store.units import WHOLE, Share, Unit
 from orsanet_cache.store.zarr_folder import METADATA
 from orsanet_cache.weights.networks import find_networks
 from orsanet_cache.writing.writer import StoreWriter
@@ -106,6 +104,8 @@ def build(
     reuse: StrPlace | None = None,
     rehash: bool = False,
     mix_rows: bool = False,
+    engine: EngineName = "local",
+    address: str | None = None,
     on_plan: Callable[[PlannedRows], object] = lambda _: None,
 ) -> BuildSummary:
     """Compute this part's missing units of `views`, and seal the views that are complete.
@@ -138,7 +138,8 @@ def build(
             any case.
         networks: networks of one's own, whose fields the store is to have (frozen/added.py). Those
             whose fields the store has already may be left out where an installed package offers them.
-        device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
+        device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device. With `engine` "ray" it is that of every
+            worker, without a number; 'auto' is a GPU if the cluster has one.
         splits: splits to compute, by default all of the manifest. A view that only tests need can
             be computed for the test split alone.
         part: this process's share of the units.
@@ -159,11 +160,17 @@ def build(
             are those with which it was hashed before.
         mix_rows: give new rows another order than the manifest's, in which every shard has pictures of
             all classes. Only where rows lie changes, not what a split has at which position.
+        engine: what computes the units. "local" is this process. "ray" is the workers of a Ray cluster
+            (docs/clusters.md), one on each GPU or, without GPUs, on each core; this process plans and
+            seals. A Ray that this process has already initialised is used, and left as it is.
+        address: of the Ray cluster: "auto", "HOST:PORT" or "ray://HOST:PORT". None selects that in the
+            variable RAY_ADDRESS, or else starts a cluster on this machine, which ends with the build.
         on_plan: called once, before anything is computed, with the numbers of rows to copy and to
             compute.
     """
     other = None if reuse is None else as_place(reuse, "reuse")
-    given, out, device = manifest, as_place(out, "out"), as_device(device)
+    given, out = manifest, as_place(out, "out")
+    machines = machines_of(engine, address, device, part)
     manifest = as_manifest(given, check_files=not (fields or networks))
     views = view_names(as_names(views, "views"))
     priors = find_networks(out, like=other) if priors is None else priors
@@ -171,7 +178,7 @@ def build(
     optional, lacking = optional_fields(out, None if fields is None else as_names(fields, "fields"), other)
     written = schema(*channels, feature_dtype, optional)
     splits = manifest.splits if splits is None else manifest.meant(as_names(splits, "splits"))
-    additions = find_additions(out, priors, feature_dtype, lacking, networks, device)
+    additions = find_additions(out, priors, feature_dtype, lacking, networks, machines.own_device)
     alone = not recompute and additions.need_no_picture() and is_finished(out, manifest, splits, views)
     if not alone and (fields or networks):
         as_manifest(given, check_files=True)
@@ -184,55 +191,55 @@ def build(
     stored = _stored_recipe(out) or (None if other is None else PriorStore.open(other).recipe)
     if image_reading is None:
         image_reading = "upright" if stored is None else reading_of(stored)
-    if precision == "auto":
-        precision = (
-            chosen_precision(priors, manifest, splits[0], device, image_reading)
-            if stored is None
-            else stored["precision"]
-        )
-    if precision == "fp16" and device.type != "cuda":
-        raise OrsanetError(
-            f"{out}: fp16 needs a CUDA device; continue on a machine with one, or build another store with --precision fp32"
-        )
     files = priors.files  # recorded as a hint; the networks are identified by the recipe's digests
-    recipe = {
-        **priors.recipe(),
-        "preprocessing": preprocessing(image_reading),
-        "precision": precision,
-        "feature_dtype": feature_dtype,
-    }
-    source = None if other is None else Reuse.open(other, out, recipe, written, views)
-    known = tuple(additions.known.values())
-    with explained(out), StoreWriter.open(out, recipe, written, part, rows_per_unit, known) as writer:
-        hashes = Hashes(manifest.root, out, rehash)
-        plan = (
-            plan_finished(writer, splits, views, hashes)
-            if alone
-            else plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes, mix_rows)
-        )
-        added = plan_additions(writer, plan, additions)
-        check_disk(out, bytes_needed(plan.rows, written) + added.bytes_needed(additions))
-        if plan.layout.grows:
-            source = Reuse(written) if source is None else source
-            source.add(out)
-        on_plan(PlannedRows(0, plan.rows, (), *kept_rows(plan)) if source is None else source.look(plan))
-        hashes.save()
-        if plan.rows or added.rows:
-            priors = (in_half_precision(priors) if precision == "fp16" else priors).to(device)
-            additions.use(priors)
-        began = time.monotonic()
-        with Pipeline(
-            manifest.root, priors, written, device, batch_size, writer.rows_per_unit, image_reading
-        ) as pipeline:
-            provenance = {**_provenance(manifest, device), **files}
-            reused = _finish(writer, pipeline, source, provenance, plan.only(placed=False))
-            placed = plan_placed(writer, plan)
-            reused += _finish(writer, pipeline, source, provenance, placed)
-            rows_added = add_fields(writer, pipeline, plan, additions, provenance)
-            check_nothing_waits(writer, plan, placed)
-            grown = _write_states(writer, plan) if all_sealed(writer, added) else ()
-            networks_seconds = pipeline.networks_seconds()
-        waiting = count_waiting(writer, plan) + waiting_additions(writer, added)
+    with machines:
+        if precision == "auto":
+            precision = (
+                machines.chosen_precision(priors, manifest, splits[0], image_reading)
+                if stored is None
+                else stored["precision"]
+            )
+        if precision == "fp16" and machines.device.type != "cuda":
+            raise OrsanetError(
+                f"{out}: fp16 needs a CUDA device; continue on a machine with one, or build another store with --precision fp32"
+            )
+        recipe = {
+            **priors.recipe(),
+            "preprocessing": preprocessing(image_reading),
+            "precision": precision,
+            "feature_dtype": feature_dtype,
+        }
+        source = None if other is None else Reuse.open(other, out, recipe, written, views)
+        known = tuple(additions.known.values())
+        with explained(out), StoreWriter.open(out, recipe, written, part, rows_per_unit, known) as writer:
+            hashes = Hashes(manifest.root, out, rehash)
+            plan = (
+                plan_finished(writer, splits, views, hashes)
+                if alone
+                else plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes, mix_rows)
+            )
+            added = plan_additions(writer, plan, additions)
+            check_disk(out, bytes_needed(plan.rows, written) + added.bytes_needed(additions))
+            if grows := plan.layout.grows:
+                source = Reuse(written) if source is None else source
+                source.add(out)
+            on_plan(PlannedRows(0, plan.rows, (), *kept_rows(plan)) if source is None else source.look(plan))
+            hashes.save()
+            setup = Setup(
+                out, recipe, manifest.root, priors, written, precision, feature_dtype, image_reading, batch_size,
+                views, lacking, tuple(networks), other,
+            )  # fmt: skip
+            began = time.monotonic()
+            with machines.engine(writer, setup, source, additions, grows, not (plan.rows or added.rows)) as computing:
+                provenance = {**_provenance(manifest), **files}
+                reused = _finish(writer, computing, provenance, plan.only(placed=False))
+                placed = plan_placed(writer, plan)
+                reused += _finish(writer, computing, provenance, placed)
+                rows_added = add_fields(writer, computing, plan, additions, provenance)
+                check_nothing_waits(writer, plan, placed)
+                grown = _write_states(writer, plan) if all_sealed(writer, added) else ()
+                networks_seconds = computing.networks_seconds()
+            waiting = count_waiting(writer, plan) + waiting_additions(writer, added)
     return BuildSummary(
         images,
         plan.rows - reused,
@@ -247,10 +254,30 @@ def build(
     )
 
 
+def machines_of(engine: EngineName, address: str | None, device: torch.device | str, part: Share = WHOLE) -> Machines:
+    """Where an engine runs. Arguments as for `build`.
+
+    Raises OrsanetError for an engine or a device that does not exist, without Ray for that engine,
+    and for a part with it.
+    """
+    if engine == "ray":
+        if part != WHOLE:
+            raise OrsanetError(
+                f"--part {part} and --engine ray exclude each other: Ray's workers share the units; leave one of the two out"
+            )
+        from orsanet_cache.builder.ray_engine import RayCluster
+
+        return RayCluster(address, device)
+    if engine != "local":
+        raise OrsanetError(f"no engine '{engine}'; choose local or ray")
+    if address is not None:
+        raise OrsanetError(f"--address {address}: is that of a Ray cluster; add --engine ray")
+    return ThisMachine(device)
+
+
 def _finish(
     writer: StoreWriter,
-    pipeline: Pipeline,
-    source: Reuse | None,
+    engine: Engine,
     provenance: Mapping[str, Any],
     plan: Plan,
 ) -> int:
@@ -258,67 +285,15 @@ def _finish(
 
     Returns the number of rows that were copied.
     """
-    placed = any(is_placed(view) for views in plan.views.values() for view in views)
-    place = partial(placement, PriorStore.open_segments(writer.path)) if placed else None
-    copied = _compute(plan.work, plan.layout, writer, pipeline, source, place)
+    copied = engine.compute(plan.work, plan.layout)
+    provenance = {**provenance, "device": engine.device_name()}
     damaged = _seal(writer, plan.views, provenance)
     if damaged:  # data read back differs from the data written: one more try
-        _compute(damaged, plan.layout, writer, pipeline, source, place)
+        engine.compute(damaged, plan.layout)
         damaged = _seal(writer, plan.views, provenance)
     if damaged:
         names = [f"{unit.split}, rows {unit.start} to {unit.stop - 1}" for unit, _ in damaged]
         raise OrsanetError(f"{writer.path}: data read back from disk differs from what was written:\n{listed(names)}")
-    return copied
-
-
-def _compute(
-    work: Sequence[Work],
-    layout: Layout,
-    writer: StoreWriter,
-    pipeline: Pipeline,
-    source: Reuse | None,
-    place: Callable[[Unit], Placement] | None,
-) -> int:
-    """Decode, run the networks, copy known rows and write, all concurrently -> the number of rows copied.
-
-    Args:
-        work: units with the views to compute.
-        layout: the units' pictures.
-        writer: the store's writer.
-        pipeline: the threads that decode and that run the networks.
-        source: the stores whose rows are copied, if any.
-        place: returns a unit's placement for views with occluders; None for other views.
-    """
-    total = sum(lacking.rows for lacking in work)
-
-    def decoding() -> Iterator[tuple[Work, Decoding]]:
-        for lacking in work:
-            unit = lacking.unit
-            where = place(unit) if place else None
-            of_unit, files = layout.samples(unit), layout.files(unit)
-            known = {} if source is None else source.known(unit, of_unit, lacking.views, where)
-            gone = writer.digests(unit) if None in files else None
-            yield lacking, pipeline.start_decoding(of_unit, lacking.views, where, known, files, gone)
-
-    def inference() -> Iterator[tuple[Unit, str, Inference]]:
-        for lacking, images in ahead(decoding()):
-            decoded = images.result()
-            for view in lacking.views:
-                yield lacking.unit, view, pipeline.start_networks(decoded, view)
-
-    name = "build" if writer.part.count == 1 else f"part {writer.part}"
-    safe = copied = 0
-    with Progress(total, name, "view") as progress:
-        # One unit ahead: the networks compute it while this thread writes. With more units ahead, a
-        # kill would lose more.
-        for unit, view, priors in ahead(inference()):
-            computed = priors.result(progress.update)
-            copied += computed.copied
-            with what_is_safe(writer.path, safe, total, pipeline.fields):
-                if source is not None and computed.copied:
-                    source.note(writer, unit, view)
-                writer.commit(unit, view, computed.arrays, UnitRecord(computed.sha256, computed.rejected))
-            safe += unit.stop - unit.start
     return copied
 
 
@@ -375,11 +350,10 @@ def _stored_recipe(out: Place) -> dict[str, Any] | None:
     return PriorStore.open(out).recipe if has_file(out, METADATA) else None
 
 
-def _provenance(manifest: Manifest, device: torch.device) -> dict[str, str]:
+def _provenance(manifest: Manifest) -> dict[str, str]:
     packages = ("orsanet", "torch", "torchvision", "numpy", "pillow", "zarr")
     return {
         "manifest": manifest.name,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": platform.python_version(),
         **{package: _installed(package) for package in packages},
     }

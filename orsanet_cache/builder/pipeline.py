@@ -101,6 +101,7 @@ class Pipeline:
         batch_size: images at a time, at least 1; None selects the device's default.
         rows_per_unit: rows of a unit; a batch has no more.
         reading: how image files are read.
+        decoders: threads that read; None selects one a core.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Pipeline:
         batch_size: int | None,
         rows_per_unit: int = ROWS_PER_UNIT,
         reading: ImageReading = "upright",
+        decoders: int | None = None,
     ) -> None:
         self.root = root
         self.priors = priors
@@ -121,7 +123,7 @@ class Pipeline:
         on_cpu = device.type == "cpu"
         self.batch_size = min(batch_size or (CPU_BATCH if on_cpu else GPU_BATCH), rows_per_unit)
         self._threads = torch.get_num_threads()
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._decoders = ThreadPoolExecutor(decoders or os.cpu_count(), "decode")
         self._networks = (
             ThreadPoolExecutor(self._threads, "networks", initializer=lambda: torch.set_num_threads(1))
             if on_cpu

@@ -225,6 +225,14 @@ class Reuse:
                 known += int((self._index(view).find(self._digests[work.unit]) != UNKNOWN).sum())
         return PlannedRows(known, plan.rows - known, tuple(self.skipped), *kept_rows(plan))
 
+    def digests(self, unit: Unit) -> NDArray[np.uint8] | None:
+        """The digests of a unit's pictures [n, 32], as `look` found them; None if it was not called with the unit."""
+        return self._digests.get(unit)
+
+    def expect(self, unit: Unit, digests: NDArray[np.uint8]) -> None:
+        """Let `known` find the rows of a unit, whose pictures have these digests."""
+        self._digests[unit] = digests
+
     def known(
         self, unit: Unit, samples: Sequence[Sample], views: Sequence[str], placement: Placement | None = None
     ) -> dict[str, KnownRows]:

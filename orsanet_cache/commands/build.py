@@ -85,6 +85,18 @@ from orsanet_cache.paths import Place
     metavar="I/N",
     help="Build only part I of N, counted from 1; start the others at the same time or later.  [default: torchrun's rank, else all]",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="What computes the units: this process, or the workers of a Ray cluster, whose machines may come and go (docs/clusters.md).",
+)
+@click.option(
+    "--address",
+    help="Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT.  [default: RAY_ADDRESS of the environment, else a cluster of this machine "
+    "that ends with the build]",
+)
 @click.option("--accept-changed", is_flag=True, help="Compute the units of changed images again, in every view.")
 @click.option(
     "--rehash",
@@ -107,7 +119,7 @@ def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Place, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, image_reading: str | None, views: str, fields: str | None, networks: str | None, splits: str | None, device: str,
     precision: str, features: str,
-    batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool, mix_rows: bool,
+    batch_size: int | None, part: tuple[int, int] | None, engine: str, address: str | None, accept_changed: bool, rehash: bool, mix_rows: bool,
     reuse: Place | None,
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
@@ -118,6 +130,7 @@ def build(
     Several processes may build one store, on one machine or on several that share a file system or a
     bucket: `torchrun --nproc-per-node 4 -m orsanet_cache build …`, or each with its own --part. For a
     URL, credentials and endpoint are those of the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL …).
+    Or one command with --engine ray shares the units among the GPUs or cores of a Ray cluster.
 
     When the manifest has changed, the same command makes the store grow: pictures are recognised by
     the SHA-256 of their files, whatever their names, order and splits, and only new ones are
@@ -130,12 +143,13 @@ def build(
     """
     from orsanet_cache.builder.additions import find_additions, is_finished
     from orsanet_cache.builder.build import build as build_store
+    from orsanet_cache.builder.build import machines_of
     from orsanet_cache.builder.disk import bytes_needed
     from orsanet_cache.builder.fields import optional_fields
     from orsanet_cache.builder.reuse import PlannedRows
     from orsanet_cache.data.manifest import load_manifest
     from orsanet_cache.data.views import view_names
-    from orsanet_cache.device import choose_device, torchrun_part
+    from orsanet_cache.device import torchrun_part
     from orsanet_cache.errors import OrsanetError
     from orsanet_cache.frozen.added import installed_network
     from orsanet_cache.frozen.shipped import DEMO
@@ -154,7 +168,7 @@ def build(
     images = sum(len(loaded.split(split)) for split in chosen_splits)
     if part is None:
         part = torchrun_part()
-    chosen_device = choose_device(device)
+    machines = machines_of(engine, address, device, Share(*part))  # type: ignore[arg-type]
     if DEMO in (segmenter, landmarks):
         click.echo(
             "the demo networks were trained on synthetic faces only; for real faces use the published weights", err=True
@@ -169,7 +183,7 @@ def build(
     channels = priors.segmenter.feature_channels, priors.landmark_network.feature_channels
     in_views, lacking = optional_fields(out, asked, reuse)
     written = schema(*channels, features, in_views)
-    additions = find_additions(out, priors, features, lacking, own, chosen_device)
+    additions = find_additions(out, priors, features, lacking, own, machines.own_device)
     if asked or own:
         if additions.need_no_picture() and is_finished(out, loaded, chosen_splits, chosen_views):
             click.echo(
@@ -182,7 +196,7 @@ def build(
     of_additions = [field for one in additions.given for field in one.addition.fields]
     click.echo(
         f"{loaded.name}: {images:,} images in {', '.join(chosen_splits)}; views {', '.join(chosen_views)}; "
-        f"{chosen_device}; about {bytes_needed(images * len(chosen_views), [*written, *of_additions]) / 1e9:.2f} GB "
+        f"{machines}; about {bytes_needed(images * len(chosen_views), [*written, *of_additions]) / 1e9:.2f} GB "
         f"{'on disk' if isinstance(out, Path) else 'in the object store'}"
     )
 
@@ -201,9 +215,10 @@ def build(
 
     summary = build_store(
         loaded, out, priors, chosen_views, fields=asked, networks=own,
-        device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
+        device=device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
         image_reading=image_reading,  # type: ignore[arg-type]
-        batch_size=batch_size, accept_changed=accept_changed, rehash=rehash, mix_rows=mix_rows, reuse=reuse, on_plan=print_plan,
+        batch_size=batch_size, accept_changed=accept_changed, rehash=rehash, mix_rows=mix_rows, reuse=reuse,
+        engine=engine, address=address, on_plan=print_plan,  # type: ignore[arg-type]
     )  # fmt: skip
     for row, damage in summary.damaged.items():
         click.echo(f"{reuse}: damaged, so it was computed: {row} ({damage})", err=True)

@@ -71,6 +71,13 @@ class Destination(ABC):
         """
 
     @abstractmethod
+    def join(self, name: str, holder: str) -> None:
+        """Begin to write beside the process that writes the part `holder`, under a name of one's own.
+
+        Raises OrsanetError unless that process holds the place, where locks show that.
+        """
+
+    @abstractmethod
     def leave(self, is_finished: Callable[[], bool]) -> None:
         """End the part. If `is_finished`, what only a build needs is deleted."""
 

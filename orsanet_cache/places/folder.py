@@ -91,6 +91,21 @@ class FolderDestination(FolderOutput, Destination):
             check_excludes(self._root)
             self._take(part)
 
+    def join(self, name: str, holder: str) -> None:
+        if not self._root.is_file() or not (self._parts / f"{holder.replace('/', 'of')}.lock").is_file():
+            raise OrsanetError(
+                f"{self.path}: is not the folder that is being built, as seen from this machine; build into a folder of a file system "
+                f"that all machines share, under the same path, or to a URL"
+            )
+        with self.locked():
+            self._own = self._parts / name
+            if holder.replace("/", "of") not in {path.stem for path in self._other_locks(free=False)}:
+                raise OrsanetError(
+                    f"{self.path}: the lock of the process that builds it does not exclude this machine's processes; use a file system "
+                    f"whose locks do (docs/clusters.md), or build to a URL"
+                )
+            self._take(name)
+
     def leave(self, is_finished: Callable[[], bool]) -> None:
         try:
             with self.locked():

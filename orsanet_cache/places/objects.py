@@ -50,6 +50,10 @@ class BucketDestination(Destination):
     def enter(self, part: str) -> None:
         pass
 
+    def join(self, name: str, holder: str) -> None:
+        if self.bucket.entry(self._root) is None:
+            raise OrsanetError(f"{self.place}: there is no store, as seen from this machine")
+
     def leave(self, is_finished: Callable[[], bool]) -> None:
         pass
 

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from orsanet_cache.errors import OrsanetError, listed, refuse_shortage
 from orsanet_cache.paths import StrPlace, as_place
-from orsanet_cache.places.destination import open_destination
+from orsanet_cache.places.destination import Destination, open_destination
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.recipe import recipe_differences
 from orsanet_cache.store.rows import row_checksums
@@ -89,16 +89,49 @@ class StoreWriter(WrittenStore):
         place = as_place(path, "store")
         to = open_destination(place, METADATA, COMMITS)
         to.begin(group_document({MARK: root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)}))
-        written = open_container(place).attributes("")[MARK]
+        writer = cls._same(to, recipe, fields, part, additions)
+        to.enter(str(part))
+        return writer
+
+    @classmethod
+    def join(
+        cls,
+        path: StrPlace,
+        recipe: Mapping[str, Any],
+        fields: Sequence[Field],
+        additions: Sequence[Addition],
+        name: str,
+    ) -> Self:
+        """Commit units beside the process that builds the whole store, seals its views, and ends last.
+
+        `name` is one that no other process has. Other arguments as for `open`.
+
+        Raises OrsanetError if that process does not hold the store, as seen from here: it is another
+        folder, or a lock does not exclude the processes of other machines.
+        """
+        to = open_destination(as_place(path, "store"), METADATA, COMMITS)
+        to.join(name, str(WHOLE))
+        return cls._same(to, recipe, fields, WHOLE, additions)
+
+    @classmethod
+    def _same(
+        cls,
+        to: Destination,
+        recipe: Mapping[str, Any],
+        fields: Sequence[Field],
+        part: Share,
+        additions: Sequence[Addition],
+    ) -> Self:
+        """The writer of a store that exists. Raises OrsanetError if it has another recipe."""
+        path = to.place
+        written = open_container(path).attributes("")[MARK]
         differences = list(recipe_differences(written["recipe"], dict(recipe)))
         if differences:
             raise OrsanetError(
                 f"{path} was built with another recipe; pass its options again, or build into another folder:\n"
                 f"{listed(differences)}"
             )
-        writer = cls(to, fields, part, int(written["rows_per_unit"]), additions)
-        to.enter(str(part))
-        return writer
+        return cls(to, fields, part, int(written["rows_per_unit"]), additions)
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +173,11 @@ class StoreWriter(WrittenStore):
             ) from error
         if stored != tuple(ids):  # the plan has just read the list
             raise self._other_list(split)
+
+    def read_split(self, split: str) -> None:
+        """Read the samples of a segment that another process has recorded."""
+        if split not in self.ids:
+            self.ids[split] = decode_ids(self.container.small(f"{split}/sample_id"))
 
     def add_view(self, split: str, view: str) -> None:
         """Create the arrays of a view that is not sealed, unless they exist.

@@ -16,7 +16,7 @@ import pytest
 # process is left with one of them at the end.
 LONGEST = (
     "cache/test_crash.py", "test_golden.py", "train/test_resume.py", "cache/builder/test_growth.py",
-    "cache/test_parts.py", "train/test_torchrun.py", "train/report/test_page.py", "cache/builder/test_additions.py",
+    "cache/test_parts.py", "cache/test_ray.py", "train/test_torchrun.py", "train/report/test_page.py", "cache/builder/test_additions.py",
     "train/export/test_faces.py", "test_demo.py", "cache/faults/test_misfits.py", "train/export/test_export.py",
     "train/general/test_experiment.py", "cache/demo/test_training.py", "test_docs.py", "train/run/test_train.py",
     "cache/faults/test_failing_disk.py", "train/experiments/test_ablate.py", "test_data_sets.py", "test_readme.py",
