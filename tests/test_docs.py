@@ -38,7 +38,7 @@ from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.metrics import group_report
 from orsanet_train.evaluation.tables import text_table
 from orsanet_train.model.complexity import complexity
-from orsanet_train.report.paper import published
+from orsanet_train.report.paper import ORSANET, published
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -375,6 +375,7 @@ def test_published_numbers_are_those_that_a_report_shows() -> None:
         (entry.group, round(100 * entry.accuracy, 2), entry.images)
         for name, classes in DATA_SETS.values()
         for entry in published(name, classes.split(","))
+        if entry.model == ORSANET and "sentence" not in entry.source
     }
     assert len(shown) == len(ours) == 8
     assert shown == ours
