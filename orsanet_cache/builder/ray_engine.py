@@ -93,7 +93,7 @@ class RayCluster(Machines):
 
     def __str__(self) -> str:
         device = "GPUs, or else cores" if self._asked == "auto" else {"cpu": "cores", "cuda": "GPUs"}[self._asked]
-        return f"{device} of {'this machine' if self._address is None else self._address}, by Ray"
+        return f"{device} of {'this machine' if self._address is None else f'the cluster {self._address}'}, by Ray"
 
     def __enter__(self) -> "RayCluster":
         ray = _ray()
@@ -152,16 +152,16 @@ class RayCluster(Machines):
         return int(_ray().cluster_resources().get("CPU" if self.device.type == "cpu" else "GPU", 0))
 
     def _connect(self, ray: Any) -> None:
-        # Ray has no passwords by default: a cluster of this machine answers on this machine alone.
-        own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        options: dict[str, Any] = own if self._address is None else {}
+        options: dict[str, Any] = {"include_dashboard": False} if self._address is None else {}
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(self._address or "local", log_to_driver=False, logging_level="ERROR", **options)
         except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
-            where = "on this machine" if self._address is None else f"at {self._address}"
-            raise OrsanetError(f"--engine ray: no Ray cluster {where} ({_first_line(error)})") from error
+            where, advice = "on this machine", ""
+            if self._address is not None:
+                where, advice = f"at {self._address}", "; if it asks for Ray's token, set RAY_AUTH_MODE=token"
+            raise OrsanetError(f"--engine ray: no Ray cluster {where} ({_first_line(error)}){advice}") from error
         finally:
             if in_main_thread:
                 signal.signal(signal.SIGTERM, before)  # Ray's own handler would end the command without its cleaning up

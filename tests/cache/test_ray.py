@@ -118,7 +118,8 @@ def ran(world: Any, manifests: dict[str, Path], tmp_path_factory: pytest.TempPat
         closing(ForkServer(LOADED)) as forks,
         proxy_to(objects) as proxy,
     ):
-        environment = {**proxy.environment, "ORSANET_PATIENCE": "30", "RAY_TMPDIR": short}
+        # Ray writes a token to the home folder.
+        environment = {**proxy.environment, "ORSANET_PATIENCE": "30", "RAY_TMPDIR": short, "HOME": short}
         process = forks.start(program, folder / "order.json", environment=environment)
         for name in outs:
             kill_workers(process, notes[name], KILLS[name])
