@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from orsanet_cache.durable import Content
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.places.bucket import Bucket, BucketFiles, CurrentFiles
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.bucket_files import BucketFiles, CurrentFiles
 from orsanet_cache.places.copies import Copies, Passing
 from orsanet_cache.places.destination import Destination, Staging
 from orsanet_cache.places.files import Entry, Files

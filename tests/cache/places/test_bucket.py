@@ -13,7 +13,8 @@ from object_server import SECRET, Moto, Proxy, moto_server, proxy_to
 from orsanet_cache import OrsanetError
 from orsanet_cache.errors import UnreachableError, refuse_shortage
 from orsanet_cache.paths import Url
-from orsanet_cache.places.bucket import Bucket, BucketFiles
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.bucket_files import BucketFiles
 from orsanet_cache.places.files import Entry
 
 SOON = 5.0  # seconds, with a patience of half a second
