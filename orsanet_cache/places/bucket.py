@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from orsanet_cache.errors import OrsanetError, UnreachableError
 from orsanet_cache.paths import Url
-from orsanet_cache.places.connection import check_process, connected, failure, patience, settings
+from orsanet_cache.places.connection import check_process, connected, failure, patience, sending, settings
 from orsanet_cache.places.files import Entry
 
 THREADS = 16  # requests at the same time
 CUT_SECONDS = 0.1  # before a request whose answer was cut off is repeated
 # Of a large file: so many parts of so many bytes are under way at once.
 PART_BYTES, PARTS = 8 * 1024**2, 4
+MOST_BYTES = 5 * 10**9  # of an object that S3 takes in one request
 LIST_CHUNK = 1000  # as many as a server answers at once
 
 _CUT = re.compile("body error")
@@ -34,14 +36,16 @@ Answer = TypeVar("Answer")
 class Bucket:
     """The objects below one URL. Used from any number of threads; a fork needs a new process (see `check_process`)."""
 
-    def __init__(self, url: Url, store: Any) -> None:
+    def __init__(self, url: Url) -> None:
+        """As `open`."""
         self.url = url
-        self.handle = store  # obstore's own object
+        self._connected = partial(connected, url.text, patience(), settings())
+        self.handle = self._connected()  # obstore's own object
 
     @classmethod
     def open(cls, url: Url) -> Self:
         """Make no request yet. Raises OrsanetError where obstore is missing or the environment's settings are wrong."""
-        return cls(url, connected(url.text, patience(), settings()))
+        return cls(url)
 
     def read(self, name: str, limit: float = math.inf) -> tuple[bytes, Entry]:
         """An object's content, and its entry. Raises FileNotFoundError, ValueError or UnreachableError."""
@@ -110,28 +114,6 @@ class Bucket:
                 except FileNotFoundError:
                     raise error from None
 
-    def exchange(self, name: str, before: bytes, content: bytes) -> bool:
-        """Put an object in place of one with the content `before` -> False if it has another one now.
-
-        A server that knows no such condition (If-Match) replaces the object in any case.
-        """
-        import obstore
-
-        def get() -> tuple[bytes, Any]:
-            result = obstore.get(self.handle, name)
-            return bytes(result.bytes()), result.meta
-
-        while True:
-            there, meta = self._ask(name, get)
-            if there != before:
-                return there == content
-            version = {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
-            try:
-                self._put(name, content, version)
-                return True
-            except FileExistsError:  # replaced meanwhile; or by this request, whose answer was lost
-                continue
-
     def folders(self, below: str) -> list[str]:
         """Names of the folders in a folder, sorted."""
         import obstore
@@ -169,8 +151,10 @@ class Bucket:
         """
         import obstore
 
-        sending: Any = {"use_multipart": True, "chunk_size": PART_BYTES, "max_concurrency": PARTS}
-        answer = self._ask(name, lambda: obstore.put(self.handle, name, path, **sending))
+        in_parts: Any = {"use_multipart": True, "chunk_size": PART_BYTES, "max_concurrency": PARTS}
+        with sending(PARTS * PART_BYTES) as times:
+            store = self._connected(times)
+            answer = self._ask(name, lambda: obstore.put(store, name, path, **in_parts))
         return Entry(path.stat().st_size, _tag(answer["e_tag"]))
 
     def _same(self, name: str, content: bytes) -> Entry | None:
@@ -211,8 +195,10 @@ class Bucket:
         """`mode` as obstore's: "overwrite", "create", or what it tells of the version to replace."""
         import obstore
 
-        # In one request: an interrupted multipart upload would leave parts that no listing shows.
-        answer = self._ask(name, lambda: obstore.put(self.handle, name, content, mode=mode, use_multipart=False))
+        with sending(len(content)) as times:
+            store = self._connected(times)
+            # In one request: an interrupted multipart upload would leave parts that no listing shows.
+            answer = self._ask(name, lambda: obstore.put(store, name, content, mode=mode, use_multipart=False))
         return Entry(len(content), _tag(answer["e_tag"]))
 
     def _ask(self, name: str, request: Callable[[], Answer]) -> Answer:

@@ -7,12 +7,18 @@ Neither a message nor a file of this package has them.
 A request that failed for a reason that may pass (no connection, 5xx, a body that was cut or that
 stalls) is repeated until PATIENCE seconds are over; ORSANET_PATIENCE changes them. Then, and at once
 for a refusal, the exception is an UnreachableError with one sentence.
+
+The time limit of a request ends with the beginning of its answer, so it covers what is sent. A PUT
+gets more time for more bytes (`sending`): no library tells how much of it has been sent.
 """
 
 import errno
 import math
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -22,6 +28,8 @@ from orsanet_cache.paths import Url
 
 PATIENCE = 60.0  # seconds
 PATIENCE_VARIABLE = "ORSANET_PATIENCE"
+MOST_PATIENCE = 240.0  # a request is signed once, and a signature is valid for five minutes
+SENT_BYTES = 5_000_000  # for which a PUT gets a further third of the patience: 2 Mbit/s by default
 
 _CREDENTIALS = re.compile(
     "ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch|TokenRefreshRequired|expired|"
@@ -42,8 +50,8 @@ def patience() -> float:
         seconds = float(text) if text else PATIENCE
     except ValueError:
         seconds = math.nan
-    if not 0.1 <= seconds <= 240:  # a request is signed once, and a signature is valid for five minutes
-        raise OrsanetError(f"{PATIENCE_VARIABLE}={text}: give a number of seconds from 0.1 to 240")
+    if not 0.1 <= seconds <= MOST_PATIENCE:
+        raise OrsanetError(f"{PATIENCE_VARIABLE}={text}: give a number of seconds from 0.1 to {MOST_PATIENCE:g}")
     return seconds
 
 
@@ -53,8 +61,11 @@ def settings() -> tuple[tuple[str, str], ...]:
 
 
 @cache
-def connected(url: str, seconds: float, _settings: tuple[tuple[str, str], ...]) -> Any:
-    """obstore's own object for a URL; one for all users in a process, who then share its connections."""
+def connected(url: str, seconds: float, _settings: tuple[tuple[str, str], ...], times: int = 1) -> Any:
+    """obstore's own object for a URL; one for all users in a process, who then share its connections.
+
+    `times` the usual time limit for a request, see `sending`.
+    """
     try:
         import obstore.store
     except ImportError as error:
@@ -65,13 +76,13 @@ def connected(url: str, seconds: float, _settings: tuple[tuple[str, str], ...]) 
     insecure = any(endpoint.lower().startswith("http://") for endpoint in endpoints)
     client: Any = {
         "connect_timeout": timedelta(seconds=min(5, seconds / 3)),
-        "read_timeout": timedelta(seconds=seconds / 3),
-        "timeout": timedelta(minutes=10),  # for a whole shard on a slow line
+        "read_timeout": timedelta(seconds=times * seconds / 3),
+        "timeout": timedelta(seconds=600 + times * seconds / 3),  # for a whole shard on a slow line
         **({"allow_http": True} if insecure else {}),  # the user has named such an endpoint
     }
     retries: Any = {
         "max_retries": 1000,
-        "retry_timeout": timedelta(seconds=seconds),
+        "retry_timeout": timedelta(seconds=min(MOST_PATIENCE, seconds + (times - 1) * seconds / 3)),
         "backoff": {
             "init_backoff": timedelta(seconds=min(0.1, seconds / 20)),
             "max_backoff": timedelta(seconds=seconds / 8),
@@ -91,6 +102,28 @@ def _memory(url: str) -> Any:
     from obstore.store import MemoryStore
 
     return MemoryStore()
+
+
+_sending = 0  # bytes of all PUTs of this process that are under way
+_sending_lock = threading.Lock()
+
+
+@contextmanager
+def sending(size: int) -> Iterator[int]:
+    """Send an object of `size` bytes: how many times the usual time limit that may take.
+
+    All PUTs of a process share its line, so the bytes of all that are under way count.
+    """
+    global _sending
+    with _sending_lock:
+        _sending += size
+        total = _sending
+    try:
+        # A power of two, so that there are few clients; each has its own connections.
+        yield 1 if total <= SENT_BYTES / 8 else 2 ** math.ceil(math.log2(1 + total / SENT_BYTES))
+    finally:
+        with _sending_lock:
+            _sending -= size
 
 
 _used_by: int | None = None

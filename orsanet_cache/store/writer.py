@@ -82,7 +82,7 @@ from orsanet_cache.store.units import (
     units_of,
 )
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder
-from orsanet_cache.store.zarr_writer import ZarrWriter, group_document, small_content, small_file
+from orsanet_cache.store.zarr_writer import ZarrWriter, check_shards, group_document, small_content, small_file
 
 
 class StoreWriter:
@@ -125,7 +125,8 @@ class StoreWriter:
         """Create the store, or continue one with the same recipe, and begin the part.
 
         Raises OrsanetError if the recipes differ; in a folder if another process builds this part, and
-        where locks exclude nobody; at a URL where the object store has no conditional requests.
+        where locks exclude nobody; at a URL where the object store has no conditional requests, and for
+        shards that are too large for one.
 
         Args:
             path: the store's folder or URL.
@@ -137,6 +138,9 @@ class StoreWriter:
         """
         place = as_place(path, "store")
         to = open_destination(place, METADATA, COMMITS)
+        every = [*fields, *(field for addition in additions for field in addition.fields)]
+        if to.stamp(METADATA) is None:
+            check_shards(place, every, rows_per_unit or ROWS_PER_UNIT, to.most_bytes)
         to.begin(group_document({MARK: root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)}))
         written = open_container(place).attributes("")[MARK]
         differences = list(recipe_differences(written["recipe"], dict(recipe)))
@@ -145,6 +149,7 @@ class StoreWriter:
                 f"{path} was built with another recipe; pass its options again, or build into another folder:\n"
                 f"{listed(differences)}"
             )
+        check_shards(place, every, int(written["rows_per_unit"]), to.most_bytes)
         writer = cls(to, fields, part, int(written["rows_per_unit"]), additions)
         to.enter(str(part))
         return writer

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.durable import Content
-from orsanet_cache.errors import refuse_shortage
+from orsanet_cache.errors import OrsanetError, refuse_shortage
+from orsanet_cache.paths import Place
 from orsanet_cache.places.destination import Output
 from orsanet_cache.store.container import DAMAGE
 from orsanet_cache.store.rows import CHECKSUM_BYTES, MAX_METADATA_BYTES, ZSTD_LEVEL, encode_shard, shard_name
@@ -94,6 +95,17 @@ class ZarrWriter:
         except DAMAGE as error:
             refuse_shortage(error, self.to.files.place)
             return None
+
+
+def check_shards(place: Place, fields: Iterable[Field], rows_per_unit: int, most_bytes: float) -> None:
+    """Raises OrsanetError if a shard of a field may have more than `most_bytes`."""
+    for field in fields:
+        if (size := rows_per_unit * field.row_bytes) > most_bytes:
+            raise OrsanetError(
+                f"{place}: a shard of {field.name} has {rows_per_unit:,} rows of {field.row_bytes / 1e6:.3g} MB, {size / 1e9:.3g} GB in all, "
+                f"and an object store takes {most_bytes / 1e9:g} GB in one request; keep the store in a folder, "
+                f"or build it from Python with a smaller rows_per_unit"
+            )
 
 
 def shard_of(group: str, field: Field, unit: int) -> str:

@@ -172,6 +172,7 @@ class Proxy:
     server: Objects | Moto
     rules: list[Rule] = field(default_factory=list)
     delay: float = 0.0  # seconds, of every request
+    rate: float = float("inf")  # bytes of a request's body a second
     log: list[str] = field(default_factory=list)  # "METHOD path" of every request
     before: Callable[[str], object] = lambda _: None  # called with "METHOD path" before a request is passed on
     port: int = 0
@@ -217,7 +218,11 @@ def proxy_to(server: Objects | Moto) -> Iterator[Proxy]:
 
         def pass_on(self) -> None:
             line = f"{self.command} {self.path}"
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b""
+            while left := int(self.headers.get("Content-Length", 0)) - len(body):
+                part = self.rfile.read(min(left, 1 << 18))
+                time.sleep(len(part) / proxy.rate)
+                body += part
             rule = proxy.take(line)
             time.sleep(proxy.delay)
             what = None if rule is None else rule.what

@@ -1,10 +1,13 @@
 """An object store through the server of other hands: what is put is there whole, once, or the reason is one sentence in time."""
 
+import hashlib
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +126,29 @@ def test_a_stall_is_passed_over(bucket: Proxy, url: str) -> None:
     begun = time.monotonic()
     assert objects.read("a")[0] == b"content"
     assert time.monotonic() - begun < 5
+
+
+def test_what_takes_long_to_send_is_sent(
+    bucket: Proxy, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The time limit of a request covers its body: a third of the patience, and as much again for every 5 MB."""
+    monkeypatch.setenv("ORSANET_PATIENCE", "0.6")
+    objects, content, seconds = Bucket.open(Url(url)), bytes(3 * 1024**2), 0.3
+    bucket.rate = len(content) / seconds
+    begun = time.monotonic()
+    objects.write("whole", content)
+    assert time.monotonic() - begun > seconds > 0.6 / 3
+    bucket.rate = 2 * len(content) / seconds  # for both together
+    with ThreadPoolExecutor(2) as pool:
+        entries = list(pool.map(lambda name: objects.create(name, content), ("one", "two")))
+    (tmp_path / "file").write_bytes(content)
+    objects.write_file("in parts", tmp_path / "file")
+    assert len(bucket.requests("PUT")) == 4
+    assert entries == [Entry(len(content), hashlib.md5(content).hexdigest())] * 2
+    assert objects.entries().keys() == {"whole", "one", "two", "in parts"}
+    bucket.rate = float("inf")
+    bucket.rule("PUT", "stall", seconds=2)
+    assert "does not answer, or fails, for 0.6 seconds" in failing(lambda: objects.write("whole", content))
 
 
 @pytest.mark.parametrize(
