@@ -82,7 +82,14 @@ from orsanet_cache.store.units import (
     units_of,
 )
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder
-from orsanet_cache.store.zarr_writer import ZarrWriter, check_shards, group_document, small_content, small_file
+from orsanet_cache.store.zarr_writer import (
+    ZarrWriter,
+    check_sizes,
+    group_document,
+    shard_sizes,
+    small_content,
+    small_file,
+)
 
 
 class StoreWriter:
@@ -140,7 +147,7 @@ class StoreWriter:
         to = open_destination(place, METADATA, COMMITS)
         every = [*fields, *(field for addition in additions for field in addition.fields)]
         if to.stamp(METADATA) is None:
-            check_shards(place, every, rows_per_unit or ROWS_PER_UNIT, to.most_bytes)
+            check_sizes(place, shard_sizes(every, rows_per_unit or ROWS_PER_UNIT), to.most_bytes)
         to.begin(group_document({MARK: root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)}))
         written = open_container(place).attributes("")[MARK]
         differences = list(recipe_differences(written["recipe"], dict(recipe)))
@@ -149,7 +156,7 @@ class StoreWriter:
                 f"{path} was built with another recipe; pass its options again, or build into another folder:\n"
                 f"{listed(differences)}"
             )
-        check_shards(place, every, int(written["rows_per_unit"]), to.most_bytes)
+        check_sizes(place, shard_sizes(every, int(written["rows_per_unit"])), to.most_bytes)
         writer = cls(to, fields, part, int(written["rows_per_unit"]), additions)
         to.enter(str(part))
         return writer

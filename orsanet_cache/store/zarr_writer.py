@@ -97,15 +97,19 @@ class ZarrWriter:
             return None
 
 
-def check_shards(place: Place, fields: Iterable[Field], rows_per_unit: int, most_bytes: float) -> None:
-    """Raises OrsanetError if a shard of a field may have more than `most_bytes`."""
-    for field in fields:
-        if (size := rows_per_unit * field.row_bytes) > most_bytes:
+def check_sizes(place: Place, sizes: Mapping[str, int], most_bytes: float) -> None:
+    """Raises OrsanetError if a file of a store, by its name or that of its field, has more than `most_bytes`."""
+    for name, size in sizes.items():
+        if size > most_bytes:
             raise OrsanetError(
-                f"{place}: a shard of {field.name} has {rows_per_unit:,} rows of {field.row_bytes / 1e6:.3g} MB, {size / 1e9:.3g} GB in all, "
-                f"and an object store takes {most_bytes / 1e9:g} GB in one request; keep the store in a folder, "
-                f"or build it from Python with a smaller rows_per_unit"
+                f"{place}: a shard of {name} has {size / 1e9:.3g} GB, and an object store takes {most_bytes / 1e9:g} GB in one request; "
+                f"keep the store in a folder, or build it from Python with a smaller rows_per_unit"
             )
+
+
+def shard_sizes(fields: Iterable[Field], rows_per_unit: int) -> dict[str, int]:
+    """The most bytes of a shard of each field; a compressed one may have fewer."""
+    return {field.name: rows_per_unit * field.row_bytes for field in fields}
 
 
 def shard_of(group: str, field: Field, unit: int) -> str:

@@ -212,6 +212,7 @@ def proxy_to(server: Objects | Moto) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # an answer's body follows its head in a packet of its own, 40 ms later with it
 
         def log_message(self, *_arguments: object) -> None:
             pass
@@ -283,8 +284,9 @@ def proxy_to(server: Objects | Moto) -> Iterator[Proxy]:
 def moto_server() -> Iterator[Moto]:
     """moto's server, in a process of its own, with one bucket."""
     program = (
-        "import sys, threading\n"
+        "import socketserver, sys\n"
         "from moto.server import ThreadedMotoServer\n"
+        "socketserver.StreamRequestHandler.disable_nagle_algorithm = True\n"
         "server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)\n"
         "server.start()\n"
         "print(server.get_host_and_port()[1], flush=True)\n"

@@ -5,13 +5,13 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from object_server import SECRET, Moto, Proxy, moto_server, proxy_to
+from object_server import SECRET, Proxy
 
 from orsanet_cache import OrsanetError
 from orsanet_cache.errors import UnreachableError, refuse_shortage
@@ -23,18 +23,10 @@ from orsanet_cache.places.files import Entry
 SOON = 5.0  # seconds, with a patience of half a second
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[Moto]:
-    with moto_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["moto", "objects"])
-def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with proxy_to(request.getfixturevalue(request.param)) as proxy:
-        for name, value in {**proxy.environment, "ORSANET_PATIENCE": "6"}.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
+@pytest.fixture(params=["s3", "bucket"])
+def bucket(request: pytest.FixtureRequest) -> Proxy:
+    found: Proxy = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
