@@ -26,10 +26,10 @@ if TYPE_CHECKING:  # the same names for type checkers and readers
     from orsanet_cache.inspection.quality import prior_quality as prior_quality
     from orsanet_cache.inspection.sheet import contact_sheet as contact_sheet
     from orsanet_cache.inspection.sheet import prior_sheet as prior_sheet
-    from orsanet_cache.store.convert import convert as convert
     from orsanet_cache.store.reader import PriorStore as PriorStore
     from orsanet_cache.store.schema import Field as Field
     from orsanet_cache.store.verify import verify as verify
+    from orsanet_cache.writing.convert import convert as convert
 
 _HOMES = {
     "orsanet_cache.errors": ("OrsanetError",),
@@ -60,7 +60,7 @@ _HOMES = {
         "contact_sheet",
         "prior_sheet",
     ),
-    "orsanet_cache.store.convert": ("convert",),
+    "orsanet_cache.writing.convert": ("convert",),
     "orsanet_cache.store.reader": ("PriorStore",),
     "orsanet_cache.store.schema": ("Field",),
     "orsanet_cache.store.verify": ("verify",),

@@ -16,8 +16,8 @@ from orsanet_cache.device import as_device
 from orsanet_cache.doctor.examine import examine
 from orsanet_cache.frozen.loading import read_weights
 from orsanet_cache.paths import as_names, as_path, as_paths
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.verify import verify
+from orsanet_cache.writing.convert import convert
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.compare import compare
 from orsanet_train.evaluation.evaluate import evaluate

@@ -13,7 +13,7 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.cli import main as cache_main
 from orsanet_cache.console import RUN, STORE
 from orsanet_cache.paths import Url, as_path, as_place
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 from orsanet_train.cli import main as train_main
 from orsanet_train.config import load_config
 

@@ -25,7 +25,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.units import UnitRecord
 from orsanet_cache.store.verify import verify
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 FIELDS = (
     Field("image", (2, 2, 3), "uint8", ("y", "x", "rgb")),

@@ -15,7 +15,7 @@ from orsanet_cache.paths import StrPlace
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.schema import LAPA_CLASSES, Field
 from orsanet_cache.store.units import Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -24,10 +24,10 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import temporary_folder
 from orsanet_cache.progress import Progress, tracked
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import Unit
+from orsanet_cache.writing.convert import convert
 
 SPLIT, VIEW = "train", CLEAN
 TRAINING_FIELDS = ("image", "segmentation_features", "landmark_features")  # the published model's inputs

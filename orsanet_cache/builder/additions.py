@@ -54,8 +54,8 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import ADDED_TO, IMAGE_SHAPE, OPTIONAL, Addition, Field, added_group, view_and_addition
 from orsanet_cache.store.seal import hex_digests
 from orsanet_cache.store.units import Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
+from orsanet_cache.writing.writer import StoreWriter
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,9 @@ from orsanet_cache.progress import Progress
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
 from orsanet_cache.weights.networks import find_networks
+from orsanet_cache.writing.writer import StoreWriter
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def build(
     recompute: Sequence[tuple[Unit, str]] = (),
     reuse: StrPlace | None = None,
     rehash: bool = False,
+    mix_rows: bool = False,
     on_plan: Callable[[PlannedRows], object] = lambda _: None,
 ) -> BuildSummary:
     """Compute this part's missing units of `views`, and seal the views that are complete.
@@ -156,6 +157,8 @@ def build(
             call to call of an interrupted build.
         rehash: hash every picture that is in the store already, also where its inode, size and times
             are those with which it was hashed before.
+        mix_rows: give new rows another order than the manifest's, in which every shard has pictures of
+            all classes. Only where rows lie changes, not what a split has at which position.
         on_plan: called once, before anything is computed, with the numbers of rows to copy and to
             compute.
     """
@@ -205,7 +208,7 @@ def build(
         plan = (
             plan_finished(writer, splits, views, hashes)
             if alone
-            else plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes)
+            else plan_build(writer, manifest, splits, views, recompute, accept_changed, hashes, mix_rows)
         )
         added = plan_additions(writer, plan, additions)
         check_disk(out, bytes_needed(plan.rows, written) + added.bytes_needed(additions))

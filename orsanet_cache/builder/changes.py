@@ -9,7 +9,7 @@ from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, UnreachableError, listed
 from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 
 def treat_changed(

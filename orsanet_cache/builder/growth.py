@@ -3,13 +3,17 @@
     every picture's SHA-256 ─▶ rows of finished segments · rows of unfinished ones by name · the rest: a new segment
     ─ built as any split ─▶ all sealed ─▶ the split's state: its samples, each with its row
 
-A split that is the same list of images as its segment is left as it is, and nothing is hashed for
-it here. Otherwise a picture is known by its content, whatever its name, order, label and split were.
+A split that is the same list of images as its segment, as it is or mixed, is left as it is, and
+nothing is hashed for it here. Otherwise a picture is known by its content, whatever its name, order, label and split were.
 Its row counts if the row's segment has the views that the split has; else a new row is made, whose
 values are copied where the store has them (reuse.py). Rows that the manifest no longer names stay.
+
+With `mix_rows` new rows are in the order of their names' SHA-256, so that a shard has pictures of all
+classes even if the manifest is sorted by class. The split is then a state over them.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +29,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import decode_ids, view_and_addition
 from orsanet_cache.store.seal import byte_digests, hex_digests
 from orsanet_cache.store.states import FIRST, State, States, segment_of, split_of
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 
 def lay_out(
@@ -35,13 +39,14 @@ def lay_out(
     views: Sequence[str],
     hashes: Hashes,
     accept_changed: bool,
+    mix_rows: bool = False,
 ) -> Layout:
     """Find the manifest's pictures in the store, and name the segments that lack.
 
     Nothing is written.
 
-    Raises OrsanetError for changed pictures without `accept_changed`, and for an unfinished split of
-    which the manifest has no picture.
+    Raises OrsanetError for changed pictures without `accept_changed`, for an unfinished split of
+    which the manifest has no picture, and with `mix_rows` for one that has rows in the manifest's order.
 
     Args:
         writer: the store's writer.
@@ -50,9 +55,10 @@ def lay_out(
         views: views to build.
         hashes: the digests of the manifest's pictures.
         accept_changed: a picture that changed is a new one.
+        mix_rows: whether new rows are mixed.
     """
     stored = _Stored.of(writer)
-    found = [_Split(stored, split, manifest.split(split), views) for split in splits]
+    found = [_Split(stored, split, manifest.split(split), views, mix_rows) for split in splits]
     rows: dict[str, list[str | None]] = {}
     meanings = []
     elsewhere = {sample.image for sample in manifest.samples if sample.split not in splits}
@@ -188,11 +194,19 @@ def _keys(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
 Places = list[tuple[str, int]]  # of every sample: segment, row
 
 
+def _mixed(images: Iterable[str]) -> list[str]:
+    """Names in an order that says nothing of the manifest's, and is the same for the same names."""
+    return sorted(images, key=lambda image: (hashlib.sha256(image.encode()).digest(), image))
+
+
 class _Split:
     """A split of the manifest, and what the store has of it."""
 
-    def __init__(self, stored: _Stored, split: str, samples: tuple[Sample, ...], views: Sequence[str]) -> None:
+    def __init__(
+        self, stored: _Stored, split: str, samples: tuple[Sample, ...], views: Sequence[str], mix_rows: bool
+    ) -> None:
         self.stored = stored
+        self.mix_rows = mix_rows
         self.split = split
         self.samples = samples
         self.images = [sample.image for sample in samples]
@@ -203,17 +217,32 @@ class _Split:
         self.views = tuple(views)
 
     def as_it_is(self) -> tuple[Meaning, Places] | None:
-        """The meaning of a split that is the segment of its name, or becomes it; None otherwise."""
+        """The meaning of a split that is the segment of its name, perhaps mixed, or becomes it; None otherwise."""
         ids = self.stored.ids.get(self.split)
-        if self.number != FIRST or (ids is not None and list(ids) != self.images):
-            return None
         is_new = ids is None and self.split not in self.stored.folders  # else its list is damaged
         if is_new and any(self.stored.has(name, self.known_by) for name in self.stored.ids):
             return None
-        self.stored.ids.setdefault(self.split, tuple(self.images))
+        rows, state = list(range(len(self.images))), None
+        if (ids is None and is_new and self.mix_rows) or (ids is not None and list(ids) != self.images):
+            order = _mixed(self.images)
+            if ids is not None and list(ids) != order:
+                return None
+            row_of = {image: row for row, image in enumerate(order)}
+            rows = [row_of[image] for image in self.images]
+            state = State(tuple(self.images), (self.split,), np.array([(0, row) for row in rows], np.int64))
+            ids = ids or tuple(order)
+        elif ids is not None and self.mix_rows and _mixed(self.images) != self.images:
+            path = self.stored.container.path
+            raise OrsanetError(
+                f"{path}: the rows of '{self.split}' have the manifest's order, and rows are never moved; leave out --mix-rows, or "
+                f"build another store with --mix-rows --reuse {path}, which copies them"
+            )
+        if self.number != FIRST and not (state and self.current and state.sha256 == self.current.sha256):
+            return None
+        kept = 0 if is_new else len(ids or ())
+        self.stored.ids.setdefault(self.split, ids or tuple(self.images))
         self.stored.views.setdefault(self.split, {})
-        meaning = Meaning(self.split, self.views, (self.split,), None, len(ids or ()))
-        return meaning, [(self.split, row) for row in range(len(self.images))]
+        return Meaning(self.split, self.views, (self.split,), state, kept), [(self.split, row) for row in rows]
 
     def grown(self, hashes: Hashes, accept_changed: bool) -> tuple[Meaning, Places]:
         """The meaning of a split whose list of images is another one than that of its segment."""
@@ -244,6 +273,13 @@ class _Split:
             if digest.any() and (there[0] == name or there[0] in begun):
                 self.stored.planned.setdefault(digest.tobytes(), there)
             places.append(there)
+        if added and self.mix_rows:
+            order = {image: row for row, image in enumerate(_mixed(added))}
+            moved = {(name, row): (name, order[image]) for image, row in added.items()}
+            places = [moved.get(place, place) for place in places]
+            planned = self.stored.planned
+            planned |= {digest: moved[place] for digest, place in planned.items() if place in moved}
+            added = order
         if added:
             self.stored.ids[name] = tuple(added)
             self.stored.views.setdefault(name, {})

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,8 @@ class Hashes:
 
     def _remembered(self, stamps: list[Stamp | None]) -> list[str]:
         """The recorded digest of every stamp, empty for unknown ones."""
-        wanted = np.array([stamp or (0, 0, 0, 0) for stamp in stamps], np.int64)
+        numbers = chain.from_iterable(stamp or (0, 0, 0, 0) for stamp in stamps)
+        wanted = np.fromiter(numbers, np.int64, 4 * len(stamps)).reshape(-1, 4)
         at = np.minimum(np.searchsorted(self._records["stamp"][:, 0], wanted[:, 0]), len(self._records) - 1)
         same = (self._records["stamp"][at] == wanted).all(axis=1).tolist()
         digests = self._records["sha256"][at].tobytes().hex()

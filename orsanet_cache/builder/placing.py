@@ -27,8 +27,8 @@ from orsanet_cache.store.container import Container
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit, marker_folder
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import METADATA
+from orsanet_cache.writing.writer import StoreWriter
 
 NOTE = "drawn-by"
 

@@ -22,7 +22,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import view_and_addition
 from orsanet_cache.store.units import Unit
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 
 class Work(NamedTuple):
@@ -73,6 +73,7 @@ def plan_build(
     recompute: Sequence[tuple[Unit, str]],
     accept_changed: bool,
     hashes: Hashes | None = None,
+    mix_rows: bool = False,
 ) -> Plan:
     """Begin splits and views, uncommit units to compute again, and list this part's missing units.
 
@@ -88,9 +89,10 @@ def plan_build(
         recompute: (unit, view) pairs to compute even if they are committed.
         accept_changed: compute the units of changed images again, in every view.
         hashes: the digests of the images; None computes them.
+        mix_rows: whether new rows are mixed (growth.py).
     """
     hashes = Hashes(manifest.root) if hashes is None else hashes
-    layout = lay_out(writer, manifest, splits, views, hashes, accept_changed)
+    layout = lay_out(writer, manifest, splits, views, hashes, accept_changed, mix_rows)
     for name, segment in layout.segments.items():
         writer.add_split(name, [sample.image for sample in segment.samples])
     units = [unit for name in layout.segments for unit in writer.units(name)]

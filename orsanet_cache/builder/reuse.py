@@ -41,7 +41,7 @@ from orsanet_cache.store.rows import Records, Rows
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.seal import byte_digests, hex_digests
 from orsanet_cache.store.units import Unit
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 UNKNOWN = -1
 NOTES = "reused-"

@@ -91,6 +91,11 @@ from orsanet_cache.paths import Place
     is_flag=True,
     help="Hash all known pictures again, also those with the inode, size and times of an earlier build.",
 )
+@click.option(
+    "--mix-rows",
+    is_flag=True,
+    help="Mix the rows of new splits over the shards, for training in windows of a store at a URL (order = windowed) from a sorted manifest.",
+)
 @quiet_option
 @click.option(
     "--reuse",
@@ -102,7 +107,7 @@ def build(
     manifest: Path, root: Path | None, classes: list[str] | None, out: Place, segmenter: Path | None, landmarks: Path | None,
     landmark_input: str, image_reading: str | None, views: str, fields: str | None, networks: str | None, splits: str | None, device: str,
     precision: str, features: str,
-    batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool,
+    batch_size: int | None, part: tuple[int, int] | None, accept_changed: bool, rehash: bool, mix_rows: bool,
     reuse: Place | None,
 ) -> None:  # fmt: skip
     """Compute the priors of every image of MANIFEST and write them to a store.
@@ -198,7 +203,7 @@ def build(
         loaded, out, priors, chosen_views, fields=asked, networks=own,
         device=chosen_device, splits=chosen_splits, part=Share(*part), precision=precision, feature_dtype=features,  # type: ignore[arg-type]
         image_reading=image_reading,  # type: ignore[arg-type]
-        batch_size=batch_size, accept_changed=accept_changed, rehash=rehash, reuse=reuse, on_plan=print_plan,
+        batch_size=batch_size, accept_changed=accept_changed, rehash=rehash, mix_rows=mix_rows, reuse=reuse, on_plan=print_plan,
     )  # fmt: skip
     for row, damage in summary.damaged.items():
         click.echo(f"{reuse}: damaged, so it was computed: {row} ({damage})", err=True)

@@ -178,7 +178,7 @@ def convert(source: Place, target: Place) -> None:
     If SOURCE or TARGET is a URL (s3://BUCKET/NAME.zarr), the copy is a Zarr store too; from a URL to a
     TARGET that ends with .h5 it is an HDF5 file. Every value is read back and checked.
     """
-    from orsanet_cache.store.convert import convert as convert_store
+    from orsanet_cache.writing.convert import convert as convert_store
 
     convert_store(source, target)
     click.echo(f"wrote {target}")
@@ -195,7 +195,7 @@ def compact(source: Place, target: Place, cache: Path | None, cache_size: int | 
     Each may be a folder or a URL (s3://BUCKET/NAME.zarr). Rows that the manifest no longer has and
     earlier states are left behind. Nothing is computed, and every value is checked.
     """
-    from orsanet_cache.store.compact import compact as compact_store
+    from orsanet_cache.writing.compact import compact as compact_store
 
     compact_store(source, target, cache, cache_size)
     click.echo(f"wrote {target}")

@@ -26,7 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -50,8 +50,7 @@ MOST_LABELS = 100  # in a message that lists them all
 NAMED = 20  # names of columns, classes or splits in one message
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One row.
 
     `image` is the path below the manifest's root and the sample's id; `label` is an index into
@@ -173,7 +172,7 @@ def load_manifest(
         row["split"] = meaning.get(row["split"]) or meaning.setdefault(row["split"], meant_split(row["split"], splits))
         label = label_of(row["label"])
         near_names = len(findings) < NAMED
-        problems = list(_row_problems(row, label, descriptor.classes, splits, files, near_names=near_names))
+        problems = _row_problems(row, label, descriptor.classes, splits, files, near_names=near_names)
         image = row["image"]
         if image in first_line:
             problems.append(f"image {image!r} is already on line {first_line[image]}")
@@ -221,7 +220,7 @@ def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
             added[image] |= tags
     if findings:
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
-    samples = (replace(sample, tags=sample.tags | added.get(sample.image, set())) for sample in manifest.samples)
+    samples = (sample._replace(tags=sample.tags | added.get(sample.image, set())) for sample in manifest.samples)
     return replace(manifest, samples=tuple(samples))
 
 
@@ -240,9 +239,12 @@ def _tags(cell: str) -> frozenset[str]:
     return frozenset(tag.strip() for tag in cell.split(";") if tag.strip()) if cell else NO_TAGS
 
 
-def _tag_problems(cell: str) -> Iterator[str]:
-    if "@" in cell:
-        yield f"tag {cell!r} contains '@', which precedes a view in the name of a group of images (test:occluded@erase-20)"
+def _tag_problems(cell: str) -> list[str]:
+    if "@" not in cell:
+        return []
+    return [
+        f"tag {cell!r} contains '@', which precedes a view in the name of a group of images (test:occluded@erase-20)"
+    ]
 
 
 def table_of(descriptor: Path, samples: str) -> Path:
@@ -331,6 +333,7 @@ def table_rows(
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: Header | None = None
     reported: set[int] = set()  # columns without a name
+    has_marks = MARK in text  # looked for once, not in every cell
     line = 1
     try:
         for cells in reader:
@@ -347,7 +350,7 @@ def table_rows(
                 except ValueError as error:
                     findings.append(f"line {line}: {error}")
                 else:
-                    yield line, {name: unmarked(cell) if cell[:1] == MARK else cell for name, cell in row.items()}
+                    yield line, {name: unmarked(cell) for name, cell in row.items()} if has_marks else row
             line = reader.line_num + 1
     except csv.Error as error:
         raise OrsanetError(f"{table}: line {line}: not valid CSV: {error}") from error
@@ -382,23 +385,29 @@ def _row_problems(
     files: FileCheck | None,
     *,
     near_names: bool,
-) -> Iterator[str]:
+) -> list[str]:
     """What is wrong with a row. A table may have as many classes as rows, so both are looked up, not searched.
 
     `near_names`: also name the class or split that was probably meant, which takes longer.
     """
+    problems: list[str] = []
     image = row["image"]
     near = did_you_mean if near_names else lambda _name, _names: ""
     if not image:
-        yield "no image"
+        problems.append("no image")
     elif image.startswith("/"):
-        yield f"image {image!r} is an absolute path; write it relative to the root"
+        problems.append(f"image {image!r} is an absolute path; write it relative to the root")
     elif ".." in image and ".." in PurePosixPath(image).parts:
-        yield f"image {image!r} leaves the root with '..'"
+        problems.append(f"image {image!r} leaves the root with '..'")
     elif files is not None and (problem := files.problem(image)):
-        yield problem
+        problems.append(problem)
     if label is None:
-        yield f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}{near(row['label'], classes)}"
-    yield from _tag_problems(row.get("tags", ""))
+        problems.append(
+            f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}{near(row['label'], classes)}"
+        )
+    problems += _tag_problems(row.get("tags", ""))
     if row["split"] not in splits:
-        yield f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}{near(row['split'], splits)}"
+        problems.append(
+            f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}{near(row['split'], splits)}"
+        )
+    return problems

@@ -32,11 +32,14 @@ class Header:
         nameless = (at for at, name in enumerate(stripped) if not name)
         self._without_name = (*nameless, *range(self.width, self._further))
         self.names = [name for name, _ in self._place]
+        self._is_plain = self.width == len(self._place)  # no column without a name between the others
 
     def row(self, cells: Sequence[str]) -> dict[str, str]:
         """Column -> cell. Raises ValueError if the row has fewer or more cells with content than columns."""
         if len(cells) < self.width or (len(cells) > self._further and not is_blank(cells[self._further :])):
             raise ValueError(f"{len(cells)} cells, but the header has {self.width}")
+        if self._is_plain:  # in half the time
+            return dict(zip(self.names, cells, strict=False))
         return {name: cells[at] for name, at in self._place}
 
     def nameless_content(self, cells: Sequence[str]) -> list[int]:

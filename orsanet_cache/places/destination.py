@@ -3,7 +3,7 @@
     Path  ─▶ FolderDestination (folder.py)     locks, and renames of temporary files
     Url   ─▶ BucketDestination (objects.py)    no lock: whole PUTs, and creates that only one process wins
 
-What the store's writer does is the same for both (store/writer.py). Where nothing keeps other
+What the store's writer does is the same for both (writing/writer.py). Where nothing keeps other
 processes out (`excludes` is false) it looks again after it has written.
 """
 

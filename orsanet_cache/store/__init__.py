@@ -1,4 +1,4 @@
-"""The store: format, writer, reader, seals, conversion to HDF5 and back, verification.
+"""The store: its format, how it is read, its seals and their verification.
 
-No module imports torch.
+No module imports torch, and none writes.
 """

@@ -1,6 +1,7 @@
 """Rows of a sharded Zarr array, written to and read from its files directly.
 
-Training reads every row hundreds of times.
+Training reads every row hundreds of times. Where reads have to wait, as on a network's disk, the
+kernel is told of all rows of a block before the first is read, so that one thread suffices.
 
     shard file:  record · record · … · index            record:  the row's bytes, perhaps zstd-compressed · CRC-32C
     index:       per row offset and length, uint64 · CRC-32C
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -37,6 +39,8 @@ TYPES = {name: name for name in ("uint8", "int8", "uint32", "float16", "float32"
 MAX_METADATA_BYTES = 256 * 1024**2  # a view's metadata may list hundreds of thousands of rejected images
 NEVER_WRITTEN = 2**64 - 1  # a row's offset and length in the index
 BLOCK = 256  # rows read at a time, from as many files at most
+CAN_ADVISE = hasattr(os, "posix_fadvise")  # not on macOS
+LATE = 0.0005  # seconds a row: longer than a local disk and a processor take
 MAX_OPEN_FILES = 64  # between two reads, per array; a process may usually have 1024 files open
 
 _BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
@@ -133,6 +137,7 @@ class Records(ABC):
         self.decompress = decompress
         self.checksums = checksums
         self.row_bytes = math.prod(self.shape[1:]) * dtype.itemsize
+        self._most_bytes = 2 * self.row_bytes + 1024  # of a record; the mark of a row never written is above it
         self._start()
 
     @abstractmethod
@@ -172,7 +177,9 @@ class Records(ABC):
         with self._lock:
             for start in range(0, len(rows), BLOCK):
                 block = slice(start, start + BLOCK)
+                began = time.perf_counter()
                 self._read_block(rows[block], target, positions[block].tolist())
+                self._answers_late |= time.perf_counter() - began > LATE * len(rows[block])
             while len(self._files) > MAX_OPEN_FILES:
                 self._close_file(next(iter(self._files)))
 
@@ -209,6 +216,10 @@ class Records(ABC):
         for file in set(files) - self._files.keys():
             self._open(file)
         places = self._index[rows].tolist()
+        if self._answers_late and CAN_ADVISE:
+            for file, (offset, length) in zip(files, places, strict=True):
+                if length < self._most_bytes:
+                    os.posix_fadvise(self._files[file], offset, length, os.POSIX_FADV_WILLNEED)
         if self.decompress is not None or not self._verified[rows].all():
             for row, file, place, position in zip(rows.tolist(), files, places, positions, strict=True):
                 self._read_carefully(row, self._files[file], place, target[position])
@@ -231,7 +242,7 @@ class Records(ABC):
             if length != self.row_bytes + CHECKSUM_BYTES or os.preadv(descriptor, [raw.data], offset) != self.row_bytes:
                 raise self._damaged(row, "cut off")
         else:
-            if not CHECKSUM_BYTES < length < 2 * self.row_bytes + 1024:  # includes the mark of a row never written
+            if not CHECKSUM_BYTES < length < self._most_bytes:
                 raise self._damaged(row, "impossible length")
             record = np.empty(length - CHECKSUM_BYTES, np.uint8)
             if os.preadv(descriptor, [record.data], offset) != len(record):
@@ -254,6 +265,7 @@ class Records(ABC):
         self._known: dict[int, _Identity] = {}  # file whose part of the index is filled -> identity of that file
         self._index = np.zeros((files * self.rows_per_file, 2), np.uint64)  # row -> offset and length
         self._verified = np.zeros(self.shape[0], np.bool_)
+        self._answers_late = False  # asking ahead slows reading from memory down by a seventh
 
     def _open(self, file: int) -> None:
         """Open a file, and read its index unless it is known."""
@@ -290,7 +302,7 @@ class Records(ABC):
         return DamagedRecordError(f"{self.name}: row {row} is damaged ({how})")
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_owner", "_files", "_known", "_index", "_verified")
+        own = ("_lock", "_owner", "_files", "_known", "_index", "_verified", "_answers_late")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

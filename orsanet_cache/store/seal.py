@@ -4,7 +4,7 @@
     ─ SHA-256 ─▶ seal
     every unit's marker ─ read back from the disk ─ fold ─▶ records, seal ─ unfold, unit by unit ─▶ its marker
 
-Only `write_records` writes to a store; writer.py holds the locks. Shapes: N = samples, U = units,
+Only `write_records` writes to a store; sealing.py holds the locks. Shapes: N = samples, U = units,
 F = fields, in alphabetical order.
 """
 

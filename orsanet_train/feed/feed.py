@@ -24,7 +24,7 @@ from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import SCALE
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
+from orsanet_train.feed.plan import Drawn, Draws, ordered_draws, training_draws
 from orsanet_train.feed.residence import Resident, choose_residence
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 from orsanet_train.feed.split import LabelledSplit, check_fields
@@ -32,6 +32,7 @@ from orsanet_train.model.inputs import model_inputs
 from orsanet_train.model_config import ModelConfig
 
 LOAD_ROWS = 256  # read at a time when everything is loaded
+COPIED_BATCHES = 256  # whose draws are copied to the device at a time
 
 
 class PriorBatch(tuple[Tensor, ...]):
@@ -159,14 +160,18 @@ class Feed:
 
     def _batches(self, draws: Draws, batches: Sequence[slice]) -> Iterator[PriorBatch]:
         if self.residence.mode == "device":
-            # For the whole epoch at once: a copy from ordinary memory makes the host wait for the
-            # device.
-            places = torch.from_numpy(self._places(draws)).to(self.device)
-            along = {name: torch.from_numpy(values).to(self.device) for name, values in draws.along.items()}
-            for batch in batches:
-                chosen = places[batch]
-                fields = {name: values.index_select(0, chosen) for name, values in self._loaded.items()}
-                yield self._batch({**fields, **{name: values[batch].clone() for name, values in along.items()}})
+            # For many batches at once: a copy from ordinary memory makes the host wait for the device.
+            for number in range(0, len(batches), COPIED_BATCHES):
+                some = batches[number : number + COPIED_BATCHES]
+                first = some[0].start
+                drawn = draws.part(slice(first, some[-1].stop))
+                places = torch.from_numpy(self._places(drawn)).to(self.device)
+                along = {name: torch.from_numpy(values).to(self.device) for name, values in drawn.along.items()}
+                for batch in some:
+                    own = slice(batch.start - first, batch.stop - first)
+                    chosen = places[own]
+                    fields = {name: values.index_select(0, chosen) for name, values in self._loaded.items()}
+                    yield self._batch({**fields, **{name: values[own].clone() for name, values in along.items()}})
         else:
             carried = {name: (values.shape[1:], values.dtype) for name, values in draws.along.items()}
             largest = max((batch.stop - batch.start for batch in batches), default=0)
@@ -175,12 +180,12 @@ class Feed:
 
                 def fill(number: int, slot: Slot) -> None:
                     ahead.reached(ends[number])
-                    self._fill(parts[number], slot)
+                    self._fill(draws.part(batches[number]), slot)
 
-                parts = [draws.part(batch) for batch in batches]
-                ends = np.cumsum([0, *(len(part.sample) for part in parts)]).tolist()
+                sizes = [batch.stop - batch.start for batch in batches]
+                ends = np.cumsum([0, *sizes]).tolist()
                 yield from ahead_in_ring(
-                    range(len(parts)), slots, fill, lambda number, slot: self._taken(parts[number], slot)
+                    range(len(batches)), slots, fill, lambda number, slot: self._batch(slot.on_device(sizes[number]))
                 )
             self.check_unchanged()
 
@@ -192,7 +197,7 @@ class Feed:
             view, rows = view[:0], rows[:0]
         return self.store.ahead(self.split.name, self.split.views, [*self._fields], view, rows)
 
-    def _fill(self, draws: Draws, slot: "Slot") -> None:
+    def _fill(self, draws: Drawn, slot: "Slot") -> None:
         """Fill a slot; runs in the background thread."""
         buffers = slot.to_fill(len(draws.sample))
         for name, carried in draws.along.items():
@@ -208,9 +213,6 @@ class Feed:
             for name in self._fields:
                 self.store.read(self.split.name, view, name, rows[positions], buffers[name], positions)
 
-    def _taken(self, draws: Draws, slot: "Slot") -> PriorBatch:
-        return self._batch(slot.on_device(len(draws.sample)))
-
     def _batch(self, stored: Mapping[str, Tensor]) -> PriorBatch:
         """A batch from the fields of a store on the device.
 
@@ -219,7 +221,7 @@ class Feed:
         inputs = model_inputs(self.model, stored, stored["erased"])
         return PriorBatch(*inputs, stored["label"], stored["drop_path"])
 
-    def _places(self, draws: Draws) -> NDArray[np.int64]:
+    def _places(self, draws: Drawn) -> NDArray[np.int64]:
         """The rows of the draws in the loaded fields."""
         return draws.view * len(self.split.rows) + draws.sample
 

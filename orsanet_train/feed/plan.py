@@ -3,9 +3,12 @@
 The law of the rectangles is in orsanet_cache/data/augmentation.py.
 
 The draws are pure functions of (seed, epoch, position). Any process can draw any epoch again
-without running the epochs before it.
+without running the epochs before it. An epoch's plan takes some 60 bytes a sample. The numbers for
+drop-path, which would take six times as much, are drawn batch by batch.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +21,36 @@ from orsanet_train.engine.distributed import Ranks
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE
 
-VIEW_STREAM = 5  # epoch_plan draws from the streams before, and reference/feed.py from the fourth
+DROP_PATH_STREAM = 3  # the order, flips and rectangles have the streams before, and reference/feed.py has the fourth
+VIEW_STREAM = 5
 WINDOW_STREAM = 6
+
+
+class Uniforms:
+    """Float32 rows, uniform in 0 … 1, which are drawn when they are asked for.
+
+    Rows start … stop - 1 are those of one call of `random` for all rows, to the bit.
+
+    Args:
+        key: the generator's seed.
+        count: number of rows.
+        shape: of a row; an even number of values, because a step of the generator gives two.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, key: Sequence[int], count: int, shape: tuple[int, ...]) -> None:
+        self._key = tuple(key)
+        self._steps, odd = divmod(math.prod(shape), 2)
+        if odd:
+            raise ValueError(f"rows of shape {shape} have an odd number of values")
+        self.shape = (count, *shape)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        start, stop, _ = rows.indices(self.shape[0])
+        generator = np.random.PCG64(self._key)  # that of np.random.default_rng
+        generator.advance(start * self._steps)
+        return np.random.Generator(generator).random((stop - start, *self.shape[1:]), dtype=np.float32)
 
 
 class EpochPlan(NamedTuple):
@@ -28,7 +59,7 @@ class EpochPlan(NamedTuple):
     order: NDArray[np.int64]  # [N] index into the split
     flipped: NDArray[np.bool_]  # [N] take the hflip view
     erased: NDArray[np.int64]  # [N, 4] top, left, height, width on the 224-pixel grid; height 0: nothing
-    drop_path: NDArray[np.float32]  # [N, 2, levels, scales, 2] uniform in 0 … 1, of both passes of a step
+    drop_path: Uniforms  # [N, 2, *ModelConfig.drop_path_shape] of both passes of a step
 
 
 def epoch_plan(
@@ -44,9 +75,7 @@ def epoch_plan(
         units: the store's unit of each sample, [N]; order = "windowed" needs them.
     """
     count = len(labels)
-    order_rng, flip_rng, erase_rng, drop_rng = (
-        np.random.default_rng([config.seed, epoch, stream]) for stream in range(4)
-    )
+    order_rng, flip_rng, erase_rng = (np.random.default_rng([config.seed, epoch, stream]) for stream in range(3))
     if config.sampling == "balanced":
         weight = 1 / np.bincount(labels)[labels]
         order = order_rng.choice(count, size=count, p=weight / weight.sum())
@@ -59,7 +88,7 @@ def epoch_plan(
             order, units, config.window_units, np.random.default_rng([config.seed, epoch, WINDOW_STREAM])
         )
     flipped = flip_rng.random(count) < config.augmentation.hflip
-    drop_path = drop_rng.random((count, 2, *config.model.drop_path_shape), dtype=np.float32)
+    drop_path = Uniforms([config.seed, epoch, DROP_PATH_STREAM], count, (2, *config.model.drop_path_shape))
     return EpochPlan(order, flipped, erased_rectangles(erase_rng, count, config.augmentation), drop_path)
 
 
@@ -91,7 +120,7 @@ def drawn_views(count: int, config: RunConfig, epoch: int) -> NDArray[np.int64]:
     return rng.integers(len(config.augmentation.views), size=count)
 
 
-Along = dict[str, NDArray[Any]]
+Along = dict[str, NDArray[Any] | Uniforms]
 
 
 class Draws(NamedTuple):
@@ -101,9 +130,17 @@ class Draws(NamedTuple):
     view: NDArray[np.int64]  # [N] into the split's views
     along: Along  # [N, …] label, erased, drop_path, as in PriorBatch and EpochPlan
 
-    def part(self, positions: slice) -> "Draws":
+    def part(self, positions: slice) -> "Drawn":
         along = {name: values[positions] for name, values in self.along.items()}
-        return Draws(self.sample[positions], self.view[positions], along)
+        return Drawn(self.sample[positions], self.view[positions], along)
+
+
+class Drawn(NamedTuple):
+    """The samples of one batch, all of them drawn: as Draws."""
+
+    sample: NDArray[np.int64]
+    view: NDArray[np.int64]
+    along: dict[str, NDArray[Any]]
 
 
 def training_draws(

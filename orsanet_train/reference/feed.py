@@ -25,7 +25,7 @@ from orsanet_cache.frozen.pixels import displayable
 from orsanet_cache.store.reader import PriorStore
 from orsanet_train.config import RunConfig
 from orsanet_train.engine.distributed import ONE, Ranks
-from orsanet_train.feed.plan import Draws, ordered_draws, training_draws
+from orsanet_train.feed.plan import Drawn, Draws, ordered_draws, training_draws
 from orsanet_train.feed.ring import RING, Slot, ahead_in_ring
 from orsanet_train.feed.split import LabelledSplit
 from orsanet_train.model.inputs import INPUT_SIZE, model_image
@@ -126,14 +126,14 @@ class OnlineFeed:
         with ThreadPoolExecutor(self.decoders, "decode") as pool:
             yield from ahead_in_ring(parts, slots, partial(self._fill, pool), self._taken)
 
-    def _fill(self, pool: ThreadPoolExecutor, draws: Draws, slot: Slot) -> None:
+    def _fill(self, pool: ThreadPoolExecutor, draws: Drawn, slot: Slot) -> None:
         buffers = slot.to_fill(len(draws.sample))
         for name, carried in draws.along.items():
             buffers[name][:] = carried
         decoded = pool.map(self._decode, draws.sample.tolist(), draws.view.tolist(), buffers["pixels"])
         all(outcome is None for outcome in decoded)  # waits for all, and raises the first exception
 
-    def _taken(self, draws: Draws, slot: Slot) -> OnlineBatch:
+    def _taken(self, draws: Drawn, slot: Slot) -> OnlineBatch:
         return OnlineBatch(**slot.on_device(len(draws.sample)))
 
     def _decode(self, sample: int, view: int, pixels: NDArray[np.uint8]) -> None:

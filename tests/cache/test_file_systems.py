@@ -24,7 +24,7 @@ from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import Kind, held, output_folder
 from orsanet_cache.store.schema import schema
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 answer(sys.argv[1], int(sys.argv[2]))
 folder = Path(sys.argv[3])

@@ -23,8 +23,8 @@ from orsanet_cache.frozen.loading import read_weights
 from orsanet_cache.store.seal import damaged_units
 from orsanet_cache.store.units import Unit, UnitRecord
 from orsanet_cache.store.verify import unfinished, verify
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import ZarrFolder
+from orsanet_cache.writing.writer import StoreWriter
 
 VIEWS = {"train": ["clean"]}
 

@@ -20,7 +20,7 @@ LONGEST = (
     "train/export/test_faces.py", "test_demo.py", "cache/faults/test_misfits.py", "train/export/test_export.py",
     "train/general/test_experiment.py", "cache/demo/test_training.py", "test_docs.py", "train/run/test_train.py",
     "cache/faults/test_failing_disk.py", "train/experiments/test_ablate.py", "test_data_sets.py", "test_readme.py",
-    "test_pipeline.py", "train/engine/test_distributed.py", "train/test_cli.py", "cache/store/test_convert.py",
+    "test_pipeline.py", "train/engine/test_distributed.py", "train/test_cli.py", "cache/writing/test_convert.py",
     "train/run/test_imported.py", "train/reference/test_network.py", "train/engine/test_step.py",
     "train/report/test_report.py", "cache/weights/test_fetch.py", "train/predict/test_predict.py",
     "train/reference/test_training.py", "cache/builder/test_reuse.py", "cache/builder/test_placing.py",
@@ -41,7 +41,7 @@ LONGEST = (
     "cache/data/test_faces.py", "train/model/test_frozen.py", "test_forms.py", "train/test_on_a_gpu.py",
     "train/bench/test_gpu_check.py", "test_first_hour.py", "test_wheel.py", "train/export/test_push.py",
     "test_makefile.py", "train/experiments/test_caching.py", "train/feed/test_augmented.py",
-    "cache/builder/test_augmented.py", "cache/store/test_written_url.py", "cache/builder/test_url.py",
+    "cache/builder/test_augmented.py", "cache/writing/test_written_url.py", "cache/builder/test_url.py",
     "cache/synthetic/test_expression.py", "cache/doctor/test_similarity.py",
 )  # fmt: skip
 PROCESSES = {"Popen", "fork", "multiprocessing", "sync_playwright"}

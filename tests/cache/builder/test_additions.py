@@ -24,11 +24,11 @@ from orsanet_cache.builder.build import BuildSummary, build
 from orsanet_cache.builder.repair import repair
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.priors import Priors
-from orsanet_cache.store.compact import compact
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import OPTIONAL
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import unfinished, verify
+from orsanet_cache.writing.compact import compact
+from orsanet_cache.writing.convert import convert
 
 VIEWS = ("clean", "augmented", "mask")  # one of the picture alone, one that loses a rectangle, one that landmarks place
 FIELDS = tuple(OPTIONAL)

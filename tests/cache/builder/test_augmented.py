@@ -18,9 +18,9 @@ from orsanet_cache.data.augmentation import augmentations
 from orsanet_cache.data.images import ERASED_COLOUR, every_second_pixel, view_pixels
 from orsanet_cache.data.views import view_names
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.verify import verify
+from orsanet_cache.writing.convert import convert
 
 CPU = torch.device("cpu")
 VIEWS = view_names(["augmented-3"])

@@ -18,7 +18,7 @@ from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import Share, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 CPU = torch.device("cpu")
 FIELDS = (

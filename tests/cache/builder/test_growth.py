@@ -27,11 +27,11 @@ from orsanet_cache.builder.layout import GONE
 from orsanet_cache.builder.repair import repair
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.priors import Priors
-from orsanet_cache.store.compact import compact
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.reader import WrongStateError
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import unfinished, verify
+from orsanet_cache.writing.compact import compact
+from orsanet_cache.writing.convert import convert
 
 CPU = torch.device("cpu")
 VIEWS = ("clean", "hflip")
@@ -501,7 +501,7 @@ def test_a_damaged_index_is_named_and_written_again_without_computing(faces: Fac
 def test_an_index_that_leads_elsewhere_is_damage(faces: Faces, old: Path) -> None:
     from orsanet_cache.places.folder import FolderOutput
     from orsanet_cache.store.states import State, write_state
-    from orsanet_cache.store.zarr_writer import ZarrWriter
+    from orsanet_cache.writing.zarr_writer import ZarrWriter
 
     faces.build(LONGER, old)
     state = State(("a.png",), ("train", "train.2"), np.array([[1, 3]], np.int64))  # train.2 has three rows
@@ -559,3 +559,49 @@ def test_the_command_grows_a_store_by_one_picture(world: Any, faces: Faces, tmp_
     result = CliRunner().invoke(main, ["compact", str(out), str(tmp_path / "small.zarr")])
     assert result.exit_code == 0, result.output
     assert PriorStore.open(tmp_path / "small.zarr").sample_ids("train") == ("b.png", "c.png")
+
+
+def segment(path: Path, name: str) -> list[str]:
+    """The rows of a segment, by name."""
+    return [image.removesuffix(".png") for image in PriorStore.open_segments(path).sample_ids(name)]
+
+
+def test_mixed_rows_lie_in_another_order_and_are_read_in_the_manifests(faces: Faces, tmp_path: Path) -> None:
+    out, parts = tmp_path / "mixed.zarr", tmp_path / "parts.zarr"
+    assert faces.build(OLD, out, mix_rows=True).computed == 8 * len(VIEWS)
+    order = segment(out, "train")
+    assert order != sorted(order) == OLD["train"]
+    faces.assert_says(out, OLD)
+    for index in (2, 1):
+        faces.build(OLD, parts, part=Share(index, 2), mix_rows=True)
+    assert content(parts) == content(out)
+    before = content(out)
+    for options in ({"mix_rows": True}, {}):  # the rows stay where they are
+        assert faces.build(OLD, out, **options).computed == 0
+        assert content(out) == before
+
+
+def test_mixed_rows_of_an_interrupted_build_are_gone_on_with(faces: Faces, tmp_path: Path) -> None:
+    out, whole = tmp_path / "mixed.zarr", tmp_path / "whole.zarr"
+    faces.build(OLD, whole, mix_rows=True)
+    faces.build(OLD, out, part=Share(1, 3), mix_rows=True)  # one unit of three
+    assert faces.build(OLD, out).computed == 4 * len(VIEWS)
+    assert content(out) == content(whole)
+
+
+def test_rows_that_are_added_are_mixed_too(faces: Faces, tmp_path: Path) -> None:
+    lists = {"train": [*"abcdefghijkl"], "test": ["m", "n", "h"]}  # h is new in both
+    out = tmp_path / "mixed.zarr"
+    faces.build(OLD, out, mix_rows=True)
+    assert faces.build(lists, out, mix_rows=True).computed == 6 * len(VIEWS)
+    added = segment(out, "train.2")
+    assert added != sorted(added) == [*"ghijkl"]
+    faces.assert_says(out, lists)
+
+
+def test_rows_in_the_manifests_order_are_mixed_by_a_copy_alone(faces: Faces, old: Path, tmp_path: Path) -> None:
+    with pytest.raises(OrsanetError, match=r"the rows of 'train' have the manifest's order.*--mix-rows --reuse"):
+        faces.build(OLD, old, mix_rows=True)
+    summary = faces.build(OLD, tmp_path / "mixed.zarr", mix_rows=True, reuse=old)
+    assert (summary.computed, summary.reused) == (0, 8 * len(VIEWS))
+    faces.assert_says(tmp_path / "mixed.zarr", OLD)

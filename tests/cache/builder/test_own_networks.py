@@ -17,9 +17,9 @@ from orsanet_cache.builder.build import BuildSummary, build
 from orsanet_cache.builder.repair import repair
 from orsanet_cache.data.images import read_image, view_pixels
 from orsanet_cache.frozen.added import installed_network
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import unfinished, verify
+from orsanet_cache.writing.convert import convert
 from orsanet_train import PriorDataset, load_config, prior_feed
 
 FIELDS = (Field("colours_grid", (3, 4, 4), "float16"), Field("colours_mean", (3,), "float32"))

@@ -11,7 +11,7 @@ from orsanet_cache import Manifest, Sample
 from orsanet_cache.builder.plan import Plan, Work, count_waiting, plan_build, plan_placed
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 FIELDS = (Field("values", (2,), "uint8", ("x",)),)
 COUNTS = {"train": 7, "test": 4}  # in units of 3: three and two

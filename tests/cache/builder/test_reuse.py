@@ -18,9 +18,9 @@ from orsanet_cache.builder.occluders import OCCLUDERS_VERSION
 from orsanet_cache.builder.reuse import PlannedRows
 from orsanet_cache.cli import main
 from orsanet_cache.data.images import read_image, view_pixels
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import verify
+from orsanet_cache.writing.convert import convert
 
 CPU = torch.device("cpu")
 VIEWS = ("clean", "erase-30", "mask")

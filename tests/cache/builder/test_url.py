@@ -19,11 +19,11 @@ from orsanet_cache.builder.repair import repair
 from orsanet_cache.cli import main
 from orsanet_cache.paths import Url
 from orsanet_cache.places.bucket import Bucket
-from orsanet_cache.store.compact import compact
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import OPTIONAL
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import unfinished, verify
+from orsanet_cache.writing.compact import compact
+from orsanet_cache.writing.convert import convert
 
 CPU = torch.device("cpu")
 VIEWS = ("clean", "mask")

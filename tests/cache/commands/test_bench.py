@@ -10,7 +10,7 @@ from orsanet_cache import OrsanetError
 from orsanet_cache.bench.bookkeeping import MEASURED
 from orsanet_cache.bench.read import bench_read
 from orsanet_cache.cli import main
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 
 
 def bench(*arguments: object) -> str:

@@ -17,7 +17,7 @@ from small_store import Small, answer, everything
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.store.seal import view_seal
 from orsanet_cache.store.zarr_folder import ZarrFolder
-from orsanet_cache.store.zarr_writer import small_content
+from orsanet_cache.writing.zarr_writer import small_content
 
 MANY = 10**18
 SHAPES = [

@@ -28,11 +28,11 @@ from orsanet_cache.inspection.quality import (
     prior_quality,
     score,
 )
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import LAPA_CLASSES, schema
 from orsanet_cache.store.units import UnitRecord
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.synthetic.picture import draw
+from orsanet_cache.writing.convert import convert
+from orsanet_cache.writing.writer import StoreWriter
 
 SIZE = 224
 ANSWERS = 13  # seven parts, six places

@@ -15,11 +15,11 @@ from hdf5_stores import FIELDS
 
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.cli import main
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.recipe import as_json
 from orsanet_cache.store.units import UnitRecord
 from orsanet_cache.store.verify import verify
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.convert import convert
+from orsanet_cache.writing.writer import StoreWriter
 
 SPLITS, VIEWS, COUNT = ("train", "valid"), ("clean", "hflip"), 3
 

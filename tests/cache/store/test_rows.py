@@ -1,5 +1,6 @@
 """The direct reader gives what zarr-python gives, finds every damage, and leaves alone what it does not understand."""
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -215,6 +216,28 @@ def test_more_shards_than_may_be_open_are_read_all_the_same(tmp_path: Path, monk
     assert len(os.listdir("/proc/self/fd")) == before + 2
     del reader
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.skipif(not rows_module.CAN_ADVISE, reason="this system has no posix_fadvise")
+@pytest.mark.parametrize("zstd", [False, True])
+def test_a_disk_that_answers_late_is_asked_for_all_rows_of_a_read_before_the_first(
+    tmp_path: Path, zstd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = values_of(3 * ROWS_PER_SHARD, (7,), "uint8")
+    reader = opened(write(tmp_path / "a", values, (*([ZstdCodec()] if zstd else []), Crc32cCodec())))
+    calls: list[str] = []
+    advise, preadv = os.posix_fadvise, os.preadv
+    monkeypatch.setattr(os, "posix_fadvise", lambda *given: (calls.append("ask"), advise(*given))[1])
+    monkeypatch.setattr(os, "preadv", lambda *given: (calls.append("read"), preadv(*given))[1])
+    rows = [5, 0, 2 * ROWS_PER_SHARD, 1]
+    monkeypatch.setattr(rows_module, "LATE", math.inf)
+    assert np.array_equal(read(reader, rows), values[rows])
+    assert calls == ["read"] * 4
+    monkeypatch.setattr(rows_module, "LATE", 0)
+    for _ in range(3):
+        calls.clear()
+        assert np.array_equal(read(reader, rows), values[rows])
+    assert calls == ["ask"] * 4 + ["read"] * 4
 
 
 def test_threads_share_a_reader(tmp_path: Path) -> None:

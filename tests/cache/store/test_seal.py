@@ -10,8 +10,8 @@ from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.seal import damaged_units, fold, hex_digests, unfold
 from orsanet_cache.store.units import Marker, Unit, UnitRecord
-from orsanet_cache.store.writer import StoreWriter
 from orsanet_cache.store.zarr_folder import ZarrFolder
+from orsanet_cache.writing.writer import StoreWriter
 
 FIELDS = (Field("wide", (3, 5), "float32", ("y", "x"), compressed=True), Field("narrow", (2,), "uint8", ("x",)))
 COUNT, ROWS_PER_UNIT = 7, 3

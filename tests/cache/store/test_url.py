@@ -14,10 +14,10 @@ from orsanet_cache.cli import main
 from orsanet_cache.errors import UnreachableError
 from orsanet_cache.paths import Url
 from orsanet_cache.places.bucket import Bucket
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.verify import unfinished
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.convert import convert
+from orsanet_cache.writing.writer import StoreWriter
 
 VIEWS = {split: ["clean", "hflip"] for split in ("train", "valid", "test")}
 FIELDS = ("image", "segmentation_map", "landmark_features")

@@ -17,10 +17,10 @@ from orsanet_cache.builder.build import build
 from orsanet_cache.builder.repair import repair
 from orsanet_cache.cli import main
 from orsanet_cache.frozen.mobilefacenet import MobileFaceNet
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import progress, unfinished, verify
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.convert import convert
+from orsanet_cache.writing.writer import StoreWriter
 
 CPU = torch.device("cpu")
 ROWS = 4  # of a unit: the world's 14, 6 and 6 images are 4 + 2 + 2 units

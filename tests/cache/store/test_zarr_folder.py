@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orsanet_cache import PriorStore
 from orsanet_cache.store.rows import ShardedRows, encode_shard, shard_name
 from orsanet_cache.store.zarr_folder import METADATA, LibraryRows, ZarrFolder
-from orsanet_cache.store.zarr_writer import array_document, group_document, small_content
+from orsanet_cache.writing.zarr_writer import array_document, group_document, small_content
 
 DTYPES = ("uint8", "int8", "float16", "float32")
 

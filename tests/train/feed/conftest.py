@@ -12,7 +12,7 @@ import pytest
 from orsanet_cache import Manifest, PriorStore, load_manifest
 from orsanet_cache.store.schema import schema
 from orsanet_cache.store.units import UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 Lines = list[str]
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 from orsanet_train.config import load_config
 from orsanet_train.feed.dataset import PriorDataset, prior_feed
 from orsanet_train.feed.feed import Feed

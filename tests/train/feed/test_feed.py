@@ -27,7 +27,7 @@ from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
 from orsanet_cache.frozen.pixels import imagenet_normalised, unit_range
 from orsanet_cache.store.container import open_container
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 from orsanet_train.config import AugmentationConfig, RunConfig
 from orsanet_train.feed.feed import Feed, PriorBatch
 from orsanet_train.feed.plan import epoch_plan
@@ -68,7 +68,9 @@ def test_an_epochs_batches_hold_exactly_the_rows_views_and_rectangles_of_the_pla
     assert 0 < plan.flipped.sum() < 14
     assert 0 < (plan.erased[:, 2] > 0).sum() < 14
     whole = PriorBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-    for position, (index, flipped, rectangle, draws) in enumerate(zip(*plan, strict=True)):
+    for position, (index, flipped, rectangle, draws) in enumerate(
+        zip(plan.order, plan.flipped, plan.erased, plan.drop_path[:], strict=True)
+    ):
         np.testing.assert_array_equal(whole.drop_path[position], draws)
         sample = reordered.split("train")[index]
         view, row = "hflip" if flipped else "clean", store.sample_ids("train").index(sample.image)

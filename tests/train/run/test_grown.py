@@ -15,7 +15,7 @@ from PIL import Image
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 from orsanet_train.config import RunConfig, load_config
 from orsanet_train.evaluation.evaluate import evaluate
 from orsanet_train.run.train import train

@@ -13,7 +13,7 @@ from command_lines import in_process
 from object_server import Proxy
 
 from orsanet_cache import OrsanetError, PriorStore
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.run.train import train

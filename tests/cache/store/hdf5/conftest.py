@@ -8,9 +8,9 @@ import pytest
 from hdf5_stores import COUNT, FIELDS
 
 from orsanet_cache import PriorStore
-from orsanet_cache.store.convert import convert
 from orsanet_cache.store.units import UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.convert import convert
+from orsanet_cache.writing.writer import StoreWriter
 
 
 @pytest.fixture(scope="session")

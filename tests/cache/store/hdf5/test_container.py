@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orsanet_cache import PriorStore
 from orsanet_cache.store.hdf5_file import Hdf5File
-from orsanet_cache.store.hdf5_writer import new_hdf5_file
+from orsanet_cache.writing.hdf5_writer import new_hdf5_file
 
 
 def test_it_lists_views_as_groups_and_fields_as_arrays_as_zarr_does(store: Path) -> None:

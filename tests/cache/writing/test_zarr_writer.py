@@ -8,7 +8,7 @@ import pytest
 from orsanet_cache.places.folder import FolderOutput
 from orsanet_cache.store.schema import Field
 from orsanet_cache.store.zarr_folder import METADATA, ZarrFolder
-from orsanet_cache.store.zarr_writer import ZarrWriter
+from orsanet_cache.writing.zarr_writer import ZarrWriter
 
 FIELD = Field("values", (2, 3), "float32", ("y", "x"), compressed=True)
 COUNT, ROWS_PER_UNIT = 5, 2

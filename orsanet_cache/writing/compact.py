@@ -26,13 +26,13 @@ from orsanet_cache.places.folder import FolderOutput
 from orsanet_cache.places.transfer import Upload
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
-from orsanet_cache.store.convert import check_disk, check_is_finished, check_is_free, fields_of, workplace
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import ADDED_TO, MARK, SAMPLE_ID_AXES, encode_ids, view_and_addition
 from orsanet_cache.store.seal import SealedView, sealed_attributes, unit_digest, view_seal, write_records
 from orsanet_cache.store.units import units_of
 from orsanet_cache.store.zarr_folder import METADATA
-from orsanet_cache.store.zarr_writer import ZarrWriter, check_sizes, group_document, shard_of, shard_sizes
+from orsanet_cache.writing.convert import check_disk, check_is_finished, check_is_free, fields_of, workplace
+from orsanet_cache.writing.zarr_writer import ZarrWriter, check_sizes, group_document, shard_of, shard_sizes
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 

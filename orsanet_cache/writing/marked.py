@@ -19,7 +19,7 @@ from orsanet_cache.store.schema import Field
 from orsanet_cache.store.seal import damaged_units
 from orsanet_cache.store.units import Marker, Unit, marker_folder, marker_name
 from orsanet_cache.store.zarr_folder import ZarrFolder
-from orsanet_cache.store.zarr_writer import shard_of
+from orsanet_cache.writing.zarr_writer import shard_of
 
 TAKEN_BACK = "taken-back"  # a note in an object store: units of the view have lost their markers
 WINDOW = 64  # markers that are fetched at once

@@ -31,14 +31,14 @@ from orsanet_cache.places.folder import FolderOutput
 from orsanet_cache.places.transfer import upload
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, Container, ContainerWriter, open_container
-from orsanet_cache.store.hdf5_writer import new_hdf5_file
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import OPTIONAL, SAMPLE_ID_AXES, Addition, Field, encode_ids, schema
 from orsanet_cache.store.seal import unit_digest, write_records
 from orsanet_cache.store.states import State, States, has_rows, write_state
 from orsanet_cache.store.units import COMMITS
 from orsanet_cache.store.zarr_folder import METADATA, FetchedRows, ZarrFolder
-from orsanet_cache.store.zarr_writer import ZarrWriter, check_sizes
+from orsanet_cache.writing.hdf5_writer import new_hdf5_file
+from orsanet_cache.writing.zarr_writer import ZarrWriter, check_sizes
 
 SUFFIX = ".converting"
 HDF5_SUFFIXES = (".h5", ".hdf5")

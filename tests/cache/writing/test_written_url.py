@@ -23,7 +23,7 @@ from orsanet_cache.places.bucket import Bucket
 from orsanet_cache.store.schema import Addition, Field
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
 from orsanet_cache.store.verify import unfinished
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.writer import StoreWriter
 
 FIELDS = (Field("narrow", (3,), "float16", ("c",)), Field("map", (4, 4), "uint8", ("y", "x"), compressed=True))
 SPLITS = {"train": RandomSplit(["a.png", "b.png", "c.png"], ["clean"]), "test": RandomSplit(["d.png"], ["clean"])}

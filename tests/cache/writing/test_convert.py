@@ -22,10 +22,10 @@ import zarr
 
 from orsanet_cache import OrsanetError, PriorStore
 from orsanet_cache.builder.build import build
-from orsanet_cache.store.convert import LOCK, SUFFIX, convert
 from orsanet_cache.store.schema import Field, schema
 from orsanet_cache.store.units import UnitRecord
-from orsanet_cache.store.writer import StoreWriter
+from orsanet_cache.writing.convert import LOCK, SUFFIX, convert
+from orsanet_cache.writing.writer import StoreWriter
 
 ROWS_PER_UNIT = 8
 COUNTS = {"train": 20, "test": 5}
@@ -249,7 +249,7 @@ CONVERT = """
 import signal, sys
 from pathlib import Path
 from orsanet_cache import OrsanetError
-from orsanet_cache.store.convert import convert
+from orsanet_cache.writing.convert import convert
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     convert(Path(sys.argv[1]), Path(sys.argv[2]))
