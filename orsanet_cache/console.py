@@ -6,19 +6,23 @@ closed terminal) with 129. A bug keeps its traceback.
 
 import math
 import os
+import re
 import shlex
 import signal
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from orsanet_cache.errors import OrsanetError, shortage
 from orsanet_cache.paths import Kind, Url, as_place, path_problem, place_problem
 from orsanet_cache.streams import prepare_streams, printable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 SENTENCE = 500  # characters; a longer one would be cut off
 REPEAT_SECONDS = 5.0  # longer than an interrupted command takes to end
@@ -205,6 +209,17 @@ def parse_part(_context: click.Context, _parameter: click.Parameter, value: str 
     return int(index), int(count)
 
 
+def _parse_size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """200GB, 500 MB, 1.5TB or a plain number -> bytes."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", value, re.IGNORECASE | re.ASCII)
+    size = 0 if match is None else int(float(match[1]) * 1000 ** ("kmgt".find(match[2].lower() or "-") + 1))
+    if not 0 < size < 10**18:
+        raise click.BadParameter(f"{value!r} is not a size such as 200GB")
+    return size
+
+
 def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else [name.strip() for name in value.split(",")]
 
@@ -223,3 +238,22 @@ quiet_option = click.option(
 classes_option = click.option(
     "--classes", callback=_names, help="Class names in label order, for a .csv manifest: a,b,c"
 )
+
+_CACHE_OPTIONS = (
+    click.option(
+        "--cache", type=FILE,
+        help="For the URL of a store: the folder of this machine that keeps its shards, for all processes and for "
+        "later commands.  [default: the last few, until the command ends]",
+    ),
+    click.option(
+        "--cache-size", callback=_parse_size, metavar="SIZE",
+        help="The most that the cache may have, such as 200GB.  [default: most of what is free there]",
+    ),
+)  # fmt: skip
+
+
+def cache_options(command: Command) -> Command:
+    """The options of the cache of a store at a URL."""
+    for option in reversed(_CACHE_OPTIONS):
+        command = option(command)
+    return command

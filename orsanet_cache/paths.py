@@ -121,6 +121,13 @@ def as_paths(given: object, what: str) -> list[Path]:
     return [as_path(path, what) for path in given]
 
 
+def as_places(given: object, what: str, kind: Kind = "store") -> list[Place]:
+    """Several places. Raises TypeError for any other type, including a single path."""
+    if isinstance(given, str | bytes | os.PathLike | Url) or not isinstance(given, Iterable):
+        raise TypeError(f"{what}: expected a list of paths, not {_called(given)}")
+    return [as_place(path, what, kind) for path in given]
+
+
 def as_names(given: object, what: str) -> list[str]:
     """Several names. Raises TypeError for any other type, including a single string."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):

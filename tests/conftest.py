@@ -25,7 +25,7 @@ import pytest
 import safetensors.torch
 import torch
 from forks import ForkServer
-from object_server import BUCKET, Objects, Proxy, proxy_to
+from object_server import BUCKET, Moto, Objects, Proxy, moto_server, proxy_to
 from PIL import Image
 from slow import is_slow, order
 from small_store import Remembering
@@ -137,13 +137,30 @@ def objects() -> Objects:
     return Objects()
 
 
-@pytest.fixture
-def bucket(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before that object store, and an environment in which commands reach it and give up after some seconds."""
-    with proxy_to(objects) as proxy:
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """The same through a server that other hands keep."""
+    with moto_server() as server:
+        yield server
+
+
+def _reached(server: Objects | Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    with proxy_to(server) as proxy:
         for name, value in {**proxy.environment, "ORSANET_PATIENCE": "6"}.items():
             monkeypatch.setenv(name, value)
         yield proxy
+
+
+@pytest.fixture
+def bucket(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before that object store, and an environment in which commands reach it and give up after some seconds."""
+    yield from _reached(objects, monkeypatch)
+
+
+@pytest.fixture
+def s3(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """As `bucket`, before the server that other hands keep."""
+    yield from _reached(moto, monkeypatch)
 
 
 @pytest.fixture

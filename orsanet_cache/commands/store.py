@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE, MOST_IMAGES, STORE, classes_option, parse_part, quiet_option
+from orsanet_cache.console import FILE, MOST_IMAGES, STORE, cache_options, classes_option, parse_part, quiet_option
 from orsanet_cache.paths import Place
 
 if TYPE_CHECKING:
@@ -185,16 +185,17 @@ def convert(source: Place, target: Place) -> None:
 
 
 @click.command()
-@click.argument("source", type=FILE)
-@click.argument("target", type=FILE)
+@click.argument("source", type=STORE)
+@click.argument("target", type=STORE)
+@cache_options
 @quiet_option
-def compact(source: Path, target: Path) -> None:
-    """Copy a store SOURCE that has grown to a Zarr folder TARGET, as a build of its last manifest makes it.
+def compact(source: Place, target: Place, cache: Path | None, cache_size: int | None) -> None:
+    """Copy a store SOURCE that has grown to a Zarr store TARGET, as a build of its last manifest makes it.
 
-    Rows that the manifest no longer has and earlier states are left behind. Nothing is computed, and
-    every value is read back and checked.
+    Each may be a folder or a URL (s3://BUCKET/NAME.zarr). Rows that the manifest no longer has and
+    earlier states are left behind. Nothing is computed, and every value is checked.
     """
     from orsanet_cache.writing.compact import compact as compact_store
 
-    compact_store(source, target)
+    compact_store(source, target, cache, cache_size)
     click.echo(f"wrote {target}")

@@ -32,7 +32,7 @@ from pathlib import Path
 from orsanet_cache.durable import make_folder, own_temporary
 from orsanet_cache.errors import OrsanetError, UnreachableError
 from orsanet_cache.outputs import lock_file
-from orsanet_cache.places.bucket import BucketFiles, CurrentFiles
+from orsanet_cache.places.bucket_files import BucketFiles, CurrentFiles
 from orsanet_cache.reading import open_regular
 
 SHARDS, INCOMING = "orsanet-shards", "incoming"  # folders in the cache's folder

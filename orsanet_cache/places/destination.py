@@ -55,6 +55,7 @@ class Destination(ABC):
     place: Place
     files: Files  # as they are now
     excludes: bool  # whether `locked` keeps other processes out
+    most_bytes: float  # that a file may have
 
     @abstractmethod
     def begin(self, root: bytes) -> None:

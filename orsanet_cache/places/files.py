@@ -1,7 +1,7 @@
 """The files of a store, by their names, whatever the place.
 
     Path  ─▶ FolderFiles      a folder of this machine
-    Url   ─▶ BucketFiles      an object store as one listing found it (bucket.py)
+    Url   ─▶ BucketFiles      an object store as one listing found it (bucket_files.py)
           ─▶ CurrentFiles     the same as it is now
 
 A name is relative, with slashes: "train/clean/zarr.json". Reading raises OSError or ValueError for
@@ -112,7 +112,8 @@ def has_file(place: Place, name: str) -> bool:
 def open_files(place: Place) -> Files:
     """The files at a place. Raises OrsanetError for an object store that cannot be read."""
     if isinstance(place, Url):
-        from orsanet_cache.places.bucket import Bucket, BucketFiles
+        from orsanet_cache.places.bucket import Bucket
+        from orsanet_cache.places.bucket_files import BucketFiles
 
         return BucketFiles(Bucket.open(place))
     return FolderFiles(place)

@@ -9,6 +9,7 @@ The store's lock is that of its root file. Every file is written and fsynced und
 and then renamed (durable.py).
 """
 
+import math
 import os
 import shutil
 import socket
@@ -62,6 +63,7 @@ class FolderDestination(FolderOutput, Destination):
     """As Destination."""
 
     excludes = True
+    most_bytes = math.inf
 
     def __init__(self, path: Path, root: str, commits: str) -> None:
         super().__init__(path, path)

@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from orsanet_cache.durable import Content
 from orsanet_cache.errors import OrsanetError
-from orsanet_cache.places.bucket import Bucket, BucketFiles, CurrentFiles
+from orsanet_cache.places.bucket import MOST_BYTES, Bucket
+from orsanet_cache.places.bucket_files import BucketFiles, CurrentFiles
 from orsanet_cache.places.copies import Copies, Passing
 from orsanet_cache.places.destination import Destination, Staging
 from orsanet_cache.places.files import Entry, Files
@@ -28,6 +29,7 @@ class BucketDestination(Destination):
     """As Destination."""
 
     excludes = False
+    most_bytes = MOST_BYTES
 
     def __init__(self, bucket: Bucket, root: str, commits: str) -> None:
         self.place = bucket.url
@@ -73,7 +75,9 @@ class BucketDestination(Destination):
         return self.bucket.create(name, b"".join(content))
 
     def exchange(self, name: str, before: bytes, content: Content) -> bool:
-        return self.bucket.exchange(name, before, b"".join(content))
+        there, entry = self.bucket.read(name)
+        now = b"".join(content)
+        return there == now or (there == before and self.bucket.replace(name, now, entry) is not None)
 
     def publish_all(self, files: Iterable[tuple[str, Content]]) -> None:
         with ThreadPoolExecutor(THREADS, "put") as pool:

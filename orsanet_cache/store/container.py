@@ -87,7 +87,8 @@ def open_container(path: Place, cache: CacheSettings | None = None) -> Container
 
 
 def _of_url(url: Url, cache: CacheSettings | None) -> ZarrFolder:
-    from orsanet_cache.places.bucket import Bucket, BucketFiles
+    from orsanet_cache.places.bucket import Bucket
+    from orsanet_cache.places.bucket_files import BucketFiles
 
     files = BucketFiles(Bucket.open(url))
     if METADATA not in files.entries():

@@ -1,70 +1,83 @@
 """A store that has grown, copied without its history: the rows of the current manifest, in its order.
 
     current state ─ row by row against its checksum ─▶ TARGET.converting/store ─ every unit read back ─▶ rename to TARGET
+                                                    ─▶ a URL: transfer.py
 
 The copy is the store that a build of this manifest makes from nothing: with the same values it has
 the same seals. Rows that the manifest no longer names, earlier states and the many small units of a
-store that grew often are left behind. The source is only read.
+store that grew often are left behind. The source is only read. A kill leaves what a conversion
+leaves (convert.py).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.durable import sync_folder
-from orsanet_cache.errors import OrsanetError, refuse_shortage
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.errors import OrsanetError, UnreachableError, refuse_shortage
+from orsanet_cache.paths import StrPath, StrPlace, Url, as_place
+from orsanet_cache.places.bucket import MOST_BYTES, Bucket
 from orsanet_cache.places.folder import FolderOutput
+from orsanet_cache.places.transfer import Upload
 from orsanet_cache.progress import Progress
 from orsanet_cache.store.container import DAMAGE, open_container, root_mark
 from orsanet_cache.store.reader import PriorStore
 from orsanet_cache.store.schema import ADDED_TO, MARK, SAMPLE_ID_AXES, encode_ids, view_and_addition
 from orsanet_cache.store.seal import SealedView, sealed_attributes, unit_digest, view_seal, write_records
 from orsanet_cache.store.units import units_of
+from orsanet_cache.store.zarr_folder import METADATA
 from orsanet_cache.writing.convert import check_disk, check_is_finished, check_is_free, fields_of, workplace
-from orsanet_cache.writing.zarr_writer import ZarrWriter, shard_of
+from orsanet_cache.writing.zarr_writer import ZarrWriter, check_sizes, group_document, shard_of, shard_sizes
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
-def compact(source: StrPath, target: StrPath) -> PriorStore:
-    """Write a compact copy of a store as a Zarr folder, and open it.
+def compact(
+    source: StrPlace, target: StrPlace, cache: StrPath | None = None, cache_bytes: int | None = None
+) -> PriorStore:
+    """Write a compact copy of a store as a Zarr store, into a folder or to a URL, and open it.
 
     Raises OrsanetError if the source is not finished or is damaged, the target exists or has the
     suffix of an HDF5 file, or the disk has too little space.
+
+    Args:
+        source: a store.
+        target: the folder or URL to write.
+        cache: for the URL of a source: a folder of this machine that keeps its shards. None: the
+            last few of them are kept until the end, so a shard whose rows were reordered is fetched
+            again.
+        cache_bytes: the most that the cache may have. None: most of what is free there.
     """
-    source, target = as_path(source, "source"), as_path(target, "target")
-    if target.suffix.lower() in HDF5_SUFFIXES:
+    source, target = as_place(source, "source"), as_place(target, "target")
+    stem, dot, suffix = target.name.rpartition(".")
+    if dot + suffix.lower() in HDF5_SUFFIXES:
         raise OrsanetError(
-            f"{target}: a compact copy is a Zarr folder; choose a name such as {target.with_suffix('.zarr')}, and make an HDF5 file "
+            f"{target}: a compact copy is a Zarr store; choose a name such as {target.parent / stem}.zarr, and make an HDF5 file "
             f"of it with `orsanet-cache convert`"
         )
-    store = PriorStore.open(source)
+    store = PriorStore.open(source, cache, cache_bytes)
     check_is_finished(store)
-    views = [(split, view) for split in store.splits for view in _clean_first(store.groups(split))]
+    if isinstance(target, Url):
+        _upload(store, target)
+        return PriorStore.open(target)
     try:
         with workplace(target) as folder:
             check_disk(store, folder, target)
             staged = folder / "store"
             writer = ZarrWriter(FolderOutput(staged, staged.with_name("temporary")), store.rows_per_unit)
-            mark = root_mark(store.recipe, store.rows_per_unit)
-            writer.group("", {MARK: mark})
-            for split in store.splits:
-                writer.group(split, {})
-                writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
-            with Progress(sum(len(store.sample_ids(split)) for split, _ in views), "compact", "view") as progress:
-                seals: dict[str, str] = {}  # of the copy, by SPLIT/VIEW
-                for split, view in views:
-                    sealed = _copied(store, split, view, writer, mark, seals, progress)
-                    seals[f"{split}/{view}"] = sealed.seal
-                    _check(staged, split, view, sealed, target)
+            writer.group("", _root(store))
+            for split, view, sealed in _written(store, writer):
+                _check(staged, split, view, sealed, target)
             check_is_free(target)
             staged.rename(target)
             sync_folder(target.absolute().parent)
+    except UnreachableError:
+        raise
     except OSError as error:
         refuse_shortage(error, target)
         raise OrsanetError(
@@ -72,6 +85,40 @@ def compact(source: StrPath, target: StrPath) -> PriorStore:
             f"free some space or choose another place, and run the same command again"
         ) from error
     return PriorStore.open(target)
+
+
+def _upload(store: PriorStore, target: Url) -> None:
+    for split, view in _groups(store):
+        check_sizes(target, shard_sizes(fields_of(store, split, view), store.rows_per_unit), MOST_BYTES)
+    splits = {*store.splits}
+    with Upload(Bucket.open(target), METADATA, lambda name: name.partition("/")[0] in splits) as to:
+        for _ in _written(store, ZarrWriter(to, store.rows_per_unit)):
+            pass
+        to.finish(group_document(_root(store)))
+
+
+def _root(store: PriorStore) -> dict[str, Any]:
+    """The attributes of the copy's root."""
+    return {MARK: root_mark(store.recipe, store.rows_per_unit)}
+
+
+def _groups(store: PriorStore) -> list[tuple[str, str]]:
+    """The splits' views and groups of added fields, those that others are made from first."""
+    return [(split, view) for split in store.splits for view in _clean_first(store.groups(split))]
+
+
+def _written(store: PriorStore, writer: ZarrWriter) -> Iterator[tuple[str, str, SealedView]]:
+    """Write the copy, without its root -> each group when it is complete, and its records."""
+    for split in store.splits:
+        writer.group(split, {})
+        writer.small(f"{split}/sample_id", encode_ids(store.sample_ids(split)), SAMPLE_ID_AXES)
+    groups = _groups(store)
+    with Progress(sum(len(store.sample_ids(split)) for split, _ in groups), "compact", "view") as progress:
+        seals: dict[str, str] = {}  # of the copy, by SPLIT/VIEW
+        for split, view in groups:
+            sealed = _copied(store, split, view, writer, seals, progress)
+            seals[f"{split}/{view}"] = sealed.seal
+            yield split, view, sealed
 
 
 def _clean_first(views: tuple[str, ...]) -> list[str]:
@@ -84,7 +131,6 @@ def _copied(
     split: str,
     view: str,
     writer: ZarrWriter,
-    mark: dict[str, object],
     seals: Mapping[str, str],
     progress: Progress,
 ) -> SealedView:
@@ -96,19 +142,22 @@ def _copied(
     fields = fields_of(store, split, view)
     digests = np.zeros((len(units), len(fields), 32), np.uint8)
     order = sorted(before.fields)
-    for unit in units:
-        for field in fields:
-            values = store.read(split, view, field.name, unit.rows)
-            writer.to.publish(shard_of(group, field, unit.index), writer.shard_content(field, values))
-            sha256 = hashlib.sha256(values.data).digest()
-            digests[unit.index, order.index(field.name)] = np.frombuffer(sha256, np.uint8)
-        progress.update(unit.stop - unit.start)
+    rows = np.arange(len(ids))
+    with store.ahead(split, [view], [field.name for field in fields], np.zeros_like(rows), rows) as ahead:
+        for unit in units:
+            for field in fields:
+                values = store.read(split, view, field.name, unit.rows)
+                writer.to.publish(shard_of(group, field, unit.index), writer.shard_content(field, values))
+                sha256 = hashlib.sha256(values.data).digest()
+                digests[unit.index, order.index(field.name)] = np.frombuffer(sha256, np.uint8)
+            ahead.reached(unit.stop)
+            progress.update(unit.stop - unit.start)
     for field in fields:
         writer.field(group, field, len(ids))
     made_from = {"placed_by": f"{split}/{CLEAN}", ADDED_TO: f"{split}/{view_and_addition(view)[0]}"}
     provenance = before.provenance | {key: seals[of] for key, of in made_from.items() if key in before.provenance}
     seal = view_seal(
-        mark, group, encode_ids(ids), before.fields, before.rejected, before.image_sha256, digests, before.crc32c,
+        _root(store)[MARK], group, encode_ids(ids), before.fields, before.rejected, before.image_sha256, digests, before.crc32c,
         before.network,
     )  # fmt: skip
     sealed = replace(before, seal=seal, provenance=provenance, unit_sha256=digests)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from orsanet_cache.durable import locked, make_folder, sync_folder
 from orsanet_cache.errors import OrsanetError, UnreachableError, listed, refuse_shortage
 from orsanet_cache.paths import StrPlace, Url, as_place
-from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.bucket import MOST_BYTES, Bucket
 from orsanet_cache.places.folder import FolderOutput
 from orsanet_cache.places.transfer import upload
 from orsanet_cache.progress import Progress
@@ -38,7 +38,7 @@ from orsanet_cache.store.states import State, States, has_rows, write_state
 from orsanet_cache.store.units import COMMITS
 from orsanet_cache.store.zarr_folder import METADATA, FetchedRows, ZarrFolder
 from orsanet_cache.writing.hdf5_writer import new_hdf5_file
-from orsanet_cache.writing.zarr_writer import ZarrWriter
+from orsanet_cache.writing.zarr_writer import ZarrWriter, check_sizes
 
 SUFFIX = ".converting"
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -96,8 +96,9 @@ def _upload(store: PriorStore, container: Container, target: Url) -> None:
             f"{store.path}: an HDF5 file cannot be copied to a URL; convert it to a Zarr folder first, and copy that"
         )
     names = _files(container)
+    check_sizes(target, _sizes(container, names), MOST_BYTES)
     bucket = Bucket.open(target)
-    with Progress(_stored_bytes(container, names), "upload", "B", unit_scale=True) as progress:
+    with Progress(sum(_sizes(container, names).values()), "upload", "B", unit_scale=True) as progress:
         upload(bucket, names, METADATA, _reader(store, container), progress.update)
 
 
@@ -106,7 +107,7 @@ def _download(store: PriorStore, container: Container, staged: Path, progress: P
     assert isinstance(container, ZarrFolder)
     read, folder = _reader(store, container), FolderOutput(staged, staged.with_name("temporary"))
     names = [METADATA, *_files(container)]
-    share = _size(store) / max(1, _stored_bytes(container, names))  # progress counts values
+    share = _size(store) / max(1, sum(_sizes(container, names).values()))  # progress counts values
     with ThreadPoolExecutor(THREADS, "download") as pool:
         for window in range(0, len(names), 4 * THREADS):  # what is fetched waits in memory
             part = names[window : window + 4 * THREADS]
@@ -125,9 +126,9 @@ def _files(container: ZarrFolder) -> list[str]:
     ]
 
 
-def _stored_bytes(container: ZarrFolder, names: Sequence[str]) -> int:
+def _sizes(container: ZarrFolder, names: Sequence[str]) -> dict[str, int]:
     entries = container.files.entries()
-    return sum(entries[name].size for name in names)
+    return {name: entries[name].size for name in names}
 
 
 def _reader(store: PriorStore, container: ZarrFolder) -> Callable[[str], bytes]:

@@ -54,7 +54,7 @@ from orsanet_cache.writing.growing import write_states
 from orsanet_cache.writing.marked import TAKEN_BACK
 from orsanet_cache.writing.sealing import seal_view, unseal_view
 from orsanet_cache.writing.written import WrittenStore
-from orsanet_cache.writing.zarr_writer import group_document, small_content, small_file
+from orsanet_cache.writing.zarr_writer import check_sizes, group_document, shard_sizes, small_content, small_file
 
 
 class StoreWriter(WrittenStore):
@@ -76,7 +76,8 @@ class StoreWriter(WrittenStore):
         """Create the store, or continue one with the same recipe, and begin the part.
 
         Raises OrsanetError if the recipes differ; in a folder if another process builds this part, and
-        where locks exclude nobody; at a URL where the object store has no conditional requests.
+        where locks exclude nobody; at a URL where the object store has no conditional requests, and for
+        shards that are too large for one.
 
         Args:
             path: the store's folder or URL.
@@ -88,8 +89,12 @@ class StoreWriter(WrittenStore):
         """
         place = as_place(path, "store")
         to = open_destination(place, METADATA, COMMITS)
+        every = [*fields, *(field for addition in additions for field in addition.fields)]
+        if to.stamp(METADATA) is None:
+            check_sizes(place, shard_sizes(every, rows_per_unit or ROWS_PER_UNIT), to.most_bytes)
         to.begin(group_document({MARK: root_mark(dict(recipe), rows_per_unit or ROWS_PER_UNIT)}))
         writer = cls._same(to, recipe, fields, part, additions)
+        check_sizes(place, shard_sizes(every, writer.rows_per_unit), to.most_bytes)
         to.enter(str(part))
         return writer
 

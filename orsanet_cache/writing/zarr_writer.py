@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orsanet_cache.durable import Content
-from orsanet_cache.errors import refuse_shortage
+from orsanet_cache.errors import OrsanetError, refuse_shortage
+from orsanet_cache.paths import Place
 from orsanet_cache.places.destination import Output
 from orsanet_cache.store.container import DAMAGE
 from orsanet_cache.store.rows import CHECKSUM_BYTES, MAX_METADATA_BYTES, ZSTD_LEVEL, encode_shard, shard_name
@@ -94,6 +95,21 @@ class ZarrWriter:
         except DAMAGE as error:
             refuse_shortage(error, self.to.files.place)
             return None
+
+
+def check_sizes(place: Place, sizes: Mapping[str, int], most_bytes: float) -> None:
+    """Raises OrsanetError if a file of a store, by its name or that of its field, has more than `most_bytes`."""
+    for name, size in sizes.items():
+        if size > most_bytes:
+            raise OrsanetError(
+                f"{place}: a shard of {name} has {size / 1e9:.3g} GB, and an object store takes {most_bytes / 1e9:g} GB in one request; "
+                f"keep the store in a folder, or build it from Python with a smaller rows_per_unit"
+            )
+
+
+def shard_sizes(fields: Iterable[Field], rows_per_unit: int) -> dict[str, int]:
+    """The most bytes of a shard of each field; a compressed one may have fewer."""
+    return {field.name: rows_per_unit * field.row_bytes for field in fields}
 
 
 def shard_of(group: str, field: Field, unit: int) -> str:

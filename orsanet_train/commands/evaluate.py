@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orsanet_cache.console import FILE, RUN, classes_option, next_command, quiet_option
-from orsanet_cache.paths import Place, Url
+from orsanet_cache.paths import Place
 from orsanet_train.commands.options import checkpoint_option, resident_option, store_options
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def evaluate(
     loaded = load_manifest(manifest, classes=classes, check_files=False)
     for table in tag_tables:
         loaded = with_tags(loaded, table)
-    folder = out if out is not None or isinstance(run_folder, Url) else run_folder / f"evaluation-{checkpoint}"
+    folder = run_folder / f"evaluation-{checkpoint}" if out is None else out
     evaluation = evaluate_run(
         run_folder / f"{checkpoint}.safetensors", loaded, PriorStore.open(store, cache, cache_size), folder,
         groups=None if splits is None else [name.strip() for name in splits.split(",")], device=choose_device(device),

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import FILE, RUN
+from orsanet_cache.paths import Place
 from orsanet_train.commands.options import checkpoint_option, landmarks_option, segmenter_option
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.argument("run_folder", metavar="RUN", type=RUN)
 @click.option("--format", "_format", type=click.Choice(["onnx"]), default="onnx", show_default=True)
 @click.option(
     "--part", type=click.Choice(["both", "pipeline", "trainable"]), default="both", show_default=True,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--out", type=FILE, help="A new folder for the files.  [default: RUN/onnx-CHECKPOINT]")
 def export(
-    run_folder: Path, _format: str, part: "ExportedPart", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
+    run_folder: Place, _format: str, part: "ExportedPart", checkpoint: str, segmenter: Path | None, landmarks: Path | None, check: Path | None,
     out: Path | None,
 ) -> None:  # fmt: skip
     """Export RUN as ONNX files, with MODEL_CARD.md, which describes the model.

@@ -1,12 +1,11 @@
 """Options that several commands share."""
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from orsanet_cache.console import FILE, STORE
+from orsanet_cache.console import FILE, STORE, cache_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,33 +38,5 @@ resident_option = click.option(
 
 def store_options(help: str) -> Callable[[Command], Command]:
     """The option of a store, which may have a URL, and those of its cache on this machine."""
-    options = (
-        click.option("--store", required=True, type=STORE, help=f"{help} A path, or a URL: s3://BUCKET/NAME.zarr."),
-        click.option(
-            "--cache", type=FILE,
-            help="For the URL of a store: the folder of this machine that keeps its shards, for all processes and for "
-            "later commands.  [default: the last few, until the command ends]",
-        ),
-        click.option(
-            "--cache-size", callback=_size, metavar="SIZE",
-            help="The most that the cache may have, such as 200GB.  [default: most of what is free there]",
-        ),
-    )  # fmt: skip
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    """200GB, 500 MB, 1.5TB or a plain number -> bytes."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", value, re.IGNORECASE | re.ASCII)
-    size = 0 if match is None else int(float(match[1]) * 1000 ** ("kmgt".find(match[2].lower() or "-") + 1))
-    if not 0 < size < 10**18:
-        raise click.BadParameter(f"{value!r} is not a size such as 200GB")
-    return size
+    store = click.option("--store", required=True, type=STORE, help=f"{help} A path, or a URL: s3://BUCKET/NAME.zarr.")
+    return lambda command: store(cache_options(command))

@@ -1,15 +1,14 @@
 """The command `orsanet-train push`: a run to the Hugging Face hub."""
 
-from pathlib import Path
-
 import click
 
-from orsanet_cache.console import FILE
+from orsanet_cache.console import RUN
+from orsanet_cache.paths import Place
 from orsanet_train.commands.options import checkpoint_option
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=FILE)
+@click.argument("run_folder", metavar="RUN", type=RUN)
 @click.argument("repository", metavar="OWNER/NAME")
 @checkpoint_option
 @click.option(
@@ -22,7 +21,7 @@ from orsanet_train.commands.options import checkpoint_option
     is_flag=True,
     help="State that the terms of data and weights allow you to publish what was trained from them.",
 )
-def push(run_folder: Path, repository: str, checkpoint: str, licence: str | None, public: bool, yes: bool) -> None:
+def push(run_folder: Place, repository: str, checkpoint: str, licence: str | None, public: bool, yes: bool) -> None:
     """Push RUN to the Hugging Face hub: weights, settings, model card, and the frozen networks' digests
     and sources.
 

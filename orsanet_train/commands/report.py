@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from orsanet_cache.console import FILE, STORE, next_command, quiet_option
-from orsanet_cache.paths import Place
+from orsanet_cache.console import FILE, RUN, STORE, next_command, quiet_option
+from orsanet_cache.paths import Place, Url
 from orsanet_train.commands.options import checkpoint_option
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", type=FILE, nargs=-1, required=True)
+@click.argument("runs", metavar="RUN...", type=RUN, nargs=-1, required=True)
 @checkpoint_option
 @click.option(
     "--split", help="The split to show class by class and in pictures.  [default: test, else the first evaluated]"
@@ -27,7 +27,7 @@ from orsanet_train.commands.options import checkpoint_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @quiet_option
 def report(
-    runs: tuple[Path, ...],
+    runs: tuple[Place, ...],
     checkpoint: str,
     split: str | None,
     images: str | None,
@@ -42,10 +42,11 @@ def report(
     compared with the first. After the first, a RUN may be a .csv file of another program's
     predictions (docs/evaluation.md).
     """
+    from orsanet_cache.places.files import has_file
     from orsanet_train.report.save import save_report
 
     wanted = None if images is None else [name.strip() for name in images.split(",")]
-    others = "".join(f"-{run.resolve().name}" for run in runs[1:])
+    others = "".join(f"-{run.name if isinstance(run, Url) else run.resolve().name}" for run in runs[1:])
     folder = out or runs[0] / f"report-{checkpoint}{others and f'-with{others}'}"
     made = save_report(runs, folder, checkpoint=checkpoint, split=split, images=wanted, store=store, device=device)
     for run in made.runs:
@@ -53,16 +54,16 @@ def report(
         for warning in run.warnings:
             click.echo(warning, err=True)
     click.echo(f"wrote {folder}/report.html, report.md and report.json")
-    if len(runs) == 1 and (runs[0] / f"{checkpoint}.safetensors").exists():
+    if len(runs) == 1 and has_file(runs[0], f"{checkpoint}.safetensors"):
         chosen = [] if checkpoint == "best" else ["--checkpoint", checkpoint]
         click.echo(next_command("orsanet-train", "predict", runs[0], "PICTURES", *chosen, "--out", "PREDICTIONS"))
 
 
 @click.command()
-@click.argument("runs", metavar="RUN_A RUN_B...", type=FILE, nargs=-1, required=True)
+@click.argument("runs", metavar="RUN_A RUN_B...", type=RUN, nargs=-1, required=True)
 @checkpoint_option
 @click.option("--out", type=FILE, help="A .json file for the numbers.")
-def compare(runs: tuple[Path, ...], checkpoint: str, out: Path | None) -> None:
+def compare(runs: tuple[Place, ...], checkpoint: str, out: Path | None) -> None:
     """Compare evaluated runs with the first, image by image: exact McNemar test, difference and its
     95 % interval.
 

@@ -90,7 +90,7 @@ def run(
     from orsanet_train.model.model import read_backbone
     from orsanet_train.run import watch
     from orsanet_train.run.folder import held_by_main
-    from orsanet_train.run.seeds import parse_seeds, train_seeds
+    from orsanet_train.run.seeds import has_begun, parse_seeds, train_seeds
     from orsanet_train.run.train import RunSummary, dev_run, train, work_folder
 
     loaded = load_manifest(manifest, classes=classes, check_files=False)
@@ -99,10 +99,6 @@ def run(
     chosen_device = choose_device(device)
     numbers = None if seeds is None else parse_seeds(seeds)
     folder = work_folder(out, work)
-    if isinstance(out, Url) and seeds is not None:
-        raise OrsanetError(
-            f"--seeds needs a folder as --out; at {out.scheme}:// train one run per seed, with --set seed=N"
-        )
     if fast_dev_run and (resume or seeds is not None):
         raise OrsanetError("--fast-dev-run leaves no run behind: leave out --resume and --seeds")
     if seeds is not None and any(override.partition("=")[0].strip() == "seed" for override in overrides):
@@ -134,15 +130,16 @@ def run(
 
         ended: dict[int, RunSummary] = {}  # by seed
 
-        def train_into(seed_folder: Path, seed: int) -> RunSummary:
-            begun = resume and from_main(lambda: (seed_folder / "run.json").is_file(), ranks)
+        def train_into(seed: int, place: Place, here: Path) -> RunSummary:
+            begun = resume and from_main(lambda: has_begun(place, here), ranks)
             seeded = config.model_copy(update={"seed": seed})
-            ended[seed] = start(seeded, out=seed_folder, resume=begun, save_minutes=save_minutes)
+            there = here if isinstance(place, Url) else None
+            ended[seed] = start(seeded, out=place, work=there, resume=begun, save_minutes=save_minutes)
             return ended[seed]
 
         if numbers is not None:
             with held_by_main(folder, ranks):
-                table = train_seeds(numbers, folder, lambda seed, each: train_into(each, seed), main=ranks.main)
+                table = train_seeds(numbers, out, folder, train_into, ranks)
             echo(table.to_string(index=False))
             echo(
                 f"{out}: {len(table)} seeds; accuracy on '{config.selection_split}': last {spread(table['last_accuracy'])}, "

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.paths import StrPath, as_paths
+from orsanet_cache.paths import StrPlace, as_places
 from orsanet_train.evaluation.differing import CONFIGURATION, NOT_RECORDED, Compared, Differing, differing
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport, baseline_names, not_beaten
@@ -28,6 +28,7 @@ from orsanet_train.evaluation.outside import SUFFIX, Outside, read_outside
 from orsanet_train.evaluation.predictions import Evaluation, read_evaluation, right
 from orsanet_train.evaluation.statistics import Estimate, Paired, mean_over_seeds, paired
 from orsanet_train.model.checkpoint import how_chosen
+from orsanet_train.model.fetched import local_runs
 
 FILE_BEGINS = rb'\{\n  "runs": \[\n    ".*?\n  \],\n  "protocols": \[\n'  # of `compare --out`
 EXAMPLES = 5  # images to name where two evaluations do not fit
@@ -92,16 +93,21 @@ def is_outside(run: Path) -> bool:
     return run.suffix == SUFFIX and not run.is_dir()
 
 
-def compare(runs: Sequence[StrPath], checkpoint: str = "best") -> Comparison:
+def compare(runs: Sequence[StrPlace], checkpoint: str = "best") -> Comparison:
     """Compare every further run with the first, on the groups that both were evaluated on.
 
     The folders evaluation-<checkpoint> of the runs are read. `runs` are all run folders, or all
-    folders of seeds. Beside run folders, after the first one, may be .csv files of predictions that
+    folders of seeds; each may have a URL. Beside run folders, after the first one, may be .csv files of predictions that
     another program made for the first run's images. Raises OrsanetError for a mixture of the two,
     for a run without an evaluation, for runs without a common group or seed, if classes, images or
     labels differ, and for a file that `read_outside` refuses.
     """
-    first, *others = read = _read(as_paths(runs, "runs"), checkpoint)
+    with local_runs(as_places(runs, "runs", "run"), checkpoint) as folders:
+        return _compared(_read(folders, checkpoint))
+
+
+def _compared(read: list["_Run"]) -> Comparison:
+    first, *others = read
     notes: list[str] = []
     for run in read:
         _check_same(first, run)

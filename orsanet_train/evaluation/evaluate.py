@@ -31,6 +31,7 @@ from orsanet_train.evaluation.predictions import FOLDER, Evaluation, labels_of, 
 from orsanet_train.feed.feed import Feed
 from orsanet_train.feed.residence import Resident
 from orsanet_train.feed.split import LabelledSplit, image_digests, join
+from orsanet_train.model.beside import written
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, SEGMENTER_FILE, Identity, load_weights, read_identity
 from orsanet_train.model.fetched import local_files
 from orsanet_train.model.model import ExpressionModel
@@ -42,7 +43,7 @@ def evaluate(
     weights: StrPlace,
     manifest: Manifest | StrPath,
     store: PriorStore | StrPlace,
-    out: StrPath | None = None,
+    out: StrPlace | None = None,
     *,
     groups: Sequence[str] | None = None,
     device: torch.device | str = "auto",
@@ -56,10 +57,11 @@ def evaluate(
 
     Args:
         weights: A weights file, or a run folder, whose best.safetensors is then evaluated. Either may
-            have a URL; `out` must then be given.
+            have a URL.
         manifest: The manifest of the images, or its path.
         store: A store with their priors, or its path.
-        out: The folder to write. None: evaluation-best or evaluation-last beside the weights.
+        out: The folder to write, or for weights at a URL another URL. None: evaluation-best or
+            evaluation-last beside the weights, also at a URL.
         groups: Each is a split (`test`) or its images with a tag (`test:occluded`), in the clean
             view or in another one (`test@erase-20`). None: every split except the training split,
             with each of its tags and each of its occluded views in the store.
@@ -69,14 +71,11 @@ def evaluate(
     """
     weights, manifest, store = as_place(weights, "weights", "run"), as_manifest(manifest), as_store(store)
     if isinstance(weights, Url):
-        if out is None:
-            raise OrsanetError(
-                f"{weights}: the evaluation of a run at a URL needs a folder of this machine; name it with --out"
-            )
         run, name = weights.parent if weights.name.endswith(".safetensors") else weights, weights.name
         name = name if run != weights else "best.safetensors"
-        with local_files(run, name) as folder:
-            return evaluate(folder / name, manifest, store, out, groups=groups, device=device, resident=resident)
+        target = run / f"evaluation-{Path(name).stem}" if out is None else as_place(out, "out", "run")
+        with local_files(run, name) as folder, written(target, FOLDER) as here:
+            return evaluate(folder / name, manifest, store, here, groups=groups, device=device, resident=resident)
     weights = weights / "best.safetensors" if weights.is_dir() else weights
     out = weights.with_name(f"evaluation-{weights.stem}") if out is None else as_path(out, "out")
     groups, device = None if groups is None else as_names(groups, "groups"), as_device(device)

@@ -26,11 +26,12 @@ from orsanet_cache.data.cells import marked, unmarked
 from orsanet_cache.data.manifest import Sample
 from orsanet_cache.errors import OrsanetError, refuse_shortage, validation_findings
 from orsanet_cache.outputs import Kind, output_folder, read_steadily
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_path, as_place
 from orsanet_cache.reading import MAX_JSON_BYTES, array_of, below, json_of, read_limited
 from orsanet_train.evaluation.groups import Group
 from orsanet_train.evaluation.metrics import GroupReport
 from orsanet_train.model.checkpoint import Identity, how_chosen, read_identity
+from orsanet_train.model.fetched import local_runs
 
 EVALUATION, PREDICTIONS, FEATURES = "evaluation.json", "predictions.csv", "features.npy"
 MAX_BYTES = 4 * 1024**3  # of predictions.csv and of features.npy
@@ -200,12 +201,16 @@ def _check_whole(
             raise ValueError(f"group '{report.name}' has other images in {PREDICTIONS}")
 
 
-def read_evaluation(run: StrPath, checkpoint: str = "best") -> Evaluation:
-    """The evaluation of a run's `best` or `last` weights.
+def read_evaluation(run: StrPlace, checkpoint: str = "best") -> Evaluation:
+    """The evaluation of a run's `best` or `last` weights; the run may have a URL.
 
     Raises OrsanetError if it does not exist, or if the weights have changed since.
     """
-    run = as_path(run, "run")
+    with local_runs([as_place(run, "run", "run")], checkpoint) as (here,):
+        return _read_evaluation(here, checkpoint)
+
+
+def _read_evaluation(run: Path, checkpoint: str) -> Evaluation:
     folder = run / f"evaluation-{checkpoint}"
     if not folder.exists():
         raise OrsanetError(

@@ -24,7 +24,7 @@ from orsanet_cache.errors import OrsanetError
 from orsanet_cache.frozen.features import kept
 from orsanet_cache.frozen.priors import FrozenPriors
 from orsanet_cache.outputs import output_folder
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import Place, StrPath, StrPlace, as_path, as_place
 from orsanet_cache.store.schema import OPTIONAL, schema
 from orsanet_train.export.check_pictures import BATCHES, check_pictures
 from orsanet_train.export.model_card import CARD, Port, WrittenGraph, evaluation_of, licences, model_card, training_of
@@ -40,7 +40,9 @@ from orsanet_train.export.onnx_graph import (
     stored_inputs,
     write_graph,
 )
+from orsanet_train.model.beside import written
 from orsanet_train.model.checkpoint import Identity, load_weights
+from orsanet_train.model.fetched import local_runs
 from orsanet_train.model.frozen import frozen_priors
 from orsanet_train.model.inputs import FEATURES, IMAGE, model_inputs
 from orsanet_train.model.model import ExpressionModel
@@ -58,14 +60,14 @@ PYTORCH_BATCH = 8
 class Exported:
     """The written files."""
 
-    folder: Path
+    folder: Place
     graphs: tuple[WrittenGraph, ...]
 
 
 def export_onnx(
-    run_folder: StrPath,
+    run_folder: StrPlace,
     checkpoint: str,
-    out: StrPath,
+    out: StrPlace,
     *,
     part: ExportedPart = "both",
     segmenter: StrPath | None = None,
@@ -79,9 +81,9 @@ def export_onnx(
     probability differs from PyTorch's by more than MAX_DIFFERENCE.
 
     Args:
-        run_folder: The run folder.
+        run_folder: The run folder, or its URL.
         checkpoint: "best" or "last".
-        out: The folder to write; it must not exist.
+        out: The folder to write, or its URL; it must not exist.
         part: The files to write: "pipeline", "trainable" or "both".
         segmenter: As for `frozen_priors`; None for the trainable part alone.
         landmarks: As for `frozen_priors`; None for the trainable part alone.
@@ -90,16 +92,20 @@ def export_onnx(
     """
     if not onnx_installed():
         raise OrsanetError(NO_ONNX)
-    run_folder, out = as_path(run_folder, "run_folder"), as_path(out, "out")
-    if out.exists():
-        raise OrsanetError(f"{out}: already exists; remove it, or choose another --out")
+    run, target = as_place(run_folder, "run_folder", "run"), as_place(out, "out", "run")
+    if isinstance(target, Path) and target.exists():
+        raise OrsanetError(f"{target}: already exists; remove it, or choose another --out")
     if part == "trainable" and (segmenter is not None or landmarks is not None):
         raise OrsanetError(
             "--part trainable has no frozen networks in it; leave out --segmenter and --landmarks, or export --part both"
         )
-    with output_folder(out, None) as folder:
-        graphs = _write(run_folder, checkpoint, folder, part, segmenter, landmarks, check)
-    return Exported(out, tuple(graphs))
+    with (
+        local_runs([run], checkpoint) as (here,),
+        written(target, None) as there,
+        output_folder(there, None) as folder,
+    ):
+        graphs = _write(here, checkpoint, folder, part, segmenter, landmarks, check)
+    return Exported(target, tuple(graphs))
 
 
 def _write(

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from orsanet_cache.errors import OrsanetError, listed
-from orsanet_cache.paths import StrPath, as_path
+from orsanet_cache.paths import StrPath, StrPlace, as_path, as_place
 from orsanet_cache.weights.networks import NAMES, SOURCE
 from orsanet_cache.weights.sources import SOURCES
 from orsanet_train.export.model_card import evaluation_of, model_card, training_of
 from orsanet_train.model.checkpoint import LANDMARKS_FILE, Identity, load_weights
+from orsanet_train.model.fetched import local_runs
 from orsanet_train.model.frozen import demo_backbone_digest, is_demo
 from orsanet_train.predict.hub import CARD, FROZEN, hub_errors, repository_name
 
@@ -60,7 +61,7 @@ def terms(run: StrPath, checkpoint: str, identity: Identity) -> list[str]:
 
 
 def push(
-    run: StrPath,
+    run: StrPlace,
     repository: str,
     checkpoint: str = "best",
     *,
@@ -74,7 +75,7 @@ def push(
     not a run folder, and if its weights come from parts with others' terms and `yes` is not given.
 
     Args:
-        run: The run folder.
+        run: The run folder, or its URL.
         repository: OWNER/NAME on the hub.
         checkpoint: "best" or "last".
         licence: The hub's name of the licence of the trained weights, such as "cc-by-nc-4.0". None:
@@ -83,7 +84,12 @@ def push(
             visibility.
         yes: The user's statement that the terms of every part allow publishing.
     """
-    folder, repository = as_path(run, "run"), repository_name(repository)
+    place, repository = as_place(run, "run", "run"), repository_name(repository)
+    with local_runs([place], checkpoint) as (folder,):
+        return _push(folder, repository, checkpoint, licence, public, yes)
+
+
+def _push(folder: Path, repository: str, checkpoint: str, licence: str | None, public: bool, yes: bool) -> Pushed:
     _, identity = load_weights(folder / f"{checkpoint}.safetensors")  # all of it: a damaged file is not pushed
     if not yes and (found := terms(folder, checkpoint, identity)):
         raise OrsanetError(

@@ -6,7 +6,9 @@ import torch
 
 from orsanet_cache.device import as_device
 from orsanet_cache.outputs import output_folder
-from orsanet_cache.paths import StrPath, StrPlace, as_names, as_path, as_paths
+from orsanet_cache.paths import StrPlace, as_names, as_place, as_places
+from orsanet_train.model.beside import written
+from orsanet_train.model.fetched import local_runs
 from orsanet_train.report.album import albums
 from orsanet_train.report.contents import Report
 from orsanet_train.report.page import FOLDER, check_same_runs, write_report
@@ -14,8 +16,8 @@ from orsanet_train.report.report import make_report
 
 
 def save_report(
-    runs: Sequence[StrPath],
-    out: StrPath,
+    runs: Sequence[StrPlace],
+    out: StrPlace,
     *,
     checkpoint: str = "best",
     split: str | None = None,
@@ -30,8 +32,8 @@ def save_report(
     installed, and if `out` has anything else or another command writes it.
 
     Args:
-        runs: Run folders, or folders of seeds. Several are compared with the first.
-        out: The folder to write into.
+        runs: Run folders, or folders of seeds, or their URLs. Several are compared with the first.
+        out: The folder to write into, or its URL.
         checkpoint: "best" or "last".
         split: The split to show in detail. None: test if it was evaluated, otherwise the first
             evaluated split.
@@ -39,9 +41,13 @@ def save_report(
         store: The store's present path. None: its path at evaluation.
         device: "auto", "cpu", "cuda", "cuda:N" or a torch.device; computes the attention.
     """
-    folders, folder, chosen = as_paths(runs, "runs"), as_path(out, "out"), as_device(device)
+    places, target, chosen = as_places(runs, "runs", "run"), as_place(out, "out", "run"), as_device(device)
     wanted = None if images is None else as_names(images, "images")
-    with output_folder(folder, FOLDER) as staged:
+    with (
+        local_runs(places, checkpoint) as folders,
+        written(target, FOLDER) as folder,
+        output_folder(folder, FOLDER) as staged,
+    ):
         report, sources = make_report(folders, checkpoint, split, store)
         check_same_runs(report, folder)
         write_report(report, albums(sources, wanted, chosen), staged)

@@ -39,7 +39,8 @@ class Loop:
         signals: report whether the run must stop.
         save_minutes: the longest time between saved states.
         ranks: the processes that share every batch.
-        keep: called on the main rank after each saved state and each epoch.
+        keep: called on the main rank after each saved state and each epoch, with whether to wait until
+            their files are at the run's URL, too.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Loop:
         signals: StopSignals,
         save_minutes: float,
         ranks: Ranks,
-        keep: Callable[[], object],
+        keep: Callable[[bool], object],
     ) -> None:
         self.config = config
         self.network = network
@@ -81,7 +82,7 @@ class Loop:
                 if self.signals.asked():
                     raise self.signals.interrupt()
             except KeyboardInterrupt:
-                self._save(at_end)
+                self._save(at_end, wait=True)
                 raise
             correct = summed(torch.tensor(float((right == selection.own_labels).sum())), self.ranks)
             row["selection_accuracy"] = float(correct) / len(selection.split.rows)
@@ -98,7 +99,7 @@ class Loop:
                     self._save(state)
                     self.last_epoch_save = time.monotonic()
                 else:
-                    self.keep()
+                    self.keep(False)
             restart = False
         return history
 
@@ -131,7 +132,7 @@ class Loop:
                 asked = self.signals.asked()
                 if asked or time.monotonic() - self.last_save >= self.save_seconds:
                     feed.check_unchanged()  # what other data has trained must not become a state
-                    self._save(reached(done))
+                    self._save(reached(done), wait=asked)
                 if asked:
                     raise self.signals.interrupt()
             at_end = reached(len(spans))
@@ -153,10 +154,10 @@ class Loop:
         if self.ranks.world == 1:  # several processes must stop together: they exchange their flags afterwards
             self.signals.stop_here()
 
-    def _save(self, state: TrainingState) -> None:
+    def _save(self, state: TrainingState, wait: bool = False) -> None:
         if self.ranks.main:
             save_state(self.out / STATES, replace(state, tensors=self.engine.state()))
-            self.keep()
+            self.keep(wait)
         self.last_save = time.monotonic()
 
     def _check_finite(self, sums: Sums, feed: Batches, epoch: int) -> None:

@@ -13,6 +13,9 @@ run creates it on the condition that there is none; `--resume` takes it over, fr
 killed or from one that still runs. That one reads `holder.json` before it sends anything, and ends.
 What it is sending meanwhile replaces only versions that it knows: each small object is put on that
 condition, and large ones, which are sent in parts, are compared with what was sent when the run ends.
+
+A thread sends, while training goes on and writes the next state; that one waits until the one before
+is sent. So the newest state of a folder that is being sent stays: a folder keeps two.
 """
 
 import hashlib
@@ -23,10 +26,12 @@ import secrets
 import socket
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from orsanet_cache.durable import is_temporary, write_whole
 from orsanet_cache.errors import OrsanetError
@@ -53,7 +58,8 @@ class Copied(NamedTuple):
     """A run folder and what becomes of it."""
 
     resume: bool  # whether the folder has a run to go on with
-    keep: Callable[[], object]  # called on the main rank when files of the folder have changed
+    # Called on the main rank when files of the folder have changed, with whether to wait until they are sent.
+    keep: Callable[[bool], object]
 
 
 @contextmanager
@@ -63,7 +69,7 @@ def copied(place: Place, folder: Path, resume: bool, ranks: Ranks) -> Iterator[C
     Raises OrsanetError on all ranks if there is no run to resume, or one that is not to be resumed.
     """
     if not isinstance(place, Url):
-        yield Copied(resume, lambda: None)
+        yield Copied(resume, lambda _wait: None)
         return
     with ExitStack() as stack:
         mirrors: list[Mirror] = []
@@ -73,9 +79,43 @@ def copied(place: Place, folder: Path, resume: bool, ranks: Ranks) -> Iterator[C
             return mirrors[0].begin(resume)
 
         resumes = from_main(begin, ranks)
-        yield Copied(resumes, mirrors[0].update if mirrors else lambda: None)
-        if mirrors:
-            mirrors[0].finish()
+        if not mirrors:
+            yield Copied(resumes, lambda _wait: None)
+            return
+        sending = stack.enter_context(Sending(mirrors[0].update))
+        yield Copied(resumes, sending.keep)
+        sending.wait()
+        mirrors[0].finish()
+
+
+class Sending:
+    """Calls `update` in a thread, once at a time. A context manager; it ends after the last call."""
+
+    def __init__(self, update: Callable[[], object]) -> None:
+        self._update = update
+        self._thread = ThreadPoolExecutor(1, "mirror")
+        self._under_way: Future[object] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+
+    def keep(self, wait: bool) -> None:
+        """Call `update` when its last call has ended, whose exception is raised; and wait if asked to."""
+        self.wait()
+        self._under_way = self._thread.submit(self._update)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the last call, and raise its exception."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
 
 
 @contextmanager
@@ -142,7 +182,7 @@ class Mirror:
         self.is_held = False  # until all went well
         self._check_claim()
         names = self._names()
-        sent = [name for name in names if self._send(name)]
+        sent = [name for name in names if self._send_if_there(name)]
         if any(_STATE_FILE.fullmatch(name) for name in sent):
             old = [name for name in self._known if _STATE_FILE.fullmatch(name) and name not in names]
             for file in (NUMBERS, TENSORS):  # a state without numbers is none
@@ -291,13 +331,24 @@ class Mirror:
 
     def _names(self) -> list[str]:
         """The files of the run in the folder, in the order in which they are sent."""
-        found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        # Not rglob, which fails where training deletes a state meanwhile.
+        paths = (Path(root) / name for root, _, names in os.walk(self.folder) for name in names)
+        found = (path.relative_to(self.folder).as_posix() for path in paths)
         wanted = [name for name in found if _FILE.fullmatch(name) or _STATE_FILE.fullmatch(name)]
         return sorted(wanted, key=_order)
 
     def _stamp(self, name: str) -> tuple[int, ...]:
         status = (self.folder / name).stat()
         return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _send_if_there(self, name: str) -> bool:
+        """As `_send`; False for a file of a state that training has deleted meanwhile."""
+        try:
+            return self._send(name)
+        except FileNotFoundError:
+            if (self.folder / name).exists():
+                raise
+            return False
 
     def _send(self, name: str) -> bool:
         """Put a file that is not there yet, or has changed. Returns whether it was put."""

@@ -1,9 +1,13 @@
 """The same training with several seeds, and a table of the results.
 
 OUT/seed-<n>/   a run folder      OUT/seeds.csv   one row per seed
+
+At a URL each run has its copy there (mirror.py), and the table follows it.
 """
 
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +16,12 @@ import pandas as pd
 from orsanet_cache.durable import write_whole
 from orsanet_cache.errors import OrsanetError
 from orsanet_cache.outputs import check_file
+from orsanet_cache.paths import Place, Url
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.files import has_file
+from orsanet_train.engine.distributed import ONE, Ranks, from_main
+from orsanet_train.run.folder import RUN
+from orsanet_train.run.mirror import HOLDER
 from orsanet_train.run.train import RunSummary
 
 TABLE = "seeds.csv"
@@ -37,17 +47,28 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def train_seeds(
-    seeds: Sequence[int], out: Path, train: Callable[[int, Path], RunSummary], *, main: bool = True
+    seeds: Sequence[int],
+    out: Place,
+    folder: Path,
+    train: Callable[[int, Place, Path], RunSummary],
+    ranks: Ranks = ONE,
 ) -> pd.DataFrame:
-    """Call train(seed, OUT/seed-<seed>) for every seed. Returns a table of the results.
+    """Call train(seed, OUT/seed-<seed>, FOLDER/seed-<seed>) for every seed. Returns a table of the results.
 
-    The `main` process writes the table to OUT/seeds.csv after every run, so that an interrupted
-    series has the finished runs. Raises OrsanetError if OUT/seeds.csv is another file.
+    The main process writes the table after every run, so that an interrupted series has the finished
+    runs. Raises OrsanetError if seeds.csv is another file.
+
+    Args:
+        seeds: of the runs.
+        out: the folder of the runs, or its URL.
+        folder: this folder; for a URL the one of this machine in which the runs work.
+        train: trains a run.
+        ranks: the processes that share every batch.
     """
-    check_file(out / TABLE, _TABLE_BEGINS, "a table of `orsanet-train run --seeds`")
+    from_main(lambda: _check_table(out, folder), ranks)
     rows = []
     for seed in seeds:
-        summary = train(seed, out / f"seed-{seed}")
+        summary = train(seed, out / f"seed-{seed}", folder / f"seed-{seed}")
         rows.append(
             {
                 "seed": seed,
@@ -58,9 +79,25 @@ def train_seeds(
             }
         )
         table = pd.DataFrame(rows)
-        if main:
-            write_whole(out / TABLE, partial(_write, table))
+        if ranks.main:
+            write_whole(folder / TABLE, partial(_write, table))
+            if isinstance(out, Url):
+                Bucket.open(out).write(TABLE, (folder / TABLE).read_bytes())
     return table
+
+
+def has_begun(out: Place, folder: Path) -> bool:
+    """Whether there is a run to resume at a place, or in the folder in which it works."""
+    names = (RUN, HOLDER) if isinstance(out, Url) else (RUN,)
+    return (folder / RUN).is_file() or any(has_file(out, name) for name in names)
+
+
+def _check_table(out: Place, folder: Path) -> None:
+    what = "a table of `orsanet-train run --seeds`"
+    check_file(folder / TABLE, _TABLE_BEGINS, what)
+    with suppress(FileNotFoundError):
+        if isinstance(out, Url) and not re.match(_TABLE_BEGINS, Bucket.open(out).read(TABLE)[0]):
+            raise OrsanetError(f"{out / TABLE}: is not {what}; choose another --out, or move this one away")
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -168,7 +168,7 @@ def _train(
         begin_folder(out, config, run.data)
         if note := record_versions(out, 1 if run.state is None else run.state.epoch + 1):
             warn(f"note: {note}")
-        copy.keep()
+        copy.keep(False)
     if run.state is not None:
         run.engine.load(run.state.tensors)
     elif ranks.main:

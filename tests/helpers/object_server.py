@@ -172,6 +172,7 @@ class Proxy:
     server: Objects | Moto
     rules: list[Rule] = field(default_factory=list)
     delay: float = 0.0  # seconds, of every request
+    rate: float = float("inf")  # bytes of a request's body a second
     log: list[str] = field(default_factory=list)  # "METHOD path" of every request
     before: Callable[[str], object] = lambda _: None  # called with "METHOD path" before a request is passed on
     port: int = 0
@@ -211,13 +212,18 @@ def proxy_to(server: Objects | Moto) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # an answer's body follows its head in a packet of its own, 40 ms later with it
 
         def log_message(self, *_arguments: object) -> None:
             pass
 
         def pass_on(self) -> None:
             line = f"{self.command} {self.path}"
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b""
+            while left := int(self.headers.get("Content-Length", 0)) - len(body):
+                part = self.rfile.read(min(left, 1 << 18))
+                time.sleep(len(part) / proxy.rate)
+                body += part
             rule = proxy.take(line)
             time.sleep(proxy.delay)
             what = None if rule is None else rule.what
@@ -278,8 +284,9 @@ def proxy_to(server: Objects | Moto) -> Iterator[Proxy]:
 def moto_server() -> Iterator[Moto]:
     """moto's server, in a process of its own, with one bucket."""
     program = (
-        "import sys, threading\n"
+        "import socketserver, sys\n"
         "from moto.server import ThreadedMotoServer\n"
+        "socketserver.StreamRequestHandler.disable_nagle_algorithm = True\n"
         "server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)\n"
         "server.start()\n"
         "print(server.get_host_and_port()[1], flush=True)\n"

@@ -422,8 +422,9 @@ def test_a_grown_store_at_a_url_is_the_one_in_the_folder(
     assert content(tmp_path / "down.zarr") == content(old)
     convert(url, tmp_path / "down.h5")
     assert everything(tmp_path / "down.h5", names) == everything(old, names)
-    with pytest.raises(OrsanetError, match="a URL is not supported here"):
-        compact(url, tmp_path / "small.zarr")
+    compact(url, tmp_path / "small.zarr")
+    compact(old, tmp_path / "expected.zarr")
+    assert content(tmp_path / "small.zarr") == content(tmp_path / "expected.zarr")
 
 
 def test_of_a_grown_store_at_a_url_the_shards_of_a_splits_rows_are_fetched_once_ahead_of_their_reader(

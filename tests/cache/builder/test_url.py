@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from object_server import SECRET, Proxy
-from small_store import Remembering, everything, save_picture
+from small_store import Remembering, content, everything, save_picture
 
 from orsanet_cache import Manifest, OrsanetError, PriorStore, Sample
 from orsanet_cache.builder.build import BuildSummary, build
@@ -19,8 +19,10 @@ from orsanet_cache.builder.repair import repair
 from orsanet_cache.cli import main
 from orsanet_cache.paths import Url
 from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.store.schema import OPTIONAL
 from orsanet_cache.store.units import Share
 from orsanet_cache.store.verify import unfinished, verify
+from orsanet_cache.writing.compact import compact
 from orsanet_cache.writing.convert import convert
 
 CPU = torch.device("cpu")
@@ -149,6 +151,88 @@ def test_damage_at_a_url_is_repaired_there(faces: Faces, world: Any, local: Path
         for split in OLD
         for view in VIEWS  # whose provenance has the batch
     }
+
+
+def test_fields_that_are_added_at_a_url_are_the_folders_and_change_nothing_else(
+    faces: Faces, local: Path, place: str, tmp_path: Path
+) -> None:
+    here, fields = tmp_path / "here.zarr", tuple(OPTIONAL)
+    shutil.copytree(local, here)
+    convert(local, place)
+    before = stored(place)
+    added = len(fields) * len(VIEWS)
+    assert faces.build(OLD, here, fields=fields).added == 6 * added
+    parts = [faces.build(OLD, place, fields=fields, part=Share(part, 2)).added for part in (2, 1)]
+    assert sum(parts) == 6 * added
+    assert all(parts)
+    assert stored(place) == content(here)
+    assert stored(place).items() >= before.items()
+    assert {*fields} <= {*PriorStore.open(place).fields("test", "mask")}
+
+
+def test_on_a_server_of_other_hands_a_store_gets_a_field_and_is_compacted(
+    faces: Faces, s3: Proxy, url: str, tmp_path: Path
+) -> None:
+    here, small, lists, views, fields = (
+        tmp_path / "here.zarr",
+        url.replace("store", "small"),
+        {"test": "mn"},
+        ["clean"],
+        ["landmark_features_14"],
+    )
+    faces.build({"test": "m"}, here, views)
+    faces.build(lists, here, views)
+    convert(here, url)
+    before = stored(url)
+    for out in (here, url):
+        assert faces.build(lists, out, views, fields=fields).added == 2
+    assert stored(url) == content(here)
+    assert stored(url).items() >= before.items()
+    compact(here, tmp_path / "small.zarr")
+    ended = CliRunner().invoke(main, ["compact", url, small, "--cache", str(tmp_path / "cache"), "--quiet"])
+    assert ended.output == f"wrote {small}\n"
+    assert stored(small) == content(tmp_path / "small.zarr")
+    compact(small, tmp_path / "down.zarr")
+    assert content(tmp_path / "down.zarr") == stored(small)
+    with pytest.raises(OrsanetError, match="already exists; choose another name"):
+        compact(url, small)
+
+
+def test_a_compaction_killed_anywhere_is_no_store_and_goes_on(
+    faces: Faces, local: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = {"train": "fcba", "test": "nm"}
+    convert(local, place)
+    faces.build(lists, place, ["clean"])
+    real, puts, kill = Bucket._put, list[str](), [-1]
+
+    def put(bucket: Bucket, name: str, *arguments: Any) -> Any:
+        puts.append(name)
+        if len(puts) == kill[0]:
+            raise Killed
+        return real(bucket, name, *arguments)
+
+    monkeypatch.setattr(Bucket, "_put", put)
+    compact(place, f"{place}-expected")
+    expected, total = stored(f"{place}-expected"), len(puts)
+    for point in (1, *range(2, total, total // 6), total):
+        kill[0], target = point, f"{place}-{point}"
+        puts.clear()
+        with pytest.raises(Killed):
+            compact(place, target)
+        assert "zarr.json" not in stored(target)
+        with pytest.raises(OrsanetError, match="no such store"):
+            PriorStore.open(target)
+        compact(place, target)
+        assert stored(target) == expected
+    Bucket.open(Url(f"{place}-other")).write("train/thesis.pdf", b"of somebody")
+    with pytest.raises(OrsanetError, match=r"train/thesis.pdf: there are other objects at this place"):
+        compact(place, f"{place}-other")
+    assert "zarr.json" not in stored(f"{place}-other")
+
+
+class Killed(BaseException):
+    """The process is dead."""
 
 
 def test_the_command_builds_and_keeps_secrets(

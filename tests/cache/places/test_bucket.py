@@ -1,36 +1,32 @@
 """An object store through the server of other hands: what is put is there whole, once, or the reason is one sentence in time."""
 
+import hashlib
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from object_server import SECRET, Moto, Proxy, moto_server, proxy_to
+from object_server import SECRET, Proxy
 
 from orsanet_cache import OrsanetError
 from orsanet_cache.errors import UnreachableError, refuse_shortage
 from orsanet_cache.paths import Url
-from orsanet_cache.places.bucket import Bucket, BucketFiles
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.bucket_files import BucketFiles
 from orsanet_cache.places.files import Entry
 
 SOON = 5.0  # seconds, with a patience of half a second
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[Moto]:
-    with moto_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["moto", "objects"])
-def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with proxy_to(request.getfixturevalue(request.param)) as proxy:
-        for name, value in {**proxy.environment, "ORSANET_PATIENCE": "6"}.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
+@pytest.fixture(params=["s3", "bucket"])
+def bucket(request: pytest.FixtureRequest) -> Proxy:
+    found: Proxy = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
@@ -122,6 +118,28 @@ def test_a_stall_is_passed_over(bucket: Proxy, url: str) -> None:
     begun = time.monotonic()
     assert objects.read("a")[0] == b"content"
     assert time.monotonic() - begun < 5
+
+
+def test_what_takes_long_to_send_is_sent(s3: Proxy, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The time limit of a request covers its body: a third of the patience, and as much again for every 5 MB."""
+    third, content = 0.5, bytes(12_000_000)
+    monkeypatch.setenv("ORSANET_PATIENCE", str(3 * third))
+    objects = Bucket.open(Url(url))
+    s3.rate = len(content) / (2 * third)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        entries = list(pool.map(lambda name: objects.create(name, content), ("one", "two")))
+    assert time.monotonic() - begun > 2 * third
+    (tmp_path / "file").write_bytes(content)
+    objects.write_file("in parts", tmp_path / "file")
+    assert entries == [Entry(len(content), hashlib.md5(content).hexdigest())] * 2
+    assert objects.entries().keys() == {"one", "two", "in parts"}
+    monkeypatch.setenv("ORSANET_PATIENCE", "0.6")
+    s3.rate = float("inf")
+    s3.rule("PUT", "stall", seconds=2)
+    assert "does not answer, or fails, for 0.6 seconds" in failing(
+        lambda: Bucket.open(Url(url)).write("a", bytes(10**6))
+    )
 
 
 @pytest.mark.parametrize(

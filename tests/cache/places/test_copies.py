@@ -13,7 +13,8 @@ from object_server import Proxy
 from orsanet_cache import OrsanetError
 from orsanet_cache.paths import Url
 from orsanet_cache.places.ahead import Ahead, Wanted
-from orsanet_cache.places.bucket import Bucket, BucketFiles
+from orsanet_cache.places.bucket import Bucket
+from orsanet_cache.places.bucket_files import BucketFiles
 from orsanet_cache.places.copies import Cache, CacheSettings, Copies, Passing
 
 
@@ -61,7 +62,8 @@ def test_processes_share_a_cache(files: BucketFiles, bucket: Proxy, tmp_path: Pa
     program = (
         "import sys; from pathlib import Path\n"
         "from orsanet_cache.paths import Url\n"
-        "from orsanet_cache.places.bucket import Bucket, BucketFiles\n"
+        "from orsanet_cache.places.bucket import Bucket\n"
+        "from orsanet_cache.places.bucket_files import BucketFiles\n"
         "from orsanet_cache.places.copies import Cache, CacheSettings\n"
         "cache = Cache(BucketFiles(Bucket.open(Url(sys.argv[1]))), CacheSettings(Path(sys.argv[2])))\n"
         "for number in range(6): cache.open(f'c.{number}', lambda _: None)\n"
@@ -76,7 +78,8 @@ def test_a_kill_leaves_a_cache_that_goes_on(files: BucketFiles, bucket: Proxy, t
     program = (
         "import os, sys; from pathlib import Path\n"
         "from orsanet_cache.paths import Url\n"
-        "from orsanet_cache.places.bucket import Bucket, BucketFiles\n"
+        "from orsanet_cache.places.bucket import Bucket\n"
+        "from orsanet_cache.places.bucket_files import BucketFiles\n"
         "from orsanet_cache.places.copies import Cache, CacheSettings\n"
         "cache = Cache(BucketFiles(Bucket.open(Url(sys.argv[1]))), CacheSettings(Path(sys.argv[2])))\n"
         f"cache.open('c.0', lambda _: os.kill(os.getpid(), {signal.SIGKILL.value}))\n"

@@ -20,7 +20,7 @@ from orsanet_cache import OrsanetError, PriorStore, verify
 from orsanet_cache.bench.random_store import Arrays, RandomSplit, random_arrays
 from orsanet_cache.paths import Url
 from orsanet_cache.places.bucket import Bucket
-from orsanet_cache.store.schema import Field
+from orsanet_cache.store.schema import Addition, Field
 from orsanet_cache.store.units import WHOLE, Share, Unit, UnitRecord
 from orsanet_cache.store.verify import unfinished
 from orsanet_cache.writing.writer import StoreWriter
@@ -307,6 +307,19 @@ def test_a_place_with_other_objects_is_left_alone(place: str) -> None:
     with pytest.raises(OrsanetError, match=r"thesis.pdf: there are objects at this place, and no store"):
         write(place)
     assert objects_at(place) == {"thesis.pdf": b"of somebody"}
+
+
+def test_a_shard_that_no_request_takes_is_refused_before_anything_is_written(place: str, tmp_path: Path) -> None:
+    wide = Field("wide", (2_000_000,), "float32")
+    for additions in ((), (Addition("own", (wide,)),)):
+        fields = FIELDS if additions else (*FIELDS, wide)
+        with pytest.raises(OrsanetError, match=r"a shard of wide has 8 GB, and an object store takes 5 GB"):
+            StoreWriter.open(place, {}, fields, WHOLE, 1000, additions)
+        StoreWriter.open(tmp_path / f"{len(additions)}.zarr", {}, fields, WHOLE, 1000, additions).__exit__()
+    assert objects_at(place) == {}
+    StoreWriter.open(place, {}, FIELDS, WHOLE, 1000).__exit__()
+    with pytest.raises(OrsanetError, match=r"a shard of wide has 8 GB"):  # the store keeps its rows in a unit
+        StoreWriter.open(place, {}, FIELDS, WHOLE, 2, (Addition("own", (wide,)),))
 
 
 def test_shards_that_were_replaced_are_taken_back(changes: Changes, files: dict[str, bytes], place: str) -> None:

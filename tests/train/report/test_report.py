@@ -12,15 +12,18 @@ import torch
 from command_lines import in_process
 from drawn_fonts import bare_home
 from failing_disk import full_disk
+from object_server import Proxy
 from PIL import Image
 
 from orsanet_cache import FrozenPriors, OrsanetError, PriorStore, load_manifest, prior_quality
 from orsanet_cache.builder.build import build
 from orsanet_cache.outputs import output_folder
+from orsanet_cache.paths import Url
+from orsanet_cache.places.bucket import Bucket
 from orsanet_train.cli import main
 from orsanet_train.config import load_config
 from orsanet_train.evaluation.evaluate import evaluate
-from orsanet_train.evaluation.predictions import Evaluation
+from orsanet_train.evaluation.predictions import Evaluation, read_evaluation
 from orsanet_train.report.album import _picture, album
 from orsanet_train.report.contents import Report, Source
 from orsanet_train.report.page import FOLDER, write_report
@@ -276,3 +279,33 @@ def test_a_caption_explains_the_numbers_in_its_picture(tmp_path: Path, monkeypat
     assert _picture("a", "A", "Counts.", lambda: square, ["anger", "fear"]).caption == "Counts."
     explained = _picture("a", "A", "Counts.", lambda: square, ["anger", "生气"])
     assert explained.caption == "Counts. Numbers in the picture: #1 生气."
+
+
+def test_evaluated_runs_at_urls_are_reported_compared_and_read_for_export_and_push(
+    seeds: Path, run: Path, bucket: Proxy, url: str, tmp_path: Path
+) -> None:
+    """What a command writes lies beside the run, as for a run folder."""
+    for place, folder in ((f"{url}/seeds", seeds), (f"{url}/seed-3", run)):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                Bucket.open(Url(place)).write(path.relative_to(folder).as_posix(), path.read_bytes())
+    Bucket.open(Url(f"{url}/broken")).write("best.safetensors", b"of nothing")
+    Bucket.open(Url(f"{url}/seed-3")).write("onnx-best/a", b"")
+    there, of_seeds, out = f"{url}/seed-3", f"{url}/seeds", str(tmp_path / "numbers.json")
+    long_name = of_seeds.removeprefix("s3://").replace("/", "-")
+    for words, said in (
+        (["report", there, "--device", "cpu"], f"wrote {there}/report-best/report.html"),
+        (["compare", of_seeds, f"{url}/seeds", "--out", out], f"wrote {out}"),
+        (["push", there, "owner/name"], f"Error: {there}: these parts have terms of their own"),
+        (["export", f"{url}/broken", "--part", "trainable"], f"{url}/broken/best.safetensors"),
+        (["export", there, "--part", "trainable"], f"{there}/onnx-best/a: is in the way"),
+        (["report", f"{there}-2"], f"{there}-2: there is no run at this URL"),
+        (["report", there, "--checkpoint", "last", "--split", "x"], f"{there}: split 'x' was not evaluated"),
+    ):
+        ended = in_process(main, *words)
+        assert said in ended.stdout + ended.stderr, ended
+        assert "orsanet-run-" not in ended.stdout + ended.stderr
+    written = json.loads(Bucket.open(Url(f"{there}/report-best")).read("report.json")[0])
+    assert written == json.loads(json.dumps(make_report([run])[0].as_json()))
+    assert json.loads(Path(out).read_text())["runs"] == [long_name, "seeds"]
+    assert read_evaluation(there, "last").table.equals(read_evaluation(run, "last").table)

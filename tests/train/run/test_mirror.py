@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from orsanet_cache import OrsanetError
 from orsanet_cache.paths import Url
 from orsanet_cache.places.bucket import Bucket
 from orsanet_train.config import load_config
+from orsanet_train.engine.distributed import ONE
 from orsanet_train.run import mirror as module
 from orsanet_train.run.folder import begin_folder
-from orsanet_train.run.mirror import HOLDER, Mirror
+from orsanet_train.run.mirror import HOLDER, Mirror, copied
 from orsanet_train.run.state import TrainingState, load_state, save_state
 
 CONFIG = load_config("small")
@@ -105,6 +107,34 @@ def test_the_copy_has_the_names_of_the_folder_and_is_brought_to_another_one(
     two.mirror.update()
     assert not bucket.requests("PUT .*(safetensors|csv|toml)")
     assert SECRET.encode() not in b"".join([*there().values(), *two.files().values()])
+
+
+def test_training_goes_on_while_files_are_sent_and_waits_before_the_next(
+    bucket: Proxy, run_url: str, there: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_pass, later = threading.Event(), threading.Event()
+    with copied(Url(run_url), tmp_path / "run", False, ONE) as copy:
+        run = Run(run_url, tmp_path / "run")
+        begin_folder(run.folder, CONFIG, DATA)
+        run.train_to(1)
+        bucket.before = lambda line: may_pass.wait(10) if "PUT" in line and "tensors" in line else None
+        copy.keep(False)
+        run.train_to(2).train_to(3)  # while the first state, which is deleted here, is sent
+        next_one = threading.Thread(target=lambda: (copy.keep(False), later.set()))
+        next_one.start()
+        assert not later.wait(0.05)
+        may_pass.set()
+        assert later.wait(10)
+        next_one.join()
+        copy.keep(True)
+        assert there() == run.files()
+        bucket.rule("PUT .*best", "denied")
+        run.train_to(4)
+        copy.keep(False)
+        with pytest.raises(OrsanetError, match="access denied"):
+            copy.keep(False)
+        bucket.rules.clear()
+    assert there() == run.files()
 
 
 def test_half_a_state_is_not_taken_and_the_folder_that_is_ahead_goes_on(

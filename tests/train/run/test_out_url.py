@@ -102,16 +102,14 @@ def test_a_lost_connection_is_one_sentence_and_the_same_command_goes_on(
     assert "next: orsanet-train evaluate run --store" in ended.stdout
     assert objects_at(objects, run_url) == files(tmp_path / "run")
     data = ["--store", in_units.store, "--manifest", in_units.manifest, "--splits", "test", "--device", "cpu"]
-    ended = in_process(main, "evaluate", run_url, *data)
-    assert f"{run_url}/best.safetensors: the evaluation of a run at a URL needs a folder" in ended.stderr
-    tables = []
     for run in ("run", run_url):
-        ended = in_process(main, "evaluate", run, *data, "--out", f"evaluation-{len(tables)}")
+        ended = in_process(main, "evaluate", run, *data)
         assert ended.returncode == 0, ended.stderr
-        tables.append((tmp_path / f"evaluation-{len(tables)}" / "predictions.csv").read_bytes())
-    assert tables[0] == tables[1]
+        assert f"wrote {run}/evaluation-best\nnext: orsanet-train report {run}" in ended.stdout
+    there, here = objects_at(objects, run_url), files(tmp_path / "run")
+    assert there.keys() == here.keys()
+    assert {name for name in there if there[name] != here[name]} <= {"evaluation-best/evaluation.json"}  # has the time
     for wrong, sentence in (
-        ([run_url, "--seeds", "1,2"], "--seeds needs a folder as --out"),
         (["run", "--work", "elsewhere"], "a working folder is for the URL of a run"),
         (["ftp://host/run"], "a run is a folder, or has a URL such as s3://BUCKET/NAME"),
         (["s3://bucket"], "not the place of a run; write s3://BUCKET/NAME"),
@@ -119,5 +117,5 @@ def test_a_lost_connection_is_one_sentence_and_the_same_command_goes_on(
         ended = in_process(main, *command, *wrong)
         assert ended.returncode != 0
         assert sentence in ended.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "evaluation-0", "evaluation-1"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
     assert SECRET not in json.dumps([tried, ended])

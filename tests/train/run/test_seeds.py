@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from object_server import Proxy
 
 from orsanet_cache import OrsanetError
+from orsanet_cache.paths import Place, Url
+from orsanet_cache.places.bucket import Bucket
 from orsanet_train.config import load_config
-from orsanet_train.run.seeds import parse_seeds, train_seeds
+from orsanet_train.run.seeds import has_begun, parse_seeds, train_seeds
 from orsanet_train.run.train import RunSummary
 
 pytestmark = pytest.mark.usefixtures("without_matplotlib")
@@ -82,13 +85,13 @@ def test_a_mistake_in_the_seeds_ends_in_one_sentence_before_anything_is_written(
 
 
 def test_the_table_on_the_disk_has_every_finished_run_when_a_later_one_fails(tmp_path: Path) -> None:
-    def train(seed: int, folder: Path) -> RunSummary:
+    def train(seed: int, _place: Place, _folder: Path) -> RunSummary:
         if seed == 9:
             raise OrsanetError("no")
         return RunSummary(4, seed, 0.5 + seed / 10, 0.25, 20, "always 'fear', the commonest class of these images", 0.2)
 
     with pytest.raises(OrsanetError):
-        train_seeds([1, 3, 9], tmp_path, train)
+        train_seeds([1, 3, 9], tmp_path, tmp_path, train)
     table = pd.read_csv(tmp_path / "seeds.csv")
     assert table.to_dict("list") == {
         "seed": [1, 3], "epochs": [4, 4], "last_accuracy": [0.25, 0.25], "best_accuracy": [0.6, 0.8], "best_epoch": [1, 3],
@@ -98,9 +101,30 @@ def test_the_table_on_the_disk_has_every_finished_run_when_a_later_one_fails(tmp
 def test_a_table_that_is_not_ours_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "seeds.csv").write_text("seed,yield\n1,2\n")
 
-    def train(seed: int, out: Path) -> RunSummary:
+    def train(seed: int, out: Place, _folder: Path) -> RunSummary:
         raise AssertionError(f"seed {seed} was trained into {out}")
 
     with pytest.raises(OrsanetError, match=r"seeds\.csv: is not a table of `orsanet-train run --seeds`, so it was not"):
-        train_seeds([1], tmp_path, train)
+        train_seeds([1], tmp_path, tmp_path, train)
     assert (tmp_path / "seeds.csv").read_text() == "seed,yield\n1,2\n"
+
+
+def test_the_runs_of_seeds_at_a_url_have_their_copies_and_their_table_there(
+    bucket: Proxy, url: str, tmp_path: Path
+) -> None:
+    places = []
+
+    def train(seed: int, place: Place, folder: Path) -> RunSummary:
+        places.append((str(place), folder))
+        assert has_begun(place, folder) == (seed == 3)
+        return RunSummary(4, seed, 0.5, 0.25, 20, "always 'fear', the commonest class of these images", 0.2)
+
+    Bucket.open(Url(f"{url}/seed-3")).write("holder.json", b"{}")
+    for _ in range(2):
+        table = train_seeds([1, 3], Url(url), tmp_path, train)
+    assert places[:2] == [(f"{url}/seed-{seed}", tmp_path / f"seed-{seed}") for seed in (1, 3)]
+    content = Bucket.open(Url(url)).read("seeds.csv")[0]
+    assert content == (tmp_path / "seeds.csv").read_bytes() == table.to_csv(index=False).encode()
+    Bucket.open(Url(url)).write("seeds.csv", b"of somebody")
+    with pytest.raises(OrsanetError, match=f"{url}/seeds.csv: is not a table of"):
+        train_seeds([1], Url(url), tmp_path, train)
