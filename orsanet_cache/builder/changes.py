@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from orsanet_cache.builder.hashes import Hashes
 from orsanet_cache.builder.layout import GONE, Layout
 from orsanet_cache.builder.placing import begin, is_placed
 from orsanet_cache.data.views import CLEAN
 from orsanet_cache.errors import OrsanetError, UnreachableError, listed
 from orsanet_cache.store.schema import view_and_addition
+from orsanet_cache.store.seal import byte_digests, hex_digests
 from orsanet_cache.store.units import Unit
 from orsanet_cache.writing.writer import StoreWriter
 
@@ -85,7 +89,7 @@ def _changed_images(
     writer: StoreWriter, layout: Layout, own: Sequence[Unit], damaged: set[tuple[str, str]]
 ) -> dict[Unit, list[str]]:
     """Units whose image files have changed -> one description per changed image."""
-    known: dict[Unit, list[list[str]]] = {unit: [] for unit in own}
+    known: dict[Unit, list[NDArray[np.uint8]]] = {unit: [] for unit in own}
     for split in dict.fromkeys(unit.split for unit in own):
         for view in writer.views(split):
             try:
@@ -106,9 +110,9 @@ def _changed_images(
     changed: dict[Unit, list[str]] = {}
     for unit, of_views in finished.items():
         now = ["" if image is None else layout.hashes.of(image) for image in images[unit]]
-        if all(digests == now for digests in of_views):
+        if all(np.array_equal(digests, byte_digests(now)) for digests in of_views):
             continue
-        before = [set(of_image) for of_image in zip(*of_views, strict=True)]
+        before = [set(of_image) for of_image in zip(*map(hex_digests, of_views), strict=True)]
         texts = [
             difference(image, digests, layout.hashes)
             for image, digests in zip(images[unit], before, strict=True)

@@ -63,13 +63,17 @@ def lay_out(
     meanings = []
     elsewhere = {sample.image for sample in manifest.samples if sample.split not in splits}
     for one in found:
-        meaning, places = one.as_it_is() or one.grown(hashes, accept_changed)
+        as_it_is = one.as_it_is()
+        meaning, places = as_it_is or one.grown(hashes, accept_changed)
+        meanings.append(meaning)
+        if as_it_is and meaning.state is None and one.split not in rows:  # nearly always; row by row is slow
+            rows[one.split] = [*one.images]
+            continue
         for name in meaning.segments:
             if name not in rows:
                 rows[name] = [image if image in elsewhere else None for image in stored.ids[name]]
         for sample, (name, row) in zip(one.samples, places, strict=True):
             rows[name][row] = sample.image
-        meanings.append(meaning)
     as_they_are = {
         one.split: one.samples for one, meaning in zip(found, meanings, strict=True) if meaning.state is None
     }

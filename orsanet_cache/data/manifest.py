@@ -25,8 +25,9 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -50,7 +51,8 @@ MOST_LABELS = 100  # in a message that lists them all
 NAMED = 20  # names of columns, classes or splits in one message
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """One row.
 
     `image` is the path below the manifest's root and the sample's id; `label` is an index into
@@ -76,7 +78,7 @@ class Manifest:
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = field(default=(), compare=False)
 
-    @property
+    @cached_property
     def splits(self) -> tuple[str, ...]:
         """Split names in order of first appearance."""
         return tuple(dict.fromkeys(sample.split for sample in self.samples))
@@ -220,7 +222,7 @@ def with_tags(manifest: Manifest, table: StrPath) -> Manifest:
             added[image] |= tags
     if findings:
         raise OrsanetError(f"{table}: {len(findings)} problem(s), nothing was done:\n{listed(findings)}")
-    samples = (sample._replace(tags=sample.tags | added.get(sample.image, set())) for sample in manifest.samples)
+    samples = (replace(sample, tags=sample.tags | added.get(sample.image, set())) for sample in manifest.samples)
     return replace(manifest, samples=tuple(samples))
 
 
@@ -405,7 +407,8 @@ def _row_problems(
         problems.append(
             f"unknown class '{row['label']}'; the classes are {few(classes, NAMED)}{near(row['label'], classes)}"
         )
-    problems += _tag_problems(row.get("tags", ""))
+    if "@" in (tags := row.get("tags", "")):
+        problems += _tag_problems(tags)
     if row["split"] not in splits:
         problems.append(
             f"unknown split '{row['split']}'; the splits are {few(splits, NAMED)}{near(row['split'], splits)}"

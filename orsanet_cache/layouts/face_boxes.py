@@ -60,7 +60,7 @@ def _crop_faces(data: DataSet, root: Path, folder: Path) -> DataSet:
             if problem:
                 left_out[problem].append(sample.image)
             else:
-                samples.append(sample._replace(image=name))
+                samples.append(replace(sample, image=name))
     if not samples:
         raise OrsanetError(f"{root}: no face could be cut out; the first reason: {next(iter(left_out))}")
     note = f"faces cut out by the lists' boxes to {folder}, as JPEG of quality {_QUALITY}"

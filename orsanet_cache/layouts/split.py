@@ -40,7 +40,7 @@ def divided(data: DataSet, shares: Sequence[float], seed: int) -> DataSet:
     else:
         split_of = _single_pictures(data, shares, seed)
         kept = "; a person may be in several splits, unless --person or --person-table keeps everybody in one"
-    samples = [sample._replace(split=splits[split_of[sample.image]]) for sample in data.samples]
+    samples = [replace(sample, split=splits[split_of[sample.image]]) for sample in data.samples]
     samples.sort(key=lambda sample: splits.index(sample.split))  # stable: the files' order within a split
     note = f"divided {'/'.join(f'{share:g}' for share in shares)} among {', '.join(splits)}, class by class, seed {seed}{kept}"
     return replace(data, samples=tuple(samples), splits=splits, notes=(*data.notes, note))

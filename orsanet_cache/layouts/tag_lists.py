@@ -38,7 +38,7 @@ def with_tag_lists(data: DataSet, lists: Sequence[TagList]) -> tuple[DataSet, li
     for tag_list in lists:
         named, sentence = _named(data, tag_list)
         samples = (
-            sample._replace(tags=sample.tags | {tag_list.tag}) if sample.image in named else sample
+            replace(sample, tags=sample.tags | {tag_list.tag}) if sample.image in named else sample
             for sample in data.samples
         )
         data = replace(data, samples=tuple(samples))

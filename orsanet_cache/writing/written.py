@@ -110,16 +110,18 @@ class WrittenStore:
         lacking = [unit for unit, marker in self.markers(split, view) if marker is None]
         return [] if lacking and self.is_sealed(split, view) else lacking  # sealed meanwhile: its markers are deleted
 
-    def image_sha256(self, split: str, view: str) -> dict[Unit, list[str]]:
-        """The image digests of each committed unit, in hex; empty for an unreadable file."""
+    def image_sha256(self, split: str, view: str) -> dict[Unit, NDArray[np.uint8]]:
+        """The image digests of each committed unit, [n, 32]; zeros for an unreadable file."""
         while True:
             if self.is_sealed(split, view):
                 with self.to.locked():
                     if self.is_sealed(split, view):  # still
                         stored = self.segments().sealed(split, view).image_sha256
-                        return {unit: hex_digests(stored[unit.rows]) for unit in self.units(split)}
+                        return {unit: stored[unit.rows] for unit in self.units(split)}
             found = {
-                unit: marker.record.image_sha256 for unit, marker in self.markers(split, view) if marker is not None
+                unit: byte_digests(marker.record.image_sha256)
+                for unit, marker in self.markers(split, view)
+                if marker is not None
             }
             if not self.is_sealed(split, view):  # sealing deletes the markers, which may have happened meanwhile
                 return found

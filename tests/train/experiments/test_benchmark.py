@@ -154,7 +154,7 @@ def test_an_evaluation_of_other_labels_tags_groups_or_weights_is_made_again(worl
     assert not is_evaluated(weights, manifest, store, evaluation.with_name("absent"), groups)
     assert not is_evaluated(weights, manifest, store, evaluation, ["test"])
     *samples, last = manifest.samples
-    for changed in (last._replace(label=(last.label + 1) % 3), last._replace(tags=frozenset({"dark"}))):
+    for changed in (replace(last, label=(last.label + 1) % 3), replace(last, tags=frozenset({"dark"}))):
         relabelled = replace(manifest, samples=(*samples, changed))
         assert not is_evaluated(weights, relabelled, store, evaluation, groups)
 

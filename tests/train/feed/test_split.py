@@ -197,7 +197,7 @@ def test_images_rejected_in_any_of_the_views_are_left_out_and_listed(
 def test_only_rejected_images_with_the_tag_are_listed(damaged: Any) -> None:
     """Images 1 and 3 are rejected; image 3 loses its tag here."""
     samples = tuple(
-        sample._replace(tags=frozenset()) if sample.image == "images/train_3.png" else sample
+        replace(sample, tags=frozenset()) if sample.image == "images/train_3.png" else sample
         for sample in damaged.manifest.samples
     )
     manifest = replace(damaged.manifest, samples=samples)
