@@ -30,6 +30,7 @@ from orsanet_cache.reading import read_limited
 FILE = ".pictures"
 MOST_BYTES = 64 * 10**8
 SETTLED_NS = 2 * 10**9
+AT_A_TIME = 64  # pictures that a thread is given: one by one, small files take twice as long
 WORTH_IT = 256  # pictures hashed; fewer take no time
 RECORD = np.dtype([("stamp", "<i8", 4), ("sha256", "u1", 32)])  # inode, size, modified and changed (ns)
 Stamp = tuple[int, int, int, int]
@@ -67,8 +68,10 @@ class Hashes:
             self._known |= {image: digest for image, digest in zip(lacking, remembered, strict=True) if digest}
             lacking = [image for image in lacking if image not in self._known]
         if lacking:
+            parts = [lacking[start : start + AT_A_TIME] for start in range(0, len(lacking), AT_A_TIME)]
             with ThreadPoolExecutor(os.cpu_count(), "hash") as pool:
-                found = tracked(pool.map(self._sha256, lacking), len(lacking), name, "img", delay=2, leave=False)
+                of_parts = pool.map(lambda part: [self._sha256(image) for image in part], parts)
+                found = tracked(chain.from_iterable(of_parts), len(lacking), name, "img", delay=2, leave=False)
                 self._known |= dict(zip(lacking, found, strict=True))
 
     def save(self) -> None:
