@@ -121,11 +121,11 @@ def view_and_addition(group: str) -> tuple[str, str]:
 
 def encode_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
     """Sample ids -> uint8 [N, L], UTF-8, zero-padded."""
-    encoded = [name.encode() for name in ids]
+    encoded = list(map(str.encode, ids))
     return np.array(encoded, dtype=f"S{max(map(len, encoded))}").view(np.uint8).reshape(len(ids), -1)
 
 
 def decode_ids(array: NDArray[np.uint8]) -> tuple[str, ...]:
     """The inverse of encode_ids."""
     texts = np.ascontiguousarray(array).view(f"S{array.shape[1]}")  # NumPy leaves out the zeros at the end
-    return tuple(text.decode() for text in texts.reshape(-1).tolist())
+    return tuple(map(bytes.decode, texts.reshape(-1).tolist()))
