@@ -199,7 +199,7 @@ Places = list[tuple[str, int]]  # of every sample: segment, row
 
 
 def _mixed(images: Iterable[str]) -> list[str]:
-    """Names in an order that says nothing of the manifest's, and is the same for the same names."""
+    """Names in an order that is independent of the manifest's, and the same for the same names."""
     return sorted(images, key=lambda image: (hashlib.sha256(image.encode()).digest(), image))
 
 

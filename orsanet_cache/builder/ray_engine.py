@@ -148,7 +148,7 @@ class RayCluster(Machines):
             engine.kill()
 
     def room(self) -> int:
-        """GPUs or cores of the cluster now, whoever uses them."""
+        """GPUs or cores of the cluster now, in use or not."""
         return int(_ray().cluster_resources().get("CPU" if self.device.type == "cpu" else "GPU", 0))
 
     def _connect(self, ray: Any) -> None:
